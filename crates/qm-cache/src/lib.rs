@@ -1,0 +1,2 @@
+//! Lock-free duplicate cache and ack-route cache, with the clock handed in
+#![forbid(unsafe_code)]

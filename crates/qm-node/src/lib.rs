@@ -1,0 +1,2 @@
+//! The qm queue manager: daemon and command line
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! Durable effects for a queue manager: a segmented, checksummed log with group commit
+#![forbid(unsafe_code)]

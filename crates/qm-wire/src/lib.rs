@@ -1,0 +1,2 @@
+//! The wire format of qm: identities, message envelope, frames, limits and reject codes
+#![forbid(unsafe_code)]

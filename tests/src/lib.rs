@@ -1,0 +1,1 @@
+//! Integration tests of the qm workspace live in `it/`.
