@@ -1,2 +1,95 @@
-//! The wire format of qm: identities, message envelope, frames, limits and reject codes
+//! The wire format of qm: identities, message envelope, frames, limits and typed outcomes.
+//!
+//! Every byte that crosses a link between two queue managers, or between an application and its
+//! own node, is described here and in `SPEC.md` beside this crate. It is for whoever reads or
+//! writes those bytes: nodes, clients, gateways, analysers. It does no I/O, reads no clock and
+//! knows nothing of sessions; the protocol's behaviour lives in `qm-engine`.
+//!
+//! # Tour
+//!
+//! A message is an [`Envelope`], encoded once and covered with the body by a [`Tag`], and travels
+//! in a [`Data`] frame:
+//!
+//! ```
+//! use bytes::{Bytes, BytesMut};
+//! use qm_wire::*;
+//!
+//! let me = QmId::from_ed25519_public_key(&[7; 32]);
+//! let id = MessageId { incarnation: Incarnation(0x51), sequence: 1 };
+//! let body = Bytes::from_static(b"hello");
+//! let mut envelope =
+//!     Envelope::new(me, id, Salt([9; 16]), Class::Recoverable, "orders".parse().unwrap());
+//! envelope.body_bytes = 5;
+//! let mut encoded = BytesMut::new();
+//! envelope.encode(&mut encoded).unwrap();
+//! let encoded = encoded.freeze();
+//!
+//! let data = Data {
+//!     number: 1,
+//!     tag: Tag::compute(&encoded, &envelope.salt, &body),
+//!     transit: Transit {
+//!         reach_queue_left_ms: INFINITE_MS,
+//!         be_received_left_ms: INFINITE_MS,
+//!         hops: 0,
+//!         previous: None,
+//!     },
+//!     envelope: encoded,
+//!     body,
+//! };
+//! let mut lane = BytesMut::new();
+//! data.encode(&mut lane);
+//!
+//! // The other side cuts frames off the lane; texts and body are slices of what arrived.
+//! let mut arrived = lane.freeze();
+//! let frame = PeerFrame::next(&mut arrived, 1 << 20).unwrap().unwrap();
+//! let PeerFrame::Data(data) = frame else { panic!("a data frame was sent") };
+//! assert_eq!(data.open().unwrap().id, id);
+//! ```
+//!
+//! # Guarantees
+//!
+//! * Lengths are checked against [`limits`] before anything is allocated or sliced.
+//! * One value has one encoding; every other byte string is refused.
+//! * Decoding does not panic, and copies no body and no text.
+//!
+//! # Features
+//!
+//! * `bincode` (default): the envelope goes through bincode, confined to one private module.
+//!   Without it the hand-written codec reads and writes the same bytes.
+//! * `serde`: printable identities for configuration and JSON.
 #![forbid(unsafe_code)]
+#![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
+
+mod ack;
+mod codec;
+mod data;
+mod envelope;
+mod hello;
+mod id;
+mod outcome;
+mod peer;
+mod properties;
+mod queue_name;
+mod text;
+
+pub mod frame;
+pub mod limits;
+
+pub use ack::{
+    Answer, Known, NotHeld, Query, Refusal, Reject, RoutedAck, SessionAck, TagHash, tag_hash,
+};
+pub use codec::DecodeError;
+pub use data::{Data, Link, OpenError, Transit, credit_bytes};
+pub use envelope::{AckWishes, Class, Envelope, INFINITE_MS, MessageFlags, Priority};
+pub use frame::FrameKind;
+pub use hello::{
+    Credit, Goodbye, Hello, PROTOCOL_MAX, PROTOCOL_MIN, QueueState, Welcome, WelcomeFlags,
+};
+pub use id::{
+    ClientId, Entry, Incarnation, MessageId, MessageKey, ParseIdError, QmId, Salt, Tag, key_digest,
+};
+pub use outcome::Outcome;
+pub use peer::PeerFrame;
+pub use properties::Properties;
+pub use queue_name::QueueName;
+pub use text::Text;

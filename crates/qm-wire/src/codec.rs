@@ -1,0 +1,213 @@
+//! Reading and writing bytes with every length checked first.
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+/// Why bytes are not what they claim to be. Carries no text from the input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum DecodeError {
+    /// The input ends inside a field.
+    #[error("{what} ends early: {needed} bytes needed at offset {offset}, {had} left")]
+    Truncated {
+        /// The field being read.
+        what: &'static str,
+        /// Offset of the field in its frame body or envelope.
+        offset: usize,
+        /// Bytes the field needs.
+        needed: usize,
+        /// Bytes that were left.
+        had: usize,
+    },
+    /// A length or count is over its limit.
+    #[error("{what} is {value}, over the limit of {limit}")]
+    OverLimit {
+        /// The field.
+        what: &'static str,
+        /// What the input claims.
+        value: u64,
+        /// The limit, from [`limits`](crate::limits) or configuration.
+        limit: u64,
+    },
+    /// A value is outside what the specification allows.
+    #[error("{what} has the invalid value {value}")]
+    Invalid {
+        /// The field.
+        what: &'static str,
+        /// The value, or a number that identifies it.
+        value: u64,
+    },
+    /// Text is not UTF-8, or contains a control character where none may be.
+    #[error("{what} is not acceptable text")]
+    Text {
+        /// The field.
+        what: &'static str,
+    },
+    /// Bytes are left over after the last field.
+    #[error("{what} has {extra} bytes too many")]
+    Trailing {
+        /// The structure.
+        what: &'static str,
+        /// Bytes after its last field.
+        extra: usize,
+    },
+    /// The bytes are valid but not the one canonical form of the value.
+    #[error("{what} is not in canonical form")]
+    NotCanonical {
+        /// The field.
+        what: &'static str,
+    },
+    /// The checksum of a frame does not match.
+    #[error("the frame's checksum does not match: {found:08x} instead of {expected:08x}")]
+    Checksum {
+        /// Computed over the received bytes.
+        expected: u32,
+        /// Found in the header.
+        found: u32,
+    },
+    /// The frame's kind is neither known nor in the range that may be skipped.
+    #[error("frame kind {kind:#04x} is unknown and must not be ignored")]
+    UnknownKind {
+        /// The kind.
+        kind: u8,
+    },
+}
+
+/// Reads fields off the front of a [`Bytes`]; what it hands out are slices, never copies.
+#[derive(Debug)]
+pub(crate) struct Reader<'a> {
+    all: &'a Bytes,
+    rest: &'a [u8],
+}
+
+impl<'a> Reader<'a> {
+    pub(crate) fn new(all: &'a Bytes) -> Self {
+        Self { all, rest: all }
+    }
+
+    pub(crate) fn offset(&self) -> usize {
+        self.all.len().saturating_sub(self.rest.len())
+    }
+
+    pub(crate) fn remaining(&self) -> usize {
+        self.rest.len()
+    }
+
+    pub(crate) fn take(&mut self, n: usize, what: &'static str) -> Result<&'a [u8], DecodeError> {
+        match self.rest.split_at_checked(n) {
+            Some((head, rest)) => {
+                self.rest = rest;
+                Ok(head)
+            }
+            None => Err(DecodeError::Truncated {
+                what,
+                offset: self.offset(),
+                needed: n,
+                had: self.rest.len(),
+            }),
+        }
+    }
+
+    pub(crate) fn array<const N: usize>(
+        &mut self,
+        what: &'static str,
+    ) -> Result<[u8; N], DecodeError> {
+        match self.rest.split_first_chunk::<N>() {
+            Some((head, rest)) => {
+                self.rest = rest;
+                Ok(*head)
+            }
+            None => Err(DecodeError::Truncated {
+                what,
+                offset: self.offset(),
+                needed: N,
+                had: self.rest.len(),
+            }),
+        }
+    }
+
+    pub(crate) fn u8(&mut self, what: &'static str) -> Result<u8, DecodeError> {
+        let [byte] = self.array(what)?;
+        Ok(byte)
+    }
+
+    pub(crate) fn u16(&mut self, what: &'static str) -> Result<u16, DecodeError> {
+        Ok(u16::from_le_bytes(self.array(what)?))
+    }
+
+    pub(crate) fn u32(&mut self, what: &'static str) -> Result<u32, DecodeError> {
+        Ok(u32::from_le_bytes(self.array(what)?))
+    }
+
+    pub(crate) fn u64(&mut self, what: &'static str) -> Result<u64, DecodeError> {
+        Ok(u64::from_le_bytes(self.array(what)?))
+    }
+
+    /// A slice of the original buffer.
+    pub(crate) fn bytes(&mut self, n: usize, what: &'static str) -> Result<Bytes, DecodeError> {
+        let slice = self.take(n, what)?;
+        Ok(self.all.slice_ref(slice))
+    }
+
+    /// Bytes behind a 16-bit length.
+    pub(crate) fn short(&mut self, limit: usize, what: &'static str) -> Result<Bytes, DecodeError> {
+        let n = usize::from(self.u16(what)?);
+        if n > limit {
+            return Err(DecodeError::OverLimit {
+                what,
+                value: n as u64,
+                limit: limit as u64,
+            });
+        }
+        self.bytes(n, what)
+    }
+
+    /// A count of fixed-size items, checked against its limit and against the bytes left.
+    pub(crate) fn count(
+        &mut self,
+        limit: usize,
+        item_bytes: usize,
+        what: &'static str,
+    ) -> Result<usize, DecodeError> {
+        let n = usize::from(self.u16(what)?);
+        if n > limit {
+            return Err(DecodeError::OverLimit {
+                what,
+                value: n as u64,
+                limit: limit as u64,
+            });
+        }
+        let needed = n.saturating_mul(item_bytes);
+        if needed > self.remaining() {
+            return Err(DecodeError::Truncated {
+                what,
+                offset: self.offset(),
+                needed,
+                had: self.remaining(),
+            });
+        }
+        Ok(n)
+    }
+
+    pub(crate) fn rest(&mut self) -> Bytes {
+        let slice = core::mem::take(&mut self.rest);
+        self.all.slice_ref(slice)
+    }
+
+    pub(crate) fn finish(self, what: &'static str) -> Result<(), DecodeError> {
+        match self.rest.len() {
+            0 => Ok(()),
+            extra => Err(DecodeError::Trailing { what, extra }),
+        }
+    }
+}
+
+/// Appends bytes behind a 16-bit length. The types that reach this keep their length in bounds.
+pub(crate) fn put_short(to: &mut BytesMut, bytes: &[u8]) {
+    to.put_u16_le(u16::try_from(bytes.len()).expect("limit checked by the type's constructor"));
+    to.put_slice(bytes);
+}
+
+/// Appends a count in 16 bits.
+pub(crate) fn put_count(to: &mut BytesMut, n: usize) {
+    to.put_u16_le(u16::try_from(n).expect("limit checked by the caller"));
+}

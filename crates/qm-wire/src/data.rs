@@ -1,0 +1,163 @@
+//! A message on its way: the transit part that changes at every hop, the envelope and body that
+//! never do.
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use crate::codec::{DecodeError, Reader};
+use crate::envelope::Envelope;
+use crate::frame::{FrameKind, RawFrame, put_frame};
+use crate::id::Tag;
+use crate::limits::HOPS_MAX;
+
+/// Header flag of a data frame: the previous link of a transactional stream follows.
+const FLAG_LINKED: u16 = 1;
+
+/// Link of a transactional stream: 16 bytes of a hash over its predecessor and the message's tag.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Link(pub [u8; 16]);
+
+/// The part of a message that is rewritten at each transmission and not covered by the tag.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Transit {
+    /// What is left of the time to reach the queue, milliseconds or
+    /// [`INFINITE_MS`](crate::INFINITE_MS).
+    pub reach_queue_left_ms: u64,
+    /// What is left of the time to be received, milliseconds or
+    /// [`INFINITE_MS`](crate::INFINITE_MS).
+    pub be_received_left_ms: u64,
+    /// Nodes that forwarded the message before the sender of this frame.
+    pub hops: u8,
+    /// Previous link, for transactional messages.
+    pub previous: Option<Link>,
+}
+
+/// One transmission of one message. Everything points into the receive buffer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Data {
+    /// The session's own message number: 1, 2, 3 … over all lanes.
+    pub number: u64,
+    /// The message's tag as its sender stored it.
+    pub tag: Tag,
+    /// The transit part.
+    pub transit: Transit,
+    /// The encoded envelope, see [`Envelope::decode`].
+    pub envelope: Bytes,
+    /// The body.
+    pub body: Bytes,
+}
+
+impl Data {
+    /// Appends the frame.
+    pub fn encode(&self, to: &mut BytesMut) {
+        let flags = if self.transit.previous.is_some() {
+            FLAG_LINKED
+        } else {
+            0
+        };
+        put_frame(to, FrameKind::Data, flags, &self.body, |to| {
+            to.put_u64_le(self.number);
+            to.put_slice(&self.tag.0);
+            to.put_u64_le(self.transit.reach_queue_left_ms);
+            to.put_u64_le(self.transit.be_received_left_ms);
+            to.put_u8(self.transit.hops);
+            to.put_u8(0);
+            to.put_u16_le(
+                u16::try_from(self.envelope.len()).expect("an encoded envelope fits 16 bits"),
+            );
+            if let Some(previous) = &self.transit.previous {
+                to.put_slice(&previous.0);
+            }
+            to.put_slice(&self.envelope);
+        });
+    }
+
+    /// Bytes that count against the byte credit.
+    #[must_use]
+    pub const fn credit_bytes(&self) -> u64 {
+        credit_bytes(self.envelope.len(), self.body.len())
+    }
+
+    pub(crate) fn read(raw: &RawFrame) -> Result<Self, DecodeError> {
+        if raw.flags & !FLAG_LINKED != 0 {
+            let value = u64::from(raw.flags);
+            return Err(DecodeError::Invalid {
+                what: "data flags",
+                value,
+            });
+        }
+        let mut r = Reader::new(&raw.body);
+        let number = r.u64("message number")?;
+        let tag = Tag(r.array("tag")?);
+        let reach_queue_left_ms = r.u64("time left to reach the queue")?;
+        let be_received_left_ms = r.u64("time left to be received")?;
+        let hops = r.u8("hops")?;
+        let reserved = r.u8("reserved byte")?;
+        let envelope_bytes = usize::from(r.u16("envelope length")?);
+        let previous = if raw.flags & FLAG_LINKED != 0 {
+            Some(Link(r.array("previous link")?))
+        } else {
+            None
+        };
+        let envelope = r.bytes(envelope_bytes, "envelope")?;
+        raw.verify(r.offset())?;
+        if number == 0 {
+            return Err(DecodeError::Invalid {
+                what: "message number",
+                value: 0,
+            });
+        }
+        if hops > HOPS_MAX || reserved != 0 {
+            return Err(DecodeError::Invalid {
+                what: "hops",
+                value: u64::from(hops),
+            });
+        }
+        let body = r.rest();
+        let transit = Transit {
+            reach_queue_left_ms,
+            be_received_left_ms,
+            hops,
+            previous,
+        };
+        Ok(Self {
+            number,
+            tag,
+            transit,
+            envelope,
+            body,
+        })
+    }
+
+    /// Decodes the envelope and checks that the message is whole.
+    ///
+    /// # Errors
+    /// [`OpenError::Envelope`] for bytes that are no envelope, [`OpenError::Damaged`] when tag or
+    /// length does not match: the message must be rejected as damaged, never stored.
+    pub fn open(&self) -> Result<Envelope, OpenError> {
+        let envelope = Envelope::decode(&self.envelope).map_err(OpenError::Envelope)?;
+        if envelope.body_bytes as usize != self.body.len()
+            || Tag::compute(&self.envelope, &envelope.salt, &self.body) != self.tag
+        {
+            return Err(OpenError::Damaged(Box::new(envelope)));
+        }
+        Ok(envelope)
+    }
+}
+
+/// Bytes that a message counts against the byte credit of a session.
+#[must_use]
+pub const fn credit_bytes(envelope_bytes: usize, body_bytes: usize) -> u64 {
+    (envelope_bytes as u64).saturating_add(body_bytes as u64)
+}
+
+/// Why a transmitted message is not usable.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// The envelope breaks a rule of the format.
+    #[error("the envelope is malformed: {0}")]
+    Envelope(DecodeError),
+    /// The tag does not match the content.
+    #[error("message {} does not match its tag", .0.id)]
+    Damaged(Box<Envelope>),
+}

@@ -1,0 +1,294 @@
+//! One unit on a lane: a fixed header, then a body whose length was checked first.
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use crate::codec::DecodeError;
+use crate::limits::{CONTROL_BYTES_MAX, FRAME_HEADER_BYTES};
+
+/// First two bytes of every frame.
+pub const MAGIC: [u8; 2] = *b"QM";
+
+/// Version of the frame header.
+pub const HEADER_VERSION: u8 = 1;
+
+/// Kinds from here on may be skipped by a receiver that does not know them (W-VER-3).
+pub const FIRST_IGNORABLE_KIND: u8 = 0x80;
+
+/// What a frame is; the numbers are SPEC.md's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+#[repr(u8)]
+pub enum FrameKind {
+    /// Who I am, which life, what I speak: the first frame of each side.
+    Hello = 0x01,
+    /// Answer to a hello.
+    Welcome = 0x02,
+    /// How much the peer may transmit.
+    Credit = 0x06,
+    /// A destination queue accepts messages again, or no longer.
+    QueueState = 0x07,
+    /// The session ends.
+    Goodbye = 0x08,
+    /// A message.
+    Data = 0x10,
+    /// Messages of this session arrived to their class.
+    SessionAck = 0x20,
+    /// The same, off the session they came on.
+    RoutedAck = 0x21,
+    /// A routed ack named messages this node does not hold.
+    NotHeld = 0x22,
+    /// What became of these messages?
+    Query = 0x23,
+    /// Answer to a query.
+    Answer = 0x24,
+    /// Messages of this session are refused.
+    Reject = 0x25,
+    /// Application to node: who I am.
+    ClientHello = 0x40,
+    /// Node to application: who I am.
+    NodeHello = 0x41,
+    /// Application to node: accept this message.
+    Put = 0x42,
+    /// Node to application: messages were accepted.
+    Accepted = 0x43,
+    /// Node to application: a message was refused.
+    Refused = 0x44,
+    /// Node to application: the fate of messages it asked to follow.
+    Fate = 0x45,
+    /// Application to node: hand me messages.
+    Receive = 0x46,
+    /// Node to application: a message.
+    Delivery = 0x47,
+    /// Node to application: a receive request is answered.
+    ReceiveDone = 0x48,
+    /// Application to node: these deliveries are consumed, given back or rejected.
+    Settle = 0x49,
+    /// Node to application: a settle request is done.
+    Settled = 0x4A,
+    /// Application to node: an administrative request in JSON.
+    Admin = 0x4B,
+    /// Node to application: its answer in JSON.
+    AdminReply = 0x4C,
+}
+
+impl FrameKind {
+    /// Every kind this version knows.
+    pub const ALL: &'static [Self] = &[
+        Self::Hello,
+        Self::Welcome,
+        Self::Credit,
+        Self::QueueState,
+        Self::Goodbye,
+        Self::Data,
+        Self::SessionAck,
+        Self::RoutedAck,
+        Self::NotHeld,
+        Self::Query,
+        Self::Answer,
+        Self::Reject,
+        Self::ClientHello,
+        Self::NodeHello,
+        Self::Put,
+        Self::Accepted,
+        Self::Refused,
+        Self::Fate,
+        Self::Receive,
+        Self::Delivery,
+        Self::ReceiveDone,
+        Self::Settle,
+        Self::Settled,
+        Self::Admin,
+        Self::AdminReply,
+    ];
+
+    /// The byte that travels.
+    #[must_use]
+    pub const fn code(self) -> u8 {
+        self as u8
+    }
+
+    /// The kind of a byte.
+    #[must_use]
+    pub fn from_code(code: u8) -> Option<Self> {
+        Self::ALL.iter().copied().find(|kind| kind.code() == code)
+    }
+
+    /// Kinds whose body ends in a message body that the checksum leaves to the tag.
+    #[must_use]
+    pub const fn carries_message(self) -> bool {
+        matches!(self, Self::Data | Self::Put | Self::Delivery)
+    }
+}
+
+/// A frame as cut off a lane: header checked, body not yet understood.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RawFrame {
+    /// Kind as it travelled; may be unknown.
+    pub kind: u8,
+    /// Flags; their meaning depends on the kind.
+    pub flags: u16,
+    /// The checksum of the header, checked when the body is decoded.
+    pub checksum: u32,
+    /// The body.
+    pub body: Bytes,
+}
+
+/// Bytes of the whole frame that starts at the front of `bytes`, `None` while its header is
+/// incomplete. `body_limit` bounds frames that carry a message; others are bounded by
+/// [`CONTROL_BYTES_MAX`].
+///
+/// # Errors
+/// [`DecodeError`] when these bytes cannot start a frame; the lane is lost then.
+pub fn frame_len(bytes: &[u8], body_limit: usize) -> Result<Option<usize>, DecodeError> {
+    // A wrong first byte is an error at once, not only when sixteen bytes are there.
+    for (at, want) in MAGIC.iter().chain(&[HEADER_VERSION]).enumerate() {
+        match bytes.get(at) {
+            Some(found) if found == want => {}
+            Some(found) => {
+                let what = if at < 2 {
+                    "frame magic"
+                } else {
+                    "frame version"
+                };
+                return Err(DecodeError::Invalid {
+                    what,
+                    value: u64::from(*found),
+                });
+            }
+            None => return Ok(None),
+        }
+    }
+    let Some(header) = bytes.first_chunk::<FRAME_HEADER_BYTES>() else {
+        return Ok(None);
+    };
+    let [_, _, _, kind, _, _, r0, r1, l0, l1, l2, l3, _, _, _, _] = *header;
+    if (r0, r1) != (0, 0) {
+        let value = u64::from(u16::from_le_bytes([r0, r1]));
+        return Err(DecodeError::Invalid {
+            what: "reserved header field",
+            value,
+        });
+    }
+    let length = u32::from_le_bytes([l0, l1, l2, l3]) as usize;
+    let limit = match FrameKind::from_code(kind) {
+        Some(kind) if kind.carries_message() => body_limit,
+        Some(FrameKind::Admin | FrameKind::AdminReply) => body_limit,
+        _ => CONTROL_BYTES_MAX,
+    };
+    if length > limit {
+        let (value, limit) = (length as u64, limit as u64);
+        return Err(DecodeError::OverLimit {
+            what: "frame length",
+            value,
+            limit,
+        });
+    }
+    Ok(Some(length.saturating_add(FRAME_HEADER_BYTES)))
+}
+
+/// Cuts one whole frame off the front of `from`; `None` when it is not all there yet.
+///
+/// # Errors
+/// As [`frame_len`].
+pub fn split_frame(from: &mut Bytes, body_limit: usize) -> Result<Option<RawFrame>, DecodeError> {
+    let Some(len) = frame_len(from, body_limit)? else {
+        return Ok(None);
+    };
+    if from.len() < len {
+        return Ok(None);
+    }
+    let frame = from.split_to(len);
+    let Some(header) = frame.first_chunk::<FRAME_HEADER_BYTES>() else {
+        return Ok(None);
+    };
+    let [_, _, _, kind, f0, f1, _, _, _, _, _, _, c0, c1, c2, c3] = *header;
+    Ok(Some(RawFrame {
+        kind,
+        flags: u16::from_le_bytes([f0, f1]),
+        checksum: u32::from_le_bytes([c0, c1, c2, c3]),
+        body: frame.slice(FRAME_HEADER_BYTES..),
+    }))
+}
+
+impl RawFrame {
+    /// Compares the checksum, CRC32C over the first 12 header bytes and the first
+    /// `covered` bytes of the body (W-FRM-5).
+    ///
+    /// # Errors
+    /// [`DecodeError::Checksum`].
+    pub(crate) fn verify(&self, covered: usize) -> Result<(), DecodeError> {
+        let length = u32::try_from(self.body.len()).unwrap_or(u32::MAX);
+        let header = header_bytes(self.kind, self.flags, length);
+        let meta = self.body.get(..covered).unwrap_or(&self.body);
+        let expected = crc32c::crc32c_append(crc32c::crc32c(&header), meta);
+        if expected == self.checksum {
+            Ok(())
+        } else {
+            Err(DecodeError::Checksum {
+                expected,
+                found: self.checksum,
+            })
+        }
+    }
+}
+
+fn header_bytes(kind: u8, flags: u16, length: u32) -> [u8; 12] {
+    let [m0, m1] = MAGIC;
+    let [f0, f1] = flags.to_le_bytes();
+    let [l0, l1, l2, l3] = length.to_le_bytes();
+    [m0, m1, HEADER_VERSION, kind, f0, f1, 0, 0, l0, l1, l2, l3]
+}
+
+/// Writes one frame: header, what `meta` writes, then `body` untouched by the checksum.
+pub(crate) fn put_frame(
+    to: &mut BytesMut,
+    kind: FrameKind,
+    flags: u16,
+    body: &[u8],
+    meta: impl FnOnce(&mut BytesMut),
+) {
+    let start = to.len();
+    to.put_bytes(0, FRAME_HEADER_BYTES);
+    meta(to);
+    let meta_start = start.saturating_add(FRAME_HEADER_BYTES);
+    let meta_len = to.len().saturating_sub(meta_start);
+    let length = u32::try_from(meta_len.saturating_add(body.len()))
+        .expect("every kind's parts are limited far below 4 GiB");
+    let header = header_bytes(kind.code(), flags, length);
+    let written = to.get(meta_start..).unwrap_or_default();
+    let checksum = crc32c::crc32c_append(crc32c::crc32c(&header), written);
+    if let Some(place) = to.get_mut(start..meta_start) {
+        let (head, tail) = place.split_at_mut(header.len());
+        head.copy_from_slice(&header);
+        tail.copy_from_slice(&checksum.to_le_bytes());
+    }
+    to.put_slice(body);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kinds_are_unique_and_found_by_code() {
+        for kind in FrameKind::ALL {
+            assert_eq!(FrameKind::from_code(kind.code()), Some(*kind));
+            assert!(kind.code() < FIRST_IGNORABLE_KIND);
+        }
+    }
+
+    #[test]
+    fn an_announced_length_is_refused_before_the_body_arrives() {
+        let mut bytes = BytesMut::new();
+        put_frame(&mut bytes, FrameKind::Hello, 0, &[], |to| {
+            to.put_bytes(0, 10)
+        });
+        bytes[8..12].copy_from_slice(&u32::MAX.to_le_bytes());
+        assert!(matches!(
+            frame_len(&bytes, 1 << 20),
+            Err(DecodeError::OverLimit { .. })
+        ));
+        assert_eq!(frame_len(b"QM", 10).unwrap(), None);
+        assert!(frame_len(b"GE", 10).is_err());
+    }
+}

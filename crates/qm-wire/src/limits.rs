@@ -1,0 +1,94 @@
+//! Every maximum of the wire format in one place, each with its reason.
+//!
+//! A decoder compares a length with its limit before it allocates or slices anything
+//! (SPEC.md, requirement W-LIM-1). Nodes may configure smaller values, never larger ones.
+
+/// Bytes of the fixed frame header.
+pub const FRAME_HEADER_BYTES: usize = 16;
+
+/// Largest message body the format can carry: 1 GiB. A larger transfer belongs in a file store;
+/// the limit keeps every length in 32 bits and every buffer addressable on 32-bit machines.
+pub const BODY_BYTES_MAX: u32 = 1 << 30;
+
+/// Default limit for a message body: 4 MiB, the value MSMQ users know.
+pub const BODY_BYTES_DEFAULT: u32 = 4 << 20;
+
+/// Largest encoded envelope (immutable part): its length travels in 16 bits.
+pub const ENVELOPE_BYTES_MAX: usize = u16::MAX as usize;
+
+/// Largest body of a frame that carries no message: bounds what a control frame can cost before
+/// it is understood. Room for [`ENTRIES_MAX`] entries of the widest kind.
+pub const CONTROL_BYTES_MAX: usize = 256 << 10;
+
+/// Bytes of a data frame's body before the envelope: session number, tag, lengths, transit part
+/// and, for transactional messages, the previous link.
+pub const DATA_FIXED_BYTES_MAX: usize = 36 + 16;
+
+/// Largest body of a data frame whose message body has `body_bytes`.
+#[must_use]
+pub const fn data_frame_bytes(body_bytes: usize) -> usize {
+    (DATA_FIXED_BYTES_MAX + ENVELOPE_BYTES_MAX).saturating_add(body_bytes)
+}
+
+/// Largest frame body at the default body limit.
+pub const FRAME_BODY_BYTES_DEFAULT: usize = data_frame_bytes(BODY_BYTES_DEFAULT as usize);
+
+/// Characters of a queue name, as in MSMQ.
+pub const QUEUE_NAME_CHARS_MAX: usize = 124;
+
+/// Characters of a subqueue name, as in MSMQ.
+pub const SUBQUEUE_NAME_CHARS_MAX: usize = 32;
+
+/// Bytes of a queue name with its subqueue: four bytes a character and the separator.
+pub const QUEUE_NAME_BYTES_MAX: usize = 4 * (QUEUE_NAME_CHARS_MAX + 1 + SUBQUEUE_NAME_CHARS_MAX);
+
+/// Characters of a label, as in MSMQ.
+pub const LABEL_CHARS_MAX: usize = 249;
+
+/// Bytes of a label: four bytes a character.
+pub const LABEL_BYTES_MAX: usize = 4 * LABEL_CHARS_MAX;
+
+/// Bytes of a correlation id: room for a printed message id or a UUID with a prefix.
+pub const CORRELATION_BYTES_MAX: usize = 256;
+
+/// Bytes of a queue address inside an envelope (response and administration queue).
+pub const ADDRESS_BYTES_MAX: usize = 1024;
+
+/// Bytes of a content type.
+pub const CONTENT_TYPE_BYTES_MAX: usize = 255;
+
+/// Bytes of a W3C trace context (`traceparent`, a line feed, `tracestate`).
+pub const TRACE_CONTEXT_BYTES_MAX: usize = 640;
+
+/// Application properties of one message.
+pub const PROPERTIES_MAX: usize = 64;
+
+/// Bytes of a property's name.
+pub const PROPERTY_NAME_BYTES_MAX: usize = 255;
+
+/// Bytes of all application properties of one message in encoded form.
+pub const PROPERTIES_BYTES_MAX: usize = 32 << 10;
+
+/// Entries of one routed ack, query, answer, reject or not-held frame: the size of a window.
+pub const ENTRIES_MAX: usize = 4096;
+
+/// Ranges of one session ack. A receiver with more splits them over several frames.
+pub const ACK_RANGES_MAX: usize = 1024;
+
+/// Messages a session may have in flight: the range of numbers one ack may span.
+pub const WINDOW_MESSAGES_MAX: u64 = 4096;
+
+/// Past incarnations announced in a hello. A node with more announces the newest.
+pub const PRIOR_INCARNATIONS_MAX: usize = 256;
+
+/// Bytes of a node's display name or host name.
+pub const NAME_BYTES_MAX: usize = 255;
+
+/// Bytes of a handshake token.
+pub const TOKEN_BYTES_MAX: usize = 128;
+
+/// Bytes of the human-readable part of a goodbye.
+pub const GOODBYE_TEXT_BYTES_MAX: usize = 512;
+
+/// Hops a message may travel before it is rejected with outcome `8005`.
+pub const HOPS_MAX: u8 = 15;

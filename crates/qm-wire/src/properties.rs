@@ -1,0 +1,185 @@
+//! Application properties: a bounded, sorted, unique list of names and values.
+
+use core::fmt;
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use crate::codec::DecodeError;
+use crate::limits::{PROPERTIES_BYTES_MAX, PROPERTIES_MAX, PROPERTY_NAME_BYTES_MAX};
+
+/// Application properties in encoded form: names strictly ascending by their bytes.
+///
+/// Kept encoded because a node forwards them without looking; iterate to read. Each property is
+/// `name length u8 · name (UTF-8) · value length u16 · value`.
+#[derive(Clone, Default, PartialEq, Eq, Hash)]
+pub struct Properties(Bytes);
+
+impl Properties {
+    /// No properties.
+    pub const EMPTY: Self = Self(Bytes::new());
+
+    /// Sorts and encodes properties.
+    ///
+    /// # Errors
+    /// [`DecodeError`] when a name is empty, given twice or not text, or when a limit is exceeded.
+    pub fn new<N, V>(items: impl IntoIterator<Item = (N, V)>) -> Result<Self, DecodeError>
+    where
+        N: AsRef<str>,
+        V: AsRef<[u8]>,
+    {
+        let mut items: Vec<_> = items.into_iter().collect();
+        items.sort_by(|a, b| a.0.as_ref().as_bytes().cmp(b.0.as_ref().as_bytes()));
+        let mut to = BytesMut::new();
+        for (name, value) in &items {
+            let (name, value) = (name.as_ref(), value.as_ref());
+            let name_bytes = u8::try_from(name.len()).map_err(|_over| DecodeError::OverLimit {
+                what: "property name",
+                value: name.len() as u64,
+                limit: PROPERTY_NAME_BYTES_MAX as u64,
+            })?;
+            let value_bytes = u16::try_from(value.len()).map_err(|_over| {
+                let (value, limit) = (value.len() as u64, PROPERTIES_BYTES_MAX as u64);
+                DecodeError::OverLimit {
+                    what: "property value",
+                    value,
+                    limit,
+                }
+            })?;
+            to.put_u8(name_bytes);
+            to.put_slice(name.as_bytes());
+            to.put_u16_le(value_bytes);
+            to.put_slice(value);
+        }
+        Self::from_encoded(to.freeze())
+    }
+
+    /// Takes properties off the wire after checking every rule.
+    ///
+    /// # Errors
+    /// [`DecodeError`] naming the rule.
+    pub fn from_encoded(encoded: Bytes) -> Result<Self, DecodeError> {
+        const WHAT: &str = "application properties";
+        if encoded.len() > PROPERTIES_BYTES_MAX {
+            let (value, limit) = (encoded.len() as u64, PROPERTIES_BYTES_MAX as u64);
+            return Err(DecodeError::OverLimit {
+                what: WHAT,
+                value,
+                limit,
+            });
+        }
+        let mut rest: &[u8] = &encoded;
+        let mut previous: Option<&[u8]> = None;
+        let mut count = 0_usize;
+        while !rest.is_empty() {
+            let offset = encoded.len().saturating_sub(rest.len());
+            let truncated = |needed| {
+                let had = encoded.len().saturating_sub(offset);
+                DecodeError::Truncated {
+                    what: WHAT,
+                    offset,
+                    needed,
+                    had,
+                }
+            };
+            let (name, _, after) = split_property(rest).ok_or_else(|| truncated(4))?;
+            if name.is_empty() {
+                return Err(DecodeError::Invalid {
+                    what: "property name",
+                    value: 0,
+                });
+            }
+            let text = core::str::from_utf8(name);
+            if text.is_err() || text.is_ok_and(|t| t.chars().any(char::is_control)) {
+                return Err(DecodeError::Text {
+                    what: "property name",
+                });
+            }
+            if previous.is_some_and(|p| p >= name) {
+                return Err(DecodeError::NotCanonical { what: WHAT });
+            }
+            previous = Some(name);
+            rest = after;
+            count = count.saturating_add(1);
+            if count > PROPERTIES_MAX {
+                let (value, limit) = (count as u64, PROPERTIES_MAX as u64);
+                return Err(DecodeError::OverLimit {
+                    what: WHAT,
+                    value,
+                    limit,
+                });
+            }
+        }
+        Ok(Self(encoded))
+    }
+
+    /// Names and values in the order of the names' bytes.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        let mut rest: &[u8] = &self.0;
+        core::iter::from_fn(move || {
+            let (name, value, after) = split_property(rest)?;
+            rest = after;
+            Some((core::str::from_utf8(name).ok()?, value))
+        })
+    }
+
+    /// The value of a property.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&[u8]> {
+        self.iter()
+            .find(|(n, _)| *n == name)
+            .map(|(_, value)| value)
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The encoded form.
+    #[must_use]
+    pub const fn as_encoded(&self) -> &Bytes {
+        &self.0
+    }
+}
+
+/// Splits one property off the front: name, value, what follows.
+fn split_property(bytes: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
+    let (name_len, rest) = bytes.split_first()?;
+    let (name, rest) = rest.split_at_checked(usize::from(*name_len))?;
+    let (value_len, rest) = rest.split_first_chunk::<2>()?;
+    let (value, rest) = rest.split_at_checked(usize::from(u16::from_le_bytes(*value_len)))?;
+    Some((name, value, rest))
+}
+
+impl fmt::Debug for Properties {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map()
+            .entries(self.iter().map(|(n, v)| (n, v.len())))
+            .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sorted_and_readable() {
+        let p = Properties::new([("b", &b"2"[..]), ("a", b"1")]).unwrap();
+        assert_eq!(p.iter().map(|(n, _)| n).collect::<Vec<_>>(), ["a", "b"]);
+        assert_eq!(p.get("b"), Some(&b"2"[..]));
+        assert_eq!(Properties::from_encoded(p.as_encoded().clone()).unwrap(), p);
+    }
+
+    #[test]
+    fn duplicates_and_disorder_are_refused() {
+        assert!(Properties::new([("a", b"1"), ("a", b"2")]).is_err());
+        let wrong = Bytes::from_static(b"\x01b\x00\x00\x01a\x00\x00");
+        assert!(matches!(
+            Properties::from_encoded(wrong),
+            Err(DecodeError::NotCanonical { .. })
+        ));
+        assert!(Properties::from_encoded(Bytes::from_static(b"\x05ab")).is_err());
+    }
+}

@@ -1,0 +1,219 @@
+//! Names of queues: case kept, case ignored in comparison, as in MSMQ.
+
+use core::cmp::Ordering;
+use core::fmt;
+use core::hash::{Hash, Hasher};
+use core::str::FromStr;
+
+use bytes::Bytes;
+
+use crate::codec::DecodeError;
+use crate::limits::{QUEUE_NAME_BYTES_MAX, QUEUE_NAME_CHARS_MAX, SUBQUEUE_NAME_CHARS_MAX};
+use crate::text::Text;
+
+/// Name of a queue on its node, `queue` or `queue:subqueue`.
+///
+/// At most 124 characters and 32 for the subqueue. Case is kept but ignored in comparison, order
+/// and hash. A name that contains `$` belongs to the system and is only made by nodes.
+///
+/// ```
+/// use qm_wire::QueueName;
+/// let a: QueueName = "Orders".parse().unwrap();
+/// assert_eq!(a, "orders".parse().unwrap());
+/// assert!("a/b".parse::<QueueName>().is_err());
+/// ```
+#[derive(Clone)]
+pub struct QueueName(Text);
+
+/// Characters with a meaning in destination names, paths or shells' quoting of them.
+const RESERVED: &[char] = &[
+    '/', '\\', '@', '?', '#', '"', '*', '<', '>', '|', ';', ',', '%',
+];
+
+impl QueueName {
+    /// Takes text off the wire.
+    ///
+    /// # Errors
+    /// [`DecodeError`] naming the rule that the name breaks.
+    pub fn from_text(text: Text) -> Result<Self, DecodeError> {
+        const WHAT: &str = "queue name";
+        let name = text.as_str();
+        let (queue, sub) = match name.split_once(':') {
+            Some((queue, sub)) => (queue, Some(sub)),
+            None => (name, None),
+        };
+        for (part, limit) in [
+            (Some(queue), QUEUE_NAME_CHARS_MAX),
+            (sub, SUBQUEUE_NAME_CHARS_MAX),
+        ] {
+            let Some(part) = part else { continue };
+            let chars = part.chars().count();
+            if chars == 0 {
+                return Err(DecodeError::Invalid {
+                    what: WHAT,
+                    value: 0,
+                });
+            }
+            if chars > limit {
+                let (value, limit) = (chars as u64, limit as u64);
+                return Err(DecodeError::OverLimit {
+                    what: WHAT,
+                    value,
+                    limit,
+                });
+            }
+            if let Some(bad) = part
+                .chars()
+                .find(|c| *c == ':' || c.is_control() || RESERVED.contains(c))
+            {
+                return Err(DecodeError::Invalid {
+                    what: WHAT,
+                    value: u64::from(u32::from(bad)),
+                });
+            }
+            if part.starts_with(' ') || part.ends_with(' ') {
+                return Err(DecodeError::Invalid {
+                    what: WHAT,
+                    value: u64::from(b' '),
+                });
+            }
+        }
+        Ok(Self(text))
+    }
+
+    /// Takes bytes off the wire.
+    ///
+    /// # Errors
+    /// [`DecodeError`] naming the rule that the name breaks.
+    pub fn from_bytes(bytes: Bytes) -> Result<Self, DecodeError> {
+        if bytes.len() > QUEUE_NAME_BYTES_MAX {
+            let (value, limit) = (bytes.len() as u64, QUEUE_NAME_BYTES_MAX as u64);
+            return Err(DecodeError::OverLimit {
+                what: "queue name",
+                value,
+                limit,
+            });
+        }
+        Self::from_text(Text::from_utf8(bytes, "queue name")?)
+    }
+
+    /// The name as it was given.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        self.0.as_str()
+    }
+
+    /// The bytes as they travel.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &Bytes {
+        self.0.as_bytes()
+    }
+
+    /// The part after the colon.
+    #[must_use]
+    pub fn subqueue(&self) -> Option<&str> {
+        self.as_str().split_once(':').map(|(_, sub)| sub)
+    }
+
+    /// Whether the name is the system's (`dead$`, `journal$`).
+    #[must_use]
+    pub fn is_system(&self) -> bool {
+        self.as_str().contains('$')
+    }
+
+    /// Owned by itself, no longer holding a receive buffer alive.
+    #[must_use]
+    pub fn detach(&self) -> Self {
+        Self(self.0.detach())
+    }
+
+    fn folded(&self) -> impl Iterator<Item = char> + '_ {
+        self.as_str().chars().flat_map(char::to_lowercase)
+    }
+}
+
+impl PartialEq for QueueName {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_bytes() == other.as_bytes() || self.folded().eq(other.folded())
+    }
+}
+
+impl Eq for QueueName {}
+
+impl PartialOrd for QueueName {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for QueueName {
+    fn cmp(&self, other: &Self) -> Ordering {
+        if self.as_bytes() == other.as_bytes() {
+            return Ordering::Equal;
+        }
+        self.folded().cmp(other.folded())
+    }
+}
+
+impl Hash for QueueName {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        for c in self.folded() {
+            c.hash(state);
+        }
+    }
+}
+
+impl FromStr for QueueName {
+    type Err = DecodeError;
+
+    fn from_str(text: &str) -> Result<Self, DecodeError> {
+        Self::from_bytes(Bytes::copy_from_slice(text.as_bytes()))
+    }
+}
+
+impl fmt::Display for QueueName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.as_str().fmt(f)
+    }
+}
+
+impl fmt::Debug for QueueName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self.as_str(), f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn case_is_kept_and_ignored() {
+        let a: QueueName = "Größe".parse().unwrap();
+        let b: QueueName = "GRÖßE".parse().unwrap();
+        assert_eq!(a, b);
+        assert_eq!(a.cmp(&b), Ordering::Equal);
+        assert_eq!(a.as_str(), "Größe");
+    }
+
+    #[test]
+    fn rules_of_names() {
+        let ok = "x".repeat(124);
+        assert!(ok.parse::<QueueName>().is_ok());
+        assert_eq!(
+            "orders:poison".parse::<QueueName>().unwrap().subqueue(),
+            Some("poison")
+        );
+        for wrong in [
+            "", ":", "a:", ":b", "a:b:c", "a/b", "a\nb", " a", "a ", "50%",
+        ] {
+            assert!(wrong.parse::<QueueName>().is_err(), "{wrong:?}");
+        }
+        assert!("x".repeat(125).parse::<QueueName>().is_err());
+        assert!(
+            format!("q:{}", "s".repeat(33))
+                .parse::<QueueName>()
+                .is_err()
+        );
+    }
+}
