@@ -92,3 +92,23 @@ pub const GOODBYE_TEXT_BYTES_MAX: usize = 512;
 
 /// Hops a message may travel before it is rejected with outcome `8005`.
 pub const HOPS_MAX: u8 = 15;
+
+/// Bytes of the JSON of an administrative request or answer on the local socket: a page of a
+/// listing. Longer listings are paged.
+pub const ADMIN_BYTES_MAX: usize = 1 << 20;
+
+/// Bytes of an administrative frame's body before the JSON.
+pub const ADMIN_FIXED_BYTES: usize = 9;
+
+/// Bytes of an idempotency key: room for a UUID or a file name with its date.
+pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 128;
+
+/// Runs of one fate frame: the size of a window, each message with another fate.
+pub const FATE_RUNS_MAX: usize = 4096;
+
+/// Bytes of the sentence for people in an answer to an application.
+pub const ANSWER_TEXT_BYTES_MAX: usize = 512;
+
+/// Receive, settle and administrative requests that one application may have unanswered: bounds
+/// what a node keeps for it.
+pub const CLIENT_REQUESTS_MAX: usize = 256;
