@@ -1,0 +1,698 @@
+//! The duplicate cache.
+
+use std::hash::BuildHasher;
+
+use crate::Key;
+use crate::hash::{KeyedSipHasher, hash_words};
+use crate::inflight::{Held, InFlight, Rival};
+use crate::log::{Found, Inserted, Log, Scan, Single, TICK_WRAP, Tickets};
+use crate::stats::Counter;
+use crate::sync::{AtomicBool, AtomicU64, Line, Ordering};
+
+/// Sizes and times of a [`DedupCache`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DedupConfig {
+    /// Committed keys remembered, 10,000 by default (KB 255546, `RemoveDuplicateSize`); 0 turns
+    /// duplicate removal off.
+    pub capacity: usize,
+    /// Keys older than this are forgotten, and how often that is done; 30 minutes by default
+    /// (KB 255546, `RemoveDuplicateCleanup`). 0: keys do not age.
+    pub purge_interval_ms: u64,
+    /// Reservations that may be outstanding at once; a key beyond is answered
+    /// [`Admit::InFlight`]. They take no room from `capacity`. With 0 nothing can be reserved, and
+    /// only [`DedupCache::insert_if_absent`] and its batch form are of use.
+    pub in_flight_max: usize,
+}
+
+impl Default for DedupConfig {
+    fn default() -> Self {
+        Self::with_capacity(10_000)
+    }
+}
+
+impl DedupConfig {
+    /// The defaults for a cache of this capacity.
+    #[must_use]
+    pub fn with_capacity(capacity: usize) -> Self {
+        Self {
+            capacity,
+            purge_interval_ms: 30 * 60 * 1000,
+            in_flight_max: (capacity / 16).clamp(2048, 65_536),
+        }
+    }
+}
+
+/// The answer to a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Admit<T> {
+    /// Not seen within the window: do the work, then commit.
+    Fresh(T),
+    /// Somebody else is doing the work, or too many reservations are outstanding: do nothing, and
+    /// do not acknowledge. The sender will try again.
+    InFlight,
+    /// Done before: acknowledge again, do nothing.
+    Duplicate,
+}
+
+impl<T> Admit<T> {
+    /// Turns what a fresh key carries into something else.
+    pub fn map<U>(self, f: impl FnOnce(T) -> U) -> Admit<U> {
+        match self {
+            Self::Fresh(value) => Admit::Fresh(f(value)),
+            Self::InFlight => Admit::InFlight,
+            Self::Duplicate => Admit::Duplicate,
+        }
+    }
+
+    /// What a fresh key carries.
+    pub fn fresh(self) -> Option<T> {
+        match self {
+            Self::Fresh(value) => Some(value),
+            Self::InFlight | Self::Duplicate => None,
+        }
+    }
+}
+
+/// What the cache knows of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyState {
+    /// Reserved, neither committed nor aborted yet.
+    Reserved,
+    /// Committed within the window.
+    Committed,
+}
+
+/// The right to commit or abort a reserved key, owned and free of lifetimes.
+///
+/// A ticket that is dropped leaves its key reserved for ever: every later copy is answered
+/// [`Admit::InFlight`]. Where the scope allows it, [`DedupCache::admit`] gives a guard that aborts
+/// by itself.
+#[derive(Debug, PartialEq, Eq)]
+#[must_use = "a reserved key stays reserved until its ticket is committed or aborted"]
+pub struct Ticket {
+    held: Option<Held>,
+    hash: u64,
+    sibling: bool,
+}
+
+impl Ticket {
+    /// Whether a committed key with the same identity words and other words behind them was seen
+    /// ([`Key::IDENTITY_WORDS`]).
+    ///
+    /// Such a sibling is found while it is remembered and was committed before this key was
+    /// admitted.
+    #[must_use]
+    pub const fn has_sibling(&self) -> bool {
+        self.sibling
+    }
+}
+
+/// The right to commit a reserved key; aborts when dropped.
+#[must_use = "the reservation is aborted when this is dropped"]
+pub struct Reservation<'a, K: Key, S: BuildHasher = KeyedSipHasher> {
+    cache: &'a DedupCache<K, S>,
+    ticket: Option<Ticket>,
+}
+
+impl<K: Key, S: BuildHasher> Reservation<'_, K, S> {
+    /// Remembers the key: later copies are duplicates.
+    pub fn commit(mut self) {
+        if let Some(ticket) = self.ticket.take() {
+            self.cache.commit(ticket);
+        }
+    }
+
+    /// Gives the key up, as dropping does: the next copy is fresh.
+    pub fn abort(self) {
+        drop(self);
+    }
+
+    /// The owned form of this right.
+    ///
+    /// # Panics
+    /// Never: a reservation has its ticket until it is consumed.
+    pub fn into_ticket(mut self) -> Ticket {
+        self.ticket
+            .take()
+            .expect("a reservation has its ticket until it is consumed")
+    }
+
+    /// See [`Ticket::has_sibling`].
+    #[must_use]
+    pub fn has_sibling(&self) -> bool {
+        self.ticket.as_ref().is_some_and(Ticket::has_sibling)
+    }
+}
+
+impl<K: Key, S: BuildHasher> Drop for Reservation<'_, K, S> {
+    fn drop(&mut self) {
+        if let Some(ticket) = self.ticket.take() {
+            self.cache.abort(ticket);
+        }
+    }
+}
+
+impl<K: Key, S: BuildHasher> std::fmt::Debug for Reservation<'_, K, S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Reservation")
+            .field("ticket", &self.ticket)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a [`DedupCache`] did since its creation, and holds now.
+///
+/// Read without stopping anybody: while others work the numbers need not belong to one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DedupStats {
+    /// Keys that may be remembered.
+    pub capacity: usize,
+    /// Keys remembered (wasted places among them counted).
+    pub len: usize,
+    /// Reservations outstanding.
+    pub in_flight: usize,
+    /// Keys answered as duplicates.
+    pub hits: u64,
+    /// Keys committed or inserted.
+    pub misses: u64,
+    /// Keys answered as in flight because somebody else had reserved them.
+    pub contended: u64,
+    /// Keys answered as in flight because `in_flight_max` reservations were outstanding.
+    pub refused: u64,
+    /// Reservations given up.
+    pub aborted: u64,
+    /// Keys forgotten because their time was over.
+    pub purged: u64,
+    /// Keys forgotten because newer ones needed their place.
+    pub evicted: u64,
+    /// Of `evicted`: those not older than the purge interval. When this rises, the cache is too
+    /// small for the traffic.
+    pub evicted_young: u64,
+    /// Places lost to races between threads; each shortened the window by one entry once.
+    pub wasted: u64,
+    /// Age of the oldest key remembered, exact to [`tick_ms`](Self::tick_ms).
+    pub oldest_age_ms: Option<u64>,
+    /// For how long a key is remembered at present: the age of what was evicted last, at most the
+    /// purge interval. `None` while neither bound has been met.
+    pub effective_window_ms: Option<u64>,
+    /// The unit in which ages are kept.
+    pub tick_ms: u64,
+    /// Bytes held on the heap.
+    pub heap_bytes: usize,
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    hits: Counter,
+    misses: Counter,
+    contended: Counter,
+    refused: Counter,
+    aborted: Counter,
+}
+
+#[derive(Debug)]
+struct Clock {
+    /// The highest tick seen.
+    now: AtomicU64,
+    /// The tick of the latest purge.
+    purged: AtomicU64,
+}
+
+/// Remembers the newest `capacity` keys, exactly: who admits a key is told whether it is new.
+///
+/// See the [crate documentation](crate) for what it promises.
+pub struct DedupCache<K: Key, S: BuildHasher = KeyedSipHasher> {
+    /// `None`: off.
+    tables: Option<Tables<K>>,
+    clock: Line<Clock>,
+    /// Ticks are milliseconds shifted right by this.
+    tick_shift: u32,
+    /// Keys more than so many ticks old are due to be forgotten; 0: never.
+    due_ticks: u64,
+    hasher: S,
+    counters: Counters,
+}
+
+struct Tables<K> {
+    log: Log<K>,
+    in_flight: InFlight<K>,
+    /// Whether a key was ever reserved: until then insertions need not look for rivals.
+    reserves: AtomicBool,
+}
+
+impl<K: Key> DedupCache<K> {
+    /// An empty cache whose hashes are keyed with `hash_key`, which should be random and secret.
+    ///
+    /// # Panics
+    /// When the capacity is 2^32 or more, or `in_flight_max` above 2^28.
+    #[must_use]
+    pub fn new(config: DedupConfig, hash_key: [u64; 2]) -> Self {
+        Self::with_hasher(config, KeyedSipHasher::new(hash_key))
+    }
+}
+
+impl<K: Key, S: BuildHasher> DedupCache<K, S> {
+    /// An empty cache with a hasher of one's own.
+    ///
+    /// All 64 bits of the hash are used. A hasher whose collisions can be aimed at makes the cache
+    /// slow, never wrong.
+    ///
+    /// # Panics
+    /// As [`new`](DedupCache::new).
+    #[must_use]
+    pub fn with_hasher(config: DedupConfig, hasher: S) -> Self {
+        assert!(
+            0 < K::IDENTITY_WORDS && K::IDENTITY_WORDS <= K::WORDS,
+            "a key has at least one identity word"
+        );
+        // At least 1,024 ticks to an interval, and a power of two of milliseconds to a tick.
+        let interval_ms = config.purge_interval_ms.min(INTERVAL_MAX_MS);
+        let tick_shift = (interval_ms / 1024).checked_ilog2().unwrap_or(0);
+        let due_ticks = interval_ms.div_ceil(1 << tick_shift);
+        debug_assert!(
+            due_ticks * 3 < TICK_WRAP,
+            "three intervals fit into the ticks of an entry"
+        );
+        let tables = (config.capacity > 0).then(|| Tables {
+            log: Log::new(
+                config.capacity,
+                if due_ticks == 0 { u64::MAX } else { due_ticks },
+            ),
+            in_flight: InFlight::new(config.in_flight_max),
+            reserves: AtomicBool::new(false),
+        });
+        Self {
+            tables,
+            clock: Line(Clock {
+                now: AtomicU64::new(0),
+                purged: AtomicU64::new(0),
+            }),
+            tick_shift,
+            due_ticks,
+            hasher,
+            counters: Counters::default(),
+        }
+    }
+
+    /// Reserves a key unless it is known; the reservation aborts when dropped.
+    pub fn admit(&self, key: K, now_ms: u64) -> Admit<Reservation<'_, K, S>> {
+        self.admit_ticket(key, now_ms).map(|ticket| Reservation {
+            cache: self,
+            ticket: Some(ticket),
+        })
+    }
+
+    /// Reserves a key unless it is known.
+    ///
+    /// With `in_flight_max` reservations outstanding the answer to an unknown key is
+    /// [`Admit::InFlight`]; nothing is evicted for a reservation, and no reservation is evicted.
+    #[inline]
+    pub fn admit_ticket(&self, key: K, now_ms: u64) -> Admit<Ticket> {
+        let Some(tables) = &self.tables else {
+            return Admit::Fresh(Ticket::off());
+        };
+        self.advance(tables, now_ms);
+        let words = key.to_words();
+        let hash = self.hash(words.as_ref());
+        self.count(self.reserve(tables, words.as_ref(), hash))
+    }
+
+    /// Reserves many keys, as [`admit_ticket`](Self::admit_ticket) one after the other would, and
+    /// appends the answers to `answers`.
+    ///
+    /// Their places in memory are fetched together, so that a batch (16 is enough) waits once.
+    pub fn admit_batch(&self, keys: &[K], now_ms: u64, answers: &mut Vec<Admit<Ticket>>) {
+        let Some(tables) = &self.tables else {
+            answers.extend(keys.iter().map(|_| Admit::Fresh(Ticket::off())));
+            return;
+        };
+        self.advance(tables, now_ms);
+        for keys in keys.chunks(BATCH) {
+            let hashes = self.fetch(tables, keys);
+            for (key, hash) in keys.iter().zip(hashes) {
+                let words = key.to_words();
+                answers.push(self.count(self.reserve(tables, words.as_ref(), hash)));
+            }
+        }
+    }
+
+    /// Remembers a reserved key: later copies are duplicates.
+    ///
+    /// Its age counts from now, the latest time the cache was told. A ticket of another cache is
+    /// ignored.
+    #[expect(clippy::needless_pass_by_value, reason = "the right is used up")]
+    pub fn commit(&self, ticket: Ticket) {
+        let (Some(tables), Some(held)) = (&self.tables, ticket.held) else {
+            return;
+        };
+        if !tables.in_flight.is_reserved(held) {
+            return;
+        }
+        let tick = self.clock.0.now.load(Ordering::Acquire);
+        let key = tables.in_flight.key_of(held);
+        let scan = tables.log.chain_head(ticket.hash);
+        let inserted = tables
+            .log
+            .insert(key, ticket.hash, tick, false, scan, &mut Single);
+        if let Inserted::Linked(linked) = inserted {
+            tables.log.settle(&linked, true);
+        }
+        // Only now: whoever finds the key no longer reserved finds it committed.
+        tables.in_flight.release(held);
+        self.counters.misses.add(1);
+    }
+
+    /// Gives a reserved key up: the next copy is fresh. A ticket of another cache is ignored.
+    #[expect(clippy::needless_pass_by_value, reason = "the right is used up")]
+    pub fn abort(&self, ticket: Ticket) {
+        let (Some(tables), Some(held)) = (&self.tables, ticket.held) else {
+            return;
+        };
+        if tables.in_flight.is_reserved(held) {
+            tables.in_flight.release(held);
+            self.counters.aborted.add(1);
+        }
+    }
+
+    /// Remembers a key at once; says whether it was new.
+    ///
+    /// `false`: committed before, or in the hands of somebody else just now.
+    #[inline]
+    pub fn insert_if_absent(&self, key: K, now_ms: u64) -> bool {
+        let Some(tables) = &self.tables else {
+            return true;
+        };
+        let tick = self.advance(tables, now_ms);
+        let words = key.to_words();
+        let hash = self.hash(words.as_ref());
+        self.insert(tables, words.as_ref(), hash, tick, &mut Single)
+    }
+
+    /// Remembers many keys at once, as [`insert_if_absent`](Self::insert_if_absent) one after the
+    /// other would, and appends to `fresh` which were new.
+    pub fn insert_batch(&self, keys: &[K], now_ms: u64, fresh: &mut Vec<bool>) {
+        let Some(tables) = &self.tables else {
+            fresh.extend(keys.iter().map(|_| true));
+            return;
+        };
+        let tick = self.advance(tables, now_ms);
+        for keys in keys.chunks(BATCH) {
+            let hashes = self.fetch(tables, keys);
+            let mut run = tables.log.empty_run();
+            for (at, (key, hash)) in keys.iter().zip(hashes).enumerate() {
+                run.expect_more((keys.len() - at) as u64);
+                let words = key.to_words();
+                fresh.push(self.insert(tables, words.as_ref(), hash, tick, &mut run));
+            }
+            tables.log.return_run(&run);
+        }
+    }
+
+    /// Looks a key up without changing anything.
+    #[must_use]
+    pub fn probe(&self, key: K) -> Option<KeyState> {
+        let tables = self.tables.as_ref()?;
+        let words = key.to_words();
+        let hash = self.hash(words.as_ref());
+        let scan = tables.log.scan(words.as_ref(), hash);
+        if scan.found == Found::Committed {
+            return Some(KeyState::Committed);
+        }
+        if scan.found == Found::Tentative || tables.in_flight.holds(words.as_ref(), hash) {
+            return Some(KeyState::Reserved);
+        }
+        // It may have been committed between the two looks.
+        let again = tables.log.rescan(scan, words.as_ref(), hash);
+        (again.found == Found::Committed).then_some(KeyState::Committed)
+    }
+
+    /// Forgets the keys that are older than the purge interval; says how many that were.
+    ///
+    /// It need not be called: the first call of another kind after each interval does the same.
+    /// An age is kept in ticks, and no key is forgotten before its interval is over; it may be
+    /// kept two ticks longer. Reservations are not touched.
+    pub fn purge(&self, now_ms: u64) -> usize {
+        let Some(tables) = &self.tables else { return 0 };
+        let before = tables.log.purged();
+        let tick = self.advance(tables, now_ms);
+        if self.due_ticks > 0 {
+            self.clock.0.purged.fetch_max(tick, Ordering::Relaxed);
+            tables.log.purge(tick);
+        }
+        usize::try_from(tables.log.purged().wrapping_sub(before)).unwrap_or(usize::MAX)
+    }
+
+    /// What the cache did and holds.
+    #[must_use]
+    pub fn stats(&self) -> DedupStats {
+        let counters = &self.counters;
+        let mut stats = DedupStats {
+            hits: counters.hits.sum(),
+            misses: counters.misses.sum(),
+            contended: counters.contended.sum(),
+            refused: counters.refused.sum(),
+            aborted: counters.aborted.sum(),
+            tick_ms: 1 << self.tick_shift,
+            ..DedupStats::default()
+        };
+        if let Some(tables) = &self.tables {
+            let log = tables.log.stats(self.clock.0.now.load(Ordering::Relaxed));
+            let ms = |ticks: u64| ticks << self.tick_shift;
+            stats.capacity = tables.log.window();
+            stats.len = usize::try_from(log.len).unwrap_or(usize::MAX);
+            stats.in_flight = tables.in_flight.len();
+            stats.purged = log.purged;
+            stats.evicted = log.evicted;
+            stats.evicted_young = log.evicted.saturating_sub(log.evicted_due);
+            stats.wasted = log.wasted;
+            stats.oldest_age_ms = log.oldest_age_ticks.map(ms);
+            let purging = (log.purged > 0 && self.due_ticks > 0).then_some(self.due_ticks);
+            stats.effective_window_ms = match (log.last_evicted_age_ticks, purging) {
+                (Some(evicted), Some(due)) => Some(ms(evicted.min(due))),
+                (evicted, due) => evicted.or(due).map(ms),
+            };
+            stats.heap_bytes = tables.log.heap_bytes() + tables.in_flight.heap_bytes();
+        }
+        stats
+    }
+
+    #[inline]
+    fn hash(&self, words: &[u64]) -> u64 {
+        hash_words(&self.hasher, &words[..K::IDENTITY_WORDS])
+    }
+
+    /// Hashes a batch and brings near what its looks will read.
+    #[inline]
+    fn fetch(&self, tables: &Tables<K>, keys: &[K]) -> [u64; BATCH] {
+        let mut hashes = [0; BATCH];
+        let mut heads = [0; BATCH];
+        for (hash, key) in hashes.iter_mut().zip(keys) {
+            *hash = self.hash(key.to_words().as_ref());
+        }
+        // Loads that depend on nothing but the hash overlap in the processor.
+        for (head, hash) in heads.iter_mut().zip(hashes).take(keys.len()) {
+            *head = tables.log.touch_bucket(hash);
+        }
+        let near = heads
+            .iter()
+            .zip(hashes)
+            .take(keys.len())
+            .fold(0, |near, (head, hash)| {
+                near ^ tables.log.touch_slot(*head, hash)
+            });
+        std::hint::black_box(near);
+        hashes
+    }
+
+    #[inline]
+    fn count(&self, answer: Result<Admit<Ticket>, Refused>) -> Admit<Ticket> {
+        match answer {
+            Ok(answer) => {
+                match answer {
+                    Admit::Fresh(_) => {}
+                    Admit::InFlight => self.counters.contended.add(1),
+                    Admit::Duplicate => self.counters.hits.add(1),
+                }
+                answer
+            }
+            Err(Refused) => {
+                self.counters.refused.add(1);
+                Admit::InFlight
+            }
+        }
+    }
+
+    #[inline]
+    fn reserve(
+        &self,
+        tables: &Tables<K>,
+        key: &[u64],
+        hash: u64,
+    ) -> Result<Admit<Ticket>, Refused> {
+        let Tables {
+            log,
+            in_flight,
+            reserves,
+        } = tables;
+        let scan = log.scan(key, hash);
+        match scan.found {
+            Found::Absent => {}
+            Found::Tentative => return Ok(Admit::InFlight),
+            Found::Committed => return Ok(Admit::Duplicate),
+        }
+        if !reserves.load(Ordering::Relaxed) {
+            reserves.store(true, Ordering::Relaxed);
+        }
+        let Some(held) = in_flight.publish(key, hash) else {
+            return if in_flight.holds(key, hash) {
+                Ok(Admit::InFlight)
+            } else {
+                Err(Refused)
+            };
+        };
+        // From here on every rival either sees what was published, or is seen.
+        log.order(hash);
+        let rival = in_flight.contend(Some(held), key, hash);
+        // After the look for rivals: one that has gone since has committed (or aborted) before.
+        let scan = if rival == Rival::None {
+            log.rescan(scan, key, hash)
+        } else {
+            scan
+        };
+        let lost = match (rival, scan.found) {
+            (Rival::None, Found::Absent) => {
+                if in_flight.confirm(held) {
+                    let sibling = scan.sibling;
+                    return Ok(Admit::Fresh(Ticket {
+                        held: Some(held),
+                        hash,
+                        sibling,
+                    }));
+                }
+                Admit::InFlight
+            }
+            (Rival::None, Found::Committed) => Admit::Duplicate,
+            _ => Admit::InFlight,
+        };
+        in_flight.release(held);
+        Ok(lost)
+    }
+
+    #[inline]
+    fn insert(
+        &self,
+        tables: &Tables<K>,
+        key: &[u64],
+        hash: u64,
+        tick: u64,
+        tickets: &mut impl Tickets,
+    ) -> bool {
+        let Tables {
+            log,
+            in_flight,
+            reserves,
+        } = tables;
+        let scan: Scan = log.scan(key, hash);
+        let found = if scan.found == Found::Absent {
+            match log.insert(key, hash, tick, true, scan, tickets) {
+                Inserted::Linked(linked) => {
+                    // Linking has ordered this thread against the reservers of the bucket.
+                    let keep = !reserves.load(Ordering::Relaxed)
+                        || in_flight.contend(None, key, hash) == Rival::None;
+                    log.settle(&linked, keep);
+                    if keep {
+                        Found::Absent
+                    } else {
+                        Found::Tentative
+                    }
+                }
+                Inserted::Lost(found) => found,
+                Inserted::Exhausted => Found::Absent,
+            }
+        } else {
+            scan.found
+        };
+        match found {
+            Found::Absent => self.counters.misses.add(1),
+            Found::Tentative => self.counters.contended.add(1),
+            Found::Committed => self.counters.hits.add(1),
+        }
+        found == Found::Absent
+    }
+
+    /// Takes note of the time, and purges when an interval has passed; the tick of now.
+    ///
+    /// Time that goes backwards stands still.
+    #[inline]
+    fn advance(&self, tables: &Tables<K>, now_ms: u64) -> u64 {
+        let tick = now_ms >> self.tick_shift;
+        let known = self.clock.0.now.load(Ordering::Acquire);
+        if tick <= known {
+            known
+        } else {
+            self.advance_to(tables, tick)
+        }
+    }
+
+    #[cold]
+    fn advance_to(&self, tables: &Tables<K>, tick: u64) -> u64 {
+        let clock = &self.clock.0;
+        // Before the clock moves: who sees the new time draws a ticket from here on.
+        let tail = tables.log.tail();
+        let mut known = clock.now.load(Ordering::Relaxed);
+        while known < tick {
+            match clock
+                .now
+                .compare_exchange(known, tick, Ordering::AcqRel, Ordering::Acquire)
+            {
+                Err(now) => known = now,
+                Ok(_) if self.due_ticks == 0 => return tick,
+                Ok(_) if tick - known > self.due_ticks => {
+                    // A pause longer than the interval: all are due, and their ticks, which are
+                    // kept modulo 2^13, could pass for young before long.
+                    clock.purged.fetch_max(tick, Ordering::Relaxed);
+                    tables.log.forget_below(tail);
+                    return tick;
+                }
+                Ok(_) => {
+                    if tick - clock.purged.load(Ordering::Relaxed).min(tick) >= self.due_ticks {
+                        clock.purged.fetch_max(tick, Ordering::Relaxed);
+                        tables.log.purge(tick);
+                    }
+                    return tick;
+                }
+            }
+        }
+        known
+    }
+}
+
+/// Longer purge intervals count as this one, 35,000 years.
+const INTERVAL_MAX_MS: u64 = 1 << 50;
+
+/// Keys of a batch whose places in memory are fetched together.
+const BATCH: usize = 16;
+
+/// Too many reservations are outstanding.
+struct Refused;
+
+impl Ticket {
+    /// What a cache that is off hands out.
+    const fn off() -> Self {
+        Self {
+            held: None,
+            hash: 0,
+            sibling: false,
+        }
+    }
+}
+
+impl<K: Key, S: BuildHasher> std::fmt::Debug for DedupCache<K, S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DedupCache")
+            .field("stats", &self.stats())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,79 @@
+//! What a table can be keyed by: a value that is a fixed number of 64-bit words.
+
+/// A key of a fixed number of 64-bit words.
+///
+/// The words are what is hashed, stored and compared, so two keys are equal exactly when their
+/// words are equal. Ready for `u64`, `u128`, `(u64, u64)` and `[u64; N]`.
+///
+/// A key may have *identity words* in front, which alone are hashed: two keys with the same
+/// identity words and other words behind them are different keys, and the cache notices that it
+/// has seen such a sibling ([`Ticket::has_sibling`](crate::Ticket::has_sibling)).
+///
+/// ```
+/// use qm_cache::Key;
+///
+/// /// A message id and the tag of its contents.
+/// #[derive(Clone, Copy, PartialEq, Eq)]
+/// struct TaggedId {
+///     id: u64,
+///     tag: u64,
+/// }
+///
+/// impl Key for TaggedId {
+///     type Words = [u64; 2];
+///     const WORDS: usize = 2;
+///     const IDENTITY_WORDS: usize = 1;
+///     fn to_words(&self) -> [u64; 2] {
+///         [self.id, self.tag]
+///     }
+/// }
+/// ```
+pub trait Key: Copy + Eq {
+    /// The words of a key; an array of [`WORDS`](Self::WORDS) words.
+    type Words: AsRef<[u64]> + Copy;
+
+    /// How many words a key has, at least 1.
+    const WORDS: usize;
+
+    /// How many of the leading words are hashed, from 1 to [`WORDS`](Self::WORDS).
+    const IDENTITY_WORDS: usize = Self::WORDS;
+
+    /// The words of this key.
+    fn to_words(&self) -> Self::Words;
+}
+
+impl Key for u64 {
+    type Words = [Self; 1];
+    const WORDS: usize = 1;
+    fn to_words(&self) -> [Self; 1] {
+        [*self]
+    }
+}
+
+impl Key for u128 {
+    type Words = [u64; 2];
+    const WORDS: usize = 2;
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "the two halves are what is wanted"
+    )]
+    fn to_words(&self) -> [u64; 2] {
+        [(*self >> 64) as u64, *self as u64]
+    }
+}
+
+impl Key for (u64, u64) {
+    type Words = [u64; 2];
+    const WORDS: usize = 2;
+    fn to_words(&self) -> [u64; 2] {
+        [self.0, self.1]
+    }
+}
+
+impl<const N: usize> Key for [u64; N] {
+    type Words = Self;
+    const WORDS: usize = N;
+    fn to_words(&self) -> Self {
+        *self
+    }
+}
