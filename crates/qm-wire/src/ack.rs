@@ -176,8 +176,9 @@ impl SessionAck {
     pub(crate) fn write(&self, to: &mut BytesMut) {
         to.put_u8(u8::from(self.duplicate));
         to.put_u64_le(self.tag_hash);
-        put_count(to, self.ranges.len());
-        for (first, last) in &self.ranges {
+        let ranges = self.ranges.get(..ACK_RANGES_MAX).unwrap_or(&self.ranges);
+        put_count(to, ranges.len());
+        for (first, last) in ranges {
             to.put_u64_le(*first);
             to.put_u64_le(*last);
         }
@@ -224,6 +225,46 @@ impl SessionAck {
         })
     }
 
+    /// Acks for these messages, as few as the limits allow.
+    ///
+    /// Give the arrivals in the order of their numbers; one that is out of order only costs a
+    /// frame of its own. Each frame keeps [`ACK_RANGES_MAX`] and [`WINDOW_MESSAGES_MAX`].
+    pub fn cover(duplicate: bool, arrivals: impl IntoIterator<Item = (u64, Tag)>) -> Vec<Self> {
+        let mut acks = Vec::new();
+        let mut hash = TagHash::default();
+        let mut ranges: Vec<(u64, u64)> = Vec::new();
+        for (number, tag) in arrivals {
+            let first = ranges.first().map(|(first, _)| *first);
+            let end = ranges.last().map(|(_, last)| *last);
+            let follows = end.and_then(|end| end.checked_add(1)) == Some(number);
+            let span = first.and_then(|first| number.checked_sub(first));
+            let fits = end.is_none_or(|end| number > end)
+                && span.is_none_or(|span| span < WINDOW_MESSAGES_MAX)
+                && (follows || ranges.len() < ACK_RANGES_MAX);
+            if !fits {
+                acks.push(Self {
+                    duplicate,
+                    tag_hash: core::mem::take(&mut hash).finish(),
+                    ranges: core::mem::take(&mut ranges),
+                });
+            }
+            hash.push(tag);
+            match ranges.last_mut() {
+                Some(last) if follows && fits => last.1 = number,
+                _ => ranges.push((number, number)),
+            }
+        }
+        if !ranges.is_empty() {
+            let tag_hash = hash.finish();
+            acks.push(Self {
+                duplicate,
+                tag_hash,
+                ranges,
+            });
+        }
+        acks
+    }
+
     /// The message numbers named, ascending.
     pub fn numbers(&self) -> impl Iterator<Item = u64> + '_ {
         self.ranges.iter().flat_map(|(first, last)| *first..=*last)
@@ -231,11 +272,11 @@ impl SessionAck {
 }
 
 impl RoutedAck {
-    pub(crate) fn write(&self, to: &mut BytesMut) {
+    pub(crate) fn write(&self, to: &mut BytesMut, entries: &[Entry]) {
         to.put_slice(self.source.as_bytes());
         to.put_u8(u8::from(self.duplicate));
-        put_count(to, self.entries.len());
-        for entry in &self.entries {
+        put_count(to, entries.len());
+        for entry in entries {
             put_entry(to, entry);
         }
     }
@@ -257,10 +298,10 @@ impl RoutedAck {
 }
 
 impl NotHeld {
-    pub(crate) fn write(&self, to: &mut BytesMut) {
+    pub(crate) fn write(&self, to: &mut BytesMut, entries: &[(Entry, bool)]) {
         to.put_slice(self.source.as_bytes());
-        put_count(to, self.entries.len());
-        for (entry, ever_mine) in &self.entries {
+        put_count(to, entries.len());
+        for (entry, ever_mine) in entries {
             put_entry(to, entry);
             to.put_u8(u8::from(*ever_mine));
         }
@@ -279,11 +320,11 @@ impl NotHeld {
 }
 
 impl Query {
-    pub(crate) fn write(&self, to: &mut BytesMut) {
+    pub(crate) fn write(&self, to: &mut BytesMut, entries: &[Entry]) {
         to.put_slice(self.source.as_bytes());
         to.put_u8(u8::from(self.void));
-        put_count(to, self.entries.len());
-        for entry in &self.entries {
+        put_count(to, entries.len());
+        for entry in entries {
             put_entry(to, entry);
         }
     }
@@ -329,10 +370,10 @@ impl Known {
 }
 
 impl Answer {
-    pub(crate) fn write(&self, to: &mut BytesMut) {
+    pub(crate) fn write(&self, to: &mut BytesMut, entries: &[(Entry, Known)]) {
         to.put_slice(self.source.as_bytes());
-        put_count(to, self.entries.len());
-        for (entry, known) in &self.entries {
+        put_count(to, entries.len());
+        for (entry, known) in entries {
             put_entry(to, entry);
             let (known, outcome) = known.codes();
             to.put_u8(known);
@@ -357,9 +398,9 @@ impl Answer {
 }
 
 impl Reject {
-    pub(crate) fn write(&self, to: &mut BytesMut) {
-        put_count(to, self.refusals.len());
-        for refusal in &self.refusals {
+    pub(crate) fn write(to: &mut BytesMut, refusals: &[Refusal]) {
+        put_count(to, refusals.len());
+        for refusal in refusals {
             to.put_u64_le(refusal.number);
             to.put_slice(&refusal.tag.0);
             to.put_u16_le(refusal.outcome.0);
@@ -372,6 +413,12 @@ impl Reject {
         for _ in 0..n {
             let number = r.u64("message number")?;
             let tag = Tag(r.array("tag")?);
+            if number == 0 {
+                return Err(DecodeError::Invalid {
+                    what: "message number",
+                    value: 0,
+                });
+            }
             refusals.push(Refusal {
                 number,
                 tag,

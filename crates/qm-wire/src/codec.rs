@@ -201,13 +201,42 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Appends bytes behind a 16-bit length. The types that reach this keep their length in bounds.
+/// Appends bytes behind a 16-bit length, cut to what that length can tell. The types that reach
+/// this keep their length in bounds.
 pub(crate) fn put_short(to: &mut BytesMut, bytes: &[u8]) {
-    to.put_u16_le(u16::try_from(bytes.len()).expect("limit checked by the type's constructor"));
+    put_short_within(to, bytes, usize::from(u16::MAX));
+}
+
+/// Appends bytes behind a 16-bit length, cut to `limit`.
+pub(crate) fn put_short_within(to: &mut BytesMut, bytes: &[u8], limit: usize) {
+    let limit = limit.min(usize::from(u16::MAX));
+    let bytes = bytes.get(..limit).unwrap_or(bytes);
+    put_count(to, bytes.len());
     to.put_slice(bytes);
 }
 
-/// Appends a count in 16 bits.
+/// Appends one line of text for people behind a 16-bit length: cut to `limit` at a character,
+/// with control characters replaced, because a frame whose text the peer must refuse would cost
+/// the session.
+pub(crate) fn put_line(to: &mut BytesMut, text: &str, limit: usize) {
+    let (limit, mut end) = (limit.min(usize::from(u16::MAX)), 0_usize);
+    let fits = |c: &char| {
+        end = end.saturating_add(line_char(*c).len_utf8());
+        end <= limit
+    };
+    let line: String = text.chars().take_while(fits).map(line_char).collect();
+    put_short_within(to, line.as_bytes(), limit);
+}
+
+fn line_char(c: char) -> char {
+    if c.is_control() {
+        char::REPLACEMENT_CHARACTER
+    } else {
+        c
+    }
+}
+
+/// Appends a count in 16 bits; callers bound it far below the largest.
 pub(crate) fn put_count(to: &mut BytesMut, n: usize) {
-    to.put_u16_le(u16::try_from(n).expect("limit checked by the caller"));
+    to.put_u16_le(u16::try_from(n).unwrap_or(u16::MAX));
 }

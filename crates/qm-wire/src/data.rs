@@ -3,11 +3,11 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use crate::codec::{DecodeError, Reader};
+use crate::codec::{DecodeError, Reader, put_count};
 use crate::envelope::Envelope;
 use crate::frame::{FrameKind, RawFrame, put_frame};
 use crate::id::Tag;
-use crate::limits::HOPS_MAX;
+use crate::limits::{ENVELOPE_BYTES_MAX, HOPS_MAX};
 
 /// Header flag of a data frame: the previous link of a transactional stream follows.
 const FLAG_LINKED: u16 = 1;
@@ -47,8 +47,12 @@ pub struct Data {
 }
 
 impl Data {
-    /// Appends the frame.
+    /// Appends the frame. An envelope or body over [`ENVELOPE_BYTES_MAX`] or
+    /// [`BODY_BYTES_MAX`](crate::limits::BODY_BYTES_MAX), which no [`Envelope`] describes, is cut:
+    /// the receiver finds the message damaged.
     pub fn encode(&self, to: &mut BytesMut) {
+        let envelope = self.envelope.get(..ENVELOPE_BYTES_MAX);
+        let envelope = envelope.unwrap_or(&self.envelope);
         let flags = if self.transit.previous.is_some() {
             FLAG_LINKED
         } else {
@@ -61,13 +65,11 @@ impl Data {
             to.put_u64_le(self.transit.be_received_left_ms);
             to.put_u8(self.transit.hops);
             to.put_u8(0);
-            to.put_u16_le(
-                u16::try_from(self.envelope.len()).expect("an encoded envelope fits 16 bits"),
-            );
+            put_count(to, envelope.len());
             if let Some(previous) = &self.transit.previous {
                 to.put_slice(&previous.0);
             }
-            to.put_slice(&self.envelope);
+            to.put_slice(envelope);
         });
     }
 
@@ -78,13 +80,7 @@ impl Data {
     }
 
     pub(crate) fn read(raw: &RawFrame) -> Result<Self, DecodeError> {
-        if raw.flags & !FLAG_LINKED != 0 {
-            let value = u64::from(raw.flags);
-            return Err(DecodeError::Invalid {
-                what: "data flags",
-                value,
-            });
-        }
+        raw.check_flags(FLAG_LINKED)?;
         let mut r = Reader::new(&raw.body);
         let number = r.u64("message number")?;
         let tag = Tag(r.array("tag")?);
@@ -106,10 +102,17 @@ impl Data {
                 value: 0,
             });
         }
-        if hops > HOPS_MAX || reserved != 0 {
-            return Err(DecodeError::Invalid {
+        if hops > HOPS_MAX {
+            return Err(DecodeError::OverLimit {
                 what: "hops",
                 value: u64::from(hops),
+                limit: u64::from(HOPS_MAX),
+            });
+        }
+        if reserved != 0 {
+            return Err(DecodeError::Invalid {
+                what: "reserved byte",
+                value: u64::from(reserved),
             });
         }
         let body = r.rest();

@@ -1,14 +1,23 @@
 //! The immutable part of a message: encoded once when the send is accepted, stored and resent
 //! byte for byte, covered by the tag.
 
-use bytes::{BufMut, Bytes, BytesMut};
+pub(crate) mod by_hand;
+#[cfg(feature = "bincode")]
+pub(crate) mod compact;
 
-use crate::codec::{DecodeError, Reader, put_short};
-use crate::id::{Incarnation, MessageId, QmId, Salt, Tag};
+use bytes::{Bytes, BytesMut};
+
+#[cfg(not(feature = "bincode"))]
+use self::by_hand as codec;
+#[cfg(feature = "bincode")]
+use self::compact as codec;
+pub(crate) use crate::class::bit_set;
+pub use crate::class::{AckWishes, Class, MessageFlags, Priority};
+use crate::codec::DecodeError;
+use crate::id::{MessageId, QmId, Salt, Tag};
 use crate::limits::{
     ADDRESS_BYTES_MAX, BODY_BYTES_MAX, CONTENT_TYPE_BYTES_MAX, CORRELATION_BYTES_MAX,
-    ENVELOPE_BYTES_MAX, LABEL_BYTES_MAX, LABEL_CHARS_MAX, PROPERTIES_BYTES_MAX,
-    QUEUE_NAME_BYTES_MAX, TRACE_CONTEXT_BYTES_MAX,
+    ENVELOPE_BYTES_MAX, LABEL_BYTES_MAX, LABEL_CHARS_MAX, TRACE_CONTEXT_BYTES_MAX,
 };
 use crate::properties::Properties;
 use crate::queue_name::QueueName;
@@ -19,174 +28,6 @@ pub(crate) const ENVELOPE_VERSION: u8 = 1;
 
 /// A duration of `u64::MAX` milliseconds: no limit.
 pub const INFINITE_MS: u64 = u64::MAX;
-
-/// Delivery class: what *accepted* and *delivered* promise.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Class {
-    /// In memory at both ends: survives a lost link, not a crash of the node that holds it.
-    Express,
-    /// On disk at both ends before it is accepted and before it is acknowledged.
-    Recoverable,
-    /// Recoverable, exactly once and in order per sender and destination queue.
-    Transactional,
-}
-
-impl Class {
-    /// The byte that travels.
-    #[must_use]
-    pub const fn code(self) -> u8 {
-        match self {
-            Self::Express => 0,
-            Self::Recoverable => 1,
-            Self::Transactional => 2,
-        }
-    }
-
-    /// The class of a byte.
-    ///
-    /// # Errors
-    /// [`DecodeError::Invalid`] for any other byte.
-    pub const fn from_code(code: u8) -> Result<Self, DecodeError> {
-        match code {
-            0 => Ok(Self::Express),
-            1 => Ok(Self::Recoverable),
-            2 => Ok(Self::Transactional),
-            _ => Err(DecodeError::Invalid {
-                what: "delivery class",
-                value: code as u64,
-            }),
-        }
-    }
-
-    /// The word used in commands and JSON.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Express => "express",
-            Self::Recoverable => "recoverable",
-            Self::Transactional => "transactional",
-        }
-    }
-
-    /// Whether an ack may leave only after the message is on disk.
-    #[must_use]
-    pub const fn is_durable(self) -> bool {
-        !matches!(self, Self::Express)
-    }
-}
-
-/// Priority 0 (lowest) to 7; 3 unless said otherwise, 0 for transactional messages.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Priority(u8);
-
-impl Priority {
-    /// The default, 3.
-    pub const DEFAULT: Self = Self(3);
-    /// The lowest, 0: also what transactional messages carry.
-    pub const LOWEST: Self = Self(0);
-    /// How many there are.
-    pub const COUNT: usize = 8;
-
-    /// A priority from 0 to 7.
-    ///
-    /// # Errors
-    /// [`DecodeError::Invalid`] above 7.
-    pub const fn new(priority: u8) -> Result<Self, DecodeError> {
-        if priority < 8 {
-            Ok(Self(priority))
-        } else {
-            Err(DecodeError::Invalid {
-                what: "priority",
-                value: priority as u64,
-            })
-        }
-    }
-
-    /// The number.
-    #[must_use]
-    pub const fn get(self) -> u8 {
-        self.0
-    }
-}
-
-impl Default for Priority {
-    fn default() -> Self {
-        Self::DEFAULT
-    }
-}
-
-macro_rules! bit_set {
-    ($(#[$meta:meta])* $name:ident, $what:literal, { $($(#[$doc:meta])* $flag:ident = $bit:literal,)* }) => {
-        $(#[$meta])*
-        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-        pub struct $name(u8);
-
-        impl $name {
-            /// No bit set.
-            pub const NONE: Self = Self(0);
-            $($(#[$doc])* pub const $flag: Self = Self($bit);)*
-            const KNOWN: u8 = 0 $(| $bit)*;
-
-            /// The set with these bits.
-            ///
-            /// # Errors
-            /// [`DecodeError::Invalid`] when a bit is not defined.
-            pub const fn from_bits(bits: u8) -> Result<Self, DecodeError> {
-                if bits & !Self::KNOWN == 0 {
-                    Ok(Self(bits))
-                } else {
-                    Err(DecodeError::Invalid { what: $what, value: bits as u64 })
-                }
-            }
-
-            /// The byte that travels.
-            #[must_use]
-            pub const fn bits(self) -> u8 {
-                self.0
-            }
-
-            /// Whether every bit of `other` is set.
-            #[must_use]
-            pub const fn contains(self, other: Self) -> bool {
-                self.0 & other.0 == other.0
-            }
-
-            /// Both sets together.
-            #[must_use]
-            pub const fn with(self, other: Self) -> Self {
-                Self(self.0 | other.0)
-            }
-        }
-    };
-}
-pub(crate) use bit_set;
-
-bit_set! {
-    /// Wishes of the sender that concern its own node and the destination's.
-    MessageFlags, "message flags", {
-        /// Keep an undeliverable message in the dead-letter queue (the default).
-        DEAD_LETTER = 1,
-        /// Keep a copy in the sender's journal queue.
-        JOURNAL = 2,
-        /// Be rejected by a full queue instead of waiting.
-        FAIL_WHEN_FULL = 4,
-    }
-}
-
-bit_set! {
-    /// Which administration messages the sender wants, with MSMQ's values
-    /// (MS-MQMQ, `PROPID_M_ACKNOWLEDGE`).
-    AckWishes, "ack wishes", {
-        /// The message reached its queue.
-        POSITIVE_ARRIVAL = 1,
-        /// An application received it.
-        POSITIVE_RECEIVE = 2,
-        /// It did not reach its queue.
-        NEGATIVE_ARRIVAL = 4,
-        /// It was not received.
-        NEGATIVE_RECEIVE = 8,
-    }
-}
 
 /// The immutable part of a message.
 ///
@@ -264,11 +105,21 @@ impl Envelope {
         }
     }
 
-    /// Checks every limit that a field's type does not already keep.
+    /// Checks every rule that a field's type does not already keep.
     ///
     /// # Errors
     /// The same [`DecodeError`] a receiver would report.
     pub fn check(&self) -> Result<(), DecodeError> {
+        self.label.check("label")?;
+        self.response_queue.check_line("response queue")?;
+        self.admin_queue.check_line("administration queue")?;
+        self.content_type.check_line("content type")?;
+        self.trace_context.check("trace context")?;
+        self.check_limits()
+    }
+
+    /// Checks what is left when every text came off the wire.
+    fn check_limits(&self) -> Result<(), DecodeError> {
         let over = |what, value: usize, limit: usize| {
             if value > limit {
                 Err(DecodeError::OverLimit {
@@ -280,34 +131,41 @@ impl Envelope {
                 Ok(())
             }
         };
+        for (what, bytes, limit) in [
+            ("label", self.label.as_bytes(), LABEL_BYTES_MAX),
+            (
+                "correlation id",
+                &self.correlation_id,
+                CORRELATION_BYTES_MAX,
+            ),
+            (
+                "response queue",
+                self.response_queue.as_bytes(),
+                ADDRESS_BYTES_MAX,
+            ),
+            (
+                "administration queue",
+                self.admin_queue.as_bytes(),
+                ADDRESS_BYTES_MAX,
+            ),
+            (
+                "content type",
+                self.content_type.as_bytes(),
+                CONTENT_TYPE_BYTES_MAX,
+            ),
+            (
+                "trace context",
+                self.trace_context.as_bytes(),
+                TRACE_CONTEXT_BYTES_MAX,
+            ),
+        ] {
+            over(what, bytes.len(), limit)?;
+        }
         over("body", self.body_bytes as usize, BODY_BYTES_MAX as usize)?;
-        over("label", self.label.as_bytes().len(), LABEL_BYTES_MAX)?;
-        over("label", self.label.chars().count(), LABEL_CHARS_MAX)?;
-        over(
-            "correlation id",
-            self.correlation_id.len(),
-            CORRELATION_BYTES_MAX,
-        )?;
-        over(
-            "response queue",
-            self.response_queue.len(),
-            ADDRESS_BYTES_MAX,
-        )?;
-        over(
-            "administration queue",
-            self.admin_queue.len(),
-            ADDRESS_BYTES_MAX,
-        )?;
-        over(
-            "content type",
-            self.content_type.len(),
-            CONTENT_TYPE_BYTES_MAX,
-        )?;
-        over(
-            "trace context",
-            self.trace_context.len(),
-            TRACE_CONTEXT_BYTES_MAX,
-        )?;
+        // Only a label of more bytes can have too many characters.
+        if self.label.as_bytes().len() > LABEL_CHARS_MAX {
+            over("label", self.label.chars().count(), LABEL_CHARS_MAX)?;
+        }
         if self.class == Class::Transactional && self.priority != Priority::LOWEST {
             let value = u64::from(self.priority.get());
             return Err(DecodeError::Invalid {
@@ -342,27 +200,7 @@ impl Envelope {
     pub fn encode(&self, to: &mut BytesMut) -> Result<(), DecodeError> {
         self.check()?;
         to.reserve(self.encoded_len());
-        to.put_u8(ENVELOPE_VERSION);
-        to.put_u8(self.class.code());
-        to.put_u8(self.priority.get());
-        to.put_u8(self.flags.bits());
-        to.put_slice(self.source.as_bytes());
-        to.put_u64_le(self.id.incarnation.0);
-        to.put_u64_le(self.id.sequence);
-        to.put_slice(&self.salt.0);
-        to.put_u64_le(self.sent_at_us);
-        to.put_u64_le(self.time_to_reach_queue_ms);
-        to.put_u64_le(self.time_to_be_received_ms);
-        to.put_u32_le(self.body_bytes);
-        to.put_u8(self.ack_wishes.bits());
-        put_short(to, self.queue.as_bytes());
-        put_short(to, self.label.as_bytes());
-        put_short(to, &self.correlation_id);
-        put_short(to, self.response_queue.as_bytes());
-        put_short(to, self.admin_queue.as_bytes());
-        put_short(to, self.content_type.as_bytes());
-        put_short(to, self.trace_context.as_bytes());
-        put_short(to, self.properties.as_encoded());
+        codec::encode(self, to);
         Ok(())
     }
 
@@ -371,73 +209,7 @@ impl Envelope {
     /// # Errors
     /// [`DecodeError`] naming the first rule that is broken.
     pub fn decode(encoded: &Bytes) -> Result<Self, DecodeError> {
-        if encoded.len() > ENVELOPE_BYTES_MAX {
-            let (value, limit) = (encoded.len() as u64, ENVELOPE_BYTES_MAX as u64);
-            return Err(DecodeError::OverLimit {
-                what: "envelope",
-                value,
-                limit,
-            });
-        }
-        let mut r = Reader::new(encoded);
-        let version = r.u8("envelope version")?;
-        if version != ENVELOPE_VERSION {
-            let value = u64::from(version);
-            return Err(DecodeError::Invalid {
-                what: "envelope version",
-                value,
-            });
-        }
-        let class = Class::from_code(r.u8("delivery class")?)?;
-        let priority = Priority::new(r.u8("priority")?)?;
-        let flags = MessageFlags::from_bits(r.u8("message flags")?)?;
-        let source = QmId::from_bytes(r.array("source")?);
-        let incarnation = Incarnation(r.u64("incarnation")?);
-        let sequence = r.u64("sequence")?;
-        let salt = Salt(r.array("salt")?);
-        let sent_at_us = r.u64("time sent")?;
-        let time_to_reach_queue_ms = r.u64("time to reach queue")?;
-        let time_to_be_received_ms = r.u64("time to be received")?;
-        let body_bytes = r.u32("body length")?;
-        let ack_wishes = AckWishes::from_bits(r.u8("ack wishes")?)?;
-        let queue = QueueName::from_bytes(r.short(QUEUE_NAME_BYTES_MAX, "queue name")?)?;
-        let mut text = |limit, what| Text::from_utf8(r.short(limit, what)?, what);
-        let label = text(LABEL_BYTES_MAX, "label")?;
-        let correlation_id = r.short(CORRELATION_BYTES_MAX, "correlation id")?;
-        let mut text = |limit, what| Text::from_utf8(r.short(limit, what)?, what);
-        let response_queue = text(ADDRESS_BYTES_MAX, "response queue")?;
-        let admin_queue = text(ADDRESS_BYTES_MAX, "administration queue")?;
-        let content_type = text(CONTENT_TYPE_BYTES_MAX, "content type")?;
-        let trace_context = text(TRACE_CONTEXT_BYTES_MAX, "trace context")?;
-        let properties =
-            Properties::from_encoded(r.short(PROPERTIES_BYTES_MAX, "application properties")?)?;
-        r.finish("envelope")?;
-        let envelope = Self {
-            source,
-            id: MessageId {
-                incarnation,
-                sequence,
-            },
-            salt,
-            class,
-            priority,
-            flags,
-            ack_wishes,
-            sent_at_us,
-            time_to_reach_queue_ms,
-            time_to_be_received_ms,
-            body_bytes,
-            queue,
-            label,
-            correlation_id,
-            response_queue,
-            admin_queue,
-            content_type,
-            trace_context,
-            properties,
-        };
-        envelope.check()?;
-        Ok(envelope)
+        codec::decode(encoded)
     }
 }
 
@@ -471,8 +243,12 @@ impl Tag {
 }
 
 #[cfg(test)]
+#[expect(clippy::indexing_slicing, reason = "a test that panics has failed")]
 mod tests {
+    use bytes::BufMut;
+
     use super::*;
+    use crate::id::Incarnation;
 
     fn sample() -> Envelope {
         let id = MessageId {

@@ -3,7 +3,9 @@
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::codec::DecodeError;
-use crate::limits::{CONTROL_BYTES_MAX, FRAME_HEADER_BYTES};
+use crate::limits::{
+    ADMIN_BYTES_MAX, ADMIN_FIXED_BYTES, BODY_BYTES_MAX, CONTROL_BYTES_MAX, FRAME_HEADER_BYTES,
+};
 
 /// First two bytes of every frame.
 pub const MAGIC: [u8; 2] = *b"QM";
@@ -13,6 +15,10 @@ pub const HEADER_VERSION: u8 = 1;
 
 /// Kinds from here on may be skipped by a receiver that does not know them (W-VER-3).
 pub const FIRST_IGNORABLE_KIND: u8 = 0x80;
+
+/// Flags that a receiver that does not know them ignores; any other unknown flag is refused
+/// (W-VER-4).
+pub const IGNORABLE_FLAGS: u16 = 0xFF00;
 
 /// What a frame is; the numbers are SPEC.md's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -135,7 +141,7 @@ pub struct RawFrame {
 
 /// Bytes of the whole frame that starts at the front of `bytes`, `None` while its header is
 /// incomplete. `body_limit` bounds frames that carry a message; others are bounded by
-/// [`CONTROL_BYTES_MAX`].
+/// [`CONTROL_BYTES_MAX`] and, for administrative ones, [`ADMIN_BYTES_MAX`].
 ///
 /// # Errors
 /// [`DecodeError`] when these bytes cannot start a frame; the lane is lost then.
@@ -172,7 +178,9 @@ pub fn frame_len(bytes: &[u8], body_limit: usize) -> Result<Option<usize>, Decod
     let length = u32::from_le_bytes([l0, l1, l2, l3]) as usize;
     let limit = match FrameKind::from_code(kind) {
         Some(kind) if kind.carries_message() => body_limit,
-        Some(FrameKind::Admin | FrameKind::AdminReply) => body_limit,
+        Some(FrameKind::Admin | FrameKind::AdminReply) => {
+            ADMIN_BYTES_MAX.saturating_add(ADMIN_FIXED_BYTES)
+        }
         _ => CONTROL_BYTES_MAX,
     };
     if length > limit {
@@ -232,6 +240,21 @@ impl RawFrame {
     }
 }
 
+impl RawFrame {
+    /// Refuses flags that are neither in `known` nor ignorable.
+    pub(crate) fn check_flags(&self, known: u16) -> Result<(), DecodeError> {
+        let unknown = self.flags & !(known | IGNORABLE_FLAGS);
+        if unknown == 0 {
+            Ok(())
+        } else {
+            Err(DecodeError::Invalid {
+                what: "frame flags",
+                value: u64::from(unknown),
+            })
+        }
+    }
+}
+
 fn header_bytes(kind: u8, flags: u16, length: u32) -> [u8; 12] {
     let [m0, m1] = MAGIC;
     let [f0, f1] = flags.to_le_bytes();
@@ -239,7 +262,8 @@ fn header_bytes(kind: u8, flags: u16, length: u32) -> [u8; 12] {
     [m0, m1, HEADER_VERSION, kind, f0, f1, 0, 0, l0, l1, l2, l3]
 }
 
-/// Writes one frame: header, what `meta` writes, then `body` untouched by the checksum.
+/// Writes one frame: header, what `meta` writes, then `body` untouched by the checksum and cut to
+/// [`BODY_BYTES_MAX`].
 pub(crate) fn put_frame(
     to: &mut BytesMut,
     kind: FrameKind,
@@ -247,13 +271,14 @@ pub(crate) fn put_frame(
     body: &[u8],
     meta: impl FnOnce(&mut BytesMut),
 ) {
+    let body = body.get(..BODY_BYTES_MAX as usize).unwrap_or(body);
     let start = to.len();
     to.put_bytes(0, FRAME_HEADER_BYTES);
     meta(to);
     let meta_start = start.saturating_add(FRAME_HEADER_BYTES);
     let meta_len = to.len().saturating_sub(meta_start);
-    let length = u32::try_from(meta_len.saturating_add(body.len()))
-        .expect("every kind's parts are limited far below 4 GiB");
+    // Every kind's parts are limited far below 4 GiB.
+    let length = u32::try_from(meta_len.saturating_add(body.len())).unwrap_or(u32::MAX);
     let header = header_bytes(kind.code(), flags, length);
     let written = to.get(meta_start..).unwrap_or_default();
     let checksum = crc32c::crc32c_append(crc32c::crc32c(&header), written);
@@ -266,6 +291,7 @@ pub(crate) fn put_frame(
 }
 
 #[cfg(test)]
+#[expect(clippy::indexing_slicing, reason = "a test that panics has failed")]
 mod tests {
     use super::*;
 
@@ -281,7 +307,7 @@ mod tests {
     fn an_announced_length_is_refused_before_the_body_arrives() {
         let mut bytes = BytesMut::new();
         put_frame(&mut bytes, FrameKind::Hello, 0, &[], |to| {
-            to.put_bytes(0, 10)
+            to.put_bytes(0, 10);
         });
         bytes[8..12].copy_from_slice(&u32::MAX.to_le_bytes());
         assert!(matches!(

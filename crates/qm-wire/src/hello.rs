@@ -3,7 +3,7 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use crate::codec::{DecodeError, Reader, put_count, put_short};
+use crate::codec::{DecodeError, Reader, put_count, put_line, put_short, put_short_within};
 use crate::envelope::bit_set;
 use crate::id::Incarnation;
 use crate::limits::{
@@ -28,7 +28,8 @@ pub struct Hello {
     pub protocol_max: u16,
     /// The sender's present life.
     pub incarnation: Incarnation,
-    /// Earlier lives whose messages the sender still holds: acks for them belong here too.
+    /// Earlier lives whose messages the sender still holds, newest first: acks for them belong
+    /// here too. What exceeds [`PRIOR_INCARNATIONS_MAX`] is not sent.
     pub prior_incarnations: Vec<Incarnation>,
     /// Number of this attempt at this peer, rising within the incarnation; an answer to an older
     /// attempt is void.
@@ -117,9 +118,9 @@ impl Hello {
         for prior in priors {
             to.put_u64_le(prior.0);
         }
-        put_short(to, &self.token);
-        put_short(to, self.name.as_bytes());
-        put_short(to, self.host.as_bytes());
+        put_short_within(to, &self.token, TOKEN_BYTES_MAX);
+        put_line(to, &self.name, NAME_BYTES_MAX);
+        put_line(to, &self.host, NAME_BYTES_MAX);
     }
 
     pub(crate) fn read(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
@@ -142,8 +143,8 @@ impl Hello {
             prior_incarnations.push(Incarnation(r.u64("prior incarnation")?));
         }
         let token = r.short(TOKEN_BYTES_MAX, "token")?;
-        let name = Text::from_utf8(r.short(NAME_BYTES_MAX, "node name")?, "node name")?;
-        let host = Text::from_utf8(r.short(NAME_BYTES_MAX, "host name")?, "host name")?;
+        let name = Text::line_from_utf8(r.short(NAME_BYTES_MAX, "node name")?, "node name")?;
+        let host = Text::line_from_utf8(r.short(NAME_BYTES_MAX, "host name")?, "host name")?;
         Ok(Self {
             protocol_min,
             protocol_max,
@@ -167,7 +168,7 @@ impl Welcome {
         to.put_u64_le(self.attempt);
         to.put_slice(&self.nonce);
         to.put_slice(&self.store_id);
-        put_short(to, &self.token);
+        put_short_within(to, &self.token, TOKEN_BYTES_MAX);
     }
 
     pub(crate) fn read(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
@@ -223,7 +224,7 @@ impl QueueState {
 impl Goodbye {
     pub(crate) fn write(&self, to: &mut BytesMut) {
         to.put_u16_le(self.reason.0);
-        put_short(to, self.text.as_bytes());
+        put_line(to, &self.text, GOODBYE_TEXT_BYTES_MAX);
     }
 
     pub(crate) fn read(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
@@ -231,7 +232,7 @@ impl Goodbye {
         let text = r.short(GOODBYE_TEXT_BYTES_MAX, "goodbye text")?;
         Ok(Self {
             reason,
-            text: Text::from_utf8(text, "goodbye text")?,
+            text: Text::line_from_utf8(text, "goodbye text")?,
         })
     }
 }

@@ -6,7 +6,7 @@ use core::str::FromStr;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-/// DER prefix of a SubjectPublicKeyInfo that holds a 32-byte Ed25519 key (RFC 8410, section 4).
+/// DER prefix of a `SubjectPublicKeyInfo` that holds a 32-byte Ed25519 key (RFC 8410, section 4).
 const ED25519_SPKI_PREFIX: [u8; 12] = [
     0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00,
 ];
@@ -14,7 +14,7 @@ const ED25519_SPKI_PREFIX: [u8; 12] = [
 /// Domain separation of the queue manager's identity (SPEC.md, requirement W-ID-1).
 const QM_ID_DOMAIN: &[u8] = b"qm-id-v1";
 
-/// Identity of a queue manager: a UUIDv8 (RFC 9562, section 5.8) computed from its public key.
+/// Identity of a queue manager: a `UUIDv8` (RFC 9562, section 5.8) computed from its public key.
 ///
 /// Because the id is a hash of the key, a peer that proved possession of the key in the TLS
 /// handshake cannot speak under any other id. Printed in the usual hyphenated form.
@@ -57,7 +57,7 @@ impl QmId {
     }
 }
 
-/// The full 32-byte digest a key is pinned by; its first half, stamped as UUIDv8, is the [`QmId`].
+/// The full 32-byte digest a key is pinned by; its first half, stamped as `UUIDv8`, is the [`QmId`].
 ///
 /// Allow-lists compare this digest, never the 122 bits of the id alone.
 #[must_use]

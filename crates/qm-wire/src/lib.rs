@@ -61,6 +61,7 @@
 #![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
 mod ack;
+mod class;
 mod codec;
 mod data;
 mod envelope;
@@ -72,8 +73,12 @@ mod properties;
 mod queue_name;
 mod text;
 
+#[cfg(feature = "__differential")]
+#[doc(hidden)]
+pub mod differential;
 pub mod frame;
 pub mod limits;
+pub mod local;
 
 pub use ack::{
     Answer, Known, NotHeld, Query, Refusal, Reject, RoutedAck, SessionAck, TagHash, tag_hash,

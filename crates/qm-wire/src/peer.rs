@@ -7,6 +7,7 @@ use crate::codec::{DecodeError, Reader};
 use crate::data::Data;
 use crate::frame::{FIRST_IGNORABLE_KIND, FrameKind, RawFrame, put_frame, split_frame};
 use crate::hello::{Credit, Goodbye, Hello, QueueState, Welcome};
+use crate::limits::ENTRIES_MAX;
 
 /// A frame between two queue managers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,26 +65,37 @@ impl PeerFrame {
         })
     }
 
-    /// Appends the frame; a skipped one appends nothing.
+    /// Appends the frame so that the peer accepts it, whatever its size.
+    ///
+    /// A list of more than [`ENTRIES_MAX`] entries goes out as several frames, an empty one as
+    /// none; a text over its limit is cut. A skipped frame appends nothing. See
+    /// [`SessionAck::cover`] for acks of many ranges.
     pub fn encode(&self, to: &mut BytesMut) {
         let Some(kind) = self.kind() else { return };
-        if let Self::Data(data) = self {
-            return data.encode(to);
+        match self {
+            Self::Hello(frame) => put_frame(to, kind, 0, &[], |to| frame.write(to)),
+            Self::Welcome(frame) => put_frame(to, kind, 0, &[], |to| frame.write(to)),
+            Self::Credit(frame) => put_frame(to, kind, 0, &[], |to| frame.write(to)),
+            Self::QueueState(frame) => put_frame(to, kind, 0, &[], |to| frame.write(to)),
+            Self::Goodbye(frame) => put_frame(to, kind, 0, &[], |to| frame.write(to)),
+            Self::Data(frame) => frame.encode(to),
+            Self::SessionAck(frame) if frame.ranges.is_empty() => {}
+            Self::SessionAck(frame) => put_frame(to, kind, 0, &[], |to| frame.write(to)),
+            Self::RoutedAck(frame) => {
+                put_parts(to, kind, &frame.entries, |to, part| frame.write(to, part));
+            }
+            Self::NotHeld(frame) => {
+                put_parts(to, kind, &frame.entries, |to, part| frame.write(to, part));
+            }
+            Self::Query(frame) => {
+                put_parts(to, kind, &frame.entries, |to, part| frame.write(to, part));
+            }
+            Self::Answer(frame) => {
+                put_parts(to, kind, &frame.entries, |to, part| frame.write(to, part));
+            }
+            Self::Reject(frame) => put_parts(to, kind, &frame.refusals, Reject::write),
+            Self::Ignored { .. } => {}
         }
-        put_frame(to, kind, 0, &[], |to| match self {
-            Self::Hello(frame) => frame.write(to),
-            Self::Welcome(frame) => frame.write(to),
-            Self::Credit(frame) => frame.write(to),
-            Self::QueueState(frame) => frame.write(to),
-            Self::Goodbye(frame) => frame.write(to),
-            Self::SessionAck(frame) => frame.write(to),
-            Self::RoutedAck(frame) => frame.write(to),
-            Self::NotHeld(frame) => frame.write(to),
-            Self::Query(frame) => frame.write(to),
-            Self::Answer(frame) => frame.write(to),
-            Self::Reject(frame) => frame.write(to),
-            Self::Data(_) | Self::Ignored { .. } => {}
-        });
     }
 
     /// Understands a frame cut off a lane.
@@ -92,23 +104,18 @@ impl PeerFrame {
     /// [`DecodeError`] naming the rule that is broken; the session ends then.
     pub fn decode(raw: &RawFrame) -> Result<Self, DecodeError> {
         let Some(kind) = FrameKind::from_code(raw.kind) else {
-            return if raw.kind >= FIRST_IGNORABLE_KIND {
-                Ok(Self::Ignored { kind: raw.kind })
-            } else {
-                Err(DecodeError::UnknownKind { kind: raw.kind })
-            };
+            if raw.kind < FIRST_IGNORABLE_KIND {
+                return Err(DecodeError::UnknownKind { kind: raw.kind });
+            }
+            // Without this, one flipped bit would turn a message into a frame to be skipped.
+            raw.verify(raw.body.len())?;
+            return Ok(Self::Ignored { kind: raw.kind });
         };
         if kind == FrameKind::Data {
             return Ok(Self::Data(Data::read(raw)?));
         }
         raw.verify(raw.body.len())?;
-        if raw.flags != 0 {
-            let value = u64::from(raw.flags);
-            return Err(DecodeError::Invalid {
-                what: "frame flags",
-                value,
-            });
-        }
+        raw.check_flags(0)?;
         let mut r = Reader::new(&raw.body);
         let frame = match kind {
             FrameKind::Hello => Self::Hello(Hello::read(&mut r)?),
@@ -136,5 +143,17 @@ impl PeerFrame {
         split_frame(from, body_limit)?
             .map(|raw| Self::decode(&raw))
             .transpose()
+    }
+}
+
+/// Writes one frame for every [`ENTRIES_MAX`] items.
+fn put_parts<T>(
+    to: &mut BytesMut,
+    kind: FrameKind,
+    items: &[T],
+    write: impl Fn(&mut BytesMut, &[T]),
+) {
+    for part in items.chunks(ENTRIES_MAX) {
+        put_frame(to, kind, 0, &[], |to| write(to, part));
     }
 }
