@@ -1,0 +1,110 @@
+//! Back-pressure: how many received bytes the node may hold before a link's reading pauses.
+
+use core::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::sync::Notify;
+
+/// Received bytes of one link that the node has not given back yet.
+#[derive(Debug)]
+pub(crate) struct Budget {
+    held_bytes: AtomicUsize,
+    limit_bytes: usize,
+    room: Notify,
+}
+
+impl Budget {
+    pub(crate) fn new(limit_bytes: usize) -> Arc<Self> {
+        Arc::new(Self {
+            held_bytes: AtomicUsize::new(0),
+            limit_bytes,
+            room: Notify::new(),
+        })
+    }
+
+    /// Waits until less than the limit is held. One more read may then overshoot the limit.
+    pub(crate) async fn room(&self) {
+        while self.is_full() {
+            let room = self.room.notified();
+            // Asked again after registering, so that a release in between is not missed.
+            if !self.is_full() {
+                return;
+            }
+            room.await;
+        }
+    }
+
+    pub(crate) fn hold(self: &Arc<Self>, bytes: usize) -> Held {
+        self.held_bytes.fetch_add(bytes, Ordering::AcqRel);
+        Held {
+            budget: Arc::clone(self),
+            bytes,
+        }
+    }
+
+    pub(crate) fn is_full(&self) -> bool {
+        self.held_bytes.load(Ordering::Acquire) >= self.limit_bytes
+    }
+}
+
+/// Proof that received bytes are still in the node's hands; dropping it gives them back.
+///
+/// Reading from a link pauses while as much as
+/// [`received_bytes_max`](crate::EndpointConfig::received_bytes_max) of it is held, which in turn
+/// stops the peer. Keep the value for as long as the frames occupy memory: drop it when they were
+/// handled, or move it along with them into the next queue. It cannot be forgotten: an event that
+/// is dropped gives its bytes back.
+pub struct Held {
+    budget: Arc<Budget>,
+    bytes: usize,
+}
+
+impl Held {
+    /// Bytes this value stands for.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let before = self
+            .budget
+            .held_bytes
+            .fetch_sub(self.bytes, Ordering::AcqRel);
+        let limit = self.budget.limit_bytes;
+        if before >= limit && before - self.bytes < limit {
+            self.budget.room.notify_waiters();
+        }
+    }
+}
+
+impl fmt::Debug for Held {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Held({} bytes)", self.bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn room_comes_back_with_the_last_holder_above_the_limit() {
+        let budget = Budget::new(100);
+        let first = budget.hold(60);
+        budget.room().await;
+        let second = budget.hold(60);
+        let waiting = tokio::spawn({
+            let budget = Arc::clone(&budget);
+            async move { budget.room().await }
+        });
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished());
+        drop(first);
+        waiting.await.unwrap();
+        assert_eq!(second.bytes(), 60);
+    }
+}

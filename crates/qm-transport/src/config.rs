@@ -1,0 +1,191 @@
+//! What an operator may set, with the defaults.
+
+use std::net::{Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use qm_wire::limits::FRAME_HEADER_BYTES;
+
+use crate::error::BindError;
+
+/// Largest datagram quinn can send ten of in one call: ten of more than this exceed 64 KiB, the
+/// call fails, and the failure is taken for a black hole in the path.
+const MTU_MAX: u16 = 6500;
+/// Smallest datagram QUIC promises to carry (RFC 9000, section 14).
+const MTU_MIN: u16 = 1200;
+
+/// Settings of an [`Endpoint`](crate::Endpoint).
+///
+/// The memory one link may cost is bounded by
+/// `connection_window_bytes + received_bytes_max + steering_bytes_max + send_window_bytes`
+/// plus one unfinished frame of `max_frame_bytes` per lane, plus what the caller itself queues.
+#[derive(Debug, Clone)]
+pub struct EndpointConfig {
+    /// Address of the UDP socket; `[::]` takes IPv4 as well. Default `[::]:0`.
+    pub listen: SocketAddr,
+    /// Longest frame accepted, header included. Default 4 MiB + 64 KiB + 16.
+    pub max_frame_bytes: usize,
+    /// A link on which nothing arrives for this long is closed. Default 30 s.
+    pub idle_timeout: Duration,
+    /// A quiet link is probed this often. Default 10 s, a third of the idle timeout.
+    pub keep_alive: Duration,
+    /// Longest time for one address of a dial, and for an incoming handshake. Default 10 s.
+    pub handshake_timeout: Duration,
+    /// Longest time `close` and `shutdown` wait for queued frames to be acknowledged. Default 1 s.
+    pub flush_timeout: Duration,
+    /// Kernel buffer of the UDP socket, each way; the kernel may grant less. Default 4 MiB.
+    pub socket_buffer_bytes: usize,
+    /// First datagram size, 1200 to `mtu_max`. Default 1200.
+    pub mtu_initial: u16,
+    /// Largest datagram size to discover, up to 6500 for jumbo frames. Default 1452.
+    pub mtu_max: u16,
+    /// Bytes a peer may have in flight on one lane. Default 4 MiB.
+    pub stream_window_bytes: u32,
+    /// Bytes a peer may have in flight on one link. Default 16 MiB.
+    pub connection_window_bytes: u32,
+    /// Bytes sent or ready to send that the peer has not acknowledged. Default 16 MiB.
+    pub send_window_bytes: u32,
+    /// Reading of message lanes pauses while the node holds this much of a link. Default 8 MiB.
+    pub received_bytes_max: usize,
+    /// The same for the control and ack lanes, so that messages cannot hold them back.
+    /// Default 2 MiB.
+    pub steering_bytes_max: usize,
+    /// Limits against floods.
+    pub limits: Limits,
+}
+
+/// How much strangers may ask of an endpoint.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Open links. Default 4096.
+    pub links: usize,
+    /// Open links with one identity. Default 16.
+    pub links_per_peer: usize,
+    /// Open links that came in from one IP address. Default 512: sites share addresses.
+    pub links_per_address: usize,
+    /// Incoming handshakes under way. From half of it on, callers must first prove that they own
+    /// their address (RFC 9000, section 8.1.2). Default 512.
+    pub handshakes: usize,
+    /// Incoming handshakes under way from one IP address. Default 128.
+    pub handshakes_per_address: usize,
+}
+
+impl Default for EndpointConfig {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
+            max_frame_bytes: (4 << 20) + (64 << 10) + FRAME_HEADER_BYTES,
+            idle_timeout: Duration::from_secs(30),
+            keep_alive: Duration::from_secs(10),
+            handshake_timeout: Duration::from_secs(10),
+            flush_timeout: Duration::from_secs(1),
+            socket_buffer_bytes: 4 << 20,
+            mtu_initial: 1200,
+            mtu_max: 1452,
+            stream_window_bytes: 4 << 20,
+            connection_window_bytes: 16 << 20,
+            send_window_bytes: 16 << 20,
+            received_bytes_max: 8 << 20,
+            steering_bytes_max: 2 << 20,
+            limits: Limits::default(),
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            links: 4096,
+            links_per_peer: 16,
+            links_per_address: 512,
+            handshakes: 512,
+            handshakes_per_address: 128,
+        }
+    }
+}
+
+impl EndpointConfig {
+    pub(crate) fn check(&self) -> Result<(), BindError> {
+        let rules = [
+            (
+                self.max_frame_bytes > FRAME_HEADER_BYTES,
+                "max_frame_bytes must exceed 16",
+            ),
+            (
+                !self.idle_timeout.is_zero(),
+                "idle_timeout must not be zero",
+            ),
+            (!self.keep_alive.is_zero(), "keep_alive must not be zero"),
+            (
+                self.keep_alive < self.idle_timeout,
+                "keep_alive must be below idle_timeout",
+            ),
+            (
+                !self.handshake_timeout.is_zero(),
+                "handshake_timeout must not be zero",
+            ),
+            (self.mtu_max <= MTU_MAX, "mtu_max must not exceed 6500"),
+            (
+                self.mtu_initial >= MTU_MIN,
+                "mtu_initial must be at least 1200",
+            ),
+            (
+                self.mtu_initial <= self.mtu_max,
+                "mtu_initial must not exceed mtu_max",
+            ),
+            (
+                self.stream_window_bytes >= 64 << 10,
+                "stream_window_bytes must be at least 64 KiB",
+            ),
+            (
+                self.connection_window_bytes >= self.stream_window_bytes,
+                "connection_window_bytes must be at least stream_window_bytes",
+            ),
+            (
+                self.connection_window_bytes < 1 << 30,
+                "connection_window_bytes must be below 1 GiB",
+            ),
+            (
+                self.send_window_bytes >= 64 << 10,
+                "send_window_bytes must be at least 64 KiB",
+            ),
+            (
+                self.received_bytes_max > 0,
+                "received_bytes_max must not be zero",
+            ),
+            (
+                self.steering_bytes_max > 0,
+                "steering_bytes_max must not be zero",
+            ),
+        ];
+        match rules.into_iter().find(|(holds, _)| !holds) {
+            Some((_, rule)) => Err(BindError::Config { rule }),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_hold_and_nonsense_is_named() {
+        EndpointConfig::default().check().unwrap();
+        let jumbo = EndpointConfig {
+            mtu_max: 9000,
+            ..EndpointConfig::default()
+        };
+        assert!(jumbo.check().unwrap_err().to_string().contains("mtu_max"));
+        let silent = EndpointConfig {
+            keep_alive: Duration::from_secs(31),
+            ..EndpointConfig::default()
+        };
+        assert!(
+            silent
+                .check()
+                .unwrap_err()
+                .to_string()
+                .contains("keep_alive")
+        );
+    }
+}

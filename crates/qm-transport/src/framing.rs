@@ -1,0 +1,249 @@
+//! Cutting a lane's bytes into whole frames, with every length checked before it is believed.
+
+use bytes::{Bytes, BytesMut};
+use qm_wire::limits::FRAME_HEADER_BYTES;
+
+/// First two bytes of every frame, "QM".
+pub(crate) const MAGIC: [u8; 2] = [0x51, 0x4D];
+/// Version of the frame header this crate can cut.
+pub(crate) const VERSION: u8 = 1;
+
+/// Why a peer's bytes are not frames. Ends the link, never the process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum FramingError {
+    /// The bytes where a frame must begin are not a frame header.
+    #[error(
+        "no frame header where a frame must begin (found {found:02x?}); the peer is not a qm node, or its stream is damaged"
+    )]
+    NotAFrame {
+        /// The four bytes found: magic, version, kind.
+        found: [u8; 4],
+    },
+    /// A frame header of a version this node does not know.
+    #[error("frame header version {found}, this node speaks version 1; upgrade the older node")]
+    Version {
+        /// The version found.
+        found: u8,
+    },
+    /// A frame longer than this node accepts.
+    #[error(
+        "a frame of {frame_bytes} bytes, this node accepts {max_frame_bytes}; raise its limit or send a smaller message"
+    )]
+    TooLong {
+        /// Length of the whole frame that was announced.
+        frame_bytes: u64,
+        /// The configured limit.
+        max_frame_bytes: usize,
+    },
+    /// The lane ended inside a frame.
+    #[error("the lane ended {missing_bytes} bytes before the end of a frame")]
+    Truncated {
+        /// Bytes that were still to come.
+        missing_bytes: usize,
+    },
+    /// A stream announced a lane that does not exist.
+    #[error("a stream announced lane {found}, which does not exist")]
+    UnknownLane {
+        /// The preamble byte found.
+        found: u8,
+    },
+    /// A second stream announced a lane that is already open.
+    #[error("a second stream announced lane {index}")]
+    LaneTwice {
+        /// The preamble byte.
+        index: u8,
+    },
+}
+
+/// Collects a lane's bytes and gives them back as runs of whole frames.
+///
+/// Every byte is copied once, out of the datagram buffer into a buffer of the frames' own size.
+/// Slices of the datagram buffer would save that copy (a few per cent of a message's cost), but a
+/// datagram buffer holds up to 64 KiB, so that a peer could pin a thousand times the bytes that
+/// its frames are accounted for.
+#[derive(Debug)]
+pub(crate) struct FrameCutter {
+    max_frame_bytes: usize,
+    /// Bytes since the last run; begins with the first frame that is not complete.
+    pending: BytesMut,
+    /// Length of `pending` at which that frame is complete, or can be measured.
+    wanted: usize,
+}
+
+impl FrameCutter {
+    pub(crate) fn new(max_frame_bytes: usize) -> Self {
+        Self {
+            max_frame_bytes,
+            pending: BytesMut::new(),
+            wanted: FRAME_HEADER_BYTES,
+        }
+    }
+
+    /// Takes the next bytes of the lane; returns the frames they complete, if any.
+    pub(crate) fn push(&mut self, chunks: &[Bytes]) -> Result<Option<Bytes>, FramingError> {
+        let incoming: usize = chunks.iter().map(Bytes::len).sum();
+        // Never more than what has really arrived: an announced length costs nothing.
+        self.pending.reserve(incoming);
+        for chunk in chunks {
+            self.pending.extend_from_slice(chunk);
+        }
+        if self.pending.len() < self.wanted {
+            return Ok(None);
+        }
+        let whole = self.measure()?;
+        if whole == 0 {
+            return Ok(None);
+        }
+        let rest = BytesMut::from(self.pending.get(whole..).unwrap_or_default());
+        let mut run = core::mem::replace(&mut self.pending, rest);
+        run.truncate(whole);
+        Ok(Some(run.freeze()))
+    }
+
+    /// The end of the lane: nothing may be left over.
+    pub(crate) fn finish(&self) -> Result<(), FramingError> {
+        if self.pending.is_empty() {
+            return Ok(());
+        }
+        let missing_bytes = self.wanted.saturating_sub(self.pending.len());
+        Err(FramingError::Truncated { missing_bytes })
+    }
+
+    /// Length of the whole frames at the front; sets `wanted` for the one behind them.
+    fn measure(&mut self) -> Result<usize, FramingError> {
+        let mut whole = 0;
+        loop {
+            let rest = self.pending.get(whole..).unwrap_or_default();
+            let Some(header) = rest.first_chunk::<FRAME_HEADER_BYTES>() else {
+                self.wanted = FRAME_HEADER_BYTES;
+                return Ok(whole);
+            };
+            let length = frame_bytes(header, self.max_frame_bytes)?;
+            if rest.len() < length {
+                self.wanted = length;
+                return Ok(whole);
+            }
+            whole += length;
+        }
+    }
+}
+
+/// Length of the whole frame that begins with `header`.
+fn frame_bytes(
+    header: &[u8; FRAME_HEADER_BYTES],
+    max_frame_bytes: usize,
+) -> Result<usize, FramingError> {
+    let [m0, m1, version, kind, _, _, _, _, l0, l1, l2, l3, ..] = *header;
+    if [m0, m1] != MAGIC {
+        return Err(FramingError::NotAFrame {
+            found: [m0, m1, version, kind],
+        });
+    }
+    if version != VERSION {
+        return Err(FramingError::Version { found: version });
+    }
+    let frame_bytes = u64::from(u32::from_le_bytes([l0, l1, l2, l3])) + FRAME_HEADER_BYTES as u64;
+    usize::try_from(frame_bytes)
+        .ok()
+        .filter(|&length| length <= max_frame_bytes)
+        .ok_or(FramingError::TooLong {
+            frame_bytes,
+            max_frame_bytes,
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn frame(body: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![0; FRAME_HEADER_BYTES];
+        bytes[..2].copy_from_slice(&MAGIC);
+        bytes[2] = VERSION;
+        bytes[8..12].copy_from_slice(&u32::try_from(body.len()).unwrap().to_le_bytes());
+        bytes.extend_from_slice(body);
+        bytes
+    }
+
+    #[test]
+    fn refuses_what_is_no_frame() {
+        let check = |bytes: &[u8]| {
+            FrameCutter::new(100)
+                .push(&[Bytes::copy_from_slice(bytes)])
+                .unwrap_err()
+        };
+        assert_eq!(
+            check(&[b'x'; 16]),
+            FramingError::NotAFrame { found: [b'x'; 4] }
+        );
+        let mut other = frame(b"");
+        other[2] = 2;
+        assert_eq!(check(&other), FramingError::Version { found: 2 });
+        let long = FramingError::TooLong {
+            frame_bytes: 101,
+            max_frame_bytes: 100,
+        };
+        assert_eq!(check(&frame(&[0; 85])), long);
+        let mut huge = frame(b"");
+        huge[8..12].copy_from_slice(&[0xff; 4]);
+        assert!(matches!(check(&huge), FramingError::TooLong { .. }));
+    }
+
+    #[test]
+    fn a_length_alone_allocates_nothing() {
+        let mut cutter = FrameCutter::new(1 << 30);
+        let mut header = frame(b"");
+        header[8..12].copy_from_slice(&((1_u32 << 30) - 16).to_le_bytes());
+        assert_eq!(cutter.push(&[Bytes::from(header)]), Ok(None));
+        assert!(cutter.pending.capacity() < 1024);
+        let missing_bytes = (1 << 30) - 16;
+        assert_eq!(
+            cutter.finish(),
+            Err(FramingError::Truncated { missing_bytes })
+        );
+    }
+
+    proptest! {
+        /// However the bytes are cut on the way, the same frames come out, whole and in order.
+        #[test]
+        fn any_chunking_gives_the_same_frames(
+            bodies in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..80), 0..40),
+            cuts in proptest::collection::vec(1_usize..200, 1..60),
+            group in 1_usize..5,
+        ) {
+            let sent: Vec<u8> = bodies.iter().flat_map(|body| frame(body)).collect();
+            let mut chunks = Vec::new();
+            let mut rest = sent.as_slice();
+            for cut in cuts.iter().cycle() {
+                if rest.is_empty() { break; }
+                let (chunk, behind) = rest.split_at((*cut).min(rest.len()));
+                chunks.push(Bytes::copy_from_slice(chunk));
+                rest = behind;
+            }
+            let mut cutter = FrameCutter::new(96);
+            let mut received = Vec::new();
+            for group in chunks.chunks(group) {
+                if let Some(run) = cutter.push(group).unwrap() {
+                    let mut alone = FrameCutter::new(96);
+                    prop_assert_eq!(alone.push(std::slice::from_ref(&run)).unwrap(), Some(run.clone()));
+                    prop_assert_eq!(alone.finish(), Ok(()));
+                    received.extend_from_slice(&run);
+                }
+            }
+            prop_assert_eq!(cutter.finish(), Ok(()));
+            prop_assert_eq!(received, sent);
+        }
+
+        #[test]
+        fn garbage_never_panics(chunks in proptest::collection::vec(
+            proptest::collection::vec(any::<u8>(), 0..40), 0..10)) {
+            let mut cutter = FrameCutter::new(1000);
+            for chunk in chunks {
+                if cutter.push(&[Bytes::from(chunk)]).is_err() { break; }
+            }
+        }
+    }
+}

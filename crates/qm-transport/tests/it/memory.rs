@@ -1,0 +1,240 @@
+//! Real endpoints on the simulated network and tokio's paused clock.
+
+use std::time::Duration;
+
+use qm_transport::memory::{Faults, Network};
+use qm_transport::{CloseReason, DialError, EndpointConfig, Event, Lane};
+use tokio::time::Instant;
+
+use crate::support::{Node, connect, frame, numbered, numbers};
+
+/// Sends 2000 frames each way over a bad network; returns the network's digest and the time taken.
+async fn bad_network(seed: u64) -> (u64, u128) {
+    let network = Network::new(seed);
+    network.set_faults(Faults {
+        loss_per_mille: 100,
+        duplicate_per_mille: 50,
+        reorder_per_mille: 50,
+        delay_min: Duration::from_millis(5),
+        delay_max: Duration::from_millis(15),
+        ..Faults::default()
+    });
+    let start = Instant::now();
+    let mut a = Node::memory(1, &network).await;
+    let mut b = Node::memory(2, &network).await;
+    let (to_b, to_a) = connect(&mut a, &mut b).await;
+    for batch in 0..20 {
+        a.endpoint.send(
+            to_b,
+            Lane::Priority(4),
+            numbered(batch * 100..(batch + 1) * 100, 200),
+        );
+        b.endpoint.send(
+            to_a,
+            Lane::Priority(2),
+            numbered(batch * 100..(batch + 1) * 100, 100),
+        );
+    }
+    for node in [&mut a, &mut b] {
+        let mut next = 0;
+        while next < 2000 {
+            for number in numbers(node.received().await.2) {
+                assert_eq!(number, next);
+                next += 1;
+            }
+        }
+    }
+    a.endpoint.close(to_b, 0, "");
+    b.closed(to_a).await;
+    a.closed(to_b).await;
+    assert!(network.stats().lost > 10, "{:?}", network.stats());
+    (network.trace(), start.elapsed().as_micros())
+}
+
+#[tokio::test(start_paused = true)]
+async fn everything_arrives_in_order_over_a_bad_network() {
+    for seed in 0..10 {
+        bad_network(seed).await;
+    }
+}
+
+#[test]
+fn the_same_seed_gives_the_same_run() {
+    let run = |seed| {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .unwrap();
+        runtime.block_on(bad_network(seed))
+    };
+    let first = run(7);
+    for _ in 0..4 {
+        assert_eq!(run(7), first);
+    }
+    assert_ne!(run(8).0, first.0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nat_rebinding_keeps_the_link() {
+    let network = Network::new(1);
+    let mut branch = Node::memory(1, &network).await;
+    let mut hub = Node::memory(2, &network).await;
+    let bound = branch.endpoint.local_addr().unwrap();
+    network
+        .rebind(bound, "203.0.113.7:1001".parse().unwrap())
+        .unwrap();
+    branch
+        .endpoint
+        .dial(1, &hub.address(), Some(hub.key.qm_id()));
+    let (to_branch, remote) = match hub.told().await {
+        Event::Connected { link, remote, .. } => (link, remote),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(remote.to_string(), "203.0.113.7:1001");
+    let to_hub = branch.connected().await;
+
+    network
+        .rebind(bound, "203.0.113.7:2002".parse().unwrap())
+        .unwrap();
+    branch
+        .endpoint
+        .send(to_hub, Lane::Control, frame(b"from the new address"));
+    let mut moved = None;
+    let mut heard = None;
+    while moved.is_none() || heard.is_none() {
+        match hub.told().await {
+            Event::AddressChanged { link, remote } => moved = Some((link, remote)),
+            Event::Received { link, frames, .. } => heard = Some((link, frames)),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(
+        moved,
+        Some((to_branch, "203.0.113.7:2002".parse().unwrap()))
+    );
+    assert_eq!(heard, Some((to_branch, frame(b"from the new address"))));
+    hub.endpoint
+        .send(to_branch, Lane::Control, frame(b"and back"));
+    assert_eq!(branch.received().await.2, frame(b"and back"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_quiet_link_follows_its_peer_too() {
+    let network = Network::new(1);
+    let mut branch = Node::memory(1, &network).await;
+    let mut hub = Node::memory(2, &network).await;
+    let (_, to_branch) = connect(&mut branch, &mut hub).await;
+    let bound = branch.endpoint.local_addr().unwrap();
+    network
+        .rebind(bound, "203.0.113.7:2002".parse().unwrap())
+        .unwrap();
+    // Nobody sends; keep-alives find the new way, and the hub learns of it.
+    match hub.told().await {
+        Event::AddressChanged { link, .. } => assert_eq!(link, to_branch),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_quiet_link_stays_and_a_cut_one_times_out() {
+    let network = Network::new(1);
+    let mut a = Node::memory(1, &network).await;
+    let mut b = Node::memory(2, &network).await;
+    let (to_b, to_a) = connect(&mut a, &mut b).await;
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    assert!(a.told_now().is_none() && b.told_now().is_none());
+    // One direction suffices: a hears nothing more.
+    let (at_a, at_b) = (
+        a.endpoint.local_addr().unwrap(),
+        b.endpoint.local_addr().unwrap(),
+    );
+    network.cut(at_b, at_a);
+    let start = Instant::now();
+    assert_eq!(a.closed(to_b).await, CloseReason::TimedOut);
+    assert!(
+        start.elapsed() <= Duration::from_secs(45),
+        "{:?}",
+        start.elapsed()
+    );
+    // b learns of it when its next packet is answered by a's stateless reset, or by silence.
+    network.mend(at_b, at_a);
+    assert!(matches!(
+        b.closed(to_a).await,
+        CloseReason::TimedOut | CloseReason::Reset
+    ));
+    connect(&mut a, &mut b).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_killed_and_restarted_node_is_noticed_at_the_next_packet() {
+    let network = Network::new(1);
+    let mut a = Node::memory(1, &network).await;
+    let mut b = Node::memory(2, &network).await;
+    let (to_b, _) = connect(&mut a, &mut b).await;
+    network.unplug(b.endpoint.local_addr().unwrap());
+    drop(b);
+    let mut b = Node::memory(2, &network).await;
+    let start = Instant::now();
+    a.endpoint
+        .send(to_b, Lane::Priority(0), numbered(0..10, 100));
+    assert_eq!(a.closed(to_b).await, CloseReason::Reset);
+    assert!(
+        start.elapsed() < Duration::from_secs(1),
+        "{:?}",
+        start.elapsed()
+    );
+    connect(&mut a, &mut b).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn dialling_nothing_times_out_and_names_are_resolved() {
+    let network = Network::new(1);
+    let mut a = Node::memory(1, &network).await;
+    let b = Node::memory(2, &network).await;
+    a.endpoint.dial(1, "10.9.9.9:7000", None);
+    let remote = "10.9.9.9:7000".parse().unwrap();
+    assert_eq!(a.dial_failed().await, DialError::Timeout { remote });
+    a.endpoint.dial(2, "hub.example:7000", None);
+    assert!(matches!(a.dial_failed().await, DialError::Resolve { .. }));
+    network.name("hub.example:7000", b.endpoint.local_addr().unwrap());
+    a.endpoint.dial(3, "hub.example:7000", Some(b.key.qm_id()));
+    a.connected().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn shutdown_is_bounded_when_the_peer_is_gone() {
+    let network = Network::new(1);
+    let config = EndpointConfig::default();
+    let flush = config.flush_timeout;
+    let mut a = Node::memory_with(1, &network, config).await;
+    let mut b = Node::memory(2, &network).await;
+    let (to_b, _) = connect(&mut a, &mut b).await;
+    network.unplug(b.endpoint.local_addr().unwrap());
+    a.endpoint.send(to_b, Lane::Bulk, numbered(0..1000, 1000));
+    let start = Instant::now();
+    a.endpoint.shutdown().await;
+    assert!(start.elapsed() <= 3 * flush, "{:?}", start.elapsed());
+    assert_eq!(a.closed(to_b).await, CloseReason::ShutDown);
+}
+
+#[tokio::test(start_paused = true)]
+async fn datagrams_above_the_paths_limit_do_not_stop_the_link() {
+    let network = Network::new(3);
+    network.set_faults(Faults {
+        mtu: 1250,
+        ..Faults::default()
+    });
+    let mut a = Node::memory(1, &network).await;
+    let mut b = Node::memory(2, &network).await;
+    let (to_b, _) = connect(&mut a, &mut b).await;
+    a.endpoint.send(to_b, Lane::Bulk, numbered(0..1000, 1000));
+    let mut next = 0;
+    while next < 1000 {
+        next += numbers(b.received().await.2).count();
+    }
+    assert!(
+        network.stats().blocked > 0,
+        "the search for a larger size has met the limit"
+    );
+}
