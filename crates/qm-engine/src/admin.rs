@@ -1,0 +1,372 @@
+//! Administrative requests and their answers, as plain values; the node turns them into JSON.
+
+use qm_cache::{DedupStats, RouteStats};
+use qm_wire::{Incarnation, Outcome, QmId, QueueName};
+
+use crate::record::{LocalSettings, RemoteKey};
+
+/// What an operator asks of the engine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum AdminRequest {
+    /// Identity, counters, sums.
+    Status,
+    /// All local queues.
+    Queues,
+    /// Make a local queue.
+    QueueCreate(LocalSettings),
+    /// Change a local queue.
+    QueueSet(LocalSettings),
+    /// Delete a local queue; with messages in it only when forced.
+    QueueDelete {
+        /// Its name.
+        name: QueueName,
+        /// Also when it is not empty; its messages go to the dead-letter queue's counters only.
+        force: bool,
+    },
+    /// Remove all waiting messages of a local queue.
+    QueuePurge {
+        /// Its name.
+        name: QueueName,
+    },
+    /// Hold receivers of a local queue back, or let them go on.
+    QueuePause {
+        /// Its name.
+        name: QueueName,
+        /// Which of the two.
+        paused: bool,
+    },
+    /// All outgoing queues.
+    Outgoing,
+    /// Stop or go on transmitting to destinations that match.
+    OutgoingPause {
+        /// Which.
+        which: Selector,
+        /// Which of the two.
+        paused: bool,
+    },
+    /// Dial now.
+    OutgoingRetry {
+        /// Which.
+        which: Selector,
+    },
+    /// Remove what waits and was never transmitted.
+    OutgoingPurge {
+        /// Which.
+        which: Selector,
+    },
+    /// The address book.
+    Peers,
+    /// Add a peer by address; it is approved when it answers.
+    PeerAdd {
+        /// The operator's name for it.
+        name: String,
+        /// `host:port`.
+        address: Option<String>,
+        /// Its identity, when known.
+        qm: Option<QmId>,
+        /// Hold a connection open even when nothing waits.
+        keep_connected: bool,
+    },
+    /// Let a pending peer send.
+    PeerApprove {
+        /// Its identity, or the unique beginning of it or of its name.
+        who: String,
+        /// The operator's name for it.
+        name: Option<String>,
+    },
+    /// Let a peer not send, close its sessions.
+    PeerBlock {
+        /// As for approve.
+        who: String,
+    },
+    /// Remove a peer from the address book.
+    PeerForget {
+        /// As for approve.
+        who: String,
+    },
+    /// The ack-route cache.
+    Routes,
+    /// The duplicate cache.
+    Dedup,
+    /// Why is this message, queue or destination not moving?
+    Why {
+        /// A message id, a queue, a destination or a peer.
+        subject: String,
+    },
+}
+
+/// Which outgoing queues.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Selector {
+    /// All.
+    All,
+    /// A destination as printed, a peer's name, or `peer/queue`.
+    Name(String),
+}
+
+/// Answer to an [`AdminRequest`].
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum AdminReply {
+    /// Done; how many things it concerned.
+    Done {
+        /// Queues, peers or messages, as the request says.
+        count: u64,
+    },
+    /// See [`StatusView`].
+    Status(Box<StatusView>),
+    /// See [`QueueView`].
+    Queues(Vec<QueueView>),
+    /// See [`OutgoingView`].
+    Outgoing(Vec<OutgoingView>),
+    /// See [`PeerView`].
+    Peers(Vec<PeerView>),
+    /// See [`RouteView`].
+    Routes {
+        /// Counters.
+        stats: RouteStats,
+        /// Sessions that answer acks now.
+        rows: Vec<RouteView>,
+    },
+    /// Counters of the duplicate cache.
+    Dedup(Box<DedupStats>),
+    /// See [`WhyView`].
+    Why(WhyView),
+    /// It cannot be done.
+    Failed {
+        /// Typed reason.
+        outcome: Outcome,
+        /// What is wrong, where.
+        cause: String,
+        /// What to do.
+        fix: String,
+    },
+}
+
+/// Sums since the start of the process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Counters {
+    /// Messages accepted from applications.
+    pub accepted: u64,
+    /// Messages refused to applications.
+    pub refused: u64,
+    /// Transmissions of messages, repeated ones included.
+    pub transmitted: u64,
+    /// Transmissions that repeat an earlier one.
+    pub retransmitted: u64,
+    /// Outgoing messages settled by the destination's word.
+    pub acknowledged: u64,
+    /// Messages that arrived from peers and were stored to their class.
+    pub delivered: u64,
+    /// Messages consumed by applications.
+    pub received: u64,
+    /// Deliveries given back.
+    pub given_back: u64,
+    /// Duplicates removed.
+    pub duplicates: u64,
+    /// Repeated requests of applications answered with the first answer.
+    pub repeated_requests: u64,
+    /// Dead letters kept.
+    pub dead_letters: u64,
+    /// Messages dropped because their sender wished no dead letter.
+    pub discarded: u64,
+    /// Transmissions refused to peers.
+    pub rejected: u64,
+    /// Acks that named messages not held here.
+    pub acks_not_held: u64,
+    /// Acks that did not match what they named.
+    pub acks_unverified: u64,
+    /// Acks sent off their session.
+    pub acks_routed: u64,
+    /// Messages asked for by query.
+    pub queried: u64,
+    /// Peers that broke the protocol.
+    pub misbehaved: u64,
+}
+
+/// What `status` shows.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct StatusView {
+    /// Identity.
+    pub qm: QmId,
+    /// This life.
+    pub incarnation: Incarnation,
+    /// Display name.
+    pub name: String,
+    /// Milliseconds since this life began.
+    pub uptime_ms: u64,
+    /// Sums.
+    pub counters: Counters,
+    /// Messages in local queues.
+    pub local_messages: u64,
+    /// Bytes in local queues.
+    pub local_bytes: u64,
+    /// Messages waiting for other nodes, in flight included.
+    pub outgoing_messages: u64,
+    /// Bytes waiting for other nodes.
+    pub outgoing_bytes: u64,
+    /// Dead letters.
+    pub dead_letters: u64,
+    /// Open sessions.
+    pub sessions: u64,
+    /// Peers that await approval.
+    pub pending_peers: u64,
+    /// Applications connected.
+    pub clients: u64,
+    /// Whether the disk is full.
+    pub store_full: bool,
+    /// Bytes of messages held in memory.
+    pub resident_bytes: u64,
+}
+
+/// What `queue list` shows of a queue.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct QueueView {
+    /// Its settings.
+    pub settings: LocalSettings,
+    /// Waiting messages, leased ones not counted.
+    pub messages: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Messages in the hands of applications.
+    pub leased: u64,
+    /// Applications that wait for a message.
+    pub waiting_receivers: u64,
+    /// Whether it is at its quota.
+    pub full: bool,
+    /// Messages that arrived since the start of the process.
+    pub arrived: u64,
+    /// Messages consumed since the start of the process.
+    pub received: u64,
+}
+
+/// What `outgoing list` shows of a destination queue.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct OutgoingView {
+    /// The destination node as addressed.
+    pub remote: RemoteKey,
+    /// The queue there.
+    pub queue: QueueName,
+    /// The node's identity, once known.
+    pub peer: Option<QmId>,
+    /// The operator's name for the node.
+    pub peer_name: Option<String>,
+    /// One word.
+    pub state: OutgoingState,
+    /// Messages that wait.
+    pub waiting: u64,
+    /// Bytes that wait.
+    pub waiting_bytes: u64,
+    /// Transmitted, not acknowledged.
+    pub unacknowledged: u64,
+    /// Transmitted earlier, fate being asked.
+    pub in_doubt: u64,
+    /// Milliseconds until the next dial.
+    pub retry_in_ms: Option<u64>,
+    /// What went wrong last.
+    pub last_error: Option<String>,
+    /// Messages acknowledged since the start of the process.
+    pub acknowledged: u64,
+}
+
+/// State of an outgoing queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OutgoingState {
+    /// Nothing waits and there is no session.
+    Idle,
+    /// A session is open.
+    Connected,
+    /// A dial or handshake is under way.
+    Connecting,
+    /// Waiting to dial again.
+    Waiting,
+    /// The peer has not approved this node.
+    PendingApproval,
+    /// The destination queue is full.
+    QueueFull,
+    /// Paused by the operator.
+    Paused,
+    /// The session is open and the peer grants no credit.
+    NoCredit,
+    /// No address is known for the peer.
+    NoAddress,
+}
+
+impl OutgoingState {
+    /// The word shown.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Idle => "idle",
+            Self::Connected => "connected",
+            Self::Connecting => "connecting",
+            Self::Waiting => "waiting",
+            Self::PendingApproval => "pending_approval",
+            Self::QueueFull => "queue_full",
+            Self::Paused => "paused",
+            Self::NoCredit => "no_credit",
+            Self::NoAddress => "no_address",
+        }
+    }
+}
+
+/// What `peers list` shows.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct PeerView {
+    /// The operator's name.
+    pub name: Option<String>,
+    /// What the peer calls itself.
+    pub announced_name: String,
+    /// The host it runs on, as it says.
+    pub host: String,
+    /// Identity, once known.
+    pub qm: Option<QmId>,
+    /// Addresses known.
+    pub addresses: Vec<String>,
+    /// `approved`, `pending`, `blocked` or `known`.
+    pub approval: &'static str,
+    /// Whether a connection is held open.
+    pub keep_connected: bool,
+    /// Whether a session is open.
+    pub connected: bool,
+    /// Its life as of the last session.
+    pub incarnation: Option<Incarnation>,
+    /// Wall clock of the last session's beginning, microseconds; 0 for never.
+    pub last_seen_us: u64,
+}
+
+/// What `routes` shows: where acks for a queue manager's life would go.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct RouteView {
+    /// The queue manager.
+    pub qm: QmId,
+    /// Its life.
+    pub incarnation: Incarnation,
+    /// Sessions and addresses, newest first.
+    pub candidates: Vec<String>,
+}
+
+/// What `why` shows: one line of cause, then the evidence.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct WhyView {
+    /// What was asked about, as understood.
+    pub subject: String,
+    /// A stable word.
+    pub code: &'static str,
+    /// One line.
+    pub cause: String,
+    /// What to do, when something can be done.
+    pub fix: Option<String>,
+    /// Lines of evidence.
+    pub evidence: Vec<String>,
+}
+

@@ -1,0 +1,349 @@
+//! The waiting messages of one priority of one queue: a bounded part in memory, the rest on disk.
+//!
+//! Order is by position. A message may be handed out only when everything before it that is meant
+//! for disk is there, so what is handed out survives what was handed out before it.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use qm_wire::{Class, Entry, MessageFlags, MessageId, QmId, Tag};
+
+use crate::io::StreamId;
+use crate::time::Timestamp;
+
+/// A waiting message in memory; bytes are shared with the receive buffer or the store's read.
+#[derive(Clone, Debug)]
+pub(crate) struct Message {
+    pub(crate) position: u64,
+    pub(crate) source: QmId,
+    pub(crate) id: MessageId,
+    pub(crate) tag: Tag,
+    pub(crate) class: Class,
+    pub(crate) flags: MessageFlags,
+    /// Node time at which the times left below were counted.
+    pub(crate) at: Timestamp,
+    pub(crate) wall_us: u64,
+    pub(crate) reach_left_ms: u64,
+    pub(crate) receive_left_ms: u64,
+    /// How often it was handed out and given back.
+    pub(crate) aborts: u32,
+    /// Whether it may have been transmitted in an earlier session or life.
+    pub(crate) transmitted: bool,
+    pub(crate) envelope: Bytes,
+    pub(crate) body: Bytes,
+}
+
+impl Message {
+    pub(crate) const fn entry(&self) -> Entry {
+        Entry { id: self.id, tag: self.tag }
+    }
+
+    pub(crate) const fn cost(&self) -> usize {
+        self.envelope.len() + self.body.len() + size_of::<Self>()
+    }
+
+    pub(crate) const fn credit(&self) -> u64 {
+        qm_wire::credit_bytes(self.envelope.len(), self.body.len())
+    }
+
+    pub(crate) fn reach_deadline(&self) -> Timestamp {
+        self.at.plus_ms(self.reach_left_ms)
+    }
+
+    pub(crate) fn receive_deadline(&self) -> Timestamp {
+        self.at.plus_ms(self.receive_left_ms)
+    }
+}
+
+/// What is left of a span counted at `at`; the infinite stays infinite.
+pub(crate) fn left_ms(span_ms: u64, at: Timestamp, now: Timestamp) -> u64 {
+    if span_ms == qm_wire::INFINITE_MS {
+        span_ms
+    } else {
+        span_ms.saturating_sub(now.ms_since(at))
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Backlog {
+    pub(crate) stream: StreamId,
+    /// Next position to assign.
+    next: u64,
+    /// Durable messages below this position are on disk.
+    committed_to: u64,
+    ready: BTreeMap<u64, Message>,
+    /// Every live durable message below this position is in `ready` or was handed out.
+    resident_to: u64,
+    /// Live durable messages at or above `resident_to`, committed or not.
+    spilled: u64,
+    /// A read is under way, or came back empty and waits for a commit.
+    loading: bool,
+    starved: bool,
+    /// Given-back messages below this position were purged meanwhile.
+    purged_to: u64,
+    /// Waiting messages, in memory or not, not handed out.
+    pub(crate) messages: u64,
+    /// Their bytes.
+    pub(crate) bytes: u64,
+}
+
+impl Backlog {
+    pub(crate) const fn new(stream: StreamId) -> Self {
+        Self {
+            stream,
+            next: 0,
+            committed_to: 0,
+            ready: BTreeMap::new(),
+            resident_to: 0,
+            spilled: 0,
+            loading: false,
+            starved: false,
+            purged_to: 0,
+            messages: 0,
+            bytes: 0,
+        }
+    }
+
+    /// As recovery found it: everything on disk, nothing in memory.
+    pub(crate) const fn recovered(stream: StreamId, summary: crate::io::StreamSummary) -> Self {
+        let mut backlog = Self::new(stream);
+        backlog.next = summary.next_position;
+        backlog.committed_to = summary.next_position;
+        backlog.resident_to = summary.first_live;
+        backlog.spilled = summary.live_records;
+        backlog.messages = summary.live_records;
+        backlog.bytes = summary.live_bytes;
+        backlog
+    }
+
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.messages == 0
+    }
+
+    pub(crate) const fn next_position(&self) -> u64 {
+        self.next
+    }
+
+    /// Assigns a position and takes the message in; `keep` says whether a durable one may stay in
+    /// memory. Returns the position and how many bytes of memory it holds there.
+    pub(crate) fn push(&mut self, mut message: Message, keep: bool) -> (u64, usize) {
+        let position = self.next;
+        self.next += 1;
+        message.position = position;
+        self.messages += 1;
+        self.bytes += message.credit();
+        if message.class.is_durable() {
+            if !keep || self.spilled > 0 {
+                self.spilled += 1;
+                return (position, 0);
+            }
+            self.resident_to = self.next;
+        }
+        let cost = message.cost();
+        self.ready.insert(position, message);
+        (position, cost)
+    }
+
+    /// Durable messages below `position` are on disk now.
+    pub(crate) fn committed(&mut self, position: u64) {
+        self.committed_to = self.committed_to.max(position);
+        self.starved = false;
+    }
+
+    /// Takes back messages whose commit was refused. Returns bytes of memory set free.
+    pub(crate) fn refuse(&mut self, position: u64, credit: u64) -> usize {
+        self.messages = self.messages.saturating_sub(1);
+        self.bytes = self.bytes.saturating_sub(credit);
+        match self.ready.remove(&position) {
+            Some(message) => message.cost(),
+            None => {
+                self.spilled = self.spilled.saturating_sub(1);
+                0
+            }
+        }
+    }
+
+    /// Position of the message that [`Backlog::pop`] would hand out.
+    pub(crate) fn peek(&self) -> Option<&Message> {
+        let message = self.ready.first_key_value()?.1;
+        if message.class.is_durable() {
+            if message.position >= self.committed_to {
+                return None;
+            }
+        } else if self.spilled > 0 && message.position > self.resident_to {
+            // Older durable messages are still on disk.
+            return None;
+        }
+        Some(message)
+    }
+
+    /// Hands out the first message.
+    pub(crate) fn pop(&mut self) -> Option<Message> {
+        self.peek()?;
+        let (_, message) = self.ready.pop_first()?;
+        self.messages = self.messages.saturating_sub(1);
+        self.bytes = self.bytes.saturating_sub(message.credit());
+        Some(message)
+    }
+
+    /// Takes a message out by its position, if it is in memory and may be handed out.
+    pub(crate) fn take(&mut self, position: u64) -> Option<Message> {
+        let message = self.ready.get(&position)?;
+        if message.class.is_durable() && position >= self.committed_to {
+            return None;
+        }
+        let message = self.ready.remove(&position)?;
+        self.messages = self.messages.saturating_sub(1);
+        self.bytes = self.bytes.saturating_sub(message.credit());
+        Some(message)
+    }
+
+    /// Puts a message back that was handed out; `None` when it was purged meanwhile.
+    pub(crate) fn give_back(&mut self, message: Message) -> Option<usize> {
+        if message.position < self.purged_to {
+            return None;
+        }
+        let cost = message.cost();
+        self.messages += 1;
+        self.bytes += message.credit();
+        self.ready.insert(message.position, message);
+        Some(cost)
+    }
+
+    /// Whether more should be read from disk: from which position.
+    pub(crate) fn wants_load(&self, low_water: usize) -> Option<u64> {
+        (self.spilled > 0 && !self.loading && !self.starved && self.ready.len() < low_water)
+            .then_some(self.resident_to)
+    }
+
+    pub(crate) const fn load_started(&mut self) {
+        self.loading = true;
+    }
+
+    /// Takes in what was read. Returns bytes of memory now held for it.
+    pub(crate) fn loaded(&mut self, messages: Vec<Message>) -> usize {
+        self.loading = false;
+        let mut held = 0;
+        if messages.is_empty() {
+            self.starved = true;
+        }
+        for message in messages {
+            if message.position < self.resident_to || message.position < self.purged_to {
+                continue;
+            }
+            self.resident_to = message.position + 1;
+            self.spilled = self.spilled.saturating_sub(1);
+            held += message.cost();
+            self.ready.insert(message.position, message);
+        }
+        if self.spilled == 0 {
+            self.resident_to = self.next;
+        }
+        held
+    }
+
+    /// A stored record that cannot be understood is passed over and stays on disk.
+    pub(crate) fn skip(&mut self, position: u64) {
+        if position >= self.resident_to {
+            self.resident_to = position + 1;
+            self.spilled = self.spilled.saturating_sub(1);
+            self.messages = self.messages.saturating_sub(1);
+        }
+    }
+
+    /// Forgets everything that waits. Returns bytes of memory set free.
+    pub(crate) fn purge(&mut self) -> usize {
+        let freed = self.ready.values().map(Message::cost).sum();
+        self.ready.clear();
+        self.resident_to = self.next;
+        self.purged_to = self.next;
+        self.spilled = 0;
+        self.messages = 0;
+        self.bytes = 0;
+        freed
+    }
+
+    /// Whether a read that is under way concerns what was purged meanwhile.
+    pub(crate) fn resident(&self) -> impl Iterator<Item = &Message> {
+        self.ready.values()
+    }
+
+    /// What must hold at any time; for audits.
+    pub(crate) fn audit(&self) -> Result<(), String> {
+        let in_memory = self.ready.len() as u64;
+        if in_memory + self.spilled != self.messages {
+            return Err(format!(
+                "stream {}: {in_memory} in memory and {} on disk are not the {} that wait",
+                self.stream.0, self.spilled, self.messages
+            ));
+        }
+        if self.ready.keys().next_back().is_some_and(|last| *last >= self.next) {
+            return Err(format!("stream {}: a position was never assigned", self.stream.0));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use qm_wire::Incarnation;
+
+    use super::*;
+
+    fn message(class: Class) -> Message {
+        Message {
+            position: 0,
+            source: QmId::from_bytes([0; 16]),
+            id: MessageId { incarnation: Incarnation(1), sequence: 1 },
+            tag: Tag([0; 8]),
+            class,
+            flags: MessageFlags::DEAD_LETTER,
+            at: Timestamp(0),
+            wall_us: 0,
+            reach_left_ms: qm_wire::INFINITE_MS,
+            receive_left_ms: qm_wire::INFINITE_MS,
+            aborts: 0,
+            transmitted: false,
+            envelope: Bytes::new(),
+            body: Bytes::from_static(b"0123456789"),
+        }
+    }
+
+    #[test]
+    fn durable_messages_are_handed_out_only_after_their_commit() {
+        let mut backlog = Backlog::new(StreamId(0));
+        let (position, _) = backlog.push(message(Class::Recoverable), true);
+        assert!(backlog.pop().is_none());
+        backlog.committed(position + 1);
+        assert_eq!(backlog.pop().map(|m| m.position), Some(position));
+        assert!(backlog.is_empty());
+        backlog.audit().unwrap();
+    }
+
+    #[test]
+    fn an_express_message_does_not_overtake_what_is_on_disk() {
+        let mut backlog = Backlog::new(StreamId(0));
+        let (first, _) = backlog.push(message(Class::Recoverable), false);
+        let (second, _) = backlog.push(message(Class::Express), true);
+        backlog.committed(first + 1);
+        assert!(backlog.pop().is_none(), "the older one must be read first");
+        assert_eq!(backlog.wants_load(10), Some(0));
+        backlog.load_started();
+        let mut read = message(Class::Recoverable);
+        read.position = first;
+        backlog.loaded(vec![read]);
+        assert_eq!(backlog.pop().map(|m| m.position), Some(first));
+        assert_eq!(backlog.pop().map(|m| m.position), Some(second));
+        backlog.audit().unwrap();
+    }
+
+    #[test]
+    fn what_was_purged_does_not_come_back() {
+        let mut backlog = Backlog::new(StreamId(0));
+        backlog.push(message(Class::Express), true);
+        let taken = backlog.pop().unwrap();
+        backlog.purge();
+        assert!(backlog.give_back(taken).is_none());
+    }
+}

@@ -1,0 +1,140 @@
+//! What waits for the disk: changes gathered into batches, and what to do once they are durable.
+//!
+//! Two batches are gathered side by side. One only gives room back (settlements, state), the other
+//! puts messages. A full disk refuses the second and lets the first pass, so a full node drains.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use qm_cache::Ticket as DedupTicket;
+use qm_wire::{ClientId, Entry, MessageId, QmId};
+
+use crate::io::{ConnId, LinkId, StoreOp, Ticket};
+
+/// One message put into a queue, to be confirmed or undone.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PutAt {
+    pub(crate) queue: u32,
+    pub(crate) priority: u8,
+    pub(crate) position: u64,
+    pub(crate) credit: u64,
+}
+
+/// What happens when a batch is durable.
+#[derive(Debug)]
+pub(crate) enum Then {
+    /// A message of this node's applications is safe.
+    Accepted { put: PutAt, id: MessageId, client: ClientId, sequence: u64, repeated: bool },
+    /// A request was answered before or in this batch: answer again.
+    Repeated { client: ClientId, sequence: u64, id: MessageId },
+    /// A message from a peer is safe.
+    Arrived {
+        put: PutAt,
+        link: LinkId,
+        number: u64,
+        source: QmId,
+        entry: Entry,
+        reservation: Option<DedupTicket>,
+        acked: bool,
+    },
+    /// A dead letter is safe.
+    DeadLetter { put: PutAt },
+    /// Consumed deliveries are gone.
+    Settled { conn: ConnId, request: u64, messages: u32 },
+}
+
+#[derive(Debug, Default)]
+struct Gathering {
+    ops: Vec<StoreOp>,
+    then: Vec<Then>,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(crate) struct Commits {
+    settling: Gathering,
+    putting: Gathering,
+    last: u64,
+    waiting: VecDeque<(Ticket, Vec<Then>)>,
+}
+
+impl Commits {
+    /// Adds a change that gives room back or is small.
+    pub(crate) fn settle(&mut self, op: StoreOp) {
+        if let (
+            StoreOp::Remove { stream, first, last },
+            Some(StoreOp::Remove { stream: same, first: low, last: high }),
+        ) = (&op, self.settling.ops.last_mut())
+            && stream == same
+            && *first == high.saturating_add(1)
+        {
+            debug_assert!(*low <= *first, "ranges grow upwards");
+            *high = *last;
+            return;
+        }
+        self.settling.ops.push(op);
+    }
+
+    pub(crate) fn set(&mut self, key: Bytes, value: Bytes) {
+        self.settling.ops.push(StoreOp::Set { key, value });
+    }
+
+    pub(crate) fn unset(&mut self, key: Bytes) {
+        self.settling.ops.push(StoreOp::Unset { key });
+    }
+
+    pub(crate) fn after_settling(&mut self, then: Then) {
+        self.settling.then.push(then);
+    }
+
+    /// Adds a message, or a change that must stand or fall with messages of this batch.
+    pub(crate) fn put(&mut self, op: StoreOp) {
+        self.putting.ops.push(op);
+    }
+
+    pub(crate) fn after_putting(&mut self, then: Then) {
+        self.putting.then.push(then);
+    }
+
+    pub(crate) fn has_puts(&self) -> bool {
+        !self.putting.ops.is_empty() || !self.putting.then.is_empty()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        !self.has_puts() && self.settling.ops.is_empty() && self.settling.then.is_empty()
+    }
+
+    /// Whether nothing gathered or under way is left.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.is_empty() && self.waiting.is_empty()
+    }
+
+    /// Closes the batches gathered so far.
+    pub(crate) fn seal(&mut self) -> impl Iterator<Item = (Ticket, Vec<StoreOp>)> + use<> {
+        let mut sealed = Vec::new();
+        for gathering in [&mut self.settling, &mut self.putting] {
+            if gathering.ops.is_empty() && gathering.then.is_empty() {
+                continue;
+            }
+            self.last += 1;
+            let ticket = Ticket(self.last);
+            self.waiting.push_back((ticket, core::mem::take(&mut gathering.then)));
+            sealed.push((ticket, core::mem::take(&mut gathering.ops)));
+        }
+        sealed.into_iter()
+    }
+
+    /// The next batch that is durable when everything up to `ticket` is.
+    pub(crate) fn durable(&mut self, ticket: Ticket) -> Option<Vec<Then>> {
+        match self.waiting.front() {
+            Some((first, _)) if *first <= ticket => self.waiting.pop_front().map(|(_, then)| then),
+            _ => None,
+        }
+    }
+
+    /// Takes out a batch that was refused.
+    pub(crate) fn refused(&mut self, ticket: Ticket) -> Option<Vec<Then>> {
+        let at = self.waiting.iter().position(|(waiting, _)| *waiting == ticket)?;
+        self.waiting.remove(at).map(|(_, then)| then)
+    }
+}

@@ -1,0 +1,120 @@
+//! What an operator can set, with the defaults of the manual.
+
+/// Who may send to this node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Trust {
+    /// An unknown queue manager is pending until the operator approves it: it gets no credit,
+    /// transmits nothing and loses nothing.
+    #[default]
+    Approve,
+    /// Everybody is approved at first contact. For laboratories.
+    Any,
+}
+
+/// Settings of an engine. All times are milliseconds of node time.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct EngineConfig {
+    /// Display name of the node.
+    pub name: String,
+    /// Host name, a hint shown to peers' operators.
+    pub host: String,
+    /// UDP port at which peers can dial back; 0 when the node does not listen.
+    pub listen_port: u16,
+    /// Who may send to this node.
+    pub trust: Trust,
+    /// Largest body accepted from applications and peers.
+    pub body_bytes_max: u32,
+    /// Entries of the duplicate cache; 0 turns it off.
+    pub dedup_capacity: usize,
+    /// Age at which entries of the duplicate cache are purged.
+    pub dedup_purge_interval_ms: u64,
+    /// Life of an ack route since it was last heard of.
+    pub ack_route_lifetime_ms: u64,
+    /// Interval at which dead ack routes are removed.
+    pub ack_route_purge_interval_ms: u64,
+    /// Messages a peer may have in flight towards this node.
+    pub window_messages: u64,
+    /// Bytes a peer may have in flight towards this node.
+    pub window_bytes: u64,
+    /// Puts an application may have unanswered.
+    pub client_window_messages: u32,
+    /// Bytes of puts an application may have unanswered.
+    pub client_window_bytes: u32,
+    /// First pause before a peer is dialled again; doubles up to the maximum.
+    pub reconnect_min_ms: u64,
+    /// Longest pause before a peer is dialled again.
+    pub reconnect_max_ms: u64,
+    /// Time for hello and welcome.
+    pub handshake_timeout_ms: u64,
+    /// A session without messages for this long is closed, unless the peer is kept connected.
+    pub idle_session_ms: u64,
+    /// Unacknowledged for this long, a message is asked for (never resent blindly).
+    pub ack_wait_ms: u64,
+    /// While answers stay open they are asked for again at this interval.
+    pub query_interval_ms: u64,
+    /// Default time to reach the queue of express messages.
+    pub express_reach_queue_ms: u64,
+    /// Default time to reach the queue of recoverable messages.
+    pub recoverable_reach_queue_ms: u64,
+    /// Bytes of waiting durable messages kept in memory beside the disk, over all queues.
+    pub resident_bytes_max: usize,
+    /// Bytes of waiting express messages, over all queues.
+    pub express_bytes_max: usize,
+    /// Bytes of live messages that the store may hold.
+    pub store_bytes_max: u64,
+    /// Peers that may await approval at a time.
+    pub pending_peers_max: usize,
+    /// How long the outcomes of an application's requests and its idempotency keys are kept.
+    pub outcome_retention_ms: u64,
+    /// Deliberate breaks of single rules, for tests that must notice them.
+    #[cfg(feature = "__breaks")]
+    pub breaks: Breaks,
+}
+
+/// Rules of the protocol that a test switches off to see that the tests notice.
+#[cfg(feature = "__breaks")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Breaks {
+    /// Acknowledge a durable message before it is on disk.
+    pub ack_before_durable: bool,
+    /// Remember a message in the duplicate cache before it is stored.
+    pub remember_before_stored: bool,
+    /// Apply an ack to the oldest messages in flight, by count, without comparing what it names.
+    pub ack_by_position: bool,
+}
+
+impl Default for EngineConfig {
+    fn default() -> Self {
+        Self {
+            name: String::new(),
+            host: String::new(),
+            listen_port: 0,
+            trust: Trust::Approve,
+            body_bytes_max: qm_wire::limits::BODY_BYTES_DEFAULT,
+            dedup_capacity: 10_000,
+            dedup_purge_interval_ms: 30 * 60 * 1_000,
+            ack_route_lifetime_ms: 10 * 60 * 1_000,
+            ack_route_purge_interval_ms: 60 * 1_000,
+            window_messages: 4_096,
+            window_bytes: 4 << 20,
+            client_window_messages: 8_192,
+            client_window_bytes: 8 << 20,
+            reconnect_min_ms: 200,
+            reconnect_max_ms: 30_000,
+            handshake_timeout_ms: 10_000,
+            idle_session_ms: 300_000,
+            ack_wait_ms: 5_000,
+            query_interval_ms: 30_000,
+            express_reach_queue_ms: 4 * 24 * 60 * 60 * 1_000,
+            recoverable_reach_queue_ms: qm_wire::INFINITE_MS,
+            resident_bytes_max: 16 << 20,
+            express_bytes_max: 64 << 20,
+            store_bytes_max: 64 << 30,
+            pending_peers_max: 1_000,
+            outcome_retention_ms: 24 * 60 * 60 * 1_000,
+            #[cfg(feature = "__breaks")]
+            breaks: Breaks::default(),
+        }
+    }
+}

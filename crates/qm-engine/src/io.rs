@@ -1,0 +1,435 @@
+//! The vocabulary of the boundary: everything that goes into the engine and comes out of it.
+
+use core::fmt;
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use qm_wire::local::{ClientFrame, NodeFrame};
+use qm_wire::{Incarnation, MessageId, Outcome, QmId, QueueName};
+
+use crate::admin::{AdminReply, AdminRequest};
+
+/// A connection to a peer, numbered by the driver and never reused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LinkId(pub u64);
+
+/// A connection of an application, numbered by the driver and never reused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConnId(pub u64);
+
+/// A run of stored messages with rising positions: one priority of one queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct StreamId(pub u32);
+
+/// A persist request; the store reports them durable in their order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ticket(pub u64);
+
+/// A read request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LoadId(pub u64);
+
+/// Ordered channel of a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Lane {
+    /// Hello, welcome, credit, queries, goodbye.
+    Control,
+    /// Acknowledgements and refusals.
+    Ack,
+    /// Messages of this priority.
+    Priority(u8),
+}
+
+/// One change to what is on disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StoreOp {
+    /// A message.
+    Put {
+        /// Where.
+        stream: StreamId,
+        /// Rising within the stream.
+        position: u64,
+        /// What the node knows of it, with the envelope.
+        head: Bytes,
+        /// The body, untouched.
+        body: Bytes,
+    },
+    /// Messages are gone.
+    Remove {
+        /// Where.
+        stream: StreamId,
+        /// First position.
+        first: u64,
+        /// Last position, inclusive.
+        last: u64,
+    },
+    /// A small named value.
+    Set {
+        /// Its name.
+        key: Bytes,
+        /// The value.
+        value: Bytes,
+    },
+    /// A small named value is gone.
+    Unset {
+        /// Its name.
+        key: Bytes,
+    },
+}
+
+/// A message as read back from the store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredRecord {
+    /// Its position.
+    pub position: u64,
+    /// What was stored as its head.
+    pub head: Bytes,
+    /// The body.
+    pub body: Bytes,
+}
+
+/// What recovery found of one stream.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StreamSummary {
+    /// Above every position that the store still knows of.
+    pub next_position: u64,
+    /// Lowest live position.
+    pub first_live: u64,
+    /// Live messages.
+    pub live_records: u64,
+    /// Their bytes.
+    pub live_bytes: u64,
+}
+
+/// What recovery found.
+#[derive(Clone, Debug, Default)]
+pub struct Recovered {
+    /// Every stream with live messages.
+    pub streams: std::collections::BTreeMap<StreamId, StreamSummary>,
+    /// The named values.
+    pub state: std::collections::BTreeMap<Bytes, Bytes>,
+    /// Heads of the newest messages put, live or not, in their order: what the duplicate cache
+    /// starts from.
+    pub recent: Vec<(StreamId, Bytes)>,
+}
+
+/// Why a dial failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum DialFailure {
+    /// The name does not resolve.
+    Unresolved,
+    /// Nothing listens there, or the network says so.
+    Refused,
+    /// Nothing answers.
+    Unreachable,
+    /// Somebody else answers.
+    WrongIdentity,
+    /// The secure handshake failed.
+    Handshake,
+    /// Another protocol is spoken there.
+    Version,
+}
+
+impl DialFailure {
+    /// A word for commands and JSON.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Unresolved => "unresolved",
+            Self::Refused => "refused",
+            Self::Unreachable => "unreachable",
+            Self::WrongIdentity => "wrong_identity",
+            Self::Handshake => "handshake",
+            Self::Version => "version",
+        }
+    }
+}
+
+/// What happened outside.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Input {
+    /// A link is up, its peer's key proven.
+    Connected {
+        /// The link.
+        link: LinkId,
+        /// Identity computed from the proven key.
+        peer: QmId,
+        /// The key.
+        public_key: [u8; 32],
+        /// Where the peer is seen.
+        remote: SocketAddr,
+        /// The [`Output::Dial`] that it answers; `None` for a link the peer dialled.
+        dial: Option<u64>,
+    },
+    /// A dial failed.
+    DialFailed {
+        /// Which.
+        dial: u64,
+        /// Why.
+        failure: DialFailure,
+        /// One sentence for the operator.
+        text: String,
+    },
+    /// Whole frames arrived.
+    Received {
+        /// On which link.
+        link: LinkId,
+        /// The frames, back to back.
+        frames: Bytes,
+    },
+    /// A link is gone.
+    Closed {
+        /// Which.
+        link: LinkId,
+        /// One sentence for the operator.
+        text: String,
+    },
+    /// Everything up to this ticket is on disk.
+    Persisted {
+        /// The ticket.
+        ticket: Ticket,
+    },
+    /// The disk is full: nothing of this ticket was done; earlier and later ones are unaffected.
+    PersistRefused {
+        /// The ticket.
+        ticket: Ticket,
+    },
+    /// The answer to [`Output::Load`], in the order of positions.
+    Loaded {
+        /// Which.
+        load: LoadId,
+        /// The messages, at most as many as asked for; empty when there are none.
+        records: Vec<StoredRecord>,
+    },
+    /// A frame of an application.
+    Client {
+        /// Its connection.
+        conn: ConnId,
+        /// The frame.
+        frame: ClientFrame,
+    },
+    /// An application's connection is gone.
+    ClientClosed {
+        /// Which.
+        conn: ConnId,
+    },
+    /// An administrative request.
+    Admin {
+        /// Whose.
+        conn: ConnId,
+        /// Number that the answer repeats.
+        request: u64,
+        /// What.
+        what: AdminRequest,
+    },
+    /// Time passed.
+    Tick,
+    /// The process is about to stop: say goodbye, take no further messages.
+    Stop,
+}
+
+/// What shall happen outside.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Output {
+    /// Transmit whole frames; in order per lane.
+    Send {
+        /// On which link.
+        link: LinkId,
+        /// On which lane.
+        lane: Lane,
+        /// The frames, back to back.
+        frames: Bytes,
+    },
+    /// Close a link after what was sent on it.
+    Close {
+        /// Which.
+        link: LinkId,
+        /// Typed reason.
+        reason: Outcome,
+        /// One sentence for the other side.
+        text: String,
+    },
+    /// Open a link; answered by [`Input::Connected`] or [`Input::DialFailed`].
+    Dial {
+        /// Number that the answer repeats.
+        dial: u64,
+        /// `host:port`.
+        address: String,
+        /// Who must answer.
+        expected: Option<QmId>,
+    },
+    /// Make these changes durable, all or nothing; answered by [`Input::Persisted`].
+    Persist {
+        /// Rising by one.
+        ticket: Ticket,
+        /// The changes.
+        ops: Vec<StoreOp>,
+    },
+    /// Read messages back; answered by [`Input::Loaded`].
+    Load {
+        /// Number that the answer repeats.
+        load: LoadId,
+        /// Where.
+        stream: StreamId,
+        /// Lowest position wanted.
+        from: u64,
+        /// At most this many messages.
+        records_max: usize,
+        /// About this many bytes; at least one message.
+        bytes_max: usize,
+    },
+    /// A frame for an application.
+    Client {
+        /// Its connection.
+        conn: ConnId,
+        /// The frame.
+        frame: NodeFrame,
+    },
+    /// Answer to an administrative request.
+    Admin {
+        /// Whose.
+        conn: ConnId,
+        /// The request's number.
+        request: u64,
+        /// The answer.
+        reply: AdminReply,
+    },
+    /// Close the connection of an application that broke the protocol.
+    CloseClient {
+        /// Which.
+        conn: ConnId,
+        /// Why.
+        text: String,
+    },
+    /// For logs, counters and the simulation's oracle.
+    Event(Event),
+}
+
+/// Something worth telling. Never carries a body.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Event {
+    /// A message was accepted from an application, to its class.
+    Accepted {
+        /// Its id.
+        id: MessageId,
+    },
+    /// A message arrived from a peer and is stored to its class.
+    Delivered {
+        /// Who minted it.
+        source: QmId,
+        /// Its id.
+        id: MessageId,
+    },
+    /// An outgoing message is settled by the destination's word.
+    Acknowledged {
+        /// Its id.
+        id: MessageId,
+    },
+    /// A message went to the dead-letter queue, or was dropped because its sender wished so.
+    Dead {
+        /// Its id.
+        id: MessageId,
+        /// Why.
+        outcome: Outcome,
+        /// Whether a dead letter was kept.
+        kept: bool,
+    },
+    /// A duplicate was removed.
+    DuplicateRemoved {
+        /// Who minted it.
+        source: QmId,
+        /// Its id.
+        id: MessageId,
+    },
+    /// A session is open for messages in both directions.
+    SessionOpened {
+        /// On which link.
+        link: LinkId,
+        /// With whom.
+        peer: QmId,
+        /// In which life.
+        incarnation: Incarnation,
+    },
+    /// A session ended.
+    SessionClosed {
+        /// On which link.
+        link: LinkId,
+        /// With whom.
+        peer: QmId,
+        /// Why.
+        text: String,
+    },
+    /// A dial failed.
+    DialFailed {
+        /// The address dialled.
+        address: String,
+        /// Why.
+        failure: DialFailure,
+        /// In words.
+        text: String,
+    },
+    /// An unknown queue manager awaits approval.
+    PeerPending {
+        /// Who.
+        peer: QmId,
+        /// Its display name.
+        name: String,
+    },
+    /// A peer broke the protocol; its session was closed.
+    PeerMisbehaved {
+        /// Who.
+        peer: QmId,
+        /// How.
+        text: String,
+    },
+    /// A routed ack named messages this node does not hold; it was answered.
+    AckNotHeld {
+        /// Who acknowledged.
+        peer: QmId,
+        /// How many entries.
+        entries: usize,
+        /// Whether an incarnation was named that was never this node's: a sign of a clone.
+        foreign_incarnation: bool,
+    },
+    /// An ack could not be verified and was not applied; its messages are asked for instead.
+    AckUnverified {
+        /// Who acknowledged.
+        peer: QmId,
+    },
+    /// Another queue manager answers at an address than the one pinned.
+    IdentityChanged {
+        /// The address.
+        address: String,
+        /// Pinned at first contact.
+        pinned: QmId,
+        /// Who answers now.
+        found: QmId,
+    },
+    /// The disk is full, or has room again.
+    StoreFull {
+        /// Which of the two.
+        full: bool,
+    },
+    /// A queue reached its quota, or has room again.
+    QueueFull {
+        /// The queue.
+        queue: QueueName,
+        /// Which of the two.
+        full: bool,
+    },
+    /// A stored record cannot be understood and was left alone.
+    Unreadable {
+        /// What.
+        what: &'static str,
+    },
+}
+
+impl fmt::Display for LinkId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "link {}", self.0)
+    }
+}

@@ -1,0 +1,346 @@
+//! How the engine's own things lie in the store: heads of messages, names and values of state.
+//!
+//! Every value begins with a version byte; all integers are little-endian. What cannot be read is
+//! reported and left alone, never guessed.
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use qm_wire::{MessageId, Outcome, QmId, QueueName, Tag, Text};
+
+const VERSION: u8 = 1;
+
+/// What a node knows of a stored message beside its envelope.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct StoredHead {
+    pub(crate) tag: Tag,
+    /// Node time of acceptance or arrival, microseconds.
+    pub(crate) at_us: u64,
+    /// Wall clock then, microseconds; for people.
+    pub(crate) wall_us: u64,
+    /// Time left to reach the queue at `at_us`.
+    pub(crate) reach_left_ms: u64,
+    /// Time left to be received at `at_us`.
+    pub(crate) receive_left_ms: u64,
+    /// Why it is here, for dead letters.
+    pub(crate) dead: Option<DeadReason>,
+    pub(crate) envelope: Bytes,
+}
+
+/// Provenance of a dead letter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct DeadReason {
+    pub(crate) outcome: Outcome,
+    /// Destination as the application gave it.
+    pub(crate) destination: Text,
+}
+
+impl StoredHead {
+    pub(crate) fn encode(&self) -> Bytes {
+        let mut to = BytesMut::with_capacity(48 + self.envelope.len());
+        to.put_u8(VERSION);
+        to.put_slice(&self.tag.0);
+        to.put_u64_le(self.at_us);
+        to.put_u64_le(self.wall_us);
+        to.put_u64_le(self.reach_left_ms);
+        to.put_u64_le(self.receive_left_ms);
+        match &self.dead {
+            None => to.put_u16_le(0),
+            Some(dead) => {
+                to.put_u16_le(dead.outcome.0);
+                put_bytes(&mut to, dead.destination.as_bytes());
+            }
+        }
+        to.put_slice(&self.envelope);
+        to.freeze()
+    }
+
+    pub(crate) fn decode(head: &Bytes) -> Option<Self> {
+        let mut r = head.clone();
+        if r.try_get_u8().ok()? != VERSION {
+            return None;
+        }
+        let tag = Tag(take_array(&mut r)?);
+        let at_us = r.try_get_u64_le().ok()?;
+        let wall_us = r.try_get_u64_le().ok()?;
+        let reach_left_ms = r.try_get_u64_le().ok()?;
+        let receive_left_ms = r.try_get_u64_le().ok()?;
+        let outcome = Outcome(r.try_get_u16_le().ok()?);
+        let dead = if outcome.0 == 0 {
+            None
+        } else {
+            Some(DeadReason { outcome, destination: take_text(&mut r)? })
+        };
+        Some(Self { tag, at_us, wall_us, reach_left_ms, receive_left_ms, dead, envelope: r })
+    }
+}
+
+/// A durable queue: what its number stands for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum QueueRecord {
+    Local(LocalSettings),
+    Outgoing { remote: RemoteKey, queue: QueueName, paused: bool },
+}
+
+/// Settings of a local queue.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LocalSettings {
+    /// Its name.
+    pub name: QueueName,
+    /// Whether only transactional messages may enter.
+    pub transactional: bool,
+    /// Bytes of waiting messages.
+    pub quota_bytes: u64,
+    /// Number of waiting messages.
+    pub quota_messages: u64,
+    /// Whether receivers are held back.
+    pub paused: bool,
+}
+
+impl LocalSettings {
+    /// Settings of a new queue: not transactional, no quota.
+    #[must_use]
+    pub const fn new(name: QueueName) -> Self {
+        Self {
+            name,
+            transactional: false,
+            quota_bytes: u64::MAX,
+            quota_messages: u64::MAX,
+            paused: false,
+        }
+    }
+}
+
+/// A destination node as it was addressed.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RemoteKey {
+    /// By identity.
+    Id(QmId),
+    /// By `host:port`, pinned to an identity at first contact.
+    Host(String),
+}
+
+impl core::fmt::Display for RemoteKey {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::Id(id) => write!(f, "qm:{id}"),
+            Self::Host(host) => write!(f, "qm://{host}"),
+        }
+    }
+}
+
+impl QueueRecord {
+    pub(crate) fn key(number: u32) -> Bytes {
+        let mut key = BytesMut::from(&b"q/"[..]);
+        key.put_u32(number);
+        key.freeze()
+    }
+
+    pub(crate) fn number_of(key: &Bytes) -> Option<u32> {
+        let mut rest = key.strip_prefix(&b"q/"[..])?;
+        let number = rest.try_get_u32().ok()?;
+        rest.is_empty().then_some(number)
+    }
+
+    pub(crate) fn encode(&self) -> Bytes {
+        let mut to = BytesMut::new();
+        to.put_u8(VERSION);
+        match self {
+            Self::Local(s) => {
+                to.put_u8(0);
+                put_bytes(&mut to, s.name.as_bytes());
+                to.put_u8(u8::from(s.transactional) | u8::from(s.paused) << 1);
+                to.put_u64_le(s.quota_bytes);
+                to.put_u64_le(s.quota_messages);
+            }
+            Self::Outgoing { remote, queue, paused } => {
+                to.put_u8(1);
+                match remote {
+                    RemoteKey::Id(id) => {
+                        to.put_u8(0);
+                        to.put_slice(id.as_bytes());
+                    }
+                    RemoteKey::Host(host) => {
+                        to.put_u8(1);
+                        put_bytes(&mut to, host.as_bytes());
+                    }
+                }
+                put_bytes(&mut to, queue.as_bytes());
+                to.put_u8(u8::from(*paused));
+            }
+        }
+        to.freeze()
+    }
+
+    pub(crate) fn decode(value: &Bytes) -> Option<Self> {
+        let mut r = value.clone();
+        if r.try_get_u8().ok()? != VERSION {
+            return None;
+        }
+        let record = match r.try_get_u8().ok()? {
+            0 => {
+                let name = QueueName::from_bytes(take_bytes(&mut r)?).ok()?;
+                let flags = r.try_get_u8().ok()?;
+                Self::Local(LocalSettings {
+                    name,
+                    transactional: flags & 1 != 0,
+                    paused: flags & 2 != 0,
+                    quota_bytes: r.try_get_u64_le().ok()?,
+                    quota_messages: r.try_get_u64_le().ok()?,
+                })
+            }
+            1 => {
+                let remote = match r.try_get_u8().ok()? {
+                    0 => RemoteKey::Id(QmId::from_bytes(take_array(&mut r)?)),
+                    1 => RemoteKey::Host(take_text(&mut r)?.as_str().to_owned()),
+                    _ => return None,
+                };
+                let queue = QueueName::from_bytes(take_bytes(&mut r)?).ok()?;
+                Self::Outgoing { remote, queue, paused: r.try_get_u8().ok()? != 0 }
+            }
+            _ => return None,
+        };
+        r.is_empty().then_some(record)
+    }
+}
+
+/// A run of consecutive numbers that became consecutive messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Run {
+    pub(crate) first: u64,
+    pub(crate) last: u64,
+    pub(crate) first_id: MessageId,
+}
+
+impl Run {
+    pub(crate) fn id_of(&self, number: u64) -> Option<MessageId> {
+        if !(self.first..=self.last).contains(&number) {
+            return None;
+        }
+        let MessageId { incarnation, sequence } = self.first_id;
+        Some(MessageId { incarnation, sequence: sequence.checked_add(number - self.first)? })
+    }
+
+    /// Grows by the next number and id when both continue the run.
+    pub(crate) fn extend(&mut self, number: u64, id: MessageId) -> bool {
+        let next = self.last.checked_add(1);
+        if next == Some(number) && id.incarnation == self.first_id.incarnation {
+            let at = self.first_id.sequence.checked_add(number - self.first);
+            if at == Some(id.sequence) {
+                self.last = number;
+                return true;
+            }
+        }
+        false
+    }
+}
+
+pub(crate) fn encode_runs<'a>(
+    at_us: u64,
+    digest: [u8; 16],
+    runs: impl ExactSizeIterator<Item = &'a Run>,
+) -> Bytes {
+    let mut to = BytesMut::with_capacity(32 + runs.len() * 32);
+    to.put_u8(VERSION);
+    to.put_u64_le(at_us);
+    to.put_slice(&digest);
+    for run in runs {
+        to.put_u64_le(run.first);
+        to.put_u64_le(run.last);
+        to.put_u64_le(run.first_id.incarnation.0);
+        to.put_u64_le(run.first_id.sequence);
+    }
+    to.freeze()
+}
+
+pub(crate) fn decode_runs(value: &Bytes) -> Option<(u64, [u8; 16], Vec<Run>)> {
+    let mut r = value.clone();
+    if r.try_get_u8().ok()? != VERSION {
+        return None;
+    }
+    let at_us = r.try_get_u64_le().ok()?;
+    let digest = take_array(&mut r)?;
+    let mut runs = Vec::with_capacity(r.len() / 32);
+    while !r.is_empty() {
+        let (first, last) = (r.try_get_u64_le().ok()?, r.try_get_u64_le().ok()?);
+        let incarnation = qm_wire::Incarnation(r.try_get_u64_le().ok()?);
+        let sequence = r.try_get_u64_le().ok()?;
+        runs.push(Run { first, last, first_id: MessageId { incarnation, sequence } });
+    }
+    Some((at_us, digest, runs))
+}
+
+pub(crate) fn prefixed(prefix: &[u8], rest: &[u8]) -> Bytes {
+    let mut key = BytesMut::with_capacity(prefix.len() + rest.len());
+    key.put_slice(prefix);
+    key.put_slice(rest);
+    key.freeze()
+}
+
+pub(crate) fn put_bytes(to: &mut BytesMut, bytes: &[u8]) {
+    let len = u16::try_from(bytes.len()).expect("names in state are far below 64 KiB");
+    to.put_u16_le(len);
+    to.put_slice(bytes);
+}
+
+pub(crate) fn take_bytes(from: &mut Bytes) -> Option<Bytes> {
+    let len = usize::from(from.try_get_u16_le().ok()?);
+    (from.len() >= len).then(|| from.split_to(len))
+}
+
+pub(crate) fn take_text(from: &mut Bytes) -> Option<Text> {
+    Text::from_utf8(take_bytes(from)?, "text").ok()
+}
+
+pub(crate) fn take_array<const N: usize>(from: &mut Bytes) -> Option<[u8; N]> {
+    let array = *from.first_chunk::<N>()?;
+    from.advance(N);
+    Some(array)
+}
+
+#[cfg(test)]
+mod tests {
+    use qm_wire::Incarnation;
+
+    use super::*;
+
+    #[test]
+    fn records_come_back_as_they_were() {
+        let head = StoredHead {
+            tag: Tag([1; 8]),
+            at_us: 2,
+            wall_us: 3,
+            reach_left_ms: 4,
+            receive_left_ms: u64::MAX,
+            dead: Some(DeadReason {
+                outcome: Outcome::ACCESS_DENIED,
+                destination: "qm://b/orders".into(),
+            }),
+            envelope: Bytes::from_static(b"envelope"),
+        };
+        assert_eq!(StoredHead::decode(&head.encode()), Some(head.clone()));
+        assert_eq!(StoredHead::decode(&head.encode().slice(..20)), None);
+        for record in [
+            QueueRecord::Local(LocalSettings::new("q".parse().unwrap())),
+            QueueRecord::Outgoing {
+                remote: RemoteKey::Host("h:1801".to_owned()),
+                queue: "q".parse().unwrap(),
+                paused: true,
+            },
+        ] {
+            assert_eq!(QueueRecord::decode(&record.encode()), Some(record));
+        }
+        assert_eq!(QueueRecord::number_of(&QueueRecord::key(77)), Some(77));
+    }
+
+    #[test]
+    fn a_run_grows_only_while_numbers_and_ids_continue() {
+        let id = |sequence| MessageId { incarnation: Incarnation(1), sequence };
+        let mut run = Run { first: 5, last: 5, first_id: id(10) };
+        assert!(run.extend(6, id(11)));
+        assert!(!run.extend(8, id(13)));
+        assert!(!run.extend(7, id(14)));
+        assert_eq!(run.id_of(6), Some(id(11)));
+        assert_eq!(run.id_of(7), None);
+        let value = encode_runs(9, [3; 16], [run].iter());
+        assert_eq!(decode_runs(&value), Some((9, [3; 16], vec![run])));
+    }
+}
