@@ -50,6 +50,14 @@ impl Class {
         }
     }
 
+    /// The class of a word.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Express, Self::Recoverable, Self::Transactional]
+            .into_iter()
+            .find(|class| class.name() == name)
+    }
+
     /// Whether an ack may leave only after the message is on disk.
     #[must_use]
     pub const fn is_durable(self) -> bool {

@@ -119,6 +119,12 @@ impl FrameKind {
         Self::ALL.iter().copied().find(|kind| kind.code() == code)
     }
 
+    /// Whether the kind belongs on a link between two queue managers, not on a local socket.
+    #[must_use]
+    pub const fn is_between_nodes(self) -> bool {
+        self.code() < Self::ClientHello.code()
+    }
+
     /// Kinds whose body ends in a message body that the checksum leaves to the tag.
     #[must_use]
     pub const fn carries_message(self) -> bool {

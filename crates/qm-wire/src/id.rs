@@ -109,6 +109,22 @@ impl fmt::Debug for Incarnation {
     }
 }
 
+impl FromStr for Incarnation {
+    type Err = ParseIdError;
+
+    fn from_str(text: &str) -> Result<Self, ParseIdError> {
+        parse_hex(text, "an incarnation").map(Self)
+    }
+}
+
+/// Exactly sixteen hexadecimal digits.
+fn parse_hex(text: &str, what: &'static str) -> Result<u64, ParseIdError> {
+    if text.len() != 16 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return Err(ParseIdError { what });
+    }
+    u64::from_str_radix(text, 16).map_err(|_reason| ParseIdError { what })
+}
+
 /// Identity of a message among all that one [`QmId`] ever minted. Never changes: not on
 /// retransmission, not on restart. Printed as `<incarnation>-<sequence>`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -139,13 +155,13 @@ impl FromStr for MessageId {
             what: "a message id",
         };
         let (incarnation, sequence) = text.split_once('-').ok_or(wrong)?;
-        if incarnation.len() != 16 || incarnation.starts_with('+') || sequence.starts_with('+') {
+        let incarnation = parse_hex(incarnation, wrong.what).map(Incarnation)?;
+        if !sequence.bytes().all(|byte| byte.is_ascii_digit()) {
             return Err(wrong);
         }
-        let incarnation = u64::from_str_radix(incarnation, 16).map_err(|_reason| wrong)?;
         let sequence = sequence.parse().map_err(|_reason| wrong)?;
         Ok(Self {
-            incarnation: Incarnation(incarnation),
+            incarnation,
             sequence,
         })
     }
@@ -172,6 +188,14 @@ impl fmt::Display for Tag {
 impl fmt::Debug for Tag {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for Tag {
+    type Err = ParseIdError;
+
+    fn from_str(text: &str) -> Result<Self, ParseIdError> {
+        parse_hex(text, "a tag").map(|tag| Self(tag.to_be_bytes()))
     }
 }
 
@@ -234,9 +258,20 @@ mod tests {
         };
         assert_eq!(id.to_string(), "00000000deadbeef-42");
         assert_eq!(id.to_string().parse::<MessageId>().unwrap(), id);
+        let tag = Tag([1, 2, 3, 4, 5, 6, 7, 0xff]);
+        assert_eq!(tag.to_string(), "01020304050607ff");
+        assert_eq!(tag.to_string().parse::<Tag>().unwrap(), tag);
+        assert!("0x020304050607ff".parse::<Tag>().is_err());
+        assert_eq!(
+            "00000000deadbeef".parse::<Incarnation>().unwrap(),
+            id.incarnation
+        );
+        assert!("+0000000deadbeef".parse::<Incarnation>().is_err());
         for wrong in [
             "",
             "1-1",
+            "00000000deadbeef-+1",
+            "00000000deadbeef-18446744073709551616",
             "00000000deadbeef",
             "00000000deadbeef-",
             "+0000000deadbeef-1",

@@ -73,6 +73,9 @@ mod properties;
 mod queue_name;
 mod text;
 
+#[cfg(feature = "serde")]
+mod printable;
+
 #[cfg(feature = "__differential")]
 #[doc(hidden)]
 pub mod differential;

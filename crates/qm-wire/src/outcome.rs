@@ -116,6 +116,17 @@ outcomes! {
 }
 
 impl Outcome {
+    /// The outcome of a stable name, or of four hexadecimal digits.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        if let Some(known) = Self::ALL.iter().find(|known| known.name() == Some(name)) {
+            return Some(*known);
+        }
+        let hex = name.len() == 4 && name.bytes().all(|byte| byte.is_ascii_hexdigit());
+        hex.then(|| u16::from_str_radix(name, 16).ok().map(Self))
+            .flatten()
+    }
+
     /// Whether the code tells of success.
     #[must_use]
     pub const fn is_positive(self) -> bool {
@@ -150,6 +161,14 @@ mod tests {
                 assert_ne!(a.name(), b.name());
             }
         }
+        for outcome in Outcome::ALL {
+            assert_eq!(outcome.name().and_then(Outcome::from_name), Some(*outcome));
+        }
+        assert_eq!(
+            Outcome::from_name("800a"),
+            Some(Outcome::NOT_TRANSACTIONAL_MESSAGE)
+        );
+        assert_eq!(Outcome::from_name("+80a"), None);
         assert_eq!(Outcome(0x1234).name(), None);
         assert_eq!(
             Outcome::QUOTA_EXCEEDED.to_string(),

@@ -111,6 +111,9 @@ impl PeerFrame {
             raw.verify(raw.body.len())?;
             return Ok(Self::Ignored { kind: raw.kind });
         };
+        if !kind.is_between_nodes() {
+            return Err(DecodeError::UnknownKind { kind: raw.kind });
+        }
         if kind == FrameKind::Data {
             return Ok(Self::Data(Data::read(raw)?));
         }
