@@ -529,7 +529,7 @@ fn parse_host(part: Part<'_>) -> Result<String, AddressError> {
         };
         return Err(wrong(at, reason));
     }
-    let labels = host.strip_suffix('.').unwrap_or(host).split('.');
+    let mut labels = host.strip_suffix('.').unwrap_or(host).split('.');
     if labels
         .clone()
         .any(|label| label.is_empty() || label.len() > 63)
@@ -538,7 +538,7 @@ fn parse_host(part: Part<'_>) -> Result<String, AddressError> {
     }
     let number = |label: &str| label.bytes().all(|b| b.is_ascii_digit());
     // No top-level domain is a number, so this was meant to be an address.
-    if labels.last().is_some_and(number) && host.parse::<Ipv4Addr>().is_err() {
+    if labels.next_back().is_some_and(number) && host.parse::<Ipv4Addr>().is_err() {
         return Err(wrong(0, "it is no IPv4 address"));
     }
     Ok(host.to_ascii_lowercase())

@@ -61,6 +61,7 @@
 #![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
 mod ack;
+mod address;
 mod class;
 mod codec;
 mod data;
@@ -86,6 +87,7 @@ pub mod local;
 pub use ack::{
     Answer, Known, NotHeld, Query, Refusal, Reject, RoutedAck, SessionAck, TagHash, tag_hash,
 };
+pub use address::{AddressError, Destination};
 pub use codec::DecodeError;
 pub use data::{Data, Link, OpenError, Transit, credit_bytes};
 pub use envelope::{AckWishes, Class, Envelope, INFINITE_MS, MessageFlags, Priority};
