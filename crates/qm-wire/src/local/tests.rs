@@ -220,19 +220,13 @@ fn frames_of_the_other_direction_are_refused() {
         wire.clear();
         frame.encode(&mut wire);
         let found = NodeFrame::next(&mut wire.clone().freeze(), LIMIT);
-        assert!(
-            matches!(found, Err(DecodeError::UnknownKind { .. })),
-            "{frame:?}"
-        );
+        assert!(found.is_err(), "{frame:?}");
     }
     for frame in node_frames() {
         wire.clear();
         frame.encode(&mut wire);
         let found = ClientFrame::next(&mut wire.clone().freeze(), LIMIT);
-        assert!(
-            matches!(found, Err(DecodeError::UnknownKind { .. })),
-            "{frame:?}"
-        );
+        assert!(found.is_err(), "{frame:?}");
     }
 }
 
