@@ -3,7 +3,7 @@
 use std::net::{Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use qm_wire::limits::FRAME_HEADER_BYTES;
+use qm_wire::limits::{FRAME_BODY_BYTES_DEFAULT, FRAME_HEADER_BYTES};
 
 use crate::error::BindError;
 
@@ -22,7 +22,9 @@ const MTU_MIN: u16 = 1200;
 pub struct EndpointConfig {
     /// Address of the UDP socket; `[::]` takes IPv4 as well. Default `[::]:0`.
     pub listen: SocketAddr,
-    /// Longest frame accepted, header included. Default 4 MiB + 64 KiB + 16.
+    /// Longest frame accepted, header included; frames without a message, and all frames of the
+    /// control and ack lanes, are limited to [`CONTROL_BYTES_MAX`](qm_wire::limits::CONTROL_BYTES_MAX) as well. Default: a message of
+    /// 4 MiB ([`FRAME_BODY_BYTES_DEFAULT`]).
     pub max_frame_bytes: usize,
     /// A link on which nothing arrives for this long is closed. Default 30 s.
     pub idle_timeout: Duration,
@@ -73,7 +75,7 @@ impl Default for EndpointConfig {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
-            max_frame_bytes: (4 << 20) + (64 << 10) + FRAME_HEADER_BYTES,
+            max_frame_bytes: FRAME_HEADER_BYTES + FRAME_BODY_BYTES_DEFAULT,
             idle_timeout: Duration::from_secs(30),
             keep_alive: Duration::from_secs(10),
             handshake_timeout: Duration::from_secs(10),

@@ -1,41 +1,20 @@
 //! Cutting a lane's bytes into whole frames, with every length checked before it is believed.
 
 use bytes::{Bytes, BytesMut};
+use qm_wire::DecodeError;
+use qm_wire::frame::frame_len;
 use qm_wire::limits::FRAME_HEADER_BYTES;
-
-/// First two bytes of every frame, "QM".
-pub(crate) const MAGIC: [u8; 2] = [0x51, 0x4D];
-/// Version of the frame header this crate can cut.
-pub(crate) const VERSION: u8 = 1;
 
 /// Why a peer's bytes are not frames. Ends the link, never the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum FramingError {
-    /// The bytes where a frame must begin are not a frame header.
+    /// The bytes where a frame must begin are no frame header, or one this node does not accept.
     #[error(
-        "no frame header where a frame must begin (found {found:02x?}); the peer is not a qm node, or its stream is damaged"
+        "no acceptable frame header: {0}; the peer is no qm node, speaks another version, \
+         or may send larger messages than this node accepts"
     )]
-    NotAFrame {
-        /// The four bytes found: magic, version, kind.
-        found: [u8; 4],
-    },
-    /// A frame header of a version this node does not know.
-    #[error("frame header version {found}, this node speaks version 1; upgrade the older node")]
-    Version {
-        /// The version found.
-        found: u8,
-    },
-    /// A frame longer than this node accepts.
-    #[error(
-        "a frame of {frame_bytes} bytes, this node accepts {max_frame_bytes}; raise its limit or send a smaller message"
-    )]
-    TooLong {
-        /// Length of the whole frame that was announced.
-        frame_bytes: u64,
-        /// The configured limit.
-        max_frame_bytes: usize,
-    },
+    Header(#[from] DecodeError),
     /// The lane ended inside a frame.
     #[error("the lane ended {missing_bytes} bytes before the end of a frame")]
     Truncated {
@@ -64,7 +43,7 @@ pub enum FramingError {
 /// its frames are accounted for.
 #[derive(Debug)]
 pub(crate) struct FrameCutter {
-    max_frame_bytes: usize,
+    body_limit: usize,
     /// Bytes since the last run; begins with the first frame that is not complete.
     pending: BytesMut,
     /// Length of `pending` at which that frame is complete, or can be measured.
@@ -72,9 +51,10 @@ pub(crate) struct FrameCutter {
 }
 
 impl FrameCutter {
-    pub(crate) fn new(max_frame_bytes: usize) -> Self {
+    /// For frames whose body has at most `body_limit` bytes, less for those without a message.
+    pub(crate) fn new(body_limit: usize) -> Self {
         Self {
-            max_frame_bytes,
+            body_limit,
             pending: BytesMut::new(),
             wanted: FRAME_HEADER_BYTES,
         }
@@ -88,7 +68,7 @@ impl FrameCutter {
         for chunk in chunks {
             self.pending.extend_from_slice(chunk);
         }
-        if self.pending.len() < self.wanted {
+        if self.pending.len() < self.wanted && self.pending.len() >= FRAME_HEADER_BYTES {
             return Ok(None);
         }
         let whole = self.measure()?;
@@ -115,11 +95,10 @@ impl FrameCutter {
         let mut whole = 0;
         loop {
             let rest = self.pending.get(whole..).unwrap_or_default();
-            let Some(header) = rest.first_chunk::<FRAME_HEADER_BYTES>() else {
+            let Some(length) = frame_len(rest, self.body_limit)? else {
                 self.wanted = FRAME_HEADER_BYTES;
                 return Ok(whole);
             };
-            let length = frame_bytes(header, self.max_frame_bytes)?;
             if rest.len() < length {
                 self.wanted = length;
                 return Ok(whole);
@@ -129,40 +108,19 @@ impl FrameCutter {
     }
 }
 
-/// Length of the whole frame that begins with `header`.
-fn frame_bytes(
-    header: &[u8; FRAME_HEADER_BYTES],
-    max_frame_bytes: usize,
-) -> Result<usize, FramingError> {
-    let [m0, m1, version, kind, _, _, _, _, l0, l1, l2, l3, ..] = *header;
-    if [m0, m1] != MAGIC {
-        return Err(FramingError::NotAFrame {
-            found: [m0, m1, version, kind],
-        });
-    }
-    if version != VERSION {
-        return Err(FramingError::Version { found: version });
-    }
-    let frame_bytes = u64::from(u32::from_le_bytes([l0, l1, l2, l3])) + FRAME_HEADER_BYTES as u64;
-    usize::try_from(frame_bytes)
-        .ok()
-        .filter(|&length| length <= max_frame_bytes)
-        .ok_or(FramingError::TooLong {
-            frame_bytes,
-            max_frame_bytes,
-        })
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use qm_wire::FrameKind;
+    use qm_wire::frame::{HEADER_VERSION, MAGIC};
 
     use super::*;
 
     fn frame(body: &[u8]) -> Vec<u8> {
         let mut bytes = vec![0; FRAME_HEADER_BYTES];
         bytes[..2].copy_from_slice(&MAGIC);
-        bytes[2] = VERSION;
+        bytes[2] = HEADER_VERSION;
+        bytes[3] = FrameKind::Data.code();
         bytes[8..12].copy_from_slice(&u32::try_from(body.len()).unwrap().to_le_bytes());
         bytes.extend_from_slice(body);
         bytes
@@ -171,25 +129,25 @@ mod tests {
     #[test]
     fn refuses_what_is_no_frame() {
         let check = |bytes: &[u8]| {
-            FrameCutter::new(100)
+            FrameCutter::new(84)
                 .push(&[Bytes::copy_from_slice(bytes)])
                 .unwrap_err()
         };
-        assert_eq!(
-            check(&[b'x'; 16]),
-            FramingError::NotAFrame { found: [b'x'; 4] }
-        );
+        let header = |error| matches!(error, FramingError::Header(_));
+        // The first wrong byte suffices.
+        assert!(header(check(b"x")));
         let mut other = frame(b"");
         other[2] = 2;
-        assert_eq!(check(&other), FramingError::Version { found: 2 });
-        let long = FramingError::TooLong {
-            frame_bytes: 101,
-            max_frame_bytes: 100,
+        assert!(header(check(&other)));
+        let over = DecodeError::OverLimit {
+            what: "frame length",
+            value: 85,
+            limit: 84,
         };
-        assert_eq!(check(&frame(&[0; 85])), long);
+        assert_eq!(check(&frame(&[0; 85])), FramingError::Header(over));
         let mut huge = frame(b"");
         huge[8..12].copy_from_slice(&[0xff; 4]);
-        assert!(matches!(check(&huge), FramingError::TooLong { .. }));
+        assert!(header(check(&huge)));
     }
 
     #[test]
@@ -223,11 +181,11 @@ mod tests {
                 chunks.push(Bytes::copy_from_slice(chunk));
                 rest = behind;
             }
-            let mut cutter = FrameCutter::new(96);
+            let mut cutter = FrameCutter::new(80);
             let mut received = Vec::new();
             for group in chunks.chunks(group) {
                 if let Some(run) = cutter.push(group).unwrap() {
-                    let mut alone = FrameCutter::new(96);
+                    let mut alone = FrameCutter::new(80);
                     prop_assert_eq!(alone.push(std::slice::from_ref(&run)).unwrap(), Some(run.clone()));
                     prop_assert_eq!(alone.finish(), Ok(()));
                     received.extend_from_slice(&run);

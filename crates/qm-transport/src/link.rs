@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::{Bytes, BytesMut};
 use qm_wire::QmId;
+use qm_wire::limits::{CONTROL_BYTES_MAX, FRAME_HEADER_BYTES};
 use quinn::{ConnectionError, ReadError, RecvStream, VarInt, WriteError};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc};
@@ -362,12 +363,15 @@ async fn read_lane(
     let Some(lane) = open_lane(&link, &mut stream).await? else {
         return Ok(());
     };
-    let budget = if lane.is_steering() {
-        &link.steering
+    let (budget, body_limit) = if lane.is_steering() {
+        (&link.steering, CONTROL_BYTES_MAX)
     } else {
-        &link.messages
+        (
+            &link.messages,
+            link.max_frame_bytes.saturating_sub(FRAME_HEADER_BYTES),
+        )
     };
-    let mut cutter = FrameCutter::new(link.max_frame_bytes);
+    let mut cutter = FrameCutter::new(body_limit);
     let mut chunks: [Bytes; CHUNKS] = [const { Bytes::new() }; CHUNKS];
     loop {
         if budget.is_full() {

@@ -1,7 +1,9 @@
 //! Peers that hold a valid key and misuse it.
 
 use bytes::{BufMut, Bytes, BytesMut};
-use qm_transport::{CloseReason, EndpointConfig, FramingError, Lane};
+use qm_transport::{CloseReason, FramingError, Lane};
+use qm_wire::DecodeError;
+use qm_wire::limits::{CONTROL_BYTES_MAX, FRAME_BODY_BYTES_DEFAULT};
 
 use crate::support::{Node, connect, frame, numbered, numbers};
 
@@ -25,12 +27,12 @@ async fn misbehave(lane: Lane, frames: Bytes) -> (CloseReason, CloseReason) {
 #[tokio::test]
 async fn garbage_ends_the_link() {
     let (here, there) = misbehave(Lane::Priority(2), Bytes::from(vec![0xAA; 5000])).await;
-    let found = [0xAA; 4];
-    assert_eq!(
-        here,
-        CloseReason::Misbehaved(FramingError::NotAFrame { found })
-    );
-    assert!(matches!(there, CloseReason::Accused { reason } if reason.contains("no frame header")));
+    let error = DecodeError::Invalid {
+        what: "frame magic",
+        value: 0xAA,
+    };
+    assert_eq!(here, CloseReason::Misbehaved(FramingError::Header(error)));
+    assert!(matches!(there, CloseReason::Accused { reason } if reason.contains("frame magic")));
 }
 
 #[tokio::test]
@@ -39,14 +41,23 @@ async fn an_oversize_frame_ends_the_link() {
     header.put_u32_le(u32::MAX);
     header.put_u32_le(0);
     let (here, there) = misbehave(Lane::Bulk, header.freeze()).await;
-    let max_frame_bytes = EndpointConfig::default().max_frame_bytes;
-    let frame_bytes = u64::from(u32::MAX) + 16;
-    let error = FramingError::TooLong {
-        frame_bytes,
-        max_frame_bytes,
+    let limit = FRAME_BODY_BYTES_DEFAULT as u64;
+    let error = DecodeError::OverLimit {
+        what: "frame length",
+        value: u32::MAX.into(),
+        limit,
     };
-    assert_eq!(here, CloseReason::Misbehaved(error));
+    assert_eq!(here, CloseReason::Misbehaved(FramingError::Header(error)));
     assert!(matches!(there, CloseReason::Accused { .. }));
+}
+
+#[tokio::test]
+async fn a_message_too_large_for_a_steering_lane_ends_the_link() {
+    let (here, _) = misbehave(Lane::Control, frame(&vec![0; CONTROL_BYTES_MAX + 1])).await;
+    assert!(matches!(
+        here,
+        CloseReason::Misbehaved(FramingError::Header(_))
+    ));
 }
 
 #[tokio::test]
@@ -60,11 +71,12 @@ async fn frames_before_the_garbage_are_delivered() {
         Lane::Ack,
         Bytes::from_static(b"QM\x02 a later version"),
     );
-    let reason = good.closed(to_bad).await;
-    assert_eq!(
-        reason,
-        CloseReason::Misbehaved(FramingError::Version { found: 2 })
-    );
+    let error = DecodeError::Invalid {
+        what: "frame version",
+        value: 2,
+    };
+    let reason = CloseReason::Misbehaved(FramingError::Header(error));
+    assert_eq!(good.closed(to_bad).await, reason);
 }
 
 #[tokio::test]

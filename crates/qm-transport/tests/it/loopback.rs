@@ -6,6 +6,7 @@ use std::time::Duration;
 use qm_transport::{
     BindError, CloseReason, DialError, Endpoint, EndpointConfig, Event, Lane, Limits, NodeKey,
 };
+use qm_wire::limits::FRAME_BODY_BYTES_DEFAULT;
 use tokio::sync::mpsc;
 
 use crate::support::{Node, connect, frame, numbered, numbers};
@@ -92,9 +93,7 @@ async fn both_directions_over_one_link() {
 async fn the_largest_frame_passes() {
     let (mut a, mut b) = (Node::loopback(1).await, Node::loopback(2).await);
     let (to_b, _) = connect(&mut a, &mut b).await;
-    let body: Vec<u8> = (0..(4 << 20) + (64 << 10))
-        .map(|i: u32| (i % 251) as u8)
-        .collect();
+    let body: Vec<u8> = (0_u8..251).cycle().take(FRAME_BODY_BYTES_DEFAULT).collect();
     let sent = frame(&body);
     a.endpoint.send(to_b, Lane::Bulk, sent.clone());
     let (_, lane, frames) = b.received().await;

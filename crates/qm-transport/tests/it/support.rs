@@ -7,6 +7,7 @@ use qm_transport::memory::Network;
 use qm_transport::{
     CloseReason, DialError, Endpoint, EndpointConfig, Event, Lane, LinkId, NodeKey,
 };
+use qm_wire::FrameKind;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
@@ -124,7 +125,7 @@ pub(crate) async fn connect(from: &mut Node, to: &mut Node) -> (LinkId, LinkId) 
 pub(crate) fn put_frame(buffer: &mut BytesMut, body: &[u8]) {
     buffer.put_slice(b"QM");
     buffer.put_u8(1);
-    buffer.put_u8(0);
+    buffer.put_u8(FrameKind::Data.code());
     buffer.put_u32_le(0);
     buffer.put_u32_le(u32::try_from(body.len()).unwrap());
     buffer.put_u32_le(0);
