@@ -8,7 +8,9 @@
 //!   gets the first answer again and is not accepted a second time. At most
 //!   [`window_messages`](NodeHello::window_messages) puts and
 //!   [`window_bytes`](NodeHello::window_bytes) of their frames may be unanswered.
-//! * A put that asked for it is followed: the node says its fate with [`Fate`].
+//! * A put that asked for it is followed: the node says its fate with [`Fate`], on the
+//!   connection the client has then. It remembers whom to tell while it lives, so a client that
+//!   comes back to another [`incarnation`](NodeHello::incarnation) hears no more of earlier puts.
 //! * A [`Receive`] is answered by any number of [`Delivery`] frames and one [`ReceiveDone`]; a
 //!   [`Settle`] by one [`Settled`]; an [`Admin`] by one [`AdminReply`]. Their request numbers
 //!   are chosen by the application, rise, and belong to one connection. At most
@@ -35,6 +37,7 @@
 //! ```
 
 mod answer;
+mod put;
 mod request;
 
 use bytes::{Bytes, BytesMut};
@@ -44,9 +47,8 @@ use crate::frame::{FIRST_IGNORABLE_KIND, FrameKind, RawFrame, put_frame, split_f
 use crate::limits::FATE_RUNS_MAX;
 
 pub use answer::{Accepted, AdminReply, Delivery, Fate, NodeHello, ReceiveDone, Refused, Settled};
-pub use request::{
-    Admin, ClientHello, Follow, IdempotencyKey, Put, Receive, ReceiveMode, Settle, Verdict,
-};
+pub use put::{Follow, IdempotencyKey, Put};
+pub use request::{Admin, ClientHello, Receive, ReceiveMode, Settle, Verdict};
 
 /// A frame from an application to its node.
 #[derive(Clone, Debug, PartialEq, Eq)]

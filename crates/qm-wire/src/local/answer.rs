@@ -2,14 +2,15 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::request::{over, read_line};
+use super::request::{check_ranges, over, put_ranges, read_line, read_ranges};
 use crate::codec::{DecodeError, Reader, put_count, put_line, put_short};
 use crate::data::OpenError;
 use crate::envelope::Envelope;
 use crate::frame::{FrameKind, RawFrame, put_frame};
 use crate::id::{Incarnation, MessageId, QmId, Tag};
 use crate::limits::{
-    ADMIN_BYTES_MAX, ANSWER_TEXT_BYTES_MAX, ENVELOPE_BYTES_MAX, FATE_RUNS_MAX, NAME_BYTES_MAX,
+    ACK_RANGES_MAX, ADMIN_BYTES_MAX, ANSWER_TEXT_BYTES_MAX, ENVELOPE_BYTES_MAX, FATE_RUNS_MAX,
+    NAME_BYTES_MAX,
 };
 use crate::outcome::Outcome;
 use crate::text::Text;
@@ -111,6 +112,11 @@ pub struct Settled {
     pub outcome: Option<Outcome>,
     /// One sentence for people, empty when all went well.
     pub text: Text,
+    /// Named lookup ids that were not leased to this connection any more, so that nobody takes
+    /// them for settled: ranges as in [`Settle::ranges`](super::Settle::ranges), none when all
+    /// went well. What exceeds [`ACK_RANGES_MAX`] is not said, so an application names at most
+    /// that many messages at once.
+    pub lost: Vec<(u64, u64)>,
 }
 
 /// The answer to an administrative request.
@@ -390,16 +396,20 @@ impl Settled {
     pub(super) fn write(&self, to: &mut BytesMut) {
         to.put_u64_le(self.request);
         put_end(to, self.messages, self.outcome, &self.text);
+        put_ranges(to, self.lost.get(..ACK_RANGES_MAX).unwrap_or(&self.lost));
     }
 
     pub(super) fn read(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let request = r.u64("request number")?;
         let (messages, outcome, text) = read_end(r)?;
+        let lost = read_ranges(r)?;
+        check_ranges(&lost)?;
         Ok(Self {
             request,
             messages,
             outcome,
             text,
+            lost,
         })
     }
 }

@@ -146,6 +146,7 @@ fn node_frames() -> Vec<NodeFrame> {
             messages: 0,
             outcome: Some(Outcome(0)),
             text: "gone".into(),
+            lost: vec![(1, 2), (5, 5)],
         }),
         NodeFrame::AdminReply(AdminReply {
             request: 4,
@@ -161,6 +162,9 @@ fn every_frame_reads_back_and_no_prefix_does() {
     for frame in client_frames() {
         wire.clear();
         frame.encode(&mut wire);
+        if let ClientFrame::Put(put) = &frame {
+            assert_eq!(put.encoded_len(), wire.len());
+        }
         let whole = wire.clone().freeze();
         assert_eq!(
             ClientFrame::next(&mut whole.clone(), LIMIT),
@@ -252,6 +256,18 @@ fn a_put_over_a_limit_is_refused_by_check_and_by_the_decoder() {
         },
         Put {
             label: long(250),
+            ..full_put()
+        },
+        Put {
+            label: "a\r".into(),
+            ..full_put()
+        },
+        Put {
+            destination: "a\nb".into(),
+            ..full_put()
+        },
+        Put {
+            content_type: "a\tb".into(),
             ..full_put()
         },
         Put {
