@@ -1,0 +1,99 @@
+//! The few file operations the log needs, behind a trait so that a simulated disk can stand in.
+
+mod real;
+mod sim;
+
+use std::fmt;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+pub use real::RealFs;
+pub use sim::{Fault, SimFs};
+
+/// A file system, seen from one directory of segments.
+pub trait Fs: fmt::Debug + Send + Sync {
+    /// Creates the directory and its parents where missing.
+    ///
+    /// # Errors
+    /// As the operating system says.
+    fn create_dir_all(&self, dir: &Path) -> io::Result<()>;
+
+    /// Names of the files in a directory, sorted.
+    ///
+    /// # Errors
+    /// As the operating system says.
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>>;
+
+    /// Opens a file for reading and writing; with `create`, makes an empty one where missing.
+    ///
+    /// # Errors
+    /// As the operating system says.
+    fn open(&self, path: &Path, create: bool) -> io::Result<Arc<dyn File>>;
+
+    /// Renames a file, replacing the target. Durable only after [`Fs::sync_dir`].
+    ///
+    /// # Errors
+    /// As the operating system says.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+
+    /// Removes a file. Durable only after [`Fs::sync_dir`].
+    ///
+    /// # Errors
+    /// As the operating system says.
+    fn remove(&self, path: &Path) -> io::Result<()>;
+
+    /// Makes creations, renames and removals in the directory durable.
+    ///
+    /// # Errors
+    /// As the operating system says.
+    fn sync_dir(&self, dir: &Path) -> io::Result<()>;
+}
+
+/// An open file.
+pub trait File: fmt::Debug + Send + Sync {
+    /// Length in bytes.
+    ///
+    /// # Errors
+    /// As the operating system says.
+    fn len(&self) -> io::Result<u64>;
+
+    /// Whether the file is empty.
+    ///
+    /// # Errors
+    /// As the operating system says.
+    fn is_empty(&self) -> io::Result<bool> {
+        Ok(self.len()? == 0)
+    }
+
+    /// Reads from `offset` until the buffer is full or the file ends; returns the bytes read.
+    ///
+    /// # Errors
+    /// As the operating system says.
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
+
+    /// Writes everything at `offset`.
+    ///
+    /// # Errors
+    /// As the operating system says; part of it may have been written.
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
+
+    /// Returns when the content and the length are on stable storage.
+    ///
+    /// # Errors
+    /// As the operating system says; what was written since the last flush may be lost, even if
+    /// a later flush succeeds.
+    fn sync_data(&self) -> io::Result<()>;
+
+    /// Fills `from..to` with written zeros, so that later writes there change no metadata.
+    ///
+    /// # Errors
+    /// As the operating system says, [`io::ErrorKind::StorageFull`] when there is no room.
+    fn allocate(&self, from: u64, to: u64) -> io::Result<()>;
+
+    /// Takes the file's exclusive lock, held until the handle goes; false when somebody has it.
+    ///
+    /// # Errors
+    /// As the operating system says.
+    fn try_lock(&self) -> io::Result<bool>;
+}

@@ -1,0 +1,293 @@
+//! The values that go into the store and come out of it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+
+use bytes::Bytes;
+
+/// Longest head of a [`Op::Put`], in bytes: 64 KiB and a little room for what wraps it.
+pub const HEAD_BYTES_MAX: usize = 64 * 1024 + 256;
+/// Longest key of [`Op::Set`] and [`Op::Unset`], in bytes.
+pub const KEY_BYTES_MAX: usize = 4096;
+
+/// Names a run of records with strictly rising 64-bit positions; gaps are allowed.
+///
+/// The caller allocates ids; the store gives them no meaning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct StreamId(pub u32);
+
+impl fmt::Display for StreamId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "stream {}", self.0)
+    }
+}
+
+/// One durable effect.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Op {
+    /// Append a record.
+    Put {
+        /// Which run it belongs to.
+        stream: StreamId,
+        /// Its place there; higher than every position put in this stream before.
+        position: u64,
+        /// Small leading part, at most [`HEAD_BYTES_MAX`]; recovery hands the newest heads back.
+        head: Bytes,
+        /// The rest. Head, body and 64 bytes must fit one segment.
+        body: Bytes,
+    },
+    /// Remove every record of the stream with a position in `first..=last` that was put before
+    /// this operation. Positions that hold nothing are allowed.
+    Remove {
+        /// Which run.
+        stream: StreamId,
+        /// Lowest position removed.
+        first: u64,
+        /// Highest position removed.
+        last: u64,
+    },
+    /// Give a key a value, replacing the old one.
+    Set {
+        /// At most [`KEY_BYTES_MAX`].
+        key: Bytes,
+        /// Small: it is handed back whole at recovery.
+        value: Bytes,
+    },
+    /// Remove a key; harmless when it is not set.
+    Unset {
+        /// At most [`KEY_BYTES_MAX`].
+        key: Bytes,
+    },
+}
+
+/// Operations that happen together or not at all, in this order.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Batch {
+    /// The operations.
+    pub ops: Vec<Op>,
+}
+
+impl Batch {
+    /// Whether the batch adds records, and so may be turned away when there is no room.
+    #[must_use]
+    pub fn has_puts(&self) -> bool {
+        self.ops.iter().any(|op| matches!(op, Op::Put { .. }))
+    }
+}
+
+impl From<Vec<Op>> for Batch {
+    fn from(ops: Vec<Op>) -> Self {
+        Self { ops }
+    }
+}
+
+/// What became of one batch of a commit that returned `Ok`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Applied {
+    /// Durable, and visible to readers.
+    Done,
+    /// There is no room for it and nothing of it was done. Batches without `Put` meet this only
+    /// when the reserve itself is used up.
+    Full,
+    /// The batch breaks a rule and nothing of it was done; it will never succeed as it is.
+    Refused(Refusal),
+}
+
+/// The rule a refused batch breaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// The batch is larger than a segment can hold.
+    #[error("the batch needs {bytes} bytes, a segment holds {max}")]
+    TooLarge {
+        /// Encoded size of the batch.
+        bytes: u64,
+        /// The most that fits.
+        max: u64,
+    },
+    /// A head is longer than [`HEAD_BYTES_MAX`].
+    #[error("a head has {bytes} bytes, the limit is {HEAD_BYTES_MAX}")]
+    HeadTooLong {
+        /// Its length.
+        bytes: usize,
+    },
+    /// A key is longer than [`KEY_BYTES_MAX`].
+    #[error("a key has {bytes} bytes, the limit is {KEY_BYTES_MAX}")]
+    KeyTooLong {
+        /// Its length.
+        bytes: usize,
+    },
+    /// A position does not lie above the positions put before in its stream.
+    #[error("{stream}: position {position} does not follow {last}")]
+    NotRising {
+        /// The stream.
+        stream: StreamId,
+        /// The position asked for.
+        position: u64,
+        /// The highest position put before.
+        last: u64,
+    },
+    /// A range ends before it starts.
+    #[error("{stream}: range {first}..={last} is reversed")]
+    Reversed {
+        /// The stream.
+        stream: StreamId,
+        /// Its start.
+        first: u64,
+        /// Its end.
+        last: u64,
+    },
+}
+
+/// A live record, as read back; its checksum was verified.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// Its place in the stream.
+    pub position: u64,
+    /// As put.
+    pub head: Bytes,
+    /// As put.
+    pub body: Bytes,
+}
+
+/// What the store holds and what it costs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Usage {
+    /// Records put and not removed.
+    pub live_records: u64,
+    /// Bytes these take, heads, bodies and framing.
+    pub live_bytes: u64,
+    /// Keys set.
+    pub state_keys: u64,
+    /// Segments that belong to the log, the one being written included.
+    pub segments: u64,
+    /// Preallocated empty segments, the reserve included.
+    pub spare_segments: u64,
+    /// Bytes of all segment files.
+    pub disk_bytes: u64,
+    /// Bytes the index holds in memory (allocated, without the allocator's own overhead).
+    pub index_bytes: u64,
+}
+
+/// What recovery knows about a stream.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct StreamSummary {
+    /// One above the highest position put that the log still shows. Positions whose records were
+    /// removed and reclaimed leave no trace: keep a counter in a [`Op::Set`] where it matters.
+    pub next_position: u64,
+    /// Lowest live position, if any record is live.
+    pub first_live: Option<u64>,
+    /// Live records.
+    pub live_records: u64,
+    /// Bytes they take, framing included.
+    pub live_bytes: u64,
+}
+
+/// Identity of a recently put record, for filling a duplicate cache after a restart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RecentPut {
+    /// Its stream.
+    pub stream: StreamId,
+    /// Its position.
+    pub position: u64,
+    /// Its head.
+    pub head: Bytes,
+}
+
+/// Something recovery met that an operator should hear of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RecoveryNote {
+    /// The last write had not finished. It was never reported done; what it held in full was
+    /// kept, the rest dropped.
+    TornTail {
+        /// Sequence number of the segment.
+        segment: u64,
+        /// Where the log now ends in it.
+        offset: u64,
+    },
+    /// The body of a record is damaged. The record stays in its stream; reading it is an error,
+    /// removing it works.
+    DamagedRecord {
+        /// Sequence number of the segment.
+        segment: u64,
+        /// Where the record starts.
+        offset: u64,
+        /// Its stream.
+        stream: StreamId,
+        /// Its position.
+        position: u64,
+    },
+    /// Bytes were skipped because `salvage` was set. What they held is lost: records may be
+    /// missing, and removed records may have come back.
+    DamagedRange {
+        /// Sequence number of the segment.
+        segment: u64,
+        /// Where the damage starts.
+        offset: u64,
+        /// How many bytes were skipped.
+        bytes: u64,
+    },
+    /// One of the two copies of a segment's header was unreadable; the other was used.
+    DamagedHeader {
+        /// The segment file.
+        path: PathBuf,
+    },
+    /// Neither copy of a header could be read, so the file was set aside under a new name. After
+    /// a power cut this is a segment whose very first write did not finish, and then nothing is
+    /// lost; otherwise keep the file for repair.
+    SetAside {
+        /// Its new name.
+        path: PathBuf,
+    },
+    /// There was no room to complete the reserve; records are turned away until there is.
+    ReserveIncomplete,
+}
+
+impl fmt::Display for RecoveryNote {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TornTail { segment, offset } => {
+                write!(f, "the last write was cut short: segment {segment} ends at {offset}")
+            }
+            Self::DamagedRecord { segment, offset, stream, position } => write!(
+                f,
+                "{stream} position {position} is damaged (segment {segment}, offset {offset})"
+            ),
+            Self::DamagedRange { segment, offset, bytes } => write!(
+                f,
+                "skipped {bytes} damaged bytes of segment {segment} from offset {offset}: records \
+                 may be missing, removed ones may be back"
+            ),
+            Self::DamagedHeader { path } => {
+                write!(f, "{}: one copy of the header is damaged", path.display())
+            }
+            Self::SetAside { path } => {
+                write!(f, "a segment without a readable header was set aside: {}", path.display())
+            }
+            Self::ReserveIncomplete => {
+                write!(f, "no room for the reserve: no records are accepted until there is")
+            }
+        }
+    }
+}
+
+/// What opening a store found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Recovered {
+    /// Every stream the log still mentions.
+    pub streams: BTreeMap<StreamId, StreamSummary>,
+    /// Every key that is set.
+    pub state: BTreeMap<Bytes, Bytes>,
+    /// The newest records still in the log, live or removed, oldest first; at most
+    /// `recent_puts` of them.
+    pub recent: Vec<RecentPut>,
+    /// What an operator should hear of.
+    pub notes: Vec<RecoveryNote>,
+    /// Whether the store was closed in order (also true for a new one).
+    pub clean: bool,
+}
