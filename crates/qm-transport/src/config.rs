@@ -6,10 +6,13 @@ use std::time::Duration;
 use qm_wire::limits::{FRAME_BODY_BYTES_DEFAULT, FRAME_HEADER_BYTES};
 
 use crate::error::BindError;
+use crate::lane::LANES;
 
 /// Largest datagram quinn can send ten of in one call: ten of more than this exceed 64 KiB, the
 /// call fails, and the failure is taken for a black hole in the path.
 const MTU_MAX: u16 = 6500;
+/// Less would make every batch wait for the peer.
+const WINDOW_MIN: u32 = 64 << 10;
 /// Smallest datagram QUIC promises to carry (RFC 9000, section 14).
 const MTU_MIN: u16 = 1200;
 
@@ -40,12 +43,20 @@ pub struct EndpointConfig {
     pub mtu_initial: u16,
     /// Largest datagram size to discover, up to 6500 for jumbo frames. Default 1452.
     pub mtu_max: u16,
-    /// Bytes a peer may have in flight on one lane. Default 4 MiB.
+    /// Bytes a peer may have in flight on one lane. Default 2 MiB.
     pub stream_window_bytes: u32,
-    /// Bytes a peer may have in flight on one link. Default 16 MiB.
+    /// Bytes a peer may have in flight on one link: at least 11 lanes' worth, so that no lane,
+    /// read or not, can take another's room. Default 24 MiB.
     pub connection_window_bytes: u32,
-    /// Bytes sent or ready to send that the peer has not acknowledged. Default 16 MiB.
+    /// The same for sending: bytes QUIC holds until the peer acknowledges them; at least 11 times
+    /// the peer's window per lane. Default 24 MiB.
     pub send_window_bytes: u32,
+    /// With a value, a new link is a stranger's: only its control and ack lanes are read, and it
+    /// may have this much in flight (at least 64 KiB), until
+    /// [`trust`](crate::Endpoint::trust) is called. For nodes that anybody may dial: keys cost an
+    /// attacker nothing, and each of its links could otherwise take the full memory of one.
+    /// Default `None`: every link is trusted from the start.
+    pub stranger_window_bytes: Option<u32>,
     /// Reading of message lanes pauses while the node holds this much of a link. Default 8 MiB.
     pub received_bytes_max: usize,
     /// The same for the control and ack lanes, so that messages cannot hold them back.
@@ -83,9 +94,10 @@ impl Default for EndpointConfig {
             socket_buffer_bytes: 4 << 20,
             mtu_initial: 1200,
             mtu_max: 1452,
-            stream_window_bytes: 4 << 20,
-            connection_window_bytes: 16 << 20,
-            send_window_bytes: 16 << 20,
+            stream_window_bytes: 2 << 20,
+            connection_window_bytes: 24 << 20,
+            send_window_bytes: 24 << 20,
+            stranger_window_bytes: None,
             received_bytes_max: 8 << 20,
             steering_bytes_max: 2 << 20,
             limits: Limits::default(),
@@ -107,6 +119,11 @@ impl Default for Limits {
 
 impl EndpointConfig {
     pub(crate) fn check(&self) -> Result<(), BindError> {
+        let (mtu_initial, mtu_max) = (self.mtu_initial, self.mtu_max);
+        let (stream, connection) = (self.stream_window_bytes, self.connection_window_bytes);
+        let stranger = self.stranger_window_bytes.unwrap_or(stream);
+        // A lane that nobody reads must not take the room of another.
+        let lanes = u64::from(stream) * LANES as u64;
         let rules = [
             (
                 self.max_frame_bytes > FRAME_HEADER_BYTES,
@@ -125,30 +142,35 @@ impl EndpointConfig {
                 !self.handshake_timeout.is_zero(),
                 "handshake_timeout must not be zero",
             ),
-            (self.mtu_max <= MTU_MAX, "mtu_max must not exceed 6500"),
+            (mtu_max <= MTU_MAX, "mtu_max must not exceed 6500"),
+            (mtu_initial >= MTU_MIN, "mtu_initial must be at least 1200"),
             (
-                self.mtu_initial >= MTU_MIN,
-                "mtu_initial must be at least 1200",
-            ),
-            (
-                self.mtu_initial <= self.mtu_max,
+                mtu_initial <= mtu_max,
                 "mtu_initial must not exceed mtu_max",
             ),
             (
-                self.stream_window_bytes >= 64 << 10,
+                stream >= WINDOW_MIN,
                 "stream_window_bytes must be at least 64 KiB",
             ),
             (
-                self.connection_window_bytes >= self.stream_window_bytes,
-                "connection_window_bytes must be at least stream_window_bytes",
+                u64::from(connection) >= lanes,
+                "connection_window_bytes must be at least 11 times stream_window_bytes",
             ),
             (
-                self.connection_window_bytes < 1 << 30,
+                connection < 1 << 30,
                 "connection_window_bytes must be below 1 GiB",
             ),
             (
-                self.send_window_bytes >= 64 << 10,
-                "send_window_bytes must be at least 64 KiB",
+                stranger >= WINDOW_MIN,
+                "stranger_window_bytes must be at least 64 KiB",
+            ),
+            (
+                stranger <= connection,
+                "stranger_window_bytes must not exceed the full window",
+            ),
+            (
+                u64::from(self.send_window_bytes) >= lanes,
+                "send_window_bytes must be at least 11 times stream_window_bytes",
             ),
             (
                 self.received_bytes_max > 0,
@@ -173,21 +195,38 @@ mod tests {
     #[test]
     fn defaults_hold_and_nonsense_is_named() {
         EndpointConfig::default().check().unwrap();
-        let jumbo = EndpointConfig {
-            mtu_max: 9000,
-            ..EndpointConfig::default()
+        let check = |config: EndpointConfig, named: &str| {
+            let error = config.check().unwrap_err().to_string();
+            assert!(error.contains(named), "{error}");
         };
-        assert!(jumbo.check().unwrap_err().to_string().contains("mtu_max"));
-        let silent = EndpointConfig {
-            keep_alive: Duration::from_secs(31),
-            ..EndpointConfig::default()
-        };
-        assert!(
-            silent
-                .check()
-                .unwrap_err()
-                .to_string()
-                .contains("keep_alive")
+        let default = EndpointConfig::default;
+        check(
+            EndpointConfig {
+                mtu_max: 9000,
+                ..default()
+            },
+            "mtu_max",
+        );
+        check(
+            EndpointConfig {
+                keep_alive: Duration::from_secs(31),
+                ..default()
+            },
+            "keep_alive",
+        );
+        check(
+            EndpointConfig {
+                stream_window_bytes: 4 << 20,
+                ..default()
+            },
+            "11 times",
+        );
+        check(
+            EndpointConfig {
+                stranger_window_bytes: Some(1),
+                ..default()
+            },
+            "stranger",
         );
     }
 }

@@ -24,6 +24,7 @@ use crate::lane::Lane;
 use crate::link::{self, Link, canonical, tell};
 use crate::memory::Network;
 use crate::quic::{Client, Quic, code};
+use crate::stats::LinkStats;
 
 /// A node's place on the network: a UDP socket and the links over it.
 ///
@@ -227,6 +228,23 @@ impl Endpoint {
             .links
             .get(&link)
             .map_or(0, |link| link.queued_bytes())
+    }
+
+    /// Gives a link the full use of this node; see
+    /// [`stranger_window_bytes`](EndpointConfig::stranger_window_bytes), without which every link
+    /// has it from the start. Cannot be taken back except by [`close`](Self::close).
+    pub fn trust(&self, link: LinkId) {
+        let found = self.shared().table().links.get(&link).cloned();
+        if let Some(link) = found {
+            link.trust();
+        }
+    }
+
+    /// How a link is doing; `None` if it has ended.
+    #[must_use]
+    pub fn stats(&self, link: LinkId) -> Option<LinkStats> {
+        let found = self.shared().table().links.get(&link).cloned();
+        found.map(|link| link.stats())
     }
 
     /// Ends a link: waits, for at most

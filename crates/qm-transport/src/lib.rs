@@ -14,6 +14,7 @@ mod lane;
 mod link;
 pub mod memory;
 mod quic;
+mod stats;
 mod tls;
 
 pub use budget::Held;
@@ -24,3 +25,4 @@ pub use event::{Event, LinkId};
 pub use framing::FramingError;
 pub use key::{KeyError, NodeKey, fingerprint, verify};
 pub use lane::Lane;
+pub use stats::LinkStats;

@@ -4,29 +4,29 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use qm_wire::QmId;
-use qm_wire::limits::{CONTROL_BYTES_MAX, FRAME_HEADER_BYTES};
-use quinn::{ConnectionError, ReadError, RecvStream, VarInt, WriteError};
+use quinn::{ConnectionError, VarInt};
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, mpsc};
-use tokio::task::JoinSet;
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::{Instant, sleep};
 
 use crate::budget::Budget;
 use crate::config::EndpointConfig;
 use crate::error::CloseReason;
 use crate::event::{Event, LinkId};
-use crate::framing::{FrameCutter, FramingError};
+use crate::framing::FramingError;
 use crate::lane::{LANES, Lane};
 use crate::quic::code;
+use crate::stats::LinkStats;
 
-/// What is queued for a lane goes to QUIC in pieces of about this size: its send buffer looks
-/// through its pieces one by one, so that many small ones cost quadratic time.
-const FLUSH_BYTES: usize = 64 << 10;
-/// A piece of at least this size is not worth a copy to make it larger.
-const LARGE_BYTES: usize = 16 << 10;
-/// Chunks taken from QUIC at once; a chunk is one datagram's share, so this is about 64 KiB.
-const CHUNKS: usize = 48;
+mod reader;
+mod writer;
+
+use reader::read_lane;
+use writer::{Writer, write_lane};
+
 /// Longest text taken over from a peer.
 const REASON_BYTES_MAX: usize = 1024;
 
@@ -44,7 +44,10 @@ pub(crate) struct Link {
     /// One bit per lane the peer has opened.
     opened: AtomicU32,
     remote: Mutex<SocketAddr>,
+    /// Whether message lanes are read.
+    trusted: watch::Sender<bool>,
     max_frame_bytes: usize,
+    connection_window: VarInt,
 }
 
 #[derive(Default)]
@@ -74,7 +77,9 @@ impl Link {
             steering: Budget::new(config.steering_bytes_max),
             opened: AtomicU32::new(0),
             remote,
+            trusted: watch::Sender::new(config.stranger_window_bytes.is_none()),
             max_frame_bytes: config.max_frame_bytes,
+            connection_window: VarInt::from_u32(config.connection_window_bytes),
         })
     }
 
@@ -83,29 +88,31 @@ impl Link {
         if frames.is_empty() {
             return;
         }
-        let bytes = frames.len() as u64;
         let mut state = self.state();
         if state.ending.is_some() {
             return;
         }
-        let index = usize::from(lane.index());
-        if state.lanes.get(index).is_some_and(Option::is_none) {
+        let Some(place) = state.lanes.get_mut(usize::from(lane.index())) else {
+            return;
+        };
+        self.queued_bytes
+            .fetch_add(frames.len() as u64, Ordering::AcqRel);
+        let mut opened = None;
+        let queue = place.get_or_insert_with(|| {
             let (sender, queue) = mpsc::unbounded_channel();
-            runtime.spawn(write_lane(Writer::new(self), lane, queue));
-            state.writers += 1;
-            if let Some(place) = state.lanes.get_mut(index) {
-                *place = Some(sender);
-            }
-        }
-        self.queued_bytes.fetch_add(bytes, Ordering::AcqRel);
-        let sent = state
-            .lanes
-            .get(index)
-            .and_then(Option::as_ref)
-            .map(|lane| lane.send(frames));
-        if !matches!(sent, Some(Ok(()))) {
+            opened = Some(queue);
+            sender
+        });
+        if let Err(mpsc::error::SendError(frames)) = queue.send(frames) {
             // The writer has met the end of the connection; `Closed` is on its way.
-            self.queued_bytes.fetch_sub(bytes, Ordering::AcqRel);
+            self.queued_bytes
+                .fetch_sub(frames.len() as u64, Ordering::AcqRel);
+        }
+        if let Some(queue) = opened {
+            state.writers += 1;
+            // A runtime that is being torn down drops the writer at once, which takes the lock.
+            drop(state);
+            runtime.spawn(write_lane(Writer(Arc::clone(self)), lane, queue));
         }
     }
 
@@ -146,15 +153,45 @@ impl Link {
         state.ending.is_some() && state.writers == 0
     }
 
+    /// Opens the whole window, and lets the message lanes be read.
+    pub(crate) fn trust(&self) {
+        if !self.trusted.send_replace(true) {
+            self.connection.set_receive_window(self.connection_window);
+        }
+    }
+
+    /// Waits for `trust`; false if the link ends before.
+    async fn until_trusted(&self) -> bool {
+        let mut trusted = self.trusted.subscribe();
+        tokio::select! {
+            biased;
+            trusted = trusted.wait_for(|trusted| *trusted) => trusted.is_ok(),
+            _ = self.connection.closed() => false,
+        }
+    }
+
+    pub(crate) fn stats(&self) -> LinkStats {
+        LinkStats::new(self.peer, &self.connection, self.queued_bytes())
+    }
+
     fn is_ending(&self) -> bool {
         self.state().ending.is_some()
     }
 
-    /// The peer's new address, if it has changed since the last call.
-    fn moved(&self) -> Option<SocketAddr> {
+    /// Tells of the peer's new address, if it has one since the last call.
+    fn tell_if_moved(&self, events: &mpsc::UnboundedSender<Event>) {
         let now = self.connection.remote_address();
         let mut remote = self.remote.lock().unwrap_or_else(PoisonError::into_inner);
-        (core::mem::replace(&mut *remote, now) != now).then(|| canonical(now))
+        if core::mem::replace(&mut *remote, now) != now {
+            // Told under the lock, so that of two readers' news the newer comes last.
+            tell(
+                events,
+                Event::AddressChanged {
+                    link: self.id,
+                    remote: canonical(now),
+                },
+            );
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -178,8 +215,8 @@ pub(crate) async fn run(
     // What the peer sent before its end is still in QUIC's buffers; it comes before `Closed`.
     let mut misbehaved = None;
     while let Some(read) = readers.join_next().await {
-        if let Ok(Err(error)) = read {
-            misbehaved.get_or_insert(error);
+        if let Err(reason) = lane_ended(read) {
+            misbehaved.get_or_insert(reason);
         }
     }
     let ending = link.state().ending.clone();
@@ -187,7 +224,7 @@ pub(crate) async fn run(
     match (error, ending, misbehaved) {
         (ConnectionError::LocallyClosed, Some(reason), _) => reason,
         (ConnectionError::LocallyClosed, None, _) => CloseReason::ShutDown,
-        (_, _, Some(error)) => CloseReason::Misbehaved(error),
+        (_, _, Some(reason)) => reason,
         (error, _, None) => close_reason(error),
     }
 }
@@ -200,9 +237,9 @@ async fn supervise(
 ) -> ConnectionError {
     let closed = link.connection.closed();
     tokio::pin!(closed);
-    let look = tokio::time::sleep(config.keep_alive);
+    let look = sleep(config.keep_alive);
     tokio::pin!(look);
-    let give_up = tokio::time::sleep(config.flush_timeout);
+    let give_up = sleep(config.flush_timeout);
     tokio::pin!(give_up);
     let mut ending = false;
     loop {
@@ -210,8 +247,8 @@ async fn supervise(
             biased;
             error = &mut closed => return error,
             Some(read) = readers.join_next(), if !readers.is_empty() => {
-                if let Ok(Err(error)) = read {
-                    link.end_now(CloseReason::Misbehaved(error));
+                if let Err(reason) = lane_ended(read) {
+                    link.end_now(reason);
                 }
             }
             () = link.changed.notified() => {
@@ -219,7 +256,7 @@ async fn supervise(
                     link.close_connection();
                 } else if link.is_ending() && !ending {
                     ending = true;
-                    give_up.as_mut().reset(tokio::time::Instant::now() + config.flush_timeout);
+                    give_up.as_mut().reset(Instant::now() + config.flush_timeout);
                 }
             }
             () = &mut give_up, if ending => {
@@ -231,206 +268,26 @@ async fn supervise(
             }
             () = &mut look => {
                 // QUIC does not tell of a new address; a quiet link is looked at now and then.
-                if let Some(remote) = link.moved() {
-                    tell(events, Event::AddressChanged { link: link.id, remote });
-                }
-                look.as_mut().reset(tokio::time::Instant::now() + config.keep_alive);
+                link.tell_if_moved(events);
+                look.as_mut().reset(Instant::now() + config.keep_alive);
             }
         }
     }
 }
 
-/// Counts one writer among the link's writers for as long as it lives.
-struct Writer(Arc<Link>);
-
-impl Writer {
-    fn new(link: &Arc<Link>) -> Self {
-        Self(Arc::clone(link))
-    }
-}
-
-impl Drop for Writer {
-    fn drop(&mut self) {
-        let mut state = self.0.state();
-        state.writers -= 1;
-        let last = state.writers == 0;
-        drop(state);
-        if last {
-            self.0.changed.notify_one();
+/// Whether the end of a reader must end the link.
+fn lane_ended(read: Result<Result<(), FramingError>, JoinError>) -> Result<(), CloseReason> {
+    match read {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(CloseReason::Misbehaved(error)),
+        Err(error) => {
+            // A lane that nobody reads must not look like a quiet one.
+            tracing::error!(%error, "the reader of a lane failed");
+            Err(CloseReason::Quic {
+                reason: error.to_string(),
+            })
         }
     }
-}
-
-/// Writes a lane until its queue is closed and the peer has everything, or the connection ends.
-async fn write_lane(writer: Writer, lane: Lane, mut queue: mpsc::UnboundedReceiver<Bytes>) {
-    let link = &writer.0;
-    // The error is the connection's end, which the supervisor reports.
-    let _ended: Result<(), WriteError> = async {
-        let mut stream = link.connection.open_uni().await?;
-        // The stream was opened a moment ago: it cannot be closed.
-        stream
-            .set_priority(lane.stream_priority())
-            .map_err(|_e| WriteError::ClosedStream)?;
-        let mut preamble = Some(lane.index());
-        let mut next = None;
-        while let Some(first) = match next.take() {
-            Some(kept) => Some(kept),
-            None => queue.recv().await,
-        } {
-            let (piece, kept) = gather(first, preamble.take(), &mut queue);
-            next = kept;
-            let bytes = piece.frame_bytes;
-            for bytes in piece.chunks.into_iter().flatten() {
-                stream.write_chunk(bytes).await?;
-            }
-            link.queued_bytes.fetch_sub(bytes, Ordering::AcqRel);
-        }
-        stream.finish().map_err(|_e| WriteError::ClosedStream)?;
-        // Resolves when the peer has acknowledged everything; `stopped` is the end of the lane.
-        drop(stream.stopped().await);
-        Ok(())
-    }
-    .await;
-}
-
-/// What goes to QUIC at once.
-struct Piece {
-    /// One chunk, or the lane's preamble before a large one.
-    chunks: [Option<Bytes>; 2],
-    /// Bytes of it that count as queued.
-    frame_bytes: u64,
-}
-
-/// Puts what is queued into one piece, up to [`FLUSH_BYTES`]; also returns what did not fit.
-fn gather(
-    first: Bytes,
-    preamble: Option<u8>,
-    queue: &mut mpsc::UnboundedReceiver<Bytes>,
-) -> (Piece, Option<Bytes>) {
-    let mut frame_bytes = first.len();
-    if frame_bytes >= LARGE_BYTES {
-        let preamble = preamble.map(|index| Bytes::copy_from_slice(&[index]));
-        return (
-            Piece {
-                chunks: [preamble, Some(first)],
-                frame_bytes: frame_bytes as u64,
-            },
-            None,
-        );
-    }
-    let mut kept = None;
-    let mut more = queue.try_recv().ok();
-    if more.is_none() && preamble.is_none() {
-        return (
-            Piece {
-                chunks: [Some(first), None],
-                frame_bytes: frame_bytes as u64,
-            },
-            None,
-        );
-    }
-    let mut buffer = BytesMut::with_capacity(if more.is_some() {
-        FLUSH_BYTES
-    } else {
-        1 + frame_bytes
-    });
-    buffer.extend(preamble);
-    buffer.extend_from_slice(&first);
-    while let Some(frames) = more {
-        if frame_bytes + frames.len() > FLUSH_BYTES {
-            kept = Some(frames);
-            break;
-        }
-        frame_bytes += frames.len();
-        buffer.extend_from_slice(&frames);
-        more = queue.try_recv().ok();
-    }
-    (
-        Piece {
-            chunks: [Some(buffer.freeze()), None],
-            frame_bytes: frame_bytes as u64,
-        },
-        kept,
-    )
-}
-
-/// Reads a lane until it or the connection ends; an error is the peer's fault.
-async fn read_lane(
-    link: Arc<Link>,
-    mut stream: RecvStream,
-    events: mpsc::UnboundedSender<Event>,
-) -> Result<(), FramingError> {
-    let Some(lane) = open_lane(&link, &mut stream).await? else {
-        return Ok(());
-    };
-    let (budget, body_limit) = if lane.is_steering() {
-        (&link.steering, CONTROL_BYTES_MAX)
-    } else {
-        (
-            &link.messages,
-            link.max_frame_bytes.saturating_sub(FRAME_HEADER_BYTES),
-        )
-    };
-    let mut cutter = FrameCutter::new(body_limit);
-    let mut chunks: [Bytes; CHUNKS] = [const { Bytes::new() }; CHUNKS];
-    loop {
-        if budget.is_full() {
-            tokio::select! {
-                biased;
-                () = budget.room() => {}
-                // Nobody waits for the node to make room once the link is gone.
-                _ = link.connection.closed() => return Ok(()),
-            }
-        }
-        let read = match stream.read_chunks(&mut chunks).await {
-            Ok(Some(count)) => chunks.get(..count).unwrap_or_default(),
-            Ok(None) => return cutter.finish(),
-            Err(ReadError::Reset(_) | ReadError::ConnectionLost(_)) => return Ok(()),
-            Err(error) => {
-                tracing::error!(%error, link = link.id.0, "reading a lane failed");
-                return Ok(());
-            }
-        };
-        let run = cutter.push(read)?;
-        chunks.fill(Bytes::new());
-        if let Some(remote) = link.moved() {
-            tell(
-                &events,
-                Event::AddressChanged {
-                    link: link.id,
-                    remote,
-                },
-            );
-        }
-        if let Some(frames) = run {
-            let held = budget.hold(frames.len());
-            tell(
-                &events,
-                Event::Received {
-                    link: link.id,
-                    lane,
-                    frames,
-                    held,
-                },
-            );
-        }
-    }
-}
-
-/// Reads the preamble. `None` if the lane or the connection ended before it.
-async fn open_lane(link: &Link, stream: &mut RecvStream) -> Result<Option<Lane>, FramingError> {
-    let Ok(Some(chunk)) = stream.read_chunk(1, true).await else {
-        return Ok(None);
-    };
-    let Some(&index) = chunk.bytes.first() else {
-        return Ok(None);
-    };
-    let lane = Lane::from_index(index).ok_or(FramingError::UnknownLane { found: index })?;
-    let bit = 1_u32 << index;
-    if link.opened.fetch_or(bit, Ordering::AcqRel) & bit != 0 {
-        return Err(FramingError::LaneTwice { index });
-    }
-    Ok(Some(lane))
 }
 
 /// The node may have stopped listening; then nobody is left to tell.

@@ -111,7 +111,11 @@ fn transport(config: &EndpointConfig) -> Result<quinn::TransportConfig, BindErro
         .max_idle_timeout(Some(idle))
         .keep_alive_interval(Some(config.keep_alive))
         .stream_receive_window(VarInt::from_u32(config.stream_window_bytes))
-        .receive_window(VarInt::from_u32(config.connection_window_bytes))
+        .receive_window(VarInt::from_u32(
+            config
+                .stranger_window_bytes
+                .unwrap_or(config.connection_window_bytes),
+        ))
         .send_window(u64::from(config.send_window_bytes))
         .initial_mtu(config.mtu_initial)
         .min_mtu(1200)

@@ -409,7 +409,7 @@ async fn reading_pauses_until_bytes_are_given_back() {
     let config = EndpointConfig {
         received_bytes_max: 256 << 10,
         stream_window_bytes: 256 << 10,
-        connection_window_bytes: 1 << 20,
+        connection_window_bytes: 3 << 20,
         ..Default::default()
     };
     let mut b = Node::loopback_with(2, config).await;
@@ -458,4 +458,151 @@ async fn reading_pauses_until_bytes_are_given_back() {
             next += 1;
         }
     }
+}
+
+#[tokio::test]
+async fn full_message_lanes_do_not_hold_back_control() {
+    let config = EndpointConfig {
+        received_bytes_max: 1,
+        stream_window_bytes: 64 << 10,
+        connection_window_bytes: 11 * (64 << 10),
+        send_window_bytes: 11 * (64 << 10),
+        ..Default::default()
+    };
+    let mut b = Node::loopback_with(2, config.clone()).await;
+    let mut a = Node::loopback_with(1, config).await;
+    let (to_b, _) = connect(&mut a, &mut b).await;
+    for priority in 0..8 {
+        a.endpoint
+            .send(to_b, Lane::Priority(priority), numbered(0..1000, 1000));
+    }
+    a.endpoint.send(to_b, Lane::Bulk, numbered(0..1000, 1000));
+    // What b holds on to stops all nine message lanes, with every window full.
+    let mut kept = Vec::new();
+    for number in 0..20 {
+        a.endpoint
+            .send(to_b, Lane::Control, numbered(number..number + 1, 60_000));
+        loop {
+            match b.told().await {
+                Event::Received {
+                    lane: Lane::Control,
+                    ..
+                } => break,
+                event @ Event::Received { .. } => kept.push(event),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    assert!(a.endpoint.queued_bytes(to_b) > 8_000_000);
+    assert!(!kept.is_empty());
+}
+
+#[tokio::test]
+async fn a_stranger_may_only_steer_until_it_is_trusted() {
+    let config = EndpointConfig {
+        stranger_window_bytes: Some(64 << 10),
+        ..Default::default()
+    };
+    let mut b = Node::loopback_with(2, config).await;
+    let mut a = Node::loopback(1).await;
+    let (to_b, to_a) = connect(&mut a, &mut b).await;
+    a.endpoint
+        .send(to_b, Lane::Priority(3), numbered(0..40, 1000));
+    for number in 0..50 {
+        a.endpoint
+            .send(to_b, Lane::Control, numbered(number..number + 1, 20_000));
+        assert_eq!(b.received().await.1, Lane::Control);
+    }
+    a.endpoint
+        .send(to_b, Lane::Priority(3), numbered(40..4000, 1000));
+    assert!(b.told_now().is_none());
+    b.endpoint.trust(to_a);
+    b.endpoint.trust(to_a);
+    let mut next = 0;
+    while next < 4000 {
+        let (_, lane, frames) = b.received().await;
+        assert_eq!(lane, Lane::Priority(3));
+        for number in numbers(frames) {
+            assert_eq!(number, next);
+            next += 1;
+        }
+    }
+    let stats = b.endpoint.stats(to_a).unwrap();
+    assert_eq!(stats.peer, a.key.qm_id());
+    assert!(stats.received_bytes > 5_000_000, "{stats:?}");
+    a.endpoint.close(to_b, 0, "");
+    b.closed(to_a).await;
+    assert_eq!(b.endpoint.stats(to_a), None);
+}
+
+/// Many links come and go on several threads; every one begins once and ends once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn links_come_and_go() {
+    const DIALS: u64 = 200;
+    let limits = Limits {
+        links_per_peer: 1000,
+        ..Limits::default()
+    };
+    let config = EndpointConfig {
+        limits,
+        ..Default::default()
+    };
+    let mut b = Node::loopback_with(2, config.clone()).await;
+    let mut a = Node::loopback_with(1, config).await;
+    for dial in 0..DIALS {
+        a.endpoint.dial(dial, &b.address(), Some(b.key.qm_id()));
+    }
+    let (mut dialled, mut open, mut failed) = (0, BTreeMap::new(), 0);
+    while dialled + failed < DIALS || !open.is_empty() {
+        match a.told().await {
+            Event::Connected { link, dial, .. } => {
+                assert!(open.insert(link, dial.unwrap()).is_none());
+                dialled += 1;
+                for lane in [Lane::Control, Lane::Priority(5), Lane::Bulk] {
+                    a.endpoint.send(link, lane, numbered(0..100, 300));
+                }
+                a.endpoint.close(link, 9, "done");
+            }
+            Event::DialFailed {
+                error: DialError::Busy { .. },
+                ..
+            } => failed += 1,
+            Event::Closed { link, reason } => {
+                assert!(open.remove(&link).is_some());
+                assert_eq!(
+                    reason,
+                    CloseReason::Local {
+                        code: 9,
+                        reason: "done".to_owned()
+                    }
+                );
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    let mut frames_by_link = BTreeMap::new();
+    let mut ended = 0;
+    while ended < dialled {
+        match b.told().await {
+            Event::Connected { link, .. } => {
+                assert!(frames_by_link.insert(link, 0).is_none());
+            }
+            Event::Received { link, frames, .. } => {
+                *frames_by_link.get_mut(&link).unwrap() += numbers(frames).count();
+            }
+            Event::Closed { link, reason } => {
+                assert_eq!(frames_by_link.remove(&link), Some(300));
+                assert_eq!(
+                    reason,
+                    CloseReason::Peer {
+                        code: 9,
+                        reason: "done".to_owned()
+                    }
+                );
+                ended += 1;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(frames_by_link.is_empty() && b.told_now().is_none());
 }
