@@ -238,3 +238,148 @@ async fn datagrams_above_the_paths_limit_do_not_stop_the_link() {
         "the search for a larger size has met the limit"
     );
 }
+
+/// What happened to one node, in order; the bytes of frames count by length only.
+async fn live(mut node: Node, hub: &str) -> (Vec<String>, Node) {
+    let mut story = Vec::new();
+    let (mut dials, mut sent) = (1, 0);
+    node.endpoint.dial(dials, hub, None);
+    let end = Instant::now() + Duration::from_secs(36);
+    loop {
+        let event = tokio::select! {
+            biased;
+            () = tokio::time::sleep_until(end) => return (story, node),
+            event = node.told() => event,
+        };
+        match &event {
+            Event::Connected {
+                link,
+                dial: Some(_),
+                ..
+            } => {
+                node.endpoint
+                    .send(*link, Lane::Control, numbered(0..1, 100));
+            }
+            Event::Received { link, frames, .. } => {
+                // An endless conversation, with another thread of it now and then.
+                sent += 1;
+                let more = if sent % 100 == 0 { 2 } else { 1 };
+                for thread in 0..more {
+                    let lane = Lane::Priority(u8::try_from((sent + thread) % 8).unwrap());
+                    let length = frames.len() * 7 + usize::from(lane != Lane::Priority(0));
+                    node.endpoint
+                        .send(*link, lane, numbered(0..1, length % 3000));
+                }
+            }
+            Event::DialFailed { .. } | Event::Closed { .. } => {
+                dials += 1;
+                let wait = Duration::from_millis(500 + 100 * (dials % 5));
+                tokio::time::sleep(wait).await;
+                node.endpoint.dial(dials, hub, None);
+            }
+            _ => {}
+        }
+        story.push(format!("{:?} {event:?}", end - Instant::now()));
+    }
+}
+
+/// Answers what a hub hears with the same frames, for some time.
+async fn echo(mut hub: Node, time: Duration) -> (Vec<String>, Node) {
+    let mut story = Vec::new();
+    let end = Instant::now() + time;
+    loop {
+        let event = tokio::select! {
+            biased;
+            () = tokio::time::sleep_until(end) => return (story, hub),
+            event = hub.told() => event,
+        };
+        story.push(format!("{:?} {event:?}", end - Instant::now()));
+        if let Event::Received {
+            link, lane, frames, ..
+        } = event
+        {
+            hub.endpoint.send(link, lane, frames);
+        }
+    }
+}
+
+/// Five nodes around a hub, with every kind of fault, for 36 seconds.
+async fn troubled_hub(seed: u64) -> (u64, Vec<Vec<String>>) {
+    let network = Network::new(seed);
+    network.set_faults(Faults {
+        loss_per_mille: 20,
+        duplicate_per_mille: 10,
+        reorder_per_mille: 10,
+        delay_min: Duration::from_millis(20),
+        delay_max: Duration::from_millis(40),
+        ..Faults::default()
+    });
+    let seconds = Duration::from_secs;
+    let config = EndpointConfig {
+        idle_timeout: seconds(6),
+        keep_alive: seconds(2),
+        handshake_timeout: seconds(3),
+        ..EndpointConfig::default()
+    };
+    let hub = Node::memory_with(100, &network, config.clone()).await;
+    let (hub_name, hub_at) = (hub.address(), hub.endpoint.local_addr().unwrap());
+    let first_life = tokio::spawn(echo(hub, seconds(24)));
+    let mut lives = Vec::new();
+    for number in 1..6 {
+        let node = Node::memory_with(number, &network, config.clone()).await;
+        let hub_name = hub_name.clone();
+        lives.push(tokio::spawn(async move { live(node, &hub_name).await }));
+    }
+    let at = |number: u8| std::net::SocketAddr::from(([10, 0, 0, number], 7000));
+    tokio::time::sleep(seconds(3)).await;
+    network.cut(at(1), hub_at);
+    network
+        .rebind(at(2), "203.0.113.7:2002".parse().unwrap())
+        .unwrap();
+    tokio::time::sleep(seconds(15)).await;
+    network.mend(at(1), hub_at);
+    network.set_path(
+        hub_at,
+        at(3),
+        Some(Faults {
+            loss_per_mille: 500,
+            ..Faults::default()
+        }),
+    );
+    let (first_story, hub) = first_life.await.unwrap();
+    network.unplug(hub_at);
+    drop(hub);
+    let hub = Node::memory_with(100, &network, config).await;
+    let (second_story, hub) = echo(hub, seconds(12)).await;
+    let mut stories = vec![first_story, second_story];
+    for life in lives {
+        let (story, node) = life.await.unwrap();
+        stories.push(story);
+        node.endpoint.shutdown().await;
+    }
+    hub.endpoint.shutdown().await;
+    (network.trace(), stories)
+}
+
+#[test]
+fn a_troubled_network_repeats_itself_event_by_event() {
+    let run = |seed| {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .unwrap();
+        runtime.block_on(troubled_hub(seed))
+    };
+    for seed in 1..4 {
+        let (trace, stories) = run(seed);
+        let again = run(seed);
+        assert_eq!(again.1, stories, "seed {seed}");
+        assert_eq!(again.0, trace, "seed {seed}");
+        let told = stories.iter().flatten();
+        for kind in ["Connected", "Received", "Closed", "AddressChanged"] {
+            let count = told.clone().filter(|event| event.contains(kind)).count();
+            assert!(count > 0, "seed {seed} has no {kind}");
+        }
+    }
+}
