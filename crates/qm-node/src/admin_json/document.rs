@@ -1,0 +1,676 @@
+//! The documents, field by field. What stands here is a contract: fields are added, never changed.
+
+use std::borrow::Cow;
+
+use qm_cache::{DedupStats, RouteStats};
+use qm_engine::RemoteKey;
+use qm_engine::admin::{
+    Counters, OutgoingView, PeerView, QueueView, RouteView, StatusView, WhyView,
+};
+use qm_wire::{Destination, Incarnation, Outcome, QmId, QueueName};
+use serde::{Deserialize, Serialize};
+
+use super::time::rfc3339;
+use crate::info::NodeInfo;
+
+/// The name of a document's shape and its version.
+type Schema = Cow<'static, str>;
+
+/// An item of a listing.
+pub trait Document: Serialize {
+    /// What the item is, for sentences.
+    const NOUN: &'static str;
+    /// What to do when there is none of a name.
+    const NOT_FOUND_FIX: &'static str;
+
+    /// Unique among the items of a listing, in lower case; listings are sorted by it.
+    fn key(&self) -> String;
+}
+
+/// A page of a listing, `qm.list/1`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct List<T> {
+    /// `qm.list/1`.
+    pub schema: Schema,
+    /// Counters of what is listed.
+    #[serde(default = "none", skip_serializing_if = "Option::is_none")]
+    pub summary: Option<RouteStatsDocument>,
+    /// The items, sorted by key.
+    pub items: Vec<T>,
+    /// To be given back in the next request when the listing goes on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<String>,
+}
+
+const fn none<T>() -> Option<T> {
+    None
+}
+
+impl<T> List<T> {
+    pub(super) const fn new(summary: Option<RouteStatsDocument>) -> Self {
+        Self {
+            schema: Cow::Borrowed("qm.list/1"),
+            summary,
+            items: Vec::new(),
+            after: None,
+        }
+    }
+}
+
+/// Something was done, `qm.done/1`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct DoneDocument {
+    /// `qm.done/1`.
+    pub schema: Schema,
+    /// How many things it concerned.
+    pub count: u64,
+}
+
+impl DoneDocument {
+    /// So many things were done.
+    #[must_use]
+    pub const fn new(count: u64) -> Self {
+        Self {
+            schema: Cow::Borrowed("qm.done/1"),
+            count,
+        }
+    }
+}
+
+/// Something cannot be done, `qm.error/1`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct ErrorDocument {
+    /// `qm.error/1`.
+    pub schema: Schema,
+    /// A stable word; that of the outcome when there is one.
+    pub code: String,
+    /// Four hexadecimal digits of the outcome, when there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<String>,
+    /// What is wrong, where.
+    pub cause: String,
+    /// What to do.
+    pub fix: String,
+}
+
+impl ErrorDocument {
+    /// An error of the node itself or of the command line.
+    #[must_use]
+    pub fn new(code: impl Into<String>, cause: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self {
+            schema: Cow::Borrowed("qm.error/1"),
+            code: code.into(),
+            outcome: None,
+            cause: cause.into(),
+            fix: fix.into(),
+        }
+    }
+
+    /// A typed outcome.
+    #[must_use]
+    pub fn of_outcome(outcome: Outcome, cause: &str, fix: &str) -> Self {
+        let number = format!("{:04X}", outcome.0);
+        Self {
+            outcome: Some(number.clone()),
+            ..Self::new(outcome.name().map_or(number, str::to_owned), cause, fix)
+        }
+    }
+}
+
+/// What the process knows of itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct NodeDocument {
+    /// `qm.node/1`.
+    pub schema: Schema,
+    /// Display name.
+    pub name: String,
+    /// Identity.
+    pub qm: QmId,
+    /// The full digest of its key in base32, by which peers pin it.
+    pub fingerprint: String,
+    /// The UDP socket.
+    pub listen: String,
+    /// `host:port` that peers can try.
+    pub addresses: Vec<String>,
+    /// The socket of applications.
+    pub socket: String,
+    /// The data directory.
+    pub data: String,
+    /// Version of the program.
+    pub version: String,
+    /// Process id.
+    pub pid: u32,
+}
+
+impl NodeDocument {
+    /// The facts of a running node.
+    #[must_use]
+    pub fn new(node: &NodeInfo) -> Self {
+        Self {
+            schema: Cow::Borrowed("qm.node/1"),
+            name: node.name.clone(),
+            qm: node.qm,
+            fingerprint: node.fingerprint.clone(),
+            listen: node.listen.to_string(),
+            addresses: node.addresses.clone(),
+            socket: node.socket.display().to_string(),
+            data: node.data.display().to_string(),
+            version: node.version.to_owned(),
+            pid: node.pid,
+        }
+    }
+}
+
+/// What `status` shows, `qm.status/1`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct StatusDocument {
+    /// `qm.status/1`.
+    pub schema: Schema,
+    /// Display name.
+    pub name: String,
+    /// Identity.
+    pub qm: QmId,
+    /// This life.
+    pub incarnation: Incarnation,
+    /// Milliseconds since this life began.
+    pub uptime_ms: u64,
+    /// Messages in local queues.
+    pub local_messages: u64,
+    /// Bytes in local queues.
+    pub local_bytes: u64,
+    /// Messages waiting for other nodes, in flight included.
+    pub outgoing_messages: u64,
+    /// Bytes waiting for other nodes.
+    pub outgoing_bytes: u64,
+    /// Dead letters.
+    pub dead_letters: u64,
+    /// Open sessions.
+    pub sessions: u64,
+    /// Peers that await approval.
+    pub pending_peers: u64,
+    /// Applications connected.
+    pub clients: u64,
+    /// Whether the disk is full.
+    pub store_full: bool,
+    /// Bytes of messages held in memory.
+    pub resident_bytes: u64,
+    /// Sums since this life began.
+    pub counters: CountersDocument,
+    /// The process.
+    pub node: NodeDocument,
+}
+
+impl StatusDocument {
+    pub(super) fn new(view: &StatusView, node: &NodeInfo) -> Self {
+        Self {
+            schema: Cow::Borrowed("qm.status/1"),
+            name: view.name.clone(),
+            qm: view.qm,
+            incarnation: view.incarnation,
+            uptime_ms: view.uptime_ms,
+            local_messages: view.local_messages,
+            local_bytes: view.local_bytes,
+            outgoing_messages: view.outgoing_messages,
+            outgoing_bytes: view.outgoing_bytes,
+            dead_letters: view.dead_letters,
+            sessions: view.sessions,
+            pending_peers: view.pending_peers,
+            clients: view.clients,
+            store_full: view.store_full,
+            resident_bytes: view.resident_bytes,
+            counters: CountersDocument::new(&view.counters),
+            node: NodeDocument::new(node),
+        }
+    }
+}
+
+macro_rules! counters {
+    ($($(#[doc = $doc:literal])* $field:ident,)*) => {
+        /// Sums since the start of the process.
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+        #[serde(default)]
+        #[non_exhaustive]
+        pub struct CountersDocument {
+            $($(#[doc = $doc])* pub $field: u64,)*
+        }
+
+        impl CountersDocument {
+            pub(super) const fn new(counters: &Counters) -> Self {
+                Self { $($field: counters.$field,)* }
+            }
+
+            /// Every sum with its name.
+            #[must_use]
+            pub const fn named(&self) -> [(&'static str, u64); [$(stringify!($field)),*].len()] {
+                [$((stringify!($field), self.$field)),*]
+            }
+        }
+    };
+}
+
+counters! {
+    /// Messages accepted from applications.
+    accepted,
+    /// Messages refused to applications.
+    refused,
+    /// Transmissions of messages, repeated ones included.
+    transmitted,
+    /// Transmissions that repeat an earlier one.
+    retransmitted,
+    /// Outgoing messages settled by the destination's word.
+    acknowledged,
+    /// Messages that arrived from peers and were stored to their class.
+    delivered,
+    /// Messages consumed by applications.
+    received,
+    /// Deliveries given back.
+    given_back,
+    /// Duplicates removed.
+    duplicates,
+    /// Repeated requests of applications answered with the first answer.
+    repeated_requests,
+    /// Dead letters kept.
+    dead_letters,
+    /// Messages dropped because their sender wished no dead letter.
+    discarded,
+    /// Transmissions refused to peers.
+    rejected,
+    /// Acks that named messages not held here.
+    acks_not_held,
+    /// Acks that did not match what they named.
+    acks_unverified,
+    /// Acks sent off their session.
+    acks_routed,
+    /// Messages asked for by query.
+    queried,
+    /// Peers that broke the protocol.
+    misbehaved,
+}
+
+/// A local queue, `qm.queue/1`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct QueueDocument {
+    /// `qm.queue/1`.
+    pub schema: Schema,
+    /// Its name.
+    pub name: QueueName,
+    /// Waiting messages, leased ones not counted.
+    pub messages: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Messages in the hands of applications.
+    pub leased: u64,
+    /// Applications that wait for a message.
+    pub waiting_receivers: u64,
+    /// Messages that arrived since the start of the process.
+    pub arrived: u64,
+    /// Messages consumed since the start of the process.
+    pub received: u64,
+    /// Whether only transactional messages may enter.
+    pub transactional: bool,
+    /// Whether receivers are held back.
+    pub paused: bool,
+    /// Whether it is at its quota.
+    pub full: bool,
+    /// Bytes of waiting messages that are admitted; `null` for no limit.
+    pub quota_bytes: Option<u64>,
+    /// Waiting messages that are admitted; `null` for no limit.
+    pub quota_messages: Option<u64>,
+}
+
+impl QueueDocument {
+    pub(super) fn new(view: &QueueView) -> Self {
+        let settings = &view.settings;
+        Self {
+            schema: Cow::Borrowed("qm.queue/1"),
+            name: settings.name.clone(),
+            messages: view.messages,
+            bytes: view.bytes,
+            leased: view.leased,
+            waiting_receivers: view.waiting_receivers,
+            arrived: view.arrived,
+            received: view.received,
+            transactional: settings.transactional,
+            paused: settings.paused,
+            full: view.full,
+            quota_bytes: limited(settings.quota_bytes),
+            quota_messages: limited(settings.quota_messages),
+        }
+    }
+}
+
+impl Document for QueueDocument {
+    const NOUN: &'static str = "queue";
+    const NOT_FOUND_FIX: &'static str =
+        "`qm-node queue list` shows the queues, `qm-node queue create NAME` makes one";
+
+    fn key(&self) -> String {
+        self.name.as_str().to_lowercase()
+    }
+}
+
+/// A destination queue, `qm.outgoing/1`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct OutgoingDocument {
+    /// `qm.outgoing/1`.
+    pub schema: Schema,
+    /// The destination as `send` takes it.
+    pub destination: String,
+    /// The destination node as addressed, `qm:<QMId>` or `qm://host:port`.
+    pub remote: String,
+    /// The queue there.
+    pub queue: QueueName,
+    /// The node's identity, once known.
+    pub peer: Option<QmId>,
+    /// The operator's name for the node.
+    pub peer_name: Option<String>,
+    /// One word.
+    pub state: String,
+    /// Messages that wait.
+    pub waiting: u64,
+    /// Bytes that wait.
+    pub waiting_bytes: u64,
+    /// Transmitted, not acknowledged.
+    pub unacknowledged: u64,
+    /// Transmitted earlier, fate being asked.
+    pub in_doubt: u64,
+    /// Milliseconds until the next dial.
+    pub retry_in_ms: Option<u64>,
+    /// What went wrong last.
+    pub last_error: Option<String>,
+    /// Messages acknowledged since the start of the process.
+    pub acknowledged: u64,
+}
+
+impl OutgoingDocument {
+    pub(super) fn new(view: &OutgoingView) -> Self {
+        Self {
+            schema: Cow::Borrowed("qm.outgoing/1"),
+            destination: destination(&view.remote, &view.queue),
+            remote: view.remote.to_string(),
+            queue: view.queue.clone(),
+            peer: view.peer,
+            peer_name: view.peer_name.clone(),
+            state: view.state.name().to_owned(),
+            waiting: view.waiting,
+            waiting_bytes: view.waiting_bytes,
+            unacknowledged: view.unacknowledged,
+            in_doubt: view.in_doubt,
+            retry_in_ms: view.retry_in_ms,
+            last_error: view.last_error.clone(),
+            acknowledged: view.acknowledged,
+        }
+    }
+}
+
+impl Document for OutgoingDocument {
+    const NOUN: &'static str = "outgoing queue";
+    const NOT_FOUND_FIX: &'static str = "`qm-node outgoing list` shows the destinations";
+
+    fn key(&self) -> String {
+        self.destination.to_lowercase()
+    }
+}
+
+/// A destination in the form in which an application writes it.
+pub(super) fn destination(remote: &RemoteKey, queue: &QueueName) -> String {
+    let queue = queue.clone();
+    match remote {
+        RemoteKey::Id(qm) => Destination::Id { qm: *qm, queue }.to_string(),
+        RemoteKey::Host(address) => {
+            let split = address.rsplit_once(':');
+            let Some((host, port)) = split.and_then(|(h, p)| Some((h, p.parse().ok()?))) else {
+                return format!("qm://{address}/{queue}");
+            };
+            let host = host
+                .trim_start_matches('[')
+                .trim_end_matches(']')
+                .to_owned();
+            Destination::Host {
+                qm: None,
+                host,
+                port,
+                queue,
+            }
+            .to_string()
+        }
+    }
+}
+
+/// A peer, `qm.peer/1`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct PeerDocument {
+    /// `qm.peer/1`.
+    pub schema: Schema,
+    /// The operator's name.
+    pub name: Option<String>,
+    /// What the peer calls itself.
+    pub announced_name: String,
+    /// The host it runs on, as it says.
+    pub host: String,
+    /// Identity, once known.
+    pub qm: Option<QmId>,
+    /// Addresses known.
+    pub addresses: Vec<String>,
+    /// `approved`, `pending`, `blocked` or `known`.
+    pub approval: String,
+    /// Whether a connection is held open.
+    pub keep_connected: bool,
+    /// Whether a session is open.
+    pub connected: bool,
+    /// Its life as of the last session.
+    pub incarnation: Option<Incarnation>,
+    /// Beginning of the last session; `null` for never.
+    pub last_seen: Option<String>,
+}
+
+impl PeerDocument {
+    pub(super) fn new(view: &PeerView) -> Self {
+        Self {
+            schema: Cow::Borrowed("qm.peer/1"),
+            name: view.name.clone(),
+            announced_name: view.announced_name.clone(),
+            host: view.host.clone(),
+            qm: view.qm,
+            addresses: view.addresses.clone(),
+            approval: view.approval.to_owned(),
+            keep_connected: view.keep_connected,
+            connected: view.connected,
+            incarnation: view.incarnation,
+            last_seen: (view.last_seen_us > 0).then(|| rfc3339(view.last_seen_us)),
+        }
+    }
+}
+
+impl Document for PeerDocument {
+    const NOUN: &'static str = "peer";
+    const NOT_FOUND_FIX: &'static str = "`qm-node peers list` shows the peers";
+
+    fn key(&self) -> String {
+        let name = self.name.as_deref().unwrap_or(&self.announced_name);
+        let qm = self.qm.map(|qm| qm.to_string()).unwrap_or_default();
+        let key = format!("{name}\t{qm}\t{}", self.addresses.join(" "));
+        key.to_lowercase()
+    }
+}
+
+/// Where acks for a queue manager's life would go, `qm.route/1`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct RouteDocument {
+    /// `qm.route/1`.
+    pub schema: Schema,
+    /// The queue manager.
+    pub qm: QmId,
+    /// Its life.
+    pub incarnation: Incarnation,
+    /// Sessions and addresses, newest first.
+    pub candidates: Vec<String>,
+}
+
+impl RouteDocument {
+    pub(super) fn new(view: &RouteView) -> Self {
+        Self {
+            schema: Cow::Borrowed("qm.route/1"),
+            qm: view.qm,
+            incarnation: view.incarnation,
+            candidates: view.candidates.clone(),
+        }
+    }
+}
+
+impl Document for RouteDocument {
+    const NOUN: &'static str = "route";
+    const NOT_FOUND_FIX: &'static str = "`qm-node routes` shows the routes";
+
+    fn key(&self) -> String {
+        format!("{} {}", self.qm, self.incarnation)
+    }
+}
+
+/// Counters of the ack-route cache, `qm.route_stats/1`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct RouteStatsDocument {
+    /// `qm.route_stats/1`.
+    pub schema: Schema,
+    /// Lives with routes.
+    pub rows: u64,
+    /// Lives learned.
+    pub learned: u64,
+    /// Times a further route was learned for a life that had a live one.
+    pub conflicts: u64,
+    /// Times a life was seen at another of its known routes than the time before.
+    pub switches: u64,
+    /// Routes dropped because they failed.
+    pub failed: u64,
+    /// Routes dropped because their lifetime was over.
+    pub expired: u64,
+    /// Routes dropped because their life had too many.
+    pub displaced: u64,
+    /// Routes not stored because the cache was full.
+    pub refused: u64,
+}
+
+impl RouteStatsDocument {
+    pub(super) fn new(stats: &RouteStats) -> Self {
+        Self {
+            schema: Cow::Borrowed("qm.route_stats/1"),
+            rows: count(stats.rows),
+            learned: stats.learned,
+            conflicts: stats.conflicts,
+            switches: stats.switches,
+            failed: stats.failed,
+            expired: stats.expired,
+            displaced: stats.displaced,
+            refused: stats.refused,
+        }
+    }
+}
+
+/// Counters of the duplicate cache, `qm.dedup/1`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct DedupDocument {
+    /// `qm.dedup/1`.
+    pub schema: Schema,
+    /// Messages that may be remembered; 0 when duplicate removal is off.
+    pub size: u64,
+    /// Messages remembered.
+    pub entries: u64,
+    /// Messages being stored.
+    pub in_flight: u64,
+    /// Duplicates removed.
+    pub duplicates: u64,
+    /// Messages let through.
+    pub fresh: u64,
+    /// Arrivals put off because the same message was just being stored.
+    pub contended: u64,
+    /// Arrivals put off because too many messages were being stored.
+    pub refused: u64,
+    /// Messages whose storing failed.
+    pub aborted: u64,
+    /// Entries forgotten because their time was over.
+    pub purged: u64,
+    /// Entries forgotten because newer ones needed their place.
+    pub evicted: u64,
+    /// Of `evicted`: those younger than the purge interval. When this rises, the cache is too
+    /// small for the traffic.
+    pub evicted_young: u64,
+    /// Age of the oldest entry.
+    pub oldest_age_ms: Option<u64>,
+    /// For how long a message is remembered at present.
+    pub effective_window_ms: Option<u64>,
+    /// Bytes held.
+    pub heap_bytes: u64,
+}
+
+impl DedupDocument {
+    pub(super) fn new(stats: &DedupStats) -> Self {
+        Self {
+            schema: Cow::Borrowed("qm.dedup/1"),
+            size: count(stats.capacity),
+            entries: count(stats.len),
+            in_flight: count(stats.in_flight),
+            duplicates: stats.hits,
+            fresh: stats.misses,
+            contended: stats.contended,
+            refused: stats.refused,
+            aborted: stats.aborted,
+            purged: stats.purged,
+            evicted: stats.evicted,
+            evicted_young: stats.evicted_young,
+            oldest_age_ms: stats.oldest_age_ms,
+            effective_window_ms: stats.effective_window_ms,
+            heap_bytes: count(stats.heap_bytes),
+        }
+    }
+}
+
+/// What `why` shows, `qm.why/1`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct WhyDocument {
+    /// `qm.why/1`.
+    pub schema: Schema,
+    /// What was asked about, as understood.
+    pub subject: String,
+    /// A stable word.
+    pub code: String,
+    /// One line.
+    pub cause: String,
+    /// What to do, when something can be done.
+    pub fix: Option<String>,
+    /// Lines of evidence.
+    pub evidence: Vec<String>,
+}
+
+impl WhyDocument {
+    pub(super) fn new(view: &WhyView) -> Self {
+        Self {
+            schema: Cow::Borrowed("qm.why/1"),
+            subject: view.subject.clone(),
+            code: view.code.to_owned(),
+            cause: view.cause.clone(),
+            fix: view.fix.clone(),
+            evidence: view.evidence.clone(),
+        }
+    }
+}
+
+/// `u64::MAX` stands for no limit.
+const fn limited(quota: u64) -> Option<u64> {
+    if quota == u64::MAX { None } else { Some(quota) }
+}
+
+fn count(n: usize) -> u64 {
+    u64::try_from(n).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,304 @@
+//! What may be asked.
+
+use qm_engine::LocalSettings;
+use qm_engine::admin::{AdminRequest, Selector};
+use qm_wire::{QmId, QueueName};
+use serde::{Deserialize, Serialize};
+
+use super::{AdminJsonError, Asked, Shape};
+
+/// A request as it travels; the verb is the field `do`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "do", deny_unknown_fields)]
+#[non_exhaustive]
+pub enum Request {
+    /// Answered by a [`StatusDocument`](super::StatusDocument).
+    #[serde(rename = "status")]
+    Status {},
+    /// Answered by a [`List`](super::List) of [`QueueDocument`](super::QueueDocument)s.
+    #[serde(rename = "queue.list")]
+    QueueList {
+        /// Only those behind this key of an earlier answer.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        after: Option<String>,
+    },
+    /// Answered by a [`QueueDocument`](super::QueueDocument).
+    #[serde(rename = "queue.show")]
+    QueueShow {
+        /// The queue.
+        name: QueueName,
+    },
+    /// Make a queue.
+    #[serde(rename = "queue.create")]
+    QueueCreate {
+        /// Its name.
+        name: QueueName,
+        /// Whether only transactional messages may enter.
+        #[serde(default)]
+        transactional: bool,
+        /// Bytes of waiting messages; `null` for no limit.
+        #[serde(default)]
+        quota_bytes: Option<u64>,
+        /// Number of waiting messages; `null` for no limit.
+        #[serde(default)]
+        quota_messages: Option<u64>,
+    },
+    /// Change a queue. Every setting is named, so that none changes by being left out.
+    #[serde(rename = "queue.set")]
+    QueueSet {
+        /// Its name.
+        name: QueueName,
+        /// Whether only transactional messages may enter.
+        transactional: bool,
+        /// Bytes of waiting messages; `null` for no limit.
+        #[serde(deserialize_with = "named")]
+        quota_bytes: Option<u64>,
+        /// Number of waiting messages; `null` for no limit.
+        #[serde(deserialize_with = "named")]
+        quota_messages: Option<u64>,
+        /// Whether receivers are held back.
+        paused: bool,
+    },
+    /// Delete a queue.
+    #[serde(rename = "queue.delete")]
+    QueueDelete {
+        /// Its name.
+        name: QueueName,
+        /// Also when messages are in it.
+        #[serde(default)]
+        force: bool,
+    },
+    /// Remove all waiting messages of a queue.
+    #[serde(rename = "queue.purge")]
+    QueuePurge {
+        /// Its name.
+        name: QueueName,
+    },
+    /// Hold receivers of a queue back.
+    #[serde(rename = "queue.pause")]
+    QueuePause {
+        /// Its name.
+        name: QueueName,
+    },
+    /// Let receivers of a queue go on.
+    #[serde(rename = "queue.resume")]
+    QueueResume {
+        /// Its name.
+        name: QueueName,
+    },
+    /// Answered by a [`List`](super::List) of [`OutgoingDocument`](super::OutgoingDocument)s.
+    #[serde(rename = "outgoing.list")]
+    OutgoingList {
+        /// Only those behind this key of an earlier answer.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        after: Option<String>,
+    },
+    /// Stop transmitting to destinations.
+    #[serde(rename = "outgoing.pause")]
+    OutgoingPause(Which),
+    /// Go on transmitting to destinations.
+    #[serde(rename = "outgoing.resume")]
+    OutgoingResume(Which),
+    /// Dial now.
+    #[serde(rename = "outgoing.retry")]
+    OutgoingRetry(Which),
+    /// Remove what waits and was never transmitted.
+    #[serde(rename = "outgoing.purge")]
+    OutgoingPurge(Which),
+    /// Answered by a [`List`](super::List) of [`PeerDocument`](super::PeerDocument)s.
+    #[serde(rename = "peers.list")]
+    PeersList {
+        /// Only those behind this key of an earlier answer.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        after: Option<String>,
+    },
+    /// Add a peer to the address book.
+    #[serde(rename = "peers.add")]
+    PeersAdd {
+        /// The operator's name for it.
+        name: String,
+        /// `host:port`.
+        #[serde(default)]
+        address: Option<String>,
+        /// Its identity.
+        #[serde(default)]
+        qm: Option<QmId>,
+        /// Hold a connection open even when nothing waits.
+        #[serde(default)]
+        keep_connected: bool,
+    },
+    /// Let a pending peer send.
+    #[serde(rename = "peers.approve")]
+    PeersApprove {
+        /// Its identity or name, or the unique beginning of either.
+        who: String,
+        /// The operator's name for it.
+        #[serde(default)]
+        name: Option<String>,
+    },
+    /// Let a peer not send.
+    #[serde(rename = "peers.block")]
+    PeersBlock {
+        /// Its identity or name, or the unique beginning of either.
+        who: String,
+    },
+    /// Remove a peer from the address book.
+    #[serde(rename = "peers.forget")]
+    PeersForget {
+        /// Its identity or name, or the unique beginning of either.
+        who: String,
+    },
+    /// Answered by a [`List`](super::List) of [`RouteDocument`](super::RouteDocument)s whose
+    /// summary is a [`RouteStatsDocument`](super::RouteStatsDocument).
+    #[serde(rename = "routes")]
+    Routes {
+        /// Only those behind this key of an earlier answer.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        after: Option<String>,
+    },
+    /// Answered by a [`DedupDocument`](super::DedupDocument).
+    #[serde(rename = "dedup")]
+    Dedup {},
+    /// Answered by a [`WhyDocument`](super::WhyDocument).
+    #[serde(rename = "why")]
+    Why {
+        /// A message id, a queue, a destination or a peer.
+        subject: String,
+    },
+}
+
+/// Which outgoing queues: exactly one of the two fields is given.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Which {
+    /// A destination as printed, a peer's name, or `peer/queue`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub which: Option<String>,
+    /// All of them.
+    #[serde(default, skip_serializing_if = "core::ops::Not::not")]
+    pub all: bool,
+}
+
+impl Which {
+    /// The outgoing queues of this name.
+    #[must_use]
+    pub fn named(name: impl Into<String>) -> Self {
+        Self {
+            which: Some(name.into()),
+            all: false,
+        }
+    }
+
+    pub(super) fn selector(self) -> Result<Selector, AdminJsonError> {
+        match self {
+            Self {
+                which: Some(name),
+                all: false,
+            } => Ok(Selector::Name(name)),
+            Self {
+                which: None,
+                all: true,
+            } => Ok(Selector::All),
+            Self { .. } => Err(AdminJsonError {
+                cause: "give either `which` or `\"all\":true`".to_owned(),
+            }),
+        }
+    }
+}
+
+/// A value that may be `null` but not be left out.
+fn named<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
+    Option::deserialize(from)
+}
+
+impl Request {
+    /// What the engine is asked.
+    pub(super) fn ask(self) -> Result<Asked, AdminJsonError> {
+        let mut shape = Shape::default();
+        let request = match self {
+            Self::Status {} => AdminRequest::Status,
+            Self::QueueList { after } => {
+                shape.after = after;
+                AdminRequest::Queues
+            }
+            Self::QueueShow { name } => {
+                shape.only = Some(name.as_str().to_owned());
+                AdminRequest::Queues
+            }
+            Self::QueueCreate {
+                name,
+                transactional,
+                quota_bytes,
+                quota_messages,
+            } => AdminRequest::QueueCreate(LocalSettings {
+                transactional,
+                quota_bytes: quota_bytes.unwrap_or(u64::MAX),
+                quota_messages: quota_messages.unwrap_or(u64::MAX),
+                ..LocalSettings::new(name)
+            }),
+            Self::QueueSet {
+                name,
+                transactional,
+                quota_bytes,
+                quota_messages,
+                paused,
+            } => AdminRequest::QueueSet(LocalSettings {
+                transactional,
+                quota_bytes: quota_bytes.unwrap_or(u64::MAX),
+                quota_messages: quota_messages.unwrap_or(u64::MAX),
+                paused,
+                ..LocalSettings::new(name)
+            }),
+            Self::QueueDelete { name, force } => AdminRequest::QueueDelete { name, force },
+            Self::QueuePurge { name } => AdminRequest::QueuePurge { name },
+            Self::QueuePause { name } => AdminRequest::QueuePause { name, paused: true },
+            Self::QueueResume { name } => AdminRequest::QueuePause {
+                name,
+                paused: false,
+            },
+            Self::OutgoingList { after } => {
+                shape.after = after;
+                AdminRequest::Outgoing
+            }
+            Self::OutgoingPause(which) => AdminRequest::OutgoingPause {
+                which: which.selector()?,
+                paused: true,
+            },
+            Self::OutgoingResume(which) => AdminRequest::OutgoingPause {
+                which: which.selector()?,
+                paused: false,
+            },
+            Self::OutgoingRetry(which) => AdminRequest::OutgoingRetry {
+                which: which.selector()?,
+            },
+            Self::OutgoingPurge(which) => AdminRequest::OutgoingPurge {
+                which: which.selector()?,
+            },
+            Self::PeersList { after } => {
+                shape.after = after;
+                AdminRequest::Peers
+            }
+            Self::PeersAdd {
+                name,
+                address,
+                qm,
+                keep_connected,
+            } => AdminRequest::PeerAdd {
+                name,
+                address,
+                qm,
+                keep_connected,
+            },
+            Self::PeersApprove { who, name } => AdminRequest::PeerApprove { who, name },
+            Self::PeersBlock { who } => AdminRequest::PeerBlock { who },
+            Self::PeersForget { who } => AdminRequest::PeerForget { who },
+            Self::Routes { after } => {
+                shape.after = after;
+                AdminRequest::Routes
+            }
+            Self::Dedup {} => AdminRequest::Dedup,
+            Self::Why { subject } => AdminRequest::Why { subject },
+        };
+        Ok(Asked { request, shape })
+    }
+}

@@ -1,0 +1,39 @@
+//! What a node knows of itself.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use qm_engine::Trust;
+use qm_wire::{Incarnation, QmId};
+
+/// Facts of a node: who it is and where it can be reached.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct NodeInfo {
+    /// Display name.
+    pub name: String,
+    /// Identity, computed from the public key.
+    pub qm: QmId,
+    /// The Ed25519 public key.
+    pub public_key: [u8; 32],
+    /// The full digest of the key in base32, by which peers pin it: 52 characters.
+    pub fingerprint: String,
+    /// This life; zero when the node was only created.
+    pub incarnation: Incarnation,
+    /// The UDP socket, with the real port.
+    pub listen: SocketAddr,
+    /// `host:port` that peers can try.
+    pub addresses: Vec<String>,
+    /// The socket of applications.
+    pub socket: PathBuf,
+    /// The data directory.
+    pub data: PathBuf,
+    /// Whether this start created the identity.
+    pub created: bool,
+    /// Who may send to the node.
+    pub trust: Trust,
+    /// Process id.
+    pub pid: u32,
+    /// Version of the program.
+    pub version: &'static str,
+}
