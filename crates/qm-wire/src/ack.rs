@@ -207,10 +207,10 @@ impl SessionAck {
             ranges.push((first, last));
         }
         let span = match (ranges.first(), ranges.last()) {
-            (Some((first, _)), Some((_, last))) => last.saturating_sub(*first),
+            (Some((first, _)), Some((_, last))) => last.saturating_sub(*first).saturating_add(1),
             _ => 0,
         };
-        if span >= WINDOW_MESSAGES_MAX {
+        if span > WINDOW_MESSAGES_MAX {
             let limit = WINDOW_MESSAGES_MAX;
             return Err(DecodeError::OverLimit {
                 what: "acknowledged span",

@@ -296,4 +296,91 @@ mod tests {
         assert_ne!(tag, Tag::compute(&to, &Salt([3; 16]), b"abc"));
         assert_ne!(tag, Tag::compute(&to[1..], &Salt([2; 16]), b"abc"));
     }
+
+    #[cfg(feature = "bincode")]
+    mod twins {
+        use proptest::collection::vec;
+        use proptest::prelude::*;
+
+        use super::*;
+
+        /// Both codecs read `bytes` to the same value or refuse them, and what either accepts both
+        /// write to the same bytes.
+        fn agree(bytes: &Bytes) -> Result<(), TestCaseError> {
+            let ours = by_hand::decode(bytes);
+            prop_assert_eq!(ours.clone().ok(), compact::read(bytes));
+            prop_assert_eq!(&Envelope::decode(bytes), &ours);
+            if let Ok(envelope) = ours {
+                let (mut ours, mut theirs) = (BytesMut::new(), BytesMut::new());
+                by_hand::encode(&envelope, &mut ours);
+                compact::encode(&envelope, &mut theirs);
+                prop_assert_eq!(&ours, bytes);
+                prop_assert_eq!(&theirs, bytes);
+            }
+            Ok(())
+        }
+
+        fn encoded(texts: &[String; 5], blob: &[u8], numbers: [u64; 3]) -> Option<Bytes> {
+            let mut envelope = sample();
+            let [label, response, admin, content, trace] = texts;
+            envelope.label = label.as_str().into();
+            envelope.response_queue = response.as_str().into();
+            envelope.admin_queue = admin.as_str().into();
+            envelope.content_type = content.as_str().into();
+            envelope.trace_context = trace.as_str().into();
+            envelope.correlation_id = Bytes::copy_from_slice(blob);
+            [
+                envelope.id.sequence,
+                envelope.time_to_reach_queue_ms,
+                envelope.sent_at_us,
+            ] = numbers;
+            let mut to = BytesMut::new();
+            envelope.encode(&mut to).ok()?;
+            Some(to.freeze())
+        }
+
+        proptest! {
+            #[test]
+            fn on_arbitrary_bytes(bytes in vec(any::<u8>(), 0..400)) {
+                agree(&Bytes::from(bytes))?;
+            }
+
+            #[test]
+            fn on_envelopes_damaged_or_not(
+                texts in proptest::array::uniform5("\\PC{0,40}"),
+                blob in vec(any::<u8>(), 0..300),
+                numbers: [u64; 3],
+                damage in vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
+                cut in proptest::option::of(any::<prop::sample::Index>()),
+                extra in vec(any::<u8>(), 0..3),
+            ) {
+                let Some(bytes) = encoded(&texts, &blob, numbers) else {
+                    return Ok(());
+                };
+                let mut bytes = bytes.to_vec();
+                for (at, byte) in damage {
+                    let at = at.index(bytes.len());
+                    bytes[at] = byte;
+                }
+                if let Some(cut) = cut {
+                    bytes.truncate(cut.index(bytes.len()));
+                }
+                bytes.extend(extra);
+                agree(&Bytes::from(bytes))?;
+            }
+
+            /// Lengths are what a serializer trips over.
+            #[test]
+            fn on_any_length_in_any_field(field in 0..8_usize, length: u16) {
+                let mut bytes = encoded(&Default::default(), &[], [1; 3]).unwrap().to_vec();
+                bytes.truncate(ENVELOPE_FIXED_BYTES - 16);
+                for each in 0..8 {
+                    let length = if each == field { length } else { u16::from(each == 0) };
+                    bytes.extend(length.to_le_bytes());
+                    bytes.extend(core::iter::repeat_n(b'a', usize::from(length)));
+                }
+                agree(&Bytes::from(bytes))?;
+            }
+        }
+    }
 }

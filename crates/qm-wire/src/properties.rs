@@ -72,16 +72,14 @@ impl Properties {
         let mut count = 0_usize;
         while !rest.is_empty() {
             let offset = encoded.len().saturating_sub(rest.len());
-            let truncated = |needed| {
-                let had = encoded.len().saturating_sub(offset);
-                DecodeError::Truncated {
+            let Some((name, _, after)) = split_property(rest) else {
+                return Err(DecodeError::Truncated {
                     what: WHAT,
                     offset,
-                    needed,
-                    had,
-                }
+                    needed: property_bytes(rest),
+                    had: rest.len(),
+                });
             };
-            let (name, _, after) = split_property(rest).ok_or_else(|| truncated(4))?;
             if name.is_empty() {
                 return Err(DecodeError::Invalid {
                     what: "property name",
@@ -141,6 +139,16 @@ impl Properties {
     pub const fn as_encoded(&self) -> &Bytes {
         &self.0
     }
+}
+
+/// Bytes of the property at the front, as far as its lengths are there to tell.
+fn property_bytes(bytes: &[u8]) -> usize {
+    let name = bytes.first().map_or(0, |len| usize::from(*len));
+    let value = bytes
+        .get(name.saturating_add(1)..)
+        .and_then(<[u8]>::first_chunk);
+    let value = value.map_or(0, |len| usize::from(u16::from_le_bytes(*len)));
+    name.saturating_add(value).saturating_add(3)
 }
 
 /// Splits one property off the front: name, value, what follows.
