@@ -369,4 +369,3 @@ pub struct WhyView {
     /// Lines of evidence.
     pub evidence: Vec<String>,
 }
-

@@ -3,7 +3,7 @@
 //! Order is by position. A message may be handed out only when everything before it that is meant
 //! for disk is there, so what is handed out survives what was handed out before it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use qm_wire::{Class, Entry, MessageFlags, MessageId, QmId, Tag};
@@ -35,7 +35,10 @@ pub(crate) struct Message {
 
 impl Message {
     pub(crate) const fn entry(&self) -> Entry {
-        Entry { id: self.id, tag: self.tag }
+        Entry {
+            id: self.id,
+            tag: self.tag,
+        }
     }
 
     pub(crate) const fn cost(&self) -> usize {
@@ -82,6 +85,10 @@ pub(crate) struct Backlog {
     starved: bool,
     /// Given-back messages below this position were purged meanwhile.
     purged_to: u64,
+    /// Positions at or above `resident_to` that were handed out of turn.
+    ahead: BTreeSet<u64>,
+    /// Before this time no message in memory expires.
+    pub(crate) deadline: Timestamp,
     /// Waiting messages, in memory or not, not handed out.
     pub(crate) messages: u64,
     /// Their bytes.
@@ -100,6 +107,8 @@ impl Backlog {
             loading: false,
             starved: false,
             purged_to: 0,
+            ahead: BTreeSet::new(),
+            deadline: Timestamp::NEVER,
             messages: 0,
             bytes: 0,
         }
@@ -167,12 +176,11 @@ impl Backlog {
     /// Position of the message that [`Backlog::pop`] would hand out.
     pub(crate) fn peek(&self) -> Option<&Message> {
         let message = self.ready.first_key_value()?.1;
-        if message.class.is_durable() {
-            if message.position >= self.committed_to {
-                return None;
-            }
-        } else if self.spilled > 0 && message.position > self.resident_to {
-            // Older durable messages are still on disk.
+        if message.class.is_durable() && message.position >= self.committed_to {
+            return None;
+        }
+        if self.spilled > 0 && message.position >= self.resident_to {
+            // Older messages are still on disk.
             return None;
         }
         Some(message)
@@ -197,6 +205,17 @@ impl Backlog {
         self.messages = self.messages.saturating_sub(1);
         self.bytes = self.bytes.saturating_sub(message.credit());
         Some(message)
+    }
+
+    /// Hands out of turn a message that was read from disk.
+    pub(crate) fn take_ahead(&mut self, position: u64, credit: u64) -> bool {
+        if position < self.resident_to || position >= self.next || !self.ahead.insert(position) {
+            return false;
+        }
+        self.spilled = self.spilled.saturating_sub(1);
+        self.messages = self.messages.saturating_sub(1);
+        self.bytes = self.bytes.saturating_sub(credit);
+        true
     }
 
     /// Puts a message back that was handed out; `None` when it was purged meanwhile.
@@ -233,12 +252,16 @@ impl Backlog {
                 continue;
             }
             self.resident_to = message.position + 1;
+            if self.ahead.remove(&message.position) {
+                continue;
+            }
             self.spilled = self.spilled.saturating_sub(1);
             held += message.cost();
             self.ready.insert(message.position, message);
         }
         if self.spilled == 0 {
             self.resident_to = self.next;
+            self.ahead.clear();
         }
         held
     }
@@ -258,6 +281,7 @@ impl Backlog {
         self.ready.clear();
         self.resident_to = self.next;
         self.purged_to = self.next;
+        self.ahead.clear();
         self.spilled = 0;
         self.messages = 0;
         self.bytes = 0;
@@ -278,8 +302,16 @@ impl Backlog {
                 self.stream.0, self.spilled, self.messages
             ));
         }
-        if self.ready.keys().next_back().is_some_and(|last| *last >= self.next) {
-            return Err(format!("stream {}: a position was never assigned", self.stream.0));
+        if self
+            .ready
+            .keys()
+            .next_back()
+            .is_some_and(|last| *last >= self.next)
+        {
+            return Err(format!(
+                "stream {}: a position was never assigned",
+                self.stream.0
+            ));
         }
         Ok(())
     }
@@ -295,7 +327,10 @@ mod tests {
         Message {
             position: 0,
             source: QmId::from_bytes([0; 16]),
-            id: MessageId { incarnation: Incarnation(1), sequence: 1 },
+            id: MessageId {
+                incarnation: Incarnation(1),
+                sequence: 1,
+            },
             tag: Tag([0; 8]),
             class,
             flags: MessageFlags::DEAD_LETTER,

@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 use qm_cache::Ticket as DedupTicket;
+use qm_wire::local::Settled;
 use qm_wire::{ClientId, Entry, MessageId, QmId};
 
 use crate::io::{ConnId, LinkId, StoreOp, Ticket};
@@ -24,9 +25,20 @@ pub(crate) struct PutAt {
 #[derive(Debug)]
 pub(crate) enum Then {
     /// A message of this node's applications is safe.
-    Accepted { put: PutAt, id: MessageId, client: ClientId, sequence: u64, repeated: bool },
+    Accepted {
+        put: PutAt,
+        id: MessageId,
+        client: ClientId,
+        sequence: u64,
+        idempotency: Option<([u8; 16], u64)>,
+        local: bool,
+    },
     /// A request was answered before or in this batch: answer again.
-    Repeated { client: ClientId, sequence: u64, id: MessageId },
+    Repeated {
+        client: ClientId,
+        sequence: u64,
+        id: MessageId,
+    },
     /// A message from a peer is safe.
     Arrived {
         put: PutAt,
@@ -40,7 +52,7 @@ pub(crate) enum Then {
     /// A dead letter is safe.
     DeadLetter { put: PutAt },
     /// Consumed deliveries are gone.
-    Settled { conn: ConnId, request: u64, messages: u32 },
+    Settled { conn: ConnId, settled: Settled },
 }
 
 #[derive(Debug, Default)]
@@ -62,8 +74,16 @@ impl Commits {
     /// Adds a change that gives room back or is small.
     pub(crate) fn settle(&mut self, op: StoreOp) {
         if let (
-            StoreOp::Remove { stream, first, last },
-            Some(StoreOp::Remove { stream: same, first: low, last: high }),
+            StoreOp::Remove {
+                stream,
+                first,
+                last,
+            },
+            Some(StoreOp::Remove {
+                stream: same,
+                first: low,
+                last: high,
+            }),
         ) = (&op, self.settling.ops.last_mut())
             && stream == same
             && *first == high.saturating_add(1)
@@ -104,11 +124,6 @@ impl Commits {
         !self.has_puts() && self.settling.ops.is_empty() && self.settling.then.is_empty()
     }
 
-    /// Whether nothing gathered or under way is left.
-    pub(crate) fn is_idle(&self) -> bool {
-        self.is_empty() && self.waiting.is_empty()
-    }
-
     /// Closes the batches gathered so far.
     pub(crate) fn seal(&mut self) -> impl Iterator<Item = (Ticket, Vec<StoreOp>)> + use<> {
         let mut sealed = Vec::new();
@@ -118,7 +133,8 @@ impl Commits {
             }
             self.last += 1;
             let ticket = Ticket(self.last);
-            self.waiting.push_back((ticket, core::mem::take(&mut gathering.then)));
+            self.waiting
+                .push_back((ticket, core::mem::take(&mut gathering.then)));
             sealed.push((ticket, core::mem::take(&mut gathering.ops)));
         }
         sealed.into_iter()
@@ -134,7 +150,10 @@ impl Commits {
 
     /// Takes out a batch that was refused.
     pub(crate) fn refused(&mut self, ticket: Ticket) -> Option<Vec<Then>> {
-        let at = self.waiting.iter().position(|(waiting, _)| *waiting == ticket)?;
+        let at = self
+            .waiting
+            .iter()
+            .position(|(waiting, _)| *waiting == ticket)?;
         self.waiting.remove(at).map(|(_, then)| then)
     }
 }

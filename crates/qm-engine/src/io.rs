@@ -149,6 +149,10 @@ impl DialFailure {
 /// What happened outside.
 #[derive(Debug)]
 #[non_exhaustive]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "puts are the common case; boxing them would cost an allocation a message"
+)]
 pub enum Input {
     /// A link is up, its peer's key proven.
     Connected {

@@ -1,18 +1,32 @@
 //! The delivery protocol of qm as pure state machines.
 #![forbid(unsafe_code)]
 
+mod acking;
 pub mod admin;
 mod backlog;
+mod clients;
 mod commits;
 mod config;
+mod durable;
+mod engine;
 mod entropy;
+mod expiry;
+mod inbound;
 mod io;
+mod outgoing;
+mod peers;
+mod queues;
 mod record;
+mod recover;
+mod session;
 mod time;
+mod views;
+mod why;
 
 #[cfg(feature = "__breaks")]
 pub use config::Breaks;
 pub use config::{EngineConfig, Trust};
+pub use engine::{ArrivalKey, Engine, Identity, Route};
 pub use entropy::{Entropy, SeededEntropy};
 pub use io::{
     ConnId, DialFailure, Event, Input, Lane, LinkId, LoadId, Output, Recovered, StoreOp,

@@ -67,9 +67,20 @@ impl StoredHead {
         let dead = if outcome.0 == 0 {
             None
         } else {
-            Some(DeadReason { outcome, destination: take_text(&mut r)? })
+            Some(DeadReason {
+                outcome,
+                destination: take_text(&mut r)?,
+            })
         };
-        Some(Self { tag, at_us, wall_us, reach_left_ms, receive_left_ms, dead, envelope: r })
+        Some(Self {
+            tag,
+            at_us,
+            wall_us,
+            reach_left_ms,
+            receive_left_ms,
+            dead,
+            envelope: r,
+        })
     }
 }
 
@@ -77,7 +88,11 @@ impl StoredHead {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum QueueRecord {
     Local(LocalSettings),
-    Outgoing { remote: RemoteKey, queue: QueueName, paused: bool },
+    Outgoing {
+        remote: RemoteKey,
+        queue: QueueName,
+        paused: bool,
+    },
 }
 
 /// Settings of a local queue.
@@ -151,7 +166,11 @@ impl QueueRecord {
                 to.put_u64_le(s.quota_bytes);
                 to.put_u64_le(s.quota_messages);
             }
-            Self::Outgoing { remote, queue, paused } => {
+            Self::Outgoing {
+                remote,
+                queue,
+                paused,
+            } => {
                 to.put_u8(1);
                 match remote {
                     RemoteKey::Id(id) => {
@@ -194,7 +213,11 @@ impl QueueRecord {
                     _ => return None,
                 };
                 let queue = QueueName::from_bytes(take_bytes(&mut r)?).ok()?;
-                Self::Outgoing { remote, queue, paused: r.try_get_u8().ok()? != 0 }
+                Self::Outgoing {
+                    remote,
+                    queue,
+                    paused: r.try_get_u8().ok()? != 0,
+                }
             }
             _ => return None,
         };
@@ -215,8 +238,14 @@ impl Run {
         if !(self.first..=self.last).contains(&number) {
             return None;
         }
-        let MessageId { incarnation, sequence } = self.first_id;
-        Some(MessageId { incarnation, sequence: sequence.checked_add(number - self.first)? })
+        let MessageId {
+            incarnation,
+            sequence,
+        } = self.first_id;
+        Some(MessageId {
+            incarnation,
+            sequence: sequence.checked_add(number - self.first)?,
+        })
     }
 
     /// Grows by the next number and id when both continue the run.
@@ -263,7 +292,14 @@ pub(crate) fn decode_runs(value: &Bytes) -> Option<(u64, [u8; 16], Vec<Run>)> {
         let (first, last) = (r.try_get_u64_le().ok()?, r.try_get_u64_le().ok()?);
         let incarnation = qm_wire::Incarnation(r.try_get_u64_le().ok()?);
         let sequence = r.try_get_u64_le().ok()?;
-        runs.push(Run { first, last, first_id: MessageId { incarnation, sequence } });
+        runs.push(Run {
+            first,
+            last,
+            first_id: MessageId {
+                incarnation,
+                sequence,
+            },
+        });
     }
     Some((at_us, digest, runs))
 }
@@ -333,8 +369,15 @@ mod tests {
 
     #[test]
     fn a_run_grows_only_while_numbers_and_ids_continue() {
-        let id = |sequence| MessageId { incarnation: Incarnation(1), sequence };
-        let mut run = Run { first: 5, last: 5, first_id: id(10) };
+        let id = |sequence| MessageId {
+            incarnation: Incarnation(1),
+            sequence,
+        };
+        let mut run = Run {
+            first: 5,
+            last: 5,
+            first_id: id(10),
+        };
         assert!(run.extend(6, id(11)));
         assert!(!run.extend(8, id(13)));
         assert!(!run.extend(7, id(14)));

@@ -34,7 +34,10 @@ impl Add<core::time::Duration> for Timestamp {
     type Output = Self;
 
     fn add(self, duration: core::time::Duration) -> Self {
-        Self(self.0.saturating_add(u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)))
+        Self(
+            self.0
+                .saturating_add(u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)),
+        )
     }
 }
 

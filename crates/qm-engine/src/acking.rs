@@ -1,0 +1,462 @@
+//! Acks, refusals, questions and answers: what a peer may say about which message.
+//!
+//! A0 of the identity protocol stands above everything here: a peer is heard only about messages
+//! that were sent to it, and an entry is only the message if id and tag both match.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use qm_cache::KeyState;
+use qm_wire::{
+    Answer, Entry, Known, MessageId, MessageKey, NotHeld, OpenError, Outcome, PeerFrame, QmId,
+    Query, Reject, RoutedAck, SessionAck, Tag, TagHash,
+};
+
+use crate::engine::{ArrivalKey, Engine, Route, RouteKey};
+use crate::io::{Event, Lane, LinkId};
+
+/// Acks owed to one life of a peer at most; beyond, the peer's own query fetches them.
+const OWED_MAX: usize = 16 * 1024;
+
+impl Engine {
+    pub(crate) fn on_received(&mut self, link: LinkId, mut frames: Bytes) {
+        let limit = qm_wire::limits::data_frame_bytes(self.config.body_bytes_max as usize);
+        while self.sessions.contains_key(&link) {
+            match PeerFrame::next(&mut frames, limit) {
+                Ok(Some(frame)) => self.on_frame(link, frame),
+                Ok(None) if frames.is_empty() => return,
+                Ok(None) => return self.misbehaved(link, "a frame is cut short"),
+                Err(error) => return self.misbehaved(link, &error.to_string()),
+            }
+        }
+    }
+
+    fn on_frame(&mut self, link: LinkId, frame: PeerFrame) {
+        let opened = self
+            .sessions
+            .get(&link)
+            .is_some_and(|session| session.opened);
+        match frame {
+            PeerFrame::Hello(hello) => return self.on_hello(link, hello),
+            PeerFrame::Welcome(welcome) => return self.on_welcome(link, welcome),
+            PeerFrame::Goodbye(goodbye) => return self.on_goodbye(link, &goodbye),
+            PeerFrame::Ignored { .. } => return,
+            // The peer opens when it has my welcome, which may be before I have its own: lanes
+            // are not ordered among themselves.
+            PeerFrame::Credit(credit) => return self.on_credit(link, credit),
+            PeerFrame::QueueState(state) => return self.on_queue_state(link, state),
+            _ if !opened && self.sessions.get(&link).is_none_or(|s| s.hello.is_none()) => {
+                return self.misbehaved(link, "a frame before the handshake");
+            }
+            _ => {}
+        }
+        match frame {
+            PeerFrame::Data(data) => self.on_data(link, data),
+            PeerFrame::SessionAck(ack) => self.on_session_ack(link, &ack),
+            PeerFrame::RoutedAck(ack) => self.on_routed_ack(link, &ack),
+            PeerFrame::NotHeld(not_held) => self.on_not_held(link, not_held),
+            PeerFrame::Query(query) => self.on_query(link, &query),
+            PeerFrame::Answer(answer) => self.on_answer(link, answer),
+            PeerFrame::Reject(reject) => self.on_reject(link, &reject),
+            _ => {}
+        }
+    }
+
+    /// Applies an ack that came on the session of the transmissions it names.
+    fn on_session_ack(&mut self, link: LinkId, ack: &SessionAck) {
+        #[cfg(feature = "__breaks")]
+        if self.config.breaks.ack_by_position {
+            return self.apply_by_position(link, ack);
+        }
+        let Some(session) = self.sessions.get(&link) else {
+            return;
+        };
+        let peer = session.peer;
+        let mut hash = TagHash::default();
+        let mut all_held = true;
+        for number in ack.numbers() {
+            match session.flights.get(&number) {
+                Some(flight) => hash.push(flight.message.tag),
+                None => all_held = false,
+            }
+        }
+        if !all_held || hash.finish() != ack.tag_hash {
+            // Not applied by position or in part: what it names and I hold is asked for instead.
+            let entries: Vec<_> = ack
+                .numbers()
+                .filter_map(|number| session.flights.get(&number))
+                .map(|flight| flight.message.entry())
+                .collect();
+            self.counters.acks_unverified += 1;
+            self.event(Event::AckUnverified { peer });
+            return self.send_query(link, &entries);
+        }
+        for number in ack.numbers() {
+            self.settle_flight(link, number);
+        }
+        self.busy_peers.insert(peer);
+    }
+
+    fn settle_flight(&mut self, link: LinkId, number: u64) {
+        let Some(session) = self.sessions.get_mut(&link) else {
+            return;
+        };
+        let Some(flight) = session.flights.remove(&number) else {
+            return;
+        };
+        if let Some(out) = self.outs.get_mut(&flight.queue) {
+            out.in_flight = out.in_flight.saturating_sub(1);
+        }
+        self.settle_delivered(flight.queue, flight.priority, &flight.message);
+    }
+
+    #[cfg(feature = "__breaks")]
+    fn apply_by_position(&mut self, link: LinkId, ack: &SessionAck) {
+        let Some(session) = self.sessions.get(&link) else {
+            return;
+        };
+        let peer = session.peer;
+        let oldest: Vec<_> = session
+            .flights
+            .keys()
+            .copied()
+            .take(ack.numbers().count())
+            .collect();
+        for number in oldest {
+            self.settle_flight(link, number);
+        }
+        self.busy_peers.insert(peer);
+    }
+
+    /// Message numbers of the entries in flight towards a peer, over all its sessions.
+    fn flights_by_id(&self, peer: QmId) -> BTreeMap<MessageId, (LinkId, u64, Tag)> {
+        let mut index = BTreeMap::new();
+        for link in self.by_peer.get(&peer).into_iter().flatten() {
+            if let Some(session) = self.sessions.get(link) {
+                for (number, flight) in &session.flights {
+                    index.insert(flight.message.id, (*link, *number, flight.message.tag));
+                }
+            }
+        }
+        index
+    }
+
+    /// A3: applies an ack off its session to exactly the entries held; the rest is answered.
+    fn on_routed_ack(&mut self, link: LinkId, ack: &RoutedAck) {
+        let Some(session) = self.sessions.get(&link) else {
+            return;
+        };
+        let peer = session.peer;
+        if ack.source != self.me.qm {
+            return self.misbehaved(link, "a routed ack for another queue manager");
+        }
+        let flights = self.flights_by_id(peer);
+        let mut not_held = Vec::new();
+        for entry in &ack.entries {
+            match flights.get(&entry.id) {
+                Some((link, number, tag)) if *tag == entry.tag => {
+                    self.settle_flight(*link, *number);
+                    continue;
+                }
+                _ => {}
+            }
+            if let Some((number, priority, message)) = self.take_doubt(peer, entry) {
+                self.settle_delivered(number, priority, &message);
+            } else if !ack.duplicate {
+                not_held.push((*entry, self.ever_mine(entry)));
+            }
+        }
+        if !not_held.is_empty() {
+            let entries = not_held.len();
+            let foreign_incarnation = not_held.iter().any(|(_, mine)| !mine);
+            self.counters.acks_not_held += entries as u64;
+            self.event(Event::AckNotHeld {
+                peer,
+                entries,
+                foreign_incarnation,
+            });
+            let frame = NotHeld {
+                source: self.me.qm,
+                entries: not_held,
+            };
+            if let Some(session) = self.sessions.get_mut(&link) {
+                session.push(Lane::Ack, &PeerFrame::NotHeld(frame));
+                self.busy_sessions.insert(link);
+            }
+        }
+        self.busy_peers.insert(peer);
+    }
+
+    fn ever_mine(&self, entry: &Entry) -> bool {
+        entry.id.incarnation == self.incarnation
+            || self.prior_incarnations.contains(&entry.id.incarnation)
+    }
+
+    /// A candidate does not hold these messages: try the next, for these entries only.
+    fn on_not_held(&mut self, link: LinkId, not_held: NotHeld) {
+        let Some(session) = self.sessions.get(&link) else {
+            return;
+        };
+        let peer = session.peer;
+        if not_held.source != peer {
+            return self.misbehaved(link, "not-held about another queue manager's messages");
+        }
+        let mut by_life: BTreeMap<RouteKey, Vec<Entry>> = BTreeMap::new();
+        for (entry, _) in not_held.entries {
+            by_life
+                .entry((peer, entry.id.incarnation))
+                .or_default()
+                .push(entry);
+        }
+        for (key, entries) in by_life {
+            self.routes.failed(&key, &Route::Session(link));
+            self.route_acks(key, entries, false);
+        }
+    }
+
+    /// Sends acks to the newest place where this life of a peer can be reached; without one they
+    /// wait for it, or for the peer's own query.
+    pub(crate) fn route_acks(&mut self, key: RouteKey, entries: Vec<Entry>, duplicate: bool) {
+        let now_ms = self.now.at.as_ms();
+        for route in self.routes.candidates(&key, now_ms) {
+            match route {
+                Route::Session(link) => {
+                    let Some(session) = self.sessions.get_mut(&link) else {
+                        self.routes.failed(&key, &route);
+                        continue;
+                    };
+                    self.counters.acks_routed += entries.len() as u64;
+                    for chunk in entries.chunks(qm_wire::limits::ENTRIES_MAX) {
+                        let ack = RoutedAck {
+                            source: key.0,
+                            duplicate,
+                            entries: chunk.to_vec(),
+                        };
+                        session.push(Lane::Ack, &PeerFrame::RoutedAck(ack));
+                    }
+                    self.busy_sessions.insert(link);
+                    return;
+                }
+                Route::Address(_) => {
+                    // Where it said it listens: dialling it is worth a try.
+                    let number = self.remote(&crate::record::RemoteKey::Id(key.0));
+                    self.owe(key, entries);
+                    self.want_connection(number);
+                    return;
+                }
+            }
+        }
+        if duplicate {
+            return;
+        }
+        self.owe(key, entries);
+    }
+
+    fn owe(&mut self, key: RouteKey, entries: Vec<Entry>) {
+        let owed = self.owed.entry(key).or_default();
+        let room = OWED_MAX.saturating_sub(owed.len());
+        owed.extend(entries.into_iter().take(room));
+    }
+
+    /// A session with this peer is open: acks that waited for one of its lives leave.
+    pub(crate) fn pay_owed_acks(&mut self, peer: QmId) {
+        let keys: Vec<_> = self
+            .owed
+            .keys()
+            .copied()
+            .filter(|(qm, _)| *qm == peer)
+            .collect();
+        for key in keys {
+            let now_ms = self.now.at.as_ms();
+            let reachable = self
+                .routes
+                .candidates(&key, now_ms)
+                .iter()
+                .any(|route| matches!(route, Route::Session(_)));
+            if reachable && let Some(entries) = self.owed.remove(&key) {
+                self.route_acks(key, entries, false);
+            } else {
+                // Another life of the same queue manager answered: this one's acks are left to
+                // its own query.
+                self.owed.remove(&key);
+            }
+        }
+    }
+
+    /// What this node knows of messages that a peer sent it.
+    fn on_query(&mut self, link: LinkId, query: &Query) {
+        let Some(session) = self.sessions.get(&link) else {
+            return;
+        };
+        let peer = session.peer;
+        if query.source != peer {
+            return self.misbehaved(link, "a query about another queue manager's messages");
+        }
+        let mut entries = Vec::with_capacity(query.entries.len());
+        for entry in &query.entries {
+            let key = ArrivalKey(MessageKey {
+                source: peer,
+                entry: *entry,
+            });
+            let known = match self.dedup.probe(key) {
+                Some(KeyState::Committed) => Known::Delivered,
+                Some(KeyState::Reserved) => Known::InFlight,
+                None => Known::Unknown,
+            };
+            entries.push((*entry, known));
+        }
+        let answer = Answer {
+            source: peer,
+            entries,
+        };
+        if let Some(session) = self.sessions.get_mut(&link) {
+            session.push(Lane::Control, &PeerFrame::Answer(answer));
+            self.busy_sessions.insert(link);
+        }
+    }
+
+    /// A4: the destination's word on messages in doubt.
+    fn on_answer(&mut self, link: LinkId, answer: Answer) {
+        let Some(session) = self.sessions.get(&link) else {
+            return;
+        };
+        let peer = session.peer;
+        if answer.source != self.me.qm {
+            return self.misbehaved(link, "an answer for another queue manager");
+        }
+        let flights = self.flights_by_id(peer);
+        for (entry, known) in answer.entries {
+            if let Some((at, number, tag)) = flights.get(&entry.id)
+                && *tag == entry.tag
+            {
+                self.on_answer_in_flight(link, *at, *number, known);
+                continue;
+            }
+            match known {
+                Known::InFlight => {
+                    // It is being stored; its ack will come, or the next query finds it.
+                    if let Some(session) = self.sessions.get_mut(&link) {
+                        let soon = self.now.at.plus_ms(1_000);
+                        session.next_query = session.next_query.min(soon);
+                        self.arm(soon, crate::engine::Timer::Session(link));
+                    }
+                }
+                Known::Delivered => {
+                    if let Some((number, priority, message)) = self.take_doubt(peer, &entry) {
+                        self.settle_delivered(number, priority, &message);
+                    }
+                }
+                Known::Unknown => {
+                    if let Some((number, priority, message)) = self.take_doubt(peer, &entry) {
+                        self.send_again(number, priority, message);
+                    }
+                }
+                Known::Outcome(outcome) => {
+                    if let Some((number, priority, message)) = self.take_doubt(peer, &entry) {
+                        self.bury(number, priority, &message, outcome);
+                    }
+                }
+            }
+        }
+        self.busy_peers.insert(peer);
+    }
+
+    fn on_answer_in_flight(&mut self, asked: LinkId, at: LinkId, number: u64, known: Known) {
+        match known {
+            Known::Delivered => self.settle_flight(at, number),
+            Known::InFlight => {}
+            // The frame may still be on its way on another lane of a live session: only when it
+            // was sent on the very session that answers, and long ago, is it lost.
+            Known::Unknown => {
+                let overdue = self
+                    .sessions
+                    .get(&at)
+                    .and_then(|s| s.flights.get(&number))
+                    .is_some_and(|flight| {
+                        flight.sent.plus_ms(self.config.ack_wait_ms) <= self.now.at
+                    });
+                if asked != at || !overdue {
+                    return;
+                }
+                let Some(session) = self.sessions.get_mut(&at) else {
+                    return;
+                };
+                let Some(flight) = session.flights.remove(&number) else {
+                    return;
+                };
+                if let Some(out) = self.outs.get_mut(&flight.queue) {
+                    out.in_flight = out.in_flight.saturating_sub(1);
+                }
+                let mut message = flight.message;
+                message.transmitted = true;
+                self.send_again(flight.queue, flight.priority, message);
+            }
+            Known::Outcome(outcome) => {
+                let Some(session) = self.sessions.get_mut(&at) else {
+                    return;
+                };
+                let Some(flight) = session.flights.remove(&number) else {
+                    return;
+                };
+                if let Some(out) = self.outs.get_mut(&flight.queue) {
+                    out.in_flight = out.in_flight.saturating_sub(1);
+                }
+                self.bury(flight.queue, flight.priority, &flight.message, outcome);
+            }
+        }
+    }
+
+    /// A6: valid only on the session of the transmission it answers, which is this one.
+    fn on_reject(&mut self, link: LinkId, reject: &Reject) {
+        for refusal in &reject.refusals {
+            let Some(session) = self.sessions.get_mut(&link) else {
+                return;
+            };
+            let matches = session
+                .flights
+                .get(&refusal.number)
+                .is_some_and(|flight| flight.message.tag == refusal.tag);
+            if !matches {
+                self.counters.acks_unverified += 1;
+                continue;
+            }
+            let Some(flight) = session.flights.remove(&refusal.number) else {
+                continue;
+            };
+            if let Some(out) = self.outs.get_mut(&flight.queue) {
+                out.in_flight = out.in_flight.saturating_sub(1);
+            }
+            let mut message = flight.message;
+            if refusal.outcome == Outcome::DAMAGED && is_whole(&message) {
+                // Damaged on the way, not here: send it again.
+                message.transmitted = true;
+                self.send_again(flight.queue, flight.priority, message);
+            } else {
+                self.bury(flight.queue, flight.priority, &message, refusal.outcome);
+            }
+        }
+        if let Some(session) = self.sessions.get(&link) {
+            self.busy_peers.insert(session.peer);
+        }
+    }
+}
+
+/// Whether a message's tag still matches its content.
+fn is_whole(message: &crate::backlog::Message) -> bool {
+    let data = qm_wire::Data {
+        number: 1,
+        tag: message.tag,
+        transit: qm_wire::Transit {
+            reach_queue_left_ms: 0,
+            be_received_left_ms: 0,
+            hops: 0,
+            previous: None,
+        },
+        envelope: message.envelope.clone(),
+        body: message.body.clone(),
+    };
+    !matches!(
+        data.open(),
+        Err(OpenError::Damaged(_) | OpenError::Envelope(_))
+    )
+}

@@ -1,0 +1,967 @@
+//! The local hop: what applications hand over is accepted exactly once, whatever is repeated.
+//!
+//! A request carries (client id, sequence). Its answer is stored in the same commit as the message
+//! and kept, so a client that lost the reply asks again and gets the same answer. An idempotency
+//! key does the same for an application that lost itself: it names the message, not the request.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use bytes::{Bytes, BytesMut};
+use qm_wire::local::{Accepted, ClientFrame, Fate, Follow, NodeFrame, NodeHello, Put, Refused};
+use qm_wire::{Class, ClientId, Destination, Envelope, MessageId, Outcome, QueueName, Tag, Text};
+
+use crate::backlog::Message;
+use crate::commits::{PutAt, Then};
+use crate::engine::Engine;
+use crate::io::{ConnId, Event, Output, StoreOp};
+use crate::record::{RemoteKey, Run, decode_runs, encode_runs, prefixed};
+use crate::time::Timestamp;
+
+/// Version of the protocol between an application and its node.
+const LOCAL_PROTOCOL: u16 = 1;
+/// Runs of answers kept per client and per key.
+const RUNS_MAX: usize = 1_024;
+/// Refusals kept per client.
+const REFUSALS_MAX: usize = 1_024;
+/// Messages whose fate is followed at a time.
+const FOLLOWED_MAX: usize = 1 << 20;
+/// Clients and keys remembered at a time; the longest untouched are forgotten first.
+const REMEMBERED_MAX: usize = 100_000;
+
+/// What is remembered of one application.
+#[derive(Debug, Default)]
+struct ClientState {
+    conn: Option<ConnId>,
+    highest: u64,
+    runs: VecDeque<Run>,
+    refusals: VecDeque<(u64, Outcome)>,
+    /// Accepted and not durable yet.
+    pending: BTreeSet<u64>,
+    touched: Timestamp,
+    dirty: bool,
+}
+
+/// What is remembered of one idempotency key.
+#[derive(Debug, Default)]
+struct KeyState {
+    runs: Vec<Run>,
+    digest: [u8; 16],
+    /// Numbers whose messages are not durable yet.
+    pending: BTreeSet<u64>,
+    touched: Timestamp,
+    dirty: bool,
+    durable: bool,
+}
+
+/// A message whose fate its sender wants to know.
+#[derive(Clone, Copy, Debug)]
+struct Followed {
+    client: ClientId,
+    sequence: u64,
+    follow: Follow,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(crate) struct Clients {
+    conns: BTreeMap<ConnId, Option<ClientId>>,
+    states: BTreeMap<ClientId, ClientState>,
+    keys: BTreeMap<[u8; 16], KeyState>,
+    followed: BTreeMap<MessageId, Followed>,
+    answers: BTreeMap<ConnId, Vec<Accepted>>,
+    fates: BTreeMap<ConnId, Vec<(u64, u64, Outcome)>>,
+    dirty_clients: BTreeSet<ClientId>,
+    dirty_keys: BTreeSet<[u8; 16]>,
+}
+
+impl Clients {
+    pub(crate) fn connected(&self) -> usize {
+        self.conns.len()
+    }
+}
+
+fn push_run(runs: &mut impl RunList, number: u64, id: MessageId) {
+    if runs.last_run().is_some_and(|run| run.extend(number, id)) {
+        return;
+    }
+    runs.push_run(Run {
+        first: number,
+        last: number,
+        first_id: id,
+    });
+}
+
+/// The two shapes in which runs are kept.
+trait RunList {
+    fn last_run(&mut self) -> Option<&mut Run>;
+    fn push_run(&mut self, run: Run);
+}
+
+impl RunList for VecDeque<Run> {
+    fn last_run(&mut self) -> Option<&mut Run> {
+        self.back_mut()
+    }
+
+    fn push_run(&mut self, run: Run) {
+        if self.len() >= RUNS_MAX {
+            self.pop_front();
+        }
+        self.push_back(run);
+    }
+}
+
+impl RunList for Vec<Run> {
+    fn last_run(&mut self) -> Option<&mut Run> {
+        self.last_mut()
+    }
+
+    fn push_run(&mut self, run: Run) {
+        self.push(run);
+    }
+}
+
+/// Takes one number out of runs, as if it had never been answered.
+fn remove_number(runs: impl Iterator<Item = Run>, number: u64) -> Vec<Run> {
+    let mut kept = Vec::new();
+    for run in runs {
+        let Some(id) = run.id_of(number) else {
+            kept.push(run);
+            continue;
+        };
+        if run.first < number {
+            kept.push(Run {
+                last: number - 1,
+                ..run
+            });
+        }
+        if number < run.last {
+            let first_id = MessageId {
+                incarnation: id.incarnation,
+                sequence: id.sequence.saturating_add(1),
+            };
+            kept.push(Run {
+                first: number + 1,
+                last: run.last,
+                first_id,
+            });
+        }
+    }
+    kept
+}
+
+fn client_key(client: ClientId) -> Bytes {
+    prefixed(b"client/", &client.0)
+}
+
+fn idempotency_key(hash: [u8; 16]) -> Bytes {
+    prefixed(b"idem/", &hash)
+}
+
+fn hash16(parts: &[&[u8]]) -> [u8; 16] {
+    let mut hasher = blake3::Hasher::new();
+    for part in parts {
+        hasher.update(&(part.len() as u64).to_le_bytes());
+        hasher.update(part);
+    }
+    let mut hash = [0; 16];
+    hasher.finalize_xof().fill(&mut hash);
+    hash
+}
+
+/// Where a put goes.
+enum Target {
+    Local(u32),
+    Remote(RemoteKey, QueueName),
+}
+
+impl Engine {
+    pub(crate) fn on_client(&mut self, conn: ConnId, frame: ClientFrame) {
+        match frame {
+            ClientFrame::Hello(hello) => {
+                let client = hello.client;
+                self.clients.conns.insert(conn, Some(client));
+                let state = self.clients.states.entry(client).or_default();
+                state.conn = Some(conn);
+                state.touched = self.now.at;
+                let frame = NodeFrame::Hello(NodeHello {
+                    protocol: LOCAL_PROTOCOL,
+                    node: self.me.qm,
+                    incarnation: self.incarnation,
+                    name: self.config.name.as_str().into(),
+                    body_bytes_max: self.config.body_bytes_max,
+                    window_messages: self.config.client_window_messages,
+                    window_bytes: self.config.client_window_bytes,
+                });
+                self.outputs.push_back(Output::Client { conn, frame });
+            }
+            ClientFrame::Put(put) => match self.clients.conns.get(&conn) {
+                Some(Some(client)) => {
+                    let client = *client;
+                    self.on_put(client, put);
+                }
+                _ => self.close_client(conn, "a message before the hello"),
+            },
+            ClientFrame::Receive(receive) => {
+                self.clients.conns.entry(conn).or_default();
+                self.on_receive(conn, receive);
+            }
+            ClientFrame::Settle(settle) => self.on_settle(conn, &settle),
+            _ => self.close_client(conn, "a frame that the engine does not take"),
+        }
+    }
+
+    fn close_client(&mut self, conn: ConnId, text: &str) {
+        self.outputs.push_back(Output::CloseClient {
+            conn,
+            text: text.to_owned(),
+        });
+    }
+
+    pub(crate) fn on_client_closed(&mut self, conn: ConnId) {
+        if let Some(Some(client)) = self.clients.conns.remove(&conn)
+            && let Some(state) = self.clients.states.get_mut(&client)
+            && state.conn == Some(conn)
+        {
+            state.conn = None;
+            state.touched = self.now.at;
+        }
+        self.clients.answers.remove(&conn);
+        self.clients.fates.remove(&conn);
+        self.release_leases(conn);
+    }
+
+    fn on_put(&mut self, client: ClientId, put: Put) {
+        let sequence = put.sequence;
+        let Some(state) = self.clients.states.get_mut(&client) else {
+            return;
+        };
+        state.touched = self.now.at;
+        if sequence <= state.highest {
+            return self.answer_again(client, &put);
+        }
+        state.highest = sequence;
+        match self.accept(client, &put) {
+            Ok(()) => {}
+            Err((outcome, text)) => self.refuse_put(client, sequence, outcome, text),
+        }
+    }
+
+    /// A request seen before: the answer it got then, or none while it is being stored.
+    fn answer_again(&mut self, client: ClientId, put: &Put) {
+        let sequence = put.sequence;
+        let Some(state) = self.clients.states.get(&client) else {
+            return;
+        };
+        if state.pending.contains(&sequence) {
+            return;
+        }
+        self.counters.repeated_requests += 1;
+        if let Some(id) = state.runs.iter().rev().find_map(|run| run.id_of(sequence)) {
+            self.follow_again(client, put, id);
+            return self.answer(client, sequence, id, true);
+        }
+        let refused = state
+            .refusals
+            .iter()
+            .find(|(refused, _)| *refused == sequence);
+        let (outcome, text) = match refused {
+            Some((_, outcome)) => (*outcome, "refused before, for the same reason"),
+            None => (
+                Outcome::BAD_REQUEST,
+                "the answer to this old request is no longer kept; send with an idempotency key to be safe",
+            ),
+        };
+        self.send_refusal(client, sequence, outcome, text.to_owned());
+    }
+
+    /// The message of a repeated request is followed again, or told to be settled.
+    fn follow_again(&mut self, client: ClientId, put: &Put, id: MessageId) {
+        if put.follow == Follow::None {
+            return;
+        }
+        let waits = self
+            .outs
+            .values()
+            .any(|out| out.has_work() || out.in_flight > 0);
+        let sequence = put.sequence;
+        if waits {
+            self.clients.followed.insert(
+                id,
+                Followed {
+                    client,
+                    sequence,
+                    follow: put.follow,
+                },
+            );
+        } else {
+            self.push_fate(client, sequence, Outcome::NOT_FOUND);
+        }
+    }
+
+    fn refuse_put(&mut self, client: ClientId, sequence: u64, outcome: Outcome, text: String) {
+        self.counters.refused += 1;
+        if let Some(state) = self.clients.states.get_mut(&client) {
+            if state.refusals.len() >= REFUSALS_MAX {
+                state.refusals.pop_front();
+            }
+            state.refusals.push_back((sequence, outcome));
+        }
+        self.send_refusal(client, sequence, outcome, text);
+    }
+
+    fn send_refusal(&mut self, client: ClientId, sequence: u64, outcome: Outcome, text: String) {
+        let Some(conn) = self
+            .clients
+            .states
+            .get(&client)
+            .and_then(|state| state.conn)
+        else {
+            return;
+        };
+        let text = Text::from(text);
+        let frame = NodeFrame::Refused(Refused {
+            sequence,
+            outcome,
+            text,
+        });
+        self.outputs.push_back(Output::Client { conn, frame });
+    }
+
+    /// Resolves a destination as an application writes it.
+    fn resolve(&mut self, text: &str) -> Result<Target, (Outcome, String)> {
+        let bad = |text: String| (Outcome::BAD_DESTINATION_NAME, text);
+        let destination: Destination = text
+            .parse()
+            .map_err(|error: qm_wire::AddressError| bad(error.to_string()))?;
+        let key = match &destination {
+            Destination::Local { queue } => return self.local_target(queue),
+            Destination::Peer { peer, .. } => match self.peers.names.get(&peer.to_lowercase()) {
+                Some(entry) => entry.remote.clone(),
+                None => match self.peers.find(peer).as_slice() {
+                    [qm] => RemoteKey::Id(*qm),
+                    [] => {
+                        return Err(bad(format!(
+                            "no peer is called {peer}; add it with: qm-node peers add {peer} HOST[:PORT]"
+                        )));
+                    }
+                    _ => return Err(bad(format!("several peers are called {peer}"))),
+                },
+            },
+            Destination::Host {
+                qm: Some(qm),
+                host,
+                port,
+                ..
+            } => {
+                self.learn_host(*qm, host, *port);
+                RemoteKey::Id(*qm)
+            }
+            Destination::Host {
+                qm: None,
+                host,
+                port,
+                ..
+            } => RemoteKey::Host(join_host(host, *port)),
+            Destination::Id { qm, .. } => RemoteKey::Id(*qm),
+            _ => return Err(bad("this form of destination is not known here".to_owned())),
+        };
+        if key == RemoteKey::Id(self.me.qm) {
+            return self.local_target(destination.queue());
+        }
+        Ok(Target::Remote(key, destination.queue().clone()))
+    }
+
+    fn local_target(&self, queue: &QueueName) -> Result<Target, (Outcome, String)> {
+        match self.local_names.get(queue) {
+            Some(_) if queue.is_system() => {
+                let text = format!("{queue} belongs to the system; it cannot be sent to");
+                Err((Outcome::ACCESS_DENIED, text))
+            }
+            Some(number) => Ok(Target::Local(*number)),
+            None => {
+                let text = format!(
+                    "there is no queue {queue} on this node; create it with: qm-node queue create {queue}"
+                );
+                Err((Outcome::BAD_DESTINATION_QUEUE, text))
+            }
+        }
+    }
+
+    fn learn_host(&mut self, qm: qm_wire::QmId, host: &str, port: u16) {
+        use crate::peers::{Approval, PeerRecord};
+        let record = self
+            .peers
+            .known
+            .entry(qm)
+            .or_insert_with(|| PeerRecord::new([0; 32], Approval::Known));
+        let address = join_host(host, port);
+        if !record.addresses.contains(&address) {
+            record.learn_address(address);
+            self.save_peer(qm);
+        }
+    }
+
+    fn accept(&mut self, client: ClientId, put: &Put) -> Result<(), (Outcome, String)> {
+        if self.stopping {
+            return Err((Outcome::STOPPING, "the node is stopping".to_owned()));
+        }
+        if put.class == Class::Transactional {
+            let text = "this version does not offer transactional messages; send recoverable ones";
+            return Err((Outcome::UNSUPPORTED, text.to_owned()));
+        }
+        if put.body.len() > self.config.body_bytes_max as usize {
+            let (have, most) = (put.body.len(), self.config.body_bytes_max);
+            let text = format!("the body has {have} bytes, the limit is {most}");
+            return Err((Outcome::BODY_TOO_LARGE, text));
+        }
+        let target = self.resolve(&put.destination)?;
+        if put.follow == Follow::Received && matches!(target, Target::Remote(..)) {
+            let text = "this version tells when a message was received only for queues of this node; wait for delivered";
+            return Err((Outcome::UNSUPPORTED, text.to_owned()));
+        }
+        if let Some(answered) = self.check_idempotency(client, put)? {
+            return Ok(answered);
+        }
+        self.check_room(put, &target)?;
+        let id = MessageId {
+            incarnation: self.incarnation,
+            sequence: self.next_sequence,
+        };
+        let envelope = self.envelope_of(put, id, &target)?;
+        let mut encoded = BytesMut::new();
+        envelope
+            .encode(&mut encoded)
+            .map_err(|error| (Outcome::BAD_REQUEST, error.to_string()))?;
+        let encoded = encoded.freeze();
+        self.next_sequence += 1;
+        let message = Message {
+            position: 0,
+            source: self.me.qm,
+            id,
+            tag: Tag::compute(&encoded, &envelope.salt, &put.body),
+            class: put.class,
+            flags: put.flags,
+            at: self.now.at,
+            wall_us: self.now.wall_us,
+            reach_left_ms: envelope.time_to_reach_queue_ms,
+            receive_left_ms: envelope.time_to_be_received_ms,
+            aborts: 0,
+            transmitted: false,
+            envelope: encoded,
+            body: put.body.clone(),
+        };
+        let idempotency = self.note_key(put, id);
+        if put.follow != Follow::None && self.clients.followed.len() < FOLLOWED_MAX {
+            let followed = Followed {
+                client,
+                sequence: put.sequence,
+                follow: put.follow,
+            };
+            self.clients.followed.insert(id, followed);
+        }
+        let local = matches!(target, Target::Local(_));
+        let at = match target {
+            Target::Local(number) => self.put_local(number, put.priority.get(), message),
+            Target::Remote(key, queue) => {
+                let number = self.out_queue(&key, &queue);
+                self.put_out(number, put.priority.get(), message)
+            }
+        };
+        if put.class.is_durable() {
+            self.note_pending(client, put.sequence, id);
+            let sequence = put.sequence;
+            let then = Then::Accepted {
+                put: at,
+                id,
+                client,
+                sequence,
+                idempotency,
+                local,
+            };
+            self.commits.after_putting(then);
+        } else {
+            if let Some(state) = self.clients.states.get_mut(&client) {
+                push_run(&mut state.runs, put.sequence, id);
+            }
+            self.confirm(client, put.sequence, id, at, local);
+        }
+        Ok(())
+    }
+
+    fn put_out(&mut self, number: u32, priority: u8, message: Message) -> PutAt {
+        let durable = message.class.is_durable();
+        let credit = message.credit();
+        let keep = self.may_keep(message.cost());
+        let deadline = message.reach_deadline();
+        let stored = durable.then(|| (self.head_of(&message, None), message.body.clone()));
+        let Some(lane) = self.out_lane(number, priority) else {
+            return PutAt {
+                queue: number,
+                priority,
+                position: 0,
+                credit,
+            };
+        };
+        let (position, held) = lane.backlog.push(message, keep);
+        let stream = lane.backlog.stream;
+        self.hold(durable, held);
+        if let Some((head, body)) = stored {
+            self.commits.put(StoreOp::Put {
+                stream,
+                position,
+                head,
+                body,
+            });
+            self.stored_bytes = self.stored_bytes.saturating_add(credit);
+        }
+        self.watch(false, number, priority, deadline);
+        PutAt {
+            queue: number,
+            priority,
+            position,
+            credit,
+        }
+    }
+
+    fn envelope_of(
+        &mut self,
+        put: &Put,
+        id: MessageId,
+        target: &Target,
+    ) -> Result<Envelope, (Outcome, String)> {
+        let queue = match target {
+            Target::Remote(_, queue) => queue.clone(),
+            Target::Local(number) => match self.locals.get(number) {
+                Some(queue) => queue.settings.name.clone(),
+                None => {
+                    return Err((
+                        Outcome::BAD_DESTINATION_QUEUE,
+                        "the queue is gone".to_owned(),
+                    ));
+                }
+            },
+        };
+        let salt = self.batch_salt();
+        let mut envelope = Envelope::new(self.me.qm, id, salt, put.class, queue);
+        envelope.priority = put.priority;
+        envelope.flags = put.flags;
+        envelope.ack_wishes = put.ack_wishes;
+        envelope.sent_at_us = self.now.wall_us;
+        envelope.time_to_reach_queue_ms = put.time_to_reach_queue_ms.unwrap_or(match put.class {
+            Class::Express => self.config.express_reach_queue_ms,
+            Class::Recoverable | Class::Transactional => self.config.recoverable_reach_queue_ms,
+        });
+        envelope.time_to_be_received_ms =
+            put.time_to_be_received_ms.unwrap_or(qm_wire::INFINITE_MS);
+        envelope.body_bytes = u32::try_from(put.body.len()).unwrap_or(u32::MAX);
+        envelope.label = put.label.clone();
+        envelope.correlation_id = put.correlation_id.clone();
+        envelope.response_queue = put.response_queue.clone();
+        envelope.admin_queue = put.admin_queue.clone();
+        envelope.content_type = put.content_type.clone();
+        envelope.trace_context = put.trace_context.clone();
+        envelope.properties = put.properties.clone();
+        Ok(envelope)
+    }
+
+    fn check_room(&self, put: &Put, target: &Target) -> Result<(), (Outcome, String)> {
+        let bytes = put.body.len() as u64;
+        if put.class.is_durable() {
+            if self.store_full {
+                let text = "the disk is full; make room or wait until messages have left";
+                return Err((Outcome::STORE_FULL, text.to_owned()));
+            }
+            if self.stored_bytes.saturating_add(bytes) > self.config.store_bytes_max {
+                let text = format!(
+                    "waiting messages fill the node's quota of {} bytes",
+                    self.config.store_bytes_max
+                );
+                return Err((Outcome::STORE_FULL, text));
+            }
+        } else if self.express_bytes.saturating_add(put.body.len()) > self.config.express_bytes_max
+        {
+            let text = format!(
+                "waiting express messages fill the {} bytes of memory kept for them",
+                self.config.express_bytes_max
+            );
+            return Err((Outcome::STORE_FULL, text));
+        }
+        if let Target::Local(number) = target
+            && let Some(queue) = self.locals.get(number)
+        {
+            if queue.is_full() {
+                let text = format!("queue {} is at its quota", queue.settings.name);
+                return Err((Outcome::QUOTA_EXCEEDED, text));
+            }
+            if queue.settings.transactional {
+                let text = format!(
+                    "queue {} takes transactional messages only",
+                    queue.settings.name
+                );
+                return Err((Outcome::NOT_TRANSACTIONAL_MESSAGE, text));
+            }
+        }
+        Ok(())
+    }
+
+    /// Answers a message that was accepted before under its idempotency key.
+    fn check_idempotency(
+        &mut self,
+        client: ClientId,
+        put: &Put,
+    ) -> Result<Option<()>, (Outcome, String)> {
+        let Some(key) = &put.idempotency else {
+            return Ok(None);
+        };
+        let hash = hash16(&[&key.key]);
+        let Some(state) = self.clients.keys.get_mut(&hash) else {
+            return Ok(None);
+        };
+        state.touched = self.now.at;
+        let number = key.number.unwrap_or(0);
+        let Some(id) = state.runs.iter().rev().find_map(|run| run.id_of(number)) else {
+            return Ok(None);
+        };
+        if key.number.is_none() && state.digest != hash16(&[put.destination.as_bytes(), &put.body])
+        {
+            let text = format!("message {id} was accepted under this key with other content");
+            return Err((Outcome::IDEMPOTENCY_CONFLICT, text));
+        }
+        let pending = state.pending.contains(&number);
+        self.counters.repeated_requests += 1;
+        if pending {
+            // The first one is on its way to the disk: this answer leaves after it.
+            self.note_pending(client, put.sequence, id);
+            let sequence = put.sequence;
+            self.commits.after_putting(Then::Repeated {
+                client,
+                sequence,
+                id,
+            });
+        } else {
+            if let Some(state) = self.clients.states.get_mut(&client) {
+                push_run(&mut state.runs, put.sequence, id);
+            }
+            self.follow_again(client, put, id);
+            self.answer(client, put.sequence, id, true);
+        }
+        Ok(Some(()))
+    }
+
+    fn note_key(&mut self, put: &Put, id: MessageId) -> Option<([u8; 16], u64)> {
+        let key = put.idempotency.as_ref()?;
+        let hash = hash16(&[&key.key]);
+        let state = self.clients.keys.entry(hash).or_default();
+        state.touched = self.now.at;
+        let number = key.number.unwrap_or(0);
+        if key.number.is_none() {
+            state.digest = hash16(&[put.destination.as_bytes(), &put.body]);
+        }
+        push_run(&mut state.runs, number, id);
+        // The key of an express message must not outlive the message: it stays in memory too.
+        if put.class.is_durable() {
+            state.pending.insert(number);
+            state.durable = true;
+            state.dirty = true;
+            self.clients.dirty_keys.insert(hash);
+        }
+        Some((hash, number))
+    }
+
+    fn note_pending(&mut self, client: ClientId, sequence: u64, id: MessageId) {
+        if let Some(state) = self.clients.states.get_mut(&client) {
+            push_run(&mut state.runs, sequence, id);
+            state.pending.insert(sequence);
+            state.dirty = true;
+            self.clients.dirty_clients.insert(client);
+        }
+    }
+
+    /// Adds the answers of this batch to it.
+    pub(crate) fn save_clients(&mut self) {
+        if !self.commits.has_puts() {
+            return;
+        }
+        for client in core::mem::take(&mut self.clients.dirty_clients) {
+            if let Some(state) = self.clients.states.get_mut(&client) {
+                state.dirty = false;
+                let value = encode_runs(state.touched.0, [0; 16], state.runs.iter());
+                self.commits.put(StoreOp::Set {
+                    key: client_key(client),
+                    value,
+                });
+            }
+        }
+        for hash in core::mem::take(&mut self.clients.dirty_keys) {
+            if let Some(state) = self.clients.keys.get_mut(&hash) {
+                state.dirty = false;
+                let value = encode_runs(state.touched.0, state.digest, state.runs.iter());
+                self.commits.put(StoreOp::Set {
+                    key: idempotency_key(hash),
+                    value,
+                });
+            }
+        }
+    }
+
+    /// An application's message is safe to its class.
+    pub(crate) fn confirm(
+        &mut self,
+        client: ClientId,
+        sequence: u64,
+        id: MessageId,
+        put: PutAt,
+        local: bool,
+    ) {
+        self.counters.accepted += 1;
+        self.event(Event::Accepted { id });
+        if let Some(state) = self.clients.states.get_mut(&client) {
+            state.pending.remove(&sequence);
+        }
+        self.answer(client, sequence, id, false);
+        if local {
+            self.busy_queues.insert(put.queue);
+            self.tell_fate(id, Outcome::REACHED_QUEUE);
+        } else {
+            self.nudge_out(put.queue);
+        }
+    }
+
+    /// The first message of a repeated one is durable.
+    pub(crate) fn confirm_repeated(&mut self, client: ClientId, sequence: u64, id: MessageId) {
+        let Some(state) = self.clients.states.get_mut(&client) else {
+            return;
+        };
+        state.pending.remove(&sequence);
+        self.answer(client, sequence, id, true);
+    }
+
+    /// The batch was refused: the request was never accepted.
+    pub(crate) fn unaccept(
+        &mut self,
+        client: ClientId,
+        sequence: u64,
+        id: MessageId,
+        key: Option<([u8; 16], u64)>,
+    ) {
+        if let Some(state) = self.clients.states.get_mut(&client) {
+            state.pending.remove(&sequence);
+            state.runs = remove_number(state.runs.drain(..), sequence).into();
+        }
+        if let Some((hash, number)) = key
+            && let Some(state) = self.clients.keys.get_mut(&hash)
+        {
+            state.pending.remove(&number);
+            state.runs = remove_number(state.runs.drain(..), number);
+        }
+        self.clients.followed.remove(&id);
+        let text = "the disk is full; make room or wait until messages have left".to_owned();
+        self.refuse_put(client, sequence, Outcome::STORE_FULL, text);
+    }
+
+    /// The message under an idempotency key is durable.
+    pub(crate) fn key_durable(&mut self, hash: [u8; 16], number: u64) {
+        if let Some(state) = self.clients.keys.get_mut(&hash) {
+            state.pending.remove(&number);
+        }
+    }
+
+    fn answer(&mut self, client: ClientId, sequence: u64, id: MessageId, repeated: bool) {
+        let Some(conn) = self
+            .clients
+            .states
+            .get(&client)
+            .and_then(|state| state.conn)
+        else {
+            return;
+        };
+        let answers = self.clients.answers.entry(conn).or_default();
+        if let Some(last) = answers.last_mut()
+            && last.repeated == repeated
+            && last.first_sequence.checked_add(u64::from(last.count)) == Some(sequence)
+            && last.first_id.incarnation == id.incarnation
+            && last.first_id.sequence.checked_add(u64::from(last.count)) == Some(id.sequence)
+        {
+            last.count += 1;
+            return;
+        }
+        answers.push(Accepted {
+            first_sequence: sequence,
+            count: 1,
+            first_id: id,
+            repeated,
+        });
+    }
+
+    /// Tells whoever follows a message what became of it on its way.
+    pub(crate) fn tell_fate(&mut self, id: MessageId, outcome: Outcome) {
+        let Some(followed) = self.clients.followed.get(&id).copied() else {
+            return;
+        };
+        let last = !outcome.is_positive()
+            || outcome == Outcome::RECEIVED
+            || followed.follow == Follow::Delivered;
+        if last {
+            self.clients.followed.remove(&id);
+        }
+        self.push_fate(followed.client, followed.sequence, outcome);
+    }
+
+    pub(crate) fn tell_received(&mut self, id: MessageId) {
+        if self.clients.followed.contains_key(&id) {
+            self.tell_fate(id, Outcome::RECEIVED);
+        }
+    }
+
+    fn push_fate(&mut self, client: ClientId, sequence: u64, outcome: Outcome) {
+        let Some(conn) = self
+            .clients
+            .states
+            .get(&client)
+            .and_then(|state| state.conn)
+        else {
+            return;
+        };
+        let fates = self.clients.fates.entry(conn).or_default();
+        if let Some((_, last, same)) = fates.last_mut()
+            && *same == outcome
+            && last.checked_add(1) == Some(sequence)
+        {
+            *last = sequence;
+            return;
+        }
+        fates.push((sequence, sequence, outcome));
+    }
+
+    /// Sends the answers and fates of this batch.
+    pub(crate) fn flush_clients(&mut self) {
+        for (conn, answers) in core::mem::take(&mut self.clients.answers) {
+            for accepted in answers {
+                let frame = NodeFrame::Accepted(accepted);
+                self.outputs.push_back(Output::Client { conn, frame });
+            }
+        }
+        for (conn, fates) in core::mem::take(&mut self.clients.fates) {
+            for chunk in fates.chunks(RUNS_MAX) {
+                let frame = NodeFrame::Fate(Fate {
+                    runs: chunk.to_vec(),
+                });
+                self.outputs.push_back(Output::Client { conn, frame });
+            }
+        }
+    }
+
+    /// Forgets answers and keys that were not asked for within their time.
+    pub(crate) fn purge_outcomes(&mut self) {
+        let now = self.now.at;
+        let retention = self.config.outcome_retention_ms;
+        let old = |touched: Timestamp| now.ms_since(touched) > retention;
+        let mut clients: Vec<_> = self
+            .clients
+            .states
+            .iter()
+            .filter(|(_, state)| state.conn.is_none() && state.pending.is_empty())
+            .map(|(client, state)| (state.touched, *client))
+            .collect();
+        clients.sort_unstable();
+        let surplus = self.clients.states.len().saturating_sub(REMEMBERED_MAX);
+        for (n, (touched, client)) in clients.into_iter().enumerate() {
+            if n < surplus || old(touched) {
+                self.clients.states.remove(&client);
+                self.clients.dirty_clients.remove(&client);
+                self.commits.unset(client_key(client));
+            }
+        }
+        let mut keys: Vec<_> = self
+            .clients
+            .keys
+            .iter()
+            .filter(|(_, state)| state.pending.is_empty())
+            .map(|(hash, state)| (state.touched, *hash))
+            .collect();
+        keys.sort_unstable();
+        let surplus = self.clients.keys.len().saturating_sub(REMEMBERED_MAX);
+        for (n, (touched, hash)) in keys.into_iter().enumerate() {
+            if n < surplus || old(touched) {
+                let durable = self
+                    .clients
+                    .keys
+                    .remove(&hash)
+                    .is_some_and(|state| state.durable);
+                self.clients.dirty_keys.remove(&hash);
+                if durable {
+                    self.commits.unset(idempotency_key(hash));
+                }
+            }
+        }
+    }
+
+    /// Reads a client's answers or a key back. Returns whether the value was understood.
+    pub(crate) fn recover_client(&mut self, key: &Bytes, value: &Bytes) -> Option<bool> {
+        let (client, id) = match (
+            key.strip_prefix(&b"client/"[..]),
+            key.strip_prefix(&b"idem/"[..]),
+        ) {
+            (Some(id), _) => (true, id),
+            (_, Some(id)) => (false, id),
+            _ => return None,
+        };
+        let Some((id, (at, digest, runs))) = <[u8; 16]>::try_from(id).ok().zip(decode_runs(value))
+        else {
+            return Some(false);
+        };
+        let touched = Timestamp(at);
+        if client {
+            let highest = runs.last().map_or(0, |run| run.last);
+            let state = ClientState {
+                highest,
+                runs: runs.into(),
+                touched,
+                ..ClientState::default()
+            };
+            self.clients.states.insert(ClientId(id), state);
+        } else {
+            let state = KeyState {
+                runs,
+                digest,
+                touched,
+                durable: true,
+                ..KeyState::default()
+            };
+            self.clients.keys.insert(id, state);
+        }
+        Some(true)
+    }
+}
+
+fn join_host(host: &str, port: u16) -> String {
+    if host.contains(':') {
+        format!("[{host}]:{port}")
+    } else {
+        format!("{host}:{port}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use qm_wire::Incarnation;
+
+    use super::*;
+
+    #[test]
+    fn a_number_taken_out_splits_its_run() {
+        let id = |sequence| MessageId {
+            incarnation: Incarnation(1),
+            sequence,
+        };
+        let run = Run {
+            first: 1,
+            last: 3,
+            first_id: id(10),
+        };
+        let kept = remove_number([run].into_iter(), 2);
+        assert_eq!(kept.len(), 2);
+        assert_eq!(kept.iter().find_map(|r| r.id_of(3)), Some(id(12)));
+        assert_eq!(kept.iter().find_map(|r| r.id_of(2)), None);
+    }
+}

@@ -1,0 +1,502 @@
+//! The queue manager's engine: one input in, then outputs out until there are none.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use qm_cache::{AckRouteCache, DedupCache, DedupConfig, Key, RouteConfig};
+use qm_wire::{Entry, Incarnation, MessageId, MessageKey, QmId, QueueName};
+
+use crate::admin::Counters;
+use crate::backlog::Message;
+use crate::clients::Clients;
+use crate::commits::Commits;
+use crate::config::EngineConfig;
+use crate::entropy::Entropy;
+use crate::io::{Event, Input, LinkId, LoadId, Output, Recovered, StreamId};
+use crate::outgoing::{OutQueue, Remote};
+use crate::peers::PeerBook;
+use crate::queues::{LocalQueue, ScanJob};
+use crate::record::RemoteKey;
+use crate::session::Session;
+use crate::time::{Now, Timestamp};
+
+/// Who this queue manager is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// Its id, computed from the key.
+    pub qm: QmId,
+    /// Its Ed25519 public key.
+    pub public_key: [u8; 32],
+    /// Identity of its store; a new store is a new one.
+    pub store_id: [u8; 16],
+}
+
+/// Key of the duplicate cache: the message's full name; its tag tells contents apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ArrivalKey(pub MessageKey);
+
+impl Key for ArrivalKey {
+    type Words = [u64; 5];
+    const WORDS: usize = 5;
+    const IDENTITY_WORDS: usize = 4;
+
+    fn to_words(&self) -> [u64; 5] {
+        let qm = u128::from_le_bytes(*self.0.source.as_bytes());
+        let low = u64::try_from(qm & u128::from(u64::MAX)).unwrap_or(0);
+        let high = u64::try_from(qm >> 64).unwrap_or(0);
+        let Entry { id, tag } = self.0.entry;
+        [
+            low,
+            high,
+            id.incarnation.0,
+            id.sequence,
+            u64::from_le_bytes(tag.0),
+        ]
+    }
+}
+
+/// Where an ack can be sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// A live session.
+    Session(LinkId),
+    /// An address at which the peer said it listens.
+    Address(String),
+}
+
+/// Key of the ack-route cache.
+pub(crate) type RouteKey = (QmId, Incarnation);
+
+/// What a timer is for; validity is checked when it fires.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Timer {
+    Dial(u32),
+    Session(LinkId),
+    Receivers(u32),
+    Expiry,
+    Maintenance,
+    StoreRetry,
+}
+
+/// A read that is under way and what it is for.
+#[derive(Debug)]
+pub(crate) enum LoadFor {
+    Backlog {
+        queue: u32,
+        priority: u8,
+        local: bool,
+    },
+    Scan(Box<ScanJob>),
+}
+
+/// A queue manager as a state machine.
+///
+/// Feed it with [`Engine::handle`], then call [`Engine::poll`] until it returns `None`, then sleep
+/// until [`Engine::next_deadline`] or the next input. Several inputs may be handled before polling;
+/// what they cause then leaves in one batch. The engine does no I/O, reads no clock and draws no
+/// randomness of its own: the same inputs give the same outputs.
+pub struct Engine {
+    pub(crate) config: EngineConfig,
+    pub(crate) me: Identity,
+    pub(crate) incarnation: Incarnation,
+    pub(crate) started: Timestamp,
+    pub(crate) next_sequence: u64,
+    pub(crate) salt: [u8; 16],
+    pub(crate) entropy: Box<dyn Entropy>,
+    pub(crate) now: Now,
+    pub(crate) outputs: VecDeque<Output>,
+    pub(crate) counters: Counters,
+    pub(crate) commits: Commits,
+    pub(crate) clock_saved: Timestamp,
+    pub(crate) life_saved: bool,
+    pub(crate) stopping: bool,
+    pub(crate) store_full: bool,
+
+    pub(crate) locals: BTreeMap<u32, LocalQueue>,
+    pub(crate) local_names: BTreeMap<QueueName, u32>,
+    pub(crate) outs: BTreeMap<u32, OutQueue>,
+    pub(crate) remotes: BTreeMap<u32, Remote>,
+    pub(crate) remote_keys: BTreeMap<RemoteKey, u32>,
+    pub(crate) next_queue: u32,
+    pub(crate) next_remote: u32,
+    pub(crate) prior_incarnations: BTreeSet<Incarnation>,
+
+    pub(crate) peers: PeerBook,
+    pub(crate) sessions: BTreeMap<LinkId, Session>,
+    pub(crate) by_peer: BTreeMap<QmId, BTreeSet<LinkId>>,
+    pub(crate) dials: BTreeMap<u64, u32>,
+    pub(crate) next_dial: u64,
+    pub(crate) next_attempt: u64,
+    pub(crate) doubts: BTreeMap<MessageId, (u32, u8, u64)>,
+    pub(crate) owed: BTreeMap<RouteKey, Vec<Entry>>,
+
+    pub(crate) dedup: Arc<DedupCache<ArrivalKey>>,
+    pub(crate) routes: Arc<AckRouteCache<RouteKey, Route>>,
+
+    pub(crate) clients: Clients,
+
+    pub(crate) loads: BTreeMap<LoadId, LoadFor>,
+    pub(crate) next_load: u64,
+    pub(crate) resident_bytes: usize,
+    pub(crate) express_bytes: usize,
+    pub(crate) stored_bytes: u64,
+
+    pub(crate) busy_sessions: BTreeSet<LinkId>,
+    pub(crate) busy_peers: BTreeSet<QmId>,
+    pub(crate) busy_queues: BTreeSet<u32>,
+    pub(crate) timers: BTreeSet<(Timestamp, Timer)>,
+    pub(crate) flushed: bool,
+}
+
+impl core::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Engine")
+            .field("qm", &self.me.qm)
+            .field("incarnation", &self.incarnation)
+            .field("sessions", &self.sessions.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Engine {
+    /// An engine over what recovery found. Draws its incarnation from `entropy`.
+    #[must_use]
+    pub fn new(
+        config: EngineConfig,
+        me: Identity,
+        recovered: Recovered,
+        mut entropy: Box<dyn Entropy>,
+        now: Now,
+    ) -> Self {
+        let incarnation = Incarnation(entropy.next_u64());
+        let hash_key = [entropy.next_u64(), entropy.next_u64()];
+        let mut dedup_config = DedupConfig::with_capacity(config.dedup_capacity);
+        dedup_config.purge_interval_ms = config.dedup_purge_interval_ms;
+        dedup_config.in_flight_max = 65_536;
+        let route_config = RouteConfig {
+            lifetime_ms: config.ack_route_lifetime_ms,
+            ..RouteConfig::default()
+        };
+        let mut engine = Self {
+            me,
+            incarnation,
+            started: now.at,
+            next_sequence: 1,
+            salt: [0; 16],
+            entropy,
+            now,
+            outputs: VecDeque::new(),
+            counters: Counters::default(),
+            commits: Commits::default(),
+            clock_saved: Timestamp(0),
+            life_saved: false,
+            stopping: false,
+            store_full: false,
+            locals: BTreeMap::new(),
+            local_names: BTreeMap::new(),
+            outs: BTreeMap::new(),
+            remotes: BTreeMap::new(),
+            remote_keys: BTreeMap::new(),
+            next_queue: 0,
+            next_remote: 0,
+            prior_incarnations: BTreeSet::new(),
+            peers: PeerBook::default(),
+            sessions: BTreeMap::new(),
+            by_peer: BTreeMap::new(),
+            dials: BTreeMap::new(),
+            next_dial: 0,
+            next_attempt: 0,
+            doubts: BTreeMap::new(),
+            owed: BTreeMap::new(),
+            dedup: Arc::new(DedupCache::new(dedup_config, hash_key)),
+            routes: Arc::new(AckRouteCache::new(route_config, hash_key)),
+            clients: Clients::default(),
+            loads: BTreeMap::new(),
+            next_load: 0,
+            resident_bytes: 0,
+            express_bytes: 0,
+            stored_bytes: 0,
+            busy_sessions: BTreeSet::new(),
+            busy_peers: BTreeSet::new(),
+            busy_queues: BTreeSet::new(),
+            timers: BTreeSet::new(),
+            flushed: false,
+            config,
+        };
+        engine.recover(recovered);
+        engine.arm(now.at.plus_ms(1_000), Timer::Maintenance);
+        engine
+    }
+
+    /// This queue manager's identity.
+    #[must_use]
+    pub const fn qm_id(&self) -> QmId {
+        self.me.qm
+    }
+
+    /// This life.
+    #[must_use]
+    pub const fn incarnation(&self) -> Incarnation {
+        self.incarnation
+    }
+
+    /// Sums since the start.
+    #[must_use]
+    pub const fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// The duplicate cache, shared with whoever only reads.
+    #[must_use]
+    pub fn dedup_cache(&self) -> Arc<DedupCache<ArrivalKey>> {
+        Arc::clone(&self.dedup)
+    }
+
+    /// Takes one input in.
+    pub fn handle(&mut self, now: Now, input: Input) {
+        self.advance(now);
+        match input {
+            Input::Connected {
+                link,
+                peer,
+                public_key,
+                remote,
+                dial,
+            } => {
+                self.on_connected(link, peer, &public_key, remote, dial);
+            }
+            Input::DialFailed {
+                dial,
+                failure,
+                text,
+            } => self.on_dial_failed(dial, failure, text),
+            Input::Received { link, frames } => self.on_received(link, frames),
+            Input::Closed { link, text } => self.on_closed(link, &text),
+            Input::Persisted { ticket } => {
+                while let Some(then) = self.commits.durable(ticket) {
+                    self.on_durable(then);
+                }
+            }
+            Input::PersistRefused { ticket } => {
+                if let Some(then) = self.commits.refused(ticket) {
+                    self.on_refused(then);
+                }
+            }
+            Input::Loaded { load, records } => self.on_loaded(load, records),
+            Input::Client { conn, frame } => self.on_client(conn, frame),
+            Input::ClientClosed { conn } => self.on_client_closed(conn),
+            Input::Admin {
+                conn,
+                request,
+                what,
+            } => {
+                let reply = self.on_admin(what);
+                self.outputs.push_back(Output::Admin {
+                    conn,
+                    request,
+                    reply,
+                });
+            }
+            Input::Tick => {}
+            Input::Stop => self.on_stop(),
+        }
+    }
+
+    /// The next thing that shall happen outside, `None` when all is said for now.
+    pub fn poll(&mut self, now: Now) -> Option<Output> {
+        self.advance(now);
+        if !self.flushed {
+            self.flush();
+            self.flushed = true;
+        }
+        let output = self.outputs.pop_front();
+        if output.is_none() {
+            self.flushed = false;
+        }
+        output
+    }
+
+    /// When [`Input::Tick`] is due at the latest.
+    #[must_use]
+    pub fn next_deadline(&self) -> Timestamp {
+        self.timers.first().map_or(Timestamp::NEVER, |(at, _)| *at)
+    }
+
+    fn advance(&mut self, now: Now) {
+        // A driver that hands in an older time would let timers fire twice.
+        self.now.at = self.now.at.max(now.at);
+        self.now.wall_us = now.wall_us;
+        while let Some((at, timer)) = self.timers.first().copied() {
+            if at > self.now.at {
+                break;
+            }
+            self.timers.pop_first();
+            match timer {
+                Timer::Dial(remote) => self.on_dial_timer(remote),
+                Timer::Session(link) => self.on_session_timer(link),
+                Timer::Receivers(queue) => self.on_receivers_timer(queue),
+                Timer::Expiry => self.expire_due(),
+                Timer::Maintenance => self.on_maintenance(),
+                Timer::StoreRetry => self.on_store_retry(),
+            }
+        }
+    }
+
+    /// Everything that is decided once for a batch of inputs.
+    fn flush(&mut self) {
+        while let Some(queue) = self.busy_queues.pop_first() {
+            self.serve_receivers(queue);
+        }
+        while let Some(peer) = self.busy_peers.pop_first() {
+            self.pump_peer(peer);
+        }
+        while let Some(link) = self.busy_sessions.pop_first() {
+            self.flush_session(link);
+        }
+        self.flush_clients();
+        if !self.commits.is_empty() {
+            self.save_clock();
+            self.save_clients();
+            for (ticket, ops) in self.commits.seal() {
+                self.outputs.push_back(Output::Persist { ticket, ops });
+            }
+            // A new batch gets a new salt: drawn after the bodies it will cover were accepted.
+            self.salt = [0; 16];
+        }
+    }
+
+    fn save_clock(&mut self) {
+        if !self.life_saved {
+            // Acks for this life must find their way to the next one while it holds its messages.
+            self.life_saved = true;
+            self.commits
+                .set(life_key(self.incarnation), Bytes::from_static(&[1]));
+        }
+        if self.clock_saved != Timestamp(0) && self.now.at.ms_since(self.clock_saved) < 1_000 {
+            return;
+        }
+        self.clock_saved = self.now.at;
+        let mut value = BytesMut::with_capacity(17);
+        value.put_u8(1);
+        value.put_u64_le(self.now.at.0);
+        value.put_u64_le(self.now.wall_us);
+        self.commits
+            .set(Bytes::from_static(b"clock"), value.freeze());
+    }
+
+    fn on_maintenance(&mut self) {
+        let now_ms = self.now.at.as_ms();
+        self.dedup.purge(now_ms);
+        self.routes.purge(now_ms);
+        self.purge_outcomes();
+        self.forget_lives();
+        let interval = self.config.ack_route_purge_interval_ms.max(1_000);
+        self.arm(self.now.at.plus_ms(interval), Timer::Maintenance);
+    }
+
+    /// Earlier lives are history once nothing is left that they might have minted.
+    fn forget_lives(&mut self) {
+        let holds = self
+            .outs
+            .values()
+            .any(|out| out.has_work() || out.in_flight > 0);
+        if !holds {
+            for life in core::mem::take(&mut self.prior_incarnations) {
+                self.commits.unset(life_key(life));
+            }
+        }
+    }
+
+    fn on_store_retry(&mut self) {
+        if self.store_full {
+            self.store_full = false;
+            self.event(Event::StoreFull { full: false });
+            for link in self.sessions.keys() {
+                self.busy_sessions.insert(*link);
+            }
+        }
+    }
+
+    fn on_stop(&mut self) {
+        self.stopping = true;
+        let links: Vec<_> = self.sessions.keys().copied().collect();
+        for link in links {
+            self.end_session(link, qm_wire::Outcome::STOPPING, "the node is stopping");
+        }
+    }
+
+    pub(crate) fn arm(&mut self, at: Timestamp, timer: Timer) {
+        self.timers.insert((at, timer));
+    }
+
+    pub(crate) fn event(&mut self, event: Event) {
+        self.outputs.push_back(Output::Event(event));
+    }
+
+    /// The stream of one priority of one queue.
+    pub(crate) const fn stream_of(queue: u32, priority: u8) -> StreamId {
+        StreamId(queue * 8 + priority as u32)
+    }
+
+    pub(crate) const fn queue_of(stream: StreamId) -> (u32, u8) {
+        (stream.0 / 8, (stream.0 % 8) as u8)
+    }
+
+    /// Randomness of the batch being gathered.
+    pub(crate) fn batch_salt(&mut self) -> qm_wire::Salt {
+        if self.salt == [0; 16] {
+            self.entropy.fill(&mut self.salt);
+        }
+        qm_wire::Salt(self.salt)
+    }
+
+    /// Whether another durable message may be kept in memory beside its copy on disk.
+    pub(crate) const fn may_keep(&self, cost: usize) -> bool {
+        self.resident_bytes.saturating_add(cost) <= self.config.resident_bytes_max
+    }
+
+    /// Accounts for a message that entered memory.
+    pub(crate) const fn hold(&mut self, durable: bool, cost: usize) {
+        if durable {
+            self.resident_bytes += cost;
+        } else {
+            self.express_bytes += cost;
+        }
+    }
+
+    /// Accounts for a message that left memory.
+    pub(crate) const fn release(&mut self, message: &Message) {
+        let cost = message.cost();
+        if message.class.is_durable() {
+            self.resident_bytes = self.resident_bytes.saturating_sub(cost);
+        } else {
+            self.express_bytes = self.express_bytes.saturating_sub(cost);
+        }
+    }
+
+    pub(crate) fn start_load(
+        &mut self,
+        stream: StreamId,
+        from: u64,
+        records_max: usize,
+        bytes_max: usize,
+        what: LoadFor,
+    ) {
+        self.next_load += 1;
+        let load = LoadId(self.next_load);
+        self.loads.insert(load, what);
+        self.outputs.push_back(Output::Load {
+            load,
+            stream,
+            from,
+            records_max,
+            bytes_max,
+        });
+    }
+}
+
+/// Name of the value that says a life of this queue manager minted messages.
+pub(crate) fn life_key(life: Incarnation) -> Bytes {
+    crate::record::prefixed(b"life/", &life.0.to_be_bytes())
+}

@@ -1,0 +1,146 @@
+//! Messages whose time ran out: noticed when the earliest of a queue is due, or when a message is
+//! about to be handed out.
+
+use qm_wire::{MessageFlags, Outcome};
+
+use crate::backlog::{Backlog, Message};
+use crate::engine::{Engine, Timer};
+use crate::io::{Event, StoreOp};
+use crate::time::Timestamp;
+
+impl Engine {
+    /// Arms the timer for a message that entered memory.
+    pub(crate) fn watch(&mut self, local: bool, queue: u32, priority: u8, deadline: Timestamp) {
+        if deadline == Timestamp::NEVER {
+            return;
+        }
+        let backlog = if local {
+            self.locals
+                .get_mut(&queue)
+                .and_then(|q| q.lanes.get_mut(&priority))
+        } else {
+            self.outs
+                .get_mut(&queue)
+                .and_then(|q| q.lanes.get_mut(&priority))
+                .map(|lane| &mut lane.backlog)
+        };
+        let Some(backlog) = backlog else { return };
+        if deadline < backlog.deadline {
+            backlog.deadline = deadline;
+            self.arm(deadline, Timer::Expiry);
+        }
+    }
+
+    /// Looks through the queues whose earliest deadline has come.
+    pub(crate) fn expire_due(&mut self) {
+        let now = self.now.at;
+        let mut due: Vec<(bool, u32, u8, Vec<u64>)> = Vec::new();
+        let mut rearm = Timestamp::NEVER;
+        for (number, queue) in &mut self.locals {
+            for (priority, backlog) in &mut queue.lanes {
+                let positions = overdue(backlog, now, Message::receive_deadline, |_| true);
+                rearm = rearm.min(backlog.deadline);
+                due.push((true, *number, *priority, positions));
+            }
+        }
+        for (number, out) in &mut self.outs {
+            for (priority, lane) in &mut out.lanes {
+                // What was transmitted is not declared expired here: its destination decides, who
+                // sees no time left and rejects what it does not already have.
+                let untouched = |m: &Message| !m.transmitted;
+                let positions = overdue(&mut lane.backlog, now, Message::reach_deadline, untouched);
+                rearm = rearm.min(lane.backlog.deadline);
+                due.push((false, *number, *priority, positions));
+            }
+        }
+        for (local, number, priority, positions) in due {
+            for position in positions {
+                let backlog = if local {
+                    self.locals
+                        .get_mut(&number)
+                        .and_then(|q| q.lanes.get_mut(&priority))
+                } else {
+                    self.outs
+                        .get_mut(&number)
+                        .and_then(|q| q.lanes.get_mut(&priority))
+                        .map(|lane| &mut lane.backlog)
+                };
+                let Some(message) = backlog.and_then(|backlog| backlog.take(position)) else {
+                    continue;
+                };
+                self.release(&message);
+                if local {
+                    self.bury_local(number, priority, &message, Outcome::RECEIVE_EXPIRED);
+                } else {
+                    self.bury(number, priority, &message, Outcome::REACH_QUEUE_EXPIRED);
+                }
+            }
+        }
+        if rearm != Timestamp::NEVER {
+            self.arm(rearm, Timer::Expiry);
+        }
+    }
+
+    /// A message leaves its destination queue otherwise than by being received.
+    pub(crate) fn bury_local(
+        &mut self,
+        number: u32,
+        priority: u8,
+        message: &Message,
+        outcome: Outcome,
+    ) {
+        let kept = message.flags.contains(MessageFlags::DEAD_LETTER);
+        let destination = self
+            .locals
+            .get(&number)
+            .map_or_else(String::new, |q| q.settings.name.to_string());
+        let durable = message.class.is_durable();
+        if durable {
+            self.stored_bytes = self.stored_bytes.saturating_sub(message.credit());
+        }
+        let removal = durable.then(|| StoreOp::Remove {
+            stream: Self::stream_of(number, priority),
+            first: message.position,
+            last: message.position,
+        });
+        if kept {
+            self.put_dead_letter(message, outcome, &destination, removal);
+            self.counters.dead_letters += 1;
+        } else {
+            if let Some(removal) = removal {
+                self.commits.settle(removal);
+            }
+            self.counters.discarded += 1;
+        }
+        self.event(Event::Dead {
+            id: message.id,
+            outcome,
+            kept,
+        });
+        self.reopen_if_room(number);
+    }
+}
+
+/// Positions of the messages whose time has come; sets the next time to look.
+fn overdue(
+    backlog: &mut Backlog,
+    now: Timestamp,
+    deadline: impl Fn(&Message) -> Timestamp,
+    concerns: impl Fn(&Message) -> bool,
+) -> Vec<u64> {
+    if backlog.deadline > now {
+        return Vec::new();
+    }
+    let mut next = Timestamp::NEVER;
+    let mut positions = Vec::new();
+    for message in backlog.resident().filter(|m| concerns(m)) {
+        let at = deadline(message);
+        if at <= now {
+            positions.push(message.position);
+        } else {
+            next = next.min(at);
+        }
+    }
+    backlog.deadline = next;
+    positions
+}

@@ -1,0 +1,282 @@
+//! A message from a peer: checked, compared with what came before, stored, and only then
+//! remembered and acknowledged.
+
+use qm_cache::{Admit, Ticket as DedupTicket};
+use qm_wire::{
+    Class, Data, Entry, Envelope, MessageFlags, MessageKey, OpenError, Outcome, QmId, Refusal,
+};
+
+use crate::backlog::Message;
+use crate::commits::{PutAt, Then};
+use crate::engine::{ArrivalKey, Engine};
+use crate::io::{Event, LinkId};
+
+impl Engine {
+    pub(crate) fn on_data(&mut self, link: LinkId, data: Data) {
+        let Some(session) = self.sessions.get_mut(&link) else {
+            return;
+        };
+        let peer = session.peer;
+        let bytes = data.credit_bytes();
+        session.last_activity = self.now.at;
+        // Numbers tell an ack what it names: each must be new. Lanes are not ordered among
+        // themselves, so only a bound can be checked here.
+        if data.number > session.granted.messages || session.peer_pending {
+            return self.misbehaved(link, "a message beyond the credit granted");
+        }
+        session.arrived.messages += 1;
+        session.arrived.bytes = session.arrived.bytes.saturating_add(bytes);
+        // One oversized message may come alone, beyond the bytes.
+        let allowed = session.granted.bytes.saturating_add(bytes);
+        if session.arrived.messages > session.granted.messages || session.arrived.bytes > allowed {
+            return self.misbehaved(link, "more messages than the credit granted");
+        }
+        session.unsettled.messages += 1;
+        session.unsettled.bytes = session.unsettled.bytes.saturating_add(bytes);
+        self.busy_sessions.insert(link);
+
+        let envelope = match data.open() {
+            Ok(envelope) => envelope,
+            Err(OpenError::Damaged(_)) => return self.refuse(link, &data, Outcome::DAMAGED),
+            Err(error) => return self.misbehaved(link, &error.to_string()),
+        };
+        if envelope.source != peer {
+            return self.refuse(link, &data, Outcome::ACCESS_DENIED);
+        }
+        if data.body.len() > self.config.body_bytes_max as usize {
+            return self.refuse(link, &data, Outcome::BODY_TOO_LARGE);
+        }
+        self.admit(link, peer, &data, &envelope);
+    }
+
+    fn admit(&mut self, link: LinkId, peer: QmId, data: &Data, envelope: &Envelope) {
+        let entry = Entry {
+            id: envelope.id,
+            tag: data.tag,
+        };
+        let key = ArrivalKey(MessageKey {
+            source: peer,
+            entry,
+        });
+        let reservation = match self.dedup.admit_ticket(key, self.now.at.as_ms()) {
+            Admit::Duplicate => {
+                self.counters.duplicates += 1;
+                self.event(Event::DuplicateRemoved {
+                    source: peer,
+                    id: envelope.id,
+                });
+                self.settle_arrival(link, data);
+                if let Some(session) = self.sessions.get_mut(&link) {
+                    session.duplicate_acks.push((data.number, data.tag));
+                }
+                return;
+            }
+            Admit::InFlight => {
+                // Being stored: that copy will be acknowledged. This transmission is answered by
+                // the sender's query.
+                return self.settle_arrival(link, data);
+            }
+            Admit::Fresh(reservation) => reservation,
+        };
+        if let Some(outcome) = self.refusal_of(peer, data, envelope) {
+            self.dedup.abort(reservation);
+            return self.refuse(link, data, outcome);
+        }
+        let Some(number) = self.local_names.get(&envelope.queue).copied() else {
+            self.dedup.abort(reservation);
+            return self.refuse(link, data, Outcome::BAD_DESTINATION_QUEUE);
+        };
+        let Some(queue) = self.locals.get(&number) else {
+            return;
+        };
+        if queue.is_full() {
+            let over = queue.is_over_by(self.config.window_messages, self.config.window_bytes);
+            self.tell_full(link, number);
+            if over {
+                // The sender was told to stop and goes on: nothing is stored, nothing is said, so
+                // it asks later and sends again.
+                self.dedup.abort(reservation);
+                return self.settle_arrival(link, data);
+            }
+        }
+        let message = Message {
+            position: 0,
+            source: peer,
+            id: envelope.id,
+            tag: data.tag,
+            class: envelope.class,
+            flags: envelope.flags,
+            at: self.now.at,
+            wall_us: self.now.wall_us,
+            reach_left_ms: data.transit.reach_queue_left_ms,
+            receive_left_ms: data.transit.be_received_left_ms,
+            aborts: 0,
+            transmitted: false,
+            envelope: data.envelope.clone(),
+            body: data.body.clone(),
+        };
+        self.take_arrival(link, data, number, message, envelope, reservation);
+    }
+
+    /// Why this message cannot enter its queue, if it cannot.
+    fn refusal_of(&self, peer: QmId, data: &Data, envelope: &Envelope) -> Option<Outcome> {
+        if let Some(outcome) = self.remembered_refusal(peer, data, envelope) {
+            return Some(outcome);
+        }
+        if envelope.class == Class::Transactional {
+            return Some(Outcome::UNSUPPORTED);
+        }
+        let Some(queue) = self
+            .local_names
+            .get(&envelope.queue)
+            .and_then(|number| self.locals.get(number))
+        else {
+            return Some(Outcome::BAD_DESTINATION_QUEUE);
+        };
+        if envelope.queue.is_system() {
+            return Some(Outcome::ACCESS_DENIED);
+        }
+        if queue.settings.transactional {
+            return Some(Outcome::NOT_TRANSACTIONAL_MESSAGE);
+        }
+        if data.transit.reach_queue_left_ms == 0 {
+            return Some(Outcome::REACH_QUEUE_EXPIRED);
+        }
+        if data.transit.be_received_left_ms == 0 {
+            return Some(Outcome::RECEIVE_EXPIRED);
+        }
+        if queue.settings.quota_bytes < data.credit_bytes()
+            || (queue.is_full() && envelope.flags.contains(MessageFlags::FAIL_WHEN_FULL))
+        {
+            return Some(Outcome::QUOTA_EXCEEDED);
+        }
+        None
+    }
+
+    /// A6: what was refused once is refused again while a session lives that was open then.
+    fn remembered_refusal(&self, peer: QmId, data: &Data, envelope: &Envelope) -> Option<Outcome> {
+        let entry = Entry {
+            id: envelope.id,
+            tag: data.tag,
+        };
+        self.by_peer
+            .get(&peer)?
+            .iter()
+            .filter_map(|link| self.sessions.get(link))
+            .find_map(|session| session.refused.get(&entry).copied())
+    }
+
+    fn take_arrival(
+        &mut self,
+        link: LinkId,
+        data: &Data,
+        number: u32,
+        message: Message,
+        envelope: &Envelope,
+        reservation: DedupTicket,
+    ) {
+        let entry = message.entry();
+        let (source, durable) = (message.source, message.class.is_durable());
+        let priority = envelope.priority.get();
+        let put = self.put_local(number, priority, message);
+        let mut reservation = Some(reservation);
+        #[cfg_attr(
+            not(feature = "__breaks"),
+            expect(unused_mut, reason = "a break sets it")
+        )]
+        let mut acked = false;
+        #[cfg(feature = "__breaks")]
+        {
+            if self.config.breaks.remember_before_stored
+                && let Some(reservation) = reservation.take()
+            {
+                self.dedup.commit(reservation);
+            }
+            if self.config.breaks.ack_before_durable
+                && durable
+                && let Some(session) = self.sessions.get_mut(&link)
+            {
+                session.acks.push((data.number, data.tag));
+                acked = true;
+            }
+        }
+        if durable {
+            let number = data.number;
+            self.commits.after_putting(Then::Arrived {
+                put,
+                link,
+                number,
+                source,
+                entry,
+                reservation,
+                acked,
+            });
+        } else {
+            if let Some(reservation) = reservation.take() {
+                self.dedup.commit(reservation);
+            }
+            self.arrived(link, put, data.number, source, entry, acked);
+        }
+    }
+
+    /// A message is stored to its class: remembered, shown, acknowledged; in that order.
+    pub(crate) fn arrived(
+        &mut self,
+        link: LinkId,
+        put: PutAt,
+        number: u64,
+        source: QmId,
+        entry: Entry,
+        acked: bool,
+    ) {
+        self.counters.delivered += 1;
+        self.event(Event::Delivered {
+            source,
+            id: entry.id,
+        });
+        match self.sessions.get_mut(&link) {
+            Some(session) => {
+                session.unsettled.messages = session.unsettled.messages.saturating_sub(1);
+                session.unsettled.bytes = session.unsettled.bytes.saturating_sub(put.credit);
+                if !acked {
+                    session.acks.push((number, entry.tag));
+                }
+                self.busy_sessions.insert(link);
+            }
+            None => self.route_acks((source, entry.id.incarnation), vec![entry], false),
+        }
+        self.busy_queues.insert(put.queue);
+    }
+
+    /// A transmission needs no more room.
+    fn settle_arrival(&mut self, link: LinkId, data: &Data) {
+        if let Some(session) = self.sessions.get_mut(&link) {
+            session.unsettled.messages = session.unsettled.messages.saturating_sub(1);
+            session.unsettled.bytes = session.unsettled.bytes.saturating_sub(data.credit_bytes());
+        }
+    }
+
+    fn refuse(&mut self, link: LinkId, data: &Data, outcome: Outcome) {
+        self.settle_arrival(link, data);
+        self.counters.rejected += 1;
+        let id = Envelope::decode(&data.envelope)
+            .ok()
+            .map(|envelope| envelope.id);
+        let Some(session) = self.sessions.get_mut(&link) else {
+            return;
+        };
+        session.refusals.push(Refusal {
+            number: data.number,
+            tag: data.tag,
+            outcome,
+        });
+        if let Some(id) = id
+            && outcome != Outcome::DAMAGED
+        {
+            if session.refused.len() >= crate::session::REFUSED_MAX {
+                session.refused.pop_first();
+            }
+            session.refused.insert(Entry { id, tag: data.tag }, outcome);
+        }
+    }
+}

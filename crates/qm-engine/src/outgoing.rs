@@ -1,0 +1,506 @@
+//! Messages on their way to other nodes: where they wait, when they leave, what becomes of those
+//! that may have been transmitted before.
+
+use std::collections::BTreeMap;
+
+use qm_wire::limits::ENTRIES_MAX;
+use qm_wire::{
+    Data, Entry, MessageFlags, Outcome, PeerFrame, Priority, QmId, Query, QueueName, Transit,
+};
+
+use crate::backlog::{Backlog, Message, left_ms};
+use crate::engine::{Engine, LoadFor};
+use crate::io::{DialFailure, Event, Lane, LinkId, Output, StoreOp};
+use crate::record::{QueueRecord, RemoteKey};
+use crate::session::Flight;
+use crate::time::Timestamp;
+
+/// Messages read from disk at a time.
+const LOAD_RECORDS: usize = 1_024;
+/// Bytes read from disk at a time.
+const LOAD_BYTES: usize = 1 << 20;
+/// Messages in doubt of one peer at a time: bounds memory, and each is one entry of a query.
+const DOUBTS_MAX: usize = 2 * ENTRIES_MAX;
+
+/// A destination node as addressed.
+#[derive(Debug)]
+pub(crate) struct Remote {
+    pub(crate) key: RemoteKey,
+    pub(crate) pin: Option<QmId>,
+    pub(crate) queues: BTreeMap<QueueName, u32>,
+    pub(crate) state: DialState,
+    pub(crate) backoff_ms: u64,
+    pub(crate) turn: usize,
+    pub(crate) last_error: Option<String>,
+    pub(crate) last_failure: Option<DialFailure>,
+}
+
+/// Where the next connection stands.
+#[derive(Debug)]
+pub(crate) enum DialState {
+    Idle,
+    Dialing { address: String },
+    Waiting { until: Timestamp },
+}
+
+impl Remote {
+    pub(crate) const fn new(key: RemoteKey, pin: Option<QmId>) -> Self {
+        Self {
+            key,
+            pin,
+            queues: BTreeMap::new(),
+            state: DialState::Idle,
+            backoff_ms: 0,
+            turn: 0,
+            last_error: None,
+            last_failure: None,
+        }
+    }
+
+    /// The only queue manager that may speak about what waits here.
+    pub(crate) const fn peer(&self) -> Option<QmId> {
+        self.pin
+    }
+}
+
+/// The messages for one queue of one remote.
+#[derive(Debug)]
+pub(crate) struct OutQueue {
+    pub(crate) remote: u32,
+    pub(crate) queue: QueueName,
+    pub(crate) paused: bool,
+    pub(crate) lanes: BTreeMap<u8, OutLane>,
+    pub(crate) in_flight: u64,
+    pub(crate) acknowledged: u64,
+}
+
+/// One priority of an outgoing queue.
+#[derive(Debug)]
+pub(crate) struct OutLane {
+    pub(crate) backlog: Backlog,
+    /// Messages that may have been transmitted before, by position; none is sent again before the
+    /// destination said that it does not have it.
+    pub(crate) doubt: BTreeMap<u64, Message>,
+}
+
+impl OutQueue {
+    pub(crate) fn has_work(&self) -> bool {
+        self.lanes
+            .values()
+            .any(|lane| !lane.backlog.is_empty() || !lane.doubt.is_empty())
+    }
+
+    pub(crate) fn waiting(&self) -> (u64, u64) {
+        self.lanes.values().fold((0, 0), |(messages, bytes), lane| {
+            (messages + lane.backlog.messages, bytes + lane.backlog.bytes)
+        })
+    }
+
+    pub(crate) fn doubtful(&self) -> u64 {
+        self.lanes
+            .values()
+            .map(|lane| lane.doubt.len() as u64)
+            .sum()
+    }
+}
+
+impl Engine {
+    /// The outgoing queue for a queue of a remote, made durable with its first message.
+    pub(crate) fn out_queue(&mut self, key: &RemoteKey, queue: &QueueName) -> u32 {
+        let remote = self.remote(key);
+        if let Some(number) = self.remotes.get(&remote).and_then(|r| r.queues.get(queue)) {
+            return *number;
+        }
+        let number = self.next_queue;
+        self.next_queue += 1;
+        let queue = queue.detach();
+        let record = QueueRecord::Outgoing {
+            remote: key.clone(),
+            queue: queue.clone(),
+            paused: false,
+        };
+        self.commits.set(QueueRecord::key(number), record.encode());
+        self.insert_out_queue(number, remote, queue, false);
+        number
+    }
+
+    pub(crate) fn insert_out_queue(
+        &mut self,
+        number: u32,
+        remote: u32,
+        queue: QueueName,
+        paused: bool,
+    ) {
+        if let Some(remote) = self.remotes.get_mut(&remote) {
+            remote.queues.insert(queue.clone(), number);
+        }
+        let lanes = BTreeMap::new();
+        let out = OutQueue {
+            remote,
+            queue,
+            paused,
+            lanes,
+            in_flight: 0,
+            acknowledged: 0,
+        };
+        self.outs.insert(number, out);
+    }
+
+    pub(crate) fn out_lane(&mut self, number: u32, priority: u8) -> Option<&mut OutLane> {
+        let stream = Self::stream_of(number, priority);
+        self.outs.get_mut(&number).map(|out| {
+            out.lanes.entry(priority).or_insert_with(|| OutLane {
+                backlog: Backlog::new(stream),
+                doubt: BTreeMap::new(),
+            })
+        })
+    }
+
+    /// Wakes whatever may move messages of this outgoing queue.
+    pub(crate) fn nudge_out(&mut self, number: u32) {
+        let Some(remote_number) = self.outs.get(&number).map(|out| out.remote) else {
+            return;
+        };
+        let Some(remote) = self.remotes.get(&remote_number) else {
+            return;
+        };
+        if let Some(peer) = remote.peer()
+            && self.by_peer.contains_key(&peer)
+        {
+            self.busy_peers.insert(peer);
+        } else {
+            self.want_connection(remote_number);
+        }
+    }
+
+    fn queues_towards(&self, peer: QmId) -> Vec<u32> {
+        self.remotes
+            .values()
+            .filter(|remote| remote.peer() == Some(peer))
+            .flat_map(|remote| remote.queues.values().copied())
+            .collect()
+    }
+
+    /// Transmits what credit and the state of queues allow, higher priorities first.
+    pub(crate) fn pump_peer(&mut self, peer: QmId) {
+        let Some(link) = self.sending_session(peer) else {
+            return;
+        };
+        let numbers = self.queues_towards(peer);
+        let mut asked = false;
+        for priority in (0..Priority::COUNT).rev() {
+            let Ok(priority) = u8::try_from(priority) else {
+                continue;
+            };
+            for number in &numbers {
+                asked |= self.pump_lane(link, *number, priority);
+            }
+        }
+        if asked {
+            self.query_doubts(peer);
+        }
+        self.busy_sessions.insert(link);
+    }
+
+    /// Returns whether messages of an earlier life were found whose fate must be asked.
+    fn pump_lane(&mut self, link: LinkId, number: u32, priority: u8) -> bool {
+        let mut asked = false;
+        loop {
+            let now = self.now;
+            let doubts = self.doubts.len();
+            let incarnation = self.incarnation;
+            let Some(out) = self.outs.get_mut(&number) else {
+                return asked;
+            };
+            let Some(session) = self.sessions.get_mut(&link) else {
+                return asked;
+            };
+            if out.paused || session.closed_queues.contains(&out.queue) {
+                return asked;
+            }
+            let Some(lane) = out.lanes.get_mut(&priority) else {
+                return asked;
+            };
+            let Some(next) = lane.backlog.peek() else {
+                break;
+            };
+            // Order within a priority: nothing leaves before what is older and in doubt.
+            let inherited = next.id.incarnation != incarnation && !next.transmitted;
+            if inherited {
+                if doubts >= DOUBTS_MAX {
+                    break;
+                }
+                let Some(message) = lane.backlog.pop() else {
+                    break;
+                };
+                self.release(&message);
+                self.put_in_doubt(number, priority, message);
+                asked = true;
+                continue;
+            }
+            if lane
+                .doubt
+                .first_key_value()
+                .is_some_and(|(first, _)| *first < next.position)
+            {
+                break;
+            }
+            if !next.transmitted && next.reach_deadline() <= now.at {
+                let Some(message) = lane.backlog.pop() else {
+                    break;
+                };
+                self.release(&message);
+                self.bury(number, priority, &message, Outcome::REACH_QUEUE_EXPIRED);
+                continue;
+            }
+            if !session.admits(next.credit()) {
+                break;
+            }
+            let Some(message) = lane.backlog.pop() else {
+                break;
+            };
+            let again = message.transmitted;
+            let data = Data {
+                number: session.next_number,
+                tag: message.tag,
+                transit: Transit {
+                    reach_queue_left_ms: left_ms(message.reach_left_ms, message.at, now.at),
+                    be_received_left_ms: left_ms(message.receive_left_ms, message.at, now.at),
+                    hops: 0,
+                    previous: None,
+                },
+                envelope: message.envelope.clone(),
+                body: message.body.clone(),
+            };
+            session.next_number += 1;
+            session.sent.messages += 1;
+            session.sent.bytes += message.credit();
+            session.last_activity = now.at;
+            let lane = Lane::Priority(priority);
+            if let Some(frames) = session.push_data(lane, &data) {
+                self.outputs.push_back(Output::Send { link, lane, frames });
+            }
+            let flight = Flight {
+                queue: number,
+                priority,
+                sent: now.at,
+                message,
+            };
+            session.flights.insert(data.number, flight);
+            out.in_flight += 1;
+            self.counters.transmitted += 1;
+            self.counters.retransmitted += u64::from(again);
+        }
+        self.refill_out(number, priority);
+        asked
+    }
+
+    /// Reads on from disk when memory runs low.
+    pub(crate) fn refill_out(&mut self, number: u32, priority: u8) {
+        let Some(lane) = self
+            .outs
+            .get_mut(&number)
+            .and_then(|out| out.lanes.get_mut(&priority))
+        else {
+            return;
+        };
+        if lane.doubt.len() >= DOUBTS_MAX {
+            return;
+        }
+        let Some(from) = lane.backlog.wants_load(LOAD_RECORDS) else {
+            return;
+        };
+        lane.backlog.load_started();
+        let stream = lane.backlog.stream;
+        let what = LoadFor::Backlog {
+            queue: number,
+            priority,
+            local: false,
+        };
+        self.start_load(stream, from, LOAD_RECORDS, LOAD_BYTES, what);
+    }
+
+    /// A message that may have been transmitted: it is asked for, not sent again.
+    pub(crate) fn put_in_doubt(&mut self, number: u32, priority: u8, message: Message) {
+        let id = message.id;
+        let position = message.position;
+        if let Some(out) = self.outs.get_mut(&number) {
+            if message.transmitted || id.incarnation == self.incarnation {
+                out.in_flight = out.in_flight.saturating_sub(1);
+            }
+            if id.incarnation != self.incarnation {
+                self.prior_incarnations.insert(id.incarnation);
+            }
+            if let Some(lane) = out.lanes.get_mut(&priority) {
+                let mut message = message;
+                message.transmitted = true;
+                lane.doubt.insert(position, message);
+                self.doubts.insert(id, (number, priority, position));
+            }
+        }
+    }
+
+    /// Takes a message out of doubt when tag and destination are right.
+    pub(crate) fn take_doubt(&mut self, peer: QmId, entry: &Entry) -> Option<(u32, u8, Message)> {
+        let (number, priority, position) = *self.doubts.get(&entry.id)?;
+        let out = self.outs.get_mut(&number)?;
+        // A0: only the queue manager a message was sent to may speak about it.
+        if self.remotes.get(&out.remote).and_then(Remote::peer) != Some(peer) {
+            return None;
+        }
+        let lane = out.lanes.get_mut(&priority)?;
+        if lane.doubt.get(&position)?.tag != entry.tag {
+            return None;
+        }
+        let message = lane.doubt.remove(&position)?;
+        self.doubts.remove(&entry.id);
+        Some((number, priority, message))
+    }
+
+    /// Asks a peer for everything in doubt towards it.
+    pub(crate) fn query_doubts(&mut self, peer: QmId) {
+        let Some(link) = self.sending_session(peer) else {
+            return;
+        };
+        let mut entries = Vec::new();
+        for number in self.queues_towards(peer) {
+            if let Some(out) = self.outs.get(&number) {
+                for lane in out.lanes.values() {
+                    entries.extend(lane.doubt.values().map(Message::entry));
+                }
+            }
+        }
+        self.send_query(link, &entries);
+    }
+
+    pub(crate) fn send_query(&mut self, link: LinkId, entries: &[Entry]) {
+        if entries.is_empty() {
+            return;
+        }
+        let interval = self.config.query_interval_ms;
+        let Some(session) = self.sessions.get_mut(&link) else {
+            return;
+        };
+        for chunk in entries.chunks(ENTRIES_MAX) {
+            let query = Query {
+                source: self.me.qm,
+                void: false,
+                entries: chunk.to_vec(),
+            };
+            session.push(Lane::Control, &PeerFrame::Query(query));
+        }
+        session.next_query = self.now.at.plus_ms(interval);
+        self.counters.queried += entries.len() as u64;
+        self.busy_sessions.insert(link);
+    }
+
+    /// Asks for what has been unacknowledged for too long, first after the ack wait, then at the
+    /// query interval.
+    pub(crate) fn query_overdue(&mut self, link: LinkId) {
+        let now = self.now.at;
+        let Some(session) = self.sessions.get(&link) else {
+            return;
+        };
+        if !session.may_send()
+            || (session.next_query != Timestamp::NEVER && now < session.next_query)
+        {
+            return;
+        }
+        let peer = session.peer;
+        let mut entries: Vec<Entry> = session
+            .flights
+            .values()
+            .take(ENTRIES_MAX)
+            .filter(|flight| flight.sent.plus_ms(self.config.ack_wait_ms) <= now)
+            .map(|flight| flight.message.entry())
+            .collect();
+        if self.sending_session(peer) == Some(link) {
+            for number in self.queues_towards(peer) {
+                if let Some(out) = self.outs.get(&number) {
+                    for lane in out.lanes.values() {
+                        entries.extend(lane.doubt.values().map(Message::entry));
+                    }
+                }
+            }
+        }
+        if entries.is_empty() {
+            if let Some(session) = self.sessions.get_mut(&link) {
+                session.next_query = Timestamp::NEVER;
+            }
+            return;
+        }
+        self.send_query(link, &entries);
+    }
+
+    /// The destination has it: the message leaves the queue for good.
+    pub(crate) fn settle_delivered(&mut self, number: u32, priority: u8, message: &Message) {
+        self.remove_from_store(number, priority, message);
+        if let Some(out) = self.outs.get_mut(&number) {
+            out.acknowledged += 1;
+        }
+        self.counters.acknowledged += 1;
+        self.event(Event::Acknowledged { id: message.id });
+        self.tell_fate(message.id, Outcome::REACHED_QUEUE);
+    }
+
+    fn remove_from_store(&mut self, number: u32, priority: u8, message: &Message) {
+        let stream = Self::stream_of(number, priority);
+        if message.class.is_durable() {
+            self.stored_bytes = self.stored_bytes.saturating_sub(message.credit());
+            let (first, last) = (message.position, message.position);
+            self.commits.settle(StoreOp::Remove {
+                stream,
+                first,
+                last,
+            });
+        }
+    }
+
+    /// The message will not be delivered: dead letter, or nothing when its sender wished so.
+    pub(crate) fn bury(&mut self, number: u32, priority: u8, message: &Message, outcome: Outcome) {
+        let kept = message.flags.contains(MessageFlags::DEAD_LETTER);
+        let destination = self.outs.get(&number).map_or_else(String::new, |out| {
+            let remote = self
+                .remotes
+                .get(&out.remote)
+                .map(|remote| remote.key.to_string());
+            format!("{}/{}", remote.unwrap_or_default(), out.queue)
+        });
+        if message.class.is_durable() {
+            self.stored_bytes = self.stored_bytes.saturating_sub(message.credit());
+        }
+        let stream = Self::stream_of(number, priority);
+        let removal = message.class.is_durable().then_some(StoreOp::Remove {
+            stream,
+            first: message.position,
+            last: message.position,
+        });
+        if kept {
+            // In one batch with the removal: the message is always in exactly one of the two.
+            self.put_dead_letter(message, outcome, &destination, removal);
+            self.counters.dead_letters += 1;
+        } else {
+            if let Some(removal) = removal {
+                self.commits.settle(removal);
+            }
+            self.counters.discarded += 1;
+        }
+        self.event(Event::Dead {
+            id: message.id,
+            outcome,
+            kept,
+        });
+        self.tell_fate(message.id, outcome);
+    }
+
+    /// It may be sent again: the destination said it does not have it.
+    pub(crate) fn send_again(&mut self, number: u32, priority: u8, message: Message) {
+        let durable = message.class.is_durable();
+        if let Some(lane) = self.out_lane(number, priority)
+            && let Some(cost) = lane.backlog.give_back(message)
+        {
+            self.hold(durable, cost);
+        }
+        self.nudge_out(number);
+    }
+}

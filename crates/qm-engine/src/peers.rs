@@ -1,0 +1,681 @@
+//! The address book: who is known, who may send, at which address they are dialled, and when.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use qm_wire::{Hello, Incarnation, QmId, Text, key_digest};
+
+use crate::config::{EngineConfig, Trust};
+use crate::engine::{Engine, Timer};
+use crate::io::{DialFailure, Event, Output};
+use crate::outgoing::{DialState, Remote};
+use crate::record::{RemoteKey, prefixed, put_bytes, take_array, take_bytes, take_text};
+
+/// Addresses remembered per peer.
+const ADDRESSES_MAX: usize = 8;
+
+/// Whether a peer may send to this node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Approval {
+    /// Approved by the operator or by policy.
+    Approved,
+    /// It came by itself and waits for the operator.
+    Pending,
+    /// This node dialled it; it may receive, and has not been approved to send.
+    Known,
+    /// The operator shut it out.
+    Blocked,
+    /// Unknown, and there is no room for another that waits.
+    Overflow,
+}
+
+impl Approval {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Approved => "approved",
+            Self::Pending | Self::Overflow => "pending",
+            Self::Known => "known",
+            Self::Blocked => "blocked",
+        }
+    }
+}
+
+/// What is remembered of a queue manager.
+#[derive(Clone, Debug)]
+pub(crate) struct PeerRecord {
+    pub(crate) digest: [u8; 32],
+    pub(crate) approval: Approval,
+    pub(crate) announced_name: String,
+    pub(crate) host: String,
+    pub(crate) addresses: Vec<String>,
+    pub(crate) last_seen_us: u64,
+    pub(crate) incarnation: Option<Incarnation>,
+}
+
+/// The operator's own name for a peer.
+#[derive(Clone, Debug)]
+pub(crate) struct BookEntry {
+    pub(crate) name: String,
+    pub(crate) remote: RemoteKey,
+    pub(crate) keep_connected: bool,
+    /// Approve whoever answers first at the address.
+    pub(crate) approve: bool,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(crate) struct PeerBook {
+    pub(crate) known: BTreeMap<QmId, PeerRecord>,
+    pub(crate) names: BTreeMap<String, BookEntry>,
+}
+
+impl PeerBook {
+    /// What a queue manager may do that has just proven its key.
+    pub(crate) fn met(
+        &mut self,
+        peer: QmId,
+        public_key: &[u8; 32],
+        config: &EngineConfig,
+    ) -> Approval {
+        let digest = key_digest(public_key);
+        if let Some(record) = self.known.get_mut(&peer) {
+            if record.digest == [0; 32] {
+                record.digest = digest;
+            }
+            if config.trust == Trust::Any && record.approval != Approval::Blocked {
+                record.approval = Approval::Approved;
+            }
+            // 122 bits make the id; the pin is the whole digest.
+            return if record.digest == digest {
+                record.approval
+            } else {
+                Approval::Blocked
+            };
+        }
+        let approval = match config.trust {
+            Trust::Any => Approval::Approved,
+            Trust::Approve => {
+                let pending = self
+                    .known
+                    .values()
+                    .filter(|r| r.approval == Approval::Pending)
+                    .count();
+                if pending >= config.pending_peers_max {
+                    return Approval::Overflow;
+                }
+                Approval::Pending
+            }
+        };
+        self.known.insert(peer, PeerRecord::new(digest, approval));
+        approval
+    }
+
+    pub(crate) fn approval(&self, peer: QmId) -> Approval {
+        match self.known.get(&peer).map(|record| record.approval) {
+            // To a peer that was only dialled nothing was promised: it waits like the others.
+            Some(Approval::Known) | None => Approval::Pending,
+            Some(approval) => approval,
+        }
+    }
+
+    /// Notes what a peer says of itself. Returns whether it is news for the operator.
+    pub(crate) fn announced(
+        &mut self,
+        peer: QmId,
+        hello: &Hello,
+        remote: SocketAddr,
+        wall_us: u64,
+    ) -> bool {
+        let Some(record) = self.known.get_mut(&peer) else {
+            return false;
+        };
+        let first = record.last_seen_us == 0;
+        record.announced_name = hello.name.as_str().to_owned();
+        record.host = hello.host.as_str().to_owned();
+        record.last_seen_us = wall_us.max(1);
+        record.incarnation = Some(hello.incarnation);
+        if hello.listen_port != 0 {
+            let address = SocketAddr::new(remote.ip(), hello.listen_port).to_string();
+            record.learn_address(address);
+        }
+        first && record.approval == Approval::Pending
+    }
+
+    /// The operator's name for a remote.
+    pub(crate) fn name_of(&self, remote: &RemoteKey, pin: Option<QmId>) -> Option<&BookEntry> {
+        self.names
+            .values()
+            .find(|entry| entry.remote == *remote)
+            .or_else(|| pin.and_then(|qm| self.name_of_peer(qm)))
+    }
+
+    pub(crate) fn name_of_peer(&self, peer: QmId) -> Option<&BookEntry> {
+        self.names
+            .values()
+            .find(|entry| entry.remote == RemoteKey::Id(peer))
+    }
+
+    /// The peers that a word of the operator names: an operator's name, an id, or a beginning of
+    /// an id or announced name that is unique.
+    pub(crate) fn find(&self, who: &str) -> Vec<QmId> {
+        if let Ok(qm) = who.parse::<QmId>() {
+            return vec![qm];
+        }
+        let who = who.to_lowercase();
+        self.known
+            .iter()
+            .filter(|(qm, record)| {
+                qm.to_string().starts_with(&who) || record.announced_name.to_lowercase() == who
+            })
+            .map(|(qm, _)| *qm)
+            .collect()
+    }
+}
+
+impl PeerRecord {
+    pub(crate) const fn new(digest: [u8; 32], approval: Approval) -> Self {
+        Self {
+            digest,
+            approval,
+            announced_name: String::new(),
+            host: String::new(),
+            addresses: Vec::new(),
+            last_seen_us: 0,
+            incarnation: None,
+        }
+    }
+
+    /// Newest first, a few at most.
+    pub(crate) fn learn_address(&mut self, address: String) {
+        self.addresses.retain(|known| *known != address);
+        self.addresses.insert(0, address);
+        self.addresses.truncate(ADDRESSES_MAX);
+    }
+
+    pub(crate) fn encode(&self) -> Bytes {
+        let mut to = BytesMut::new();
+        to.put_u8(1);
+        to.put_slice(&self.digest);
+        to.put_u8(match self.approval {
+            Approval::Approved => 1,
+            Approval::Pending | Approval::Overflow => 2,
+            Approval::Known => 3,
+            Approval::Blocked => 4,
+        });
+        to.put_u64_le(self.last_seen_us);
+        put_bytes(&mut to, self.announced_name.as_bytes());
+        put_bytes(&mut to, self.host.as_bytes());
+        for address in &self.addresses {
+            put_bytes(&mut to, address.as_bytes());
+        }
+        to.freeze()
+    }
+
+    pub(crate) fn decode(value: &Bytes) -> Option<Self> {
+        let mut r = value.clone();
+        if r.try_get_u8().ok()? != 1 {
+            return None;
+        }
+        let digest = take_array(&mut r)?;
+        let approval = match r.try_get_u8().ok()? {
+            1 => Approval::Approved,
+            2 => Approval::Pending,
+            3 => Approval::Known,
+            4 => Approval::Blocked,
+            _ => return None,
+        };
+        let mut record = Self::new(digest, approval);
+        record.last_seen_us = r.try_get_u64_le().ok()?;
+        record.announced_name = take_text(&mut r)?.as_str().to_owned();
+        record.host = take_text(&mut r)?.as_str().to_owned();
+        while !r.is_empty() && record.addresses.len() < ADDRESSES_MAX {
+            record
+                .addresses
+                .push(take_text(&mut r)?.as_str().to_owned());
+        }
+        Some(record)
+    }
+}
+
+impl BookEntry {
+    pub(crate) fn encode(&self) -> Bytes {
+        let mut to = BytesMut::new();
+        to.put_u8(1);
+        to.put_u8(u8::from(self.keep_connected) | u8::from(self.approve) << 1);
+        put_bytes(&mut to, self.name.as_bytes());
+        match &self.remote {
+            RemoteKey::Id(qm) => put_bytes(&mut to, qm.as_bytes()),
+            RemoteKey::Host(host) => {
+                put_bytes(&mut to, &[]);
+                put_bytes(&mut to, host.as_bytes());
+            }
+        }
+        to.freeze()
+    }
+
+    pub(crate) fn decode(value: &Bytes) -> Option<Self> {
+        let mut r = value.clone();
+        if r.try_get_u8().ok()? != 1 {
+            return None;
+        }
+        let flags = r.try_get_u8().ok()?;
+        let name = take_text(&mut r)?.as_str().to_owned();
+        let id = take_bytes(&mut r)?;
+        let remote = if id.is_empty() {
+            RemoteKey::Host(take_text(&mut r)?.as_str().to_owned())
+        } else {
+            RemoteKey::Id(QmId::from_bytes(id.as_ref().try_into().ok()?))
+        };
+        Some(Self {
+            name,
+            remote,
+            keep_connected: flags & 1 != 0,
+            approve: flags & 2 != 0,
+        })
+    }
+}
+
+pub(crate) fn peer_key(peer: QmId) -> Bytes {
+    prefixed(b"peer/", peer.as_bytes())
+}
+
+pub(crate) fn name_key(name: &str) -> Bytes {
+    prefixed(b"name/", name.to_lowercase().as_bytes())
+}
+
+pub(crate) fn pin_key(host: &str) -> Bytes {
+    prefixed(b"pin/", host.as_bytes())
+}
+
+impl Engine {
+    pub(crate) fn save_peer(&mut self, peer: QmId) {
+        if let Some(record) = self.peers.known.get(&peer) {
+            let value = record.encode();
+            self.commits.set(peer_key(peer), value);
+        }
+    }
+
+    pub(crate) fn keep_connected(&self, peer: QmId) -> bool {
+        self.remotes
+            .values()
+            .any(|remote| remote.peer() == Some(peer) && self.is_kept(remote))
+    }
+
+    fn is_kept(&self, remote: &Remote) -> bool {
+        self.peers
+            .name_of(&remote.key, remote.pin)
+            .is_some_and(|entry| entry.keep_connected)
+    }
+
+    /// The remote of this key, made when there is none.
+    pub(crate) fn remote(&mut self, key: &RemoteKey) -> u32 {
+        if let Some(number) = self.remote_keys.get(key) {
+            return *number;
+        }
+        let number = self.next_remote;
+        self.next_remote += 1;
+        let pin = match key {
+            RemoteKey::Id(qm) => Some(*qm),
+            RemoteKey::Host(_) => None,
+        };
+        self.remote_keys.insert(key.clone(), number);
+        self.remotes.insert(number, Remote::new(key.clone(), pin));
+        number
+    }
+
+    /// Dials when something wants a connection and there is none.
+    pub(crate) fn want_connection(&mut self, number: u32) {
+        let Some(remote) = self.remotes.get(&number) else {
+            return;
+        };
+        if self.stopping || !matches!(remote.state, DialState::Idle) || !self.has_work(number) {
+            return;
+        }
+        if remote
+            .peer()
+            .is_some_and(|peer| self.by_peer.contains_key(&peer))
+        {
+            return;
+        }
+        self.dial(number);
+    }
+
+    fn has_work(&self, number: u32) -> bool {
+        let Some(remote) = self.remotes.get(&number) else {
+            return false;
+        };
+        self.is_kept(remote)
+            || remote.queues.values().any(|queue| {
+                self.outs
+                    .get(queue)
+                    .is_some_and(|out| !out.paused && out.has_work())
+            })
+            || remote
+                .peer()
+                .is_some_and(|peer| self.owed.keys().any(|(qm, _)| *qm == peer))
+    }
+
+    fn addresses(&self, remote: &Remote) -> Vec<String> {
+        let mut addresses = Vec::new();
+        if let RemoteKey::Host(host) = &remote.key {
+            addresses.push(host.clone());
+        } else if let Some(peer) = remote.peer() {
+            if let Some(record) = self.peers.known.get(&peer) {
+                addresses.extend(record.addresses.iter().cloned());
+            }
+            for entry in self
+                .remotes
+                .values()
+                .filter(|other| other.pin == Some(peer))
+            {
+                if let RemoteKey::Host(host) = &entry.key
+                    && !addresses.contains(host)
+                {
+                    addresses.push(host.clone());
+                }
+            }
+        }
+        addresses
+    }
+
+    fn dial(&mut self, number: u32) {
+        let Some(remote) = self.remotes.get(&number) else {
+            return;
+        };
+        let addresses = self.addresses(remote);
+        let expected = remote.peer();
+        let busy = expected.is_some_and(|peer| {
+            self.remotes.values().any(|other| {
+                other.peer() == Some(peer) && matches!(other.state, DialState::Dialing { .. })
+            })
+        });
+        if busy {
+            return;
+        }
+        let Some(remote) = self.remotes.get_mut(&number) else {
+            return;
+        };
+        let turn = remote.turn;
+        let Some(address) = addresses.get(turn.checked_rem(addresses.len()).unwrap_or(0)) else {
+            remote.last_error = Some("no address is known for this peer".to_owned());
+            return;
+        };
+        remote.turn = remote.turn.wrapping_add(1);
+        self.next_dial += 1;
+        let dial = self.next_dial;
+        remote.state = DialState::Dialing {
+            address: address.clone(),
+        };
+        self.dials.insert(dial, number);
+        let address = address.clone();
+        self.outputs.push_back(Output::Dial {
+            dial,
+            address,
+            expected,
+        });
+    }
+
+    /// Notes that a dial reached somebody. Returns whether it is who was expected.
+    pub(crate) fn dial_succeeded(&mut self, dial: u64, peer: QmId) -> bool {
+        let Some(number) = self.dials.remove(&dial) else {
+            return true;
+        };
+        let Some(remote) = self.remotes.get_mut(&number) else {
+            return true;
+        };
+        remote.state = DialState::Idle;
+        match remote.pin {
+            Some(pinned) if pinned == peer => true,
+            Some(pinned) => {
+                let address = remote.key.to_string();
+                let text = format!(
+                    "{address} was {pinned} so far and is now {peer}; if that is right, run: qm-node peers forget {pinned}"
+                );
+                remote.last_error = Some(text);
+                self.event(Event::IdentityChanged {
+                    address,
+                    pinned,
+                    found: peer,
+                });
+                self.back_off(number);
+                false
+            }
+            None => {
+                remote.pin = Some(peer);
+                let key = remote.key.clone();
+                if let RemoteKey::Host(host) = &key {
+                    self.commits
+                        .set(pin_key(host), Bytes::copy_from_slice(peer.as_bytes()));
+                    let approve = self
+                        .peers
+                        .names
+                        .values()
+                        .any(|entry| entry.remote == key && entry.approve);
+                    let approval = if approve {
+                        Approval::Approved
+                    } else {
+                        Approval::Known
+                    };
+                    let record = self
+                        .peers
+                        .known
+                        .entry(peer)
+                        .or_insert_with(|| PeerRecord::new([0; 32], approval));
+                    if approve && record.approval != Approval::Blocked {
+                        record.approval = Approval::Approved;
+                    }
+                    record.learn_address(host.clone());
+                    self.save_peer(peer);
+                }
+                true
+            }
+        }
+    }
+
+    pub(crate) fn on_dial_failed(&mut self, dial: u64, failure: DialFailure, text: String) {
+        let Some(number) = self.dials.remove(&dial) else {
+            return;
+        };
+        let Some(remote) = self.remotes.get_mut(&number) else {
+            return;
+        };
+        let address = match core::mem::replace(&mut remote.state, DialState::Idle) {
+            DialState::Dialing { address, .. } => address,
+            _ => remote.key.to_string(),
+        };
+        remote.last_error = Some(format!("{}: {text}", failure.name()));
+        remote.last_failure = Some(failure);
+        self.event(Event::DialFailed {
+            address,
+            failure,
+            text,
+        });
+        self.back_off(number);
+    }
+
+    /// Waits before the next dial: doubling, with jitter between half and all of it.
+    pub(crate) fn back_off(&mut self, number: u32) {
+        let jitter = self.entropy.next_u64();
+        let Some(remote) = self.remotes.get_mut(&number) else {
+            return;
+        };
+        let bound = if remote.backoff_ms == 0 {
+            self.config.reconnect_min_ms
+        } else {
+            remote
+                .backoff_ms
+                .saturating_mul(2)
+                .min(self.config.reconnect_max_ms)
+        };
+        remote.backoff_ms = bound;
+        let half = bound / 2;
+        let until = self.now.at.plus_ms(half + jitter % (half + 1));
+        remote.state = DialState::Waiting { until };
+        self.arm(until, Timer::Dial(number));
+    }
+
+    pub(crate) fn on_dial_timer(&mut self, number: u32) {
+        let Some(remote) = self.remotes.get_mut(&number) else {
+            return;
+        };
+        if let DialState::Waiting { until } = remote.state
+            && until <= self.now.at
+        {
+            remote.state = DialState::Idle;
+            self.want_connection(number);
+        }
+    }
+
+    /// A session with this peer is open: dials towards it are over.
+    pub(crate) fn connected_to(&mut self, peer: QmId) {
+        for remote in self
+            .remotes
+            .values_mut()
+            .filter(|remote| remote.peer() == Some(peer))
+        {
+            if matches!(remote.state, DialState::Waiting { .. }) {
+                remote.state = DialState::Idle;
+            }
+            remote.last_error = None;
+            remote.last_failure = None;
+        }
+    }
+
+    /// A session with this peer ended: dial again when something waits, later when sessions keep
+    /// ending at once.
+    pub(crate) fn disconnected_from(&mut self, peer: QmId, lasted_ms: u64, text: &str) {
+        if self.by_peer.contains_key(&peer) || self.stopping {
+            return;
+        }
+        let numbers: Vec<_> = self
+            .remotes
+            .iter()
+            .filter(|(_, remote)| remote.peer() == Some(peer))
+            .map(|(number, _)| *number)
+            .collect();
+        for number in numbers {
+            let work = self.has_work(number);
+            let Some(remote) = self.remotes.get_mut(&number) else {
+                continue;
+            };
+            remote.last_error = Some(text.to_owned());
+            if lasted_ms >= 1_000 {
+                remote.backoff_ms = 0;
+            }
+            if work && matches!(remote.state, DialState::Idle) {
+                self.back_off(number);
+            }
+        }
+    }
+
+    /// Dials now, whatever was waited for.
+    pub(crate) fn retry_now(&mut self, number: u32) {
+        let Some(remote) = self.remotes.get_mut(&number) else {
+            return;
+        };
+        remote.backoff_ms = 0;
+        if matches!(remote.state, DialState::Waiting { .. }) {
+            remote.state = DialState::Idle;
+        }
+        self.want_connection(number);
+    }
+
+    /// Lets a peer send: grants credit on its sessions.
+    pub(crate) fn approve(&mut self, peer: QmId, name: Option<&str>) {
+        let record = self
+            .peers
+            .known
+            .entry(peer)
+            .or_insert_with(|| PeerRecord::new([0; 32], Approval::Approved));
+        record.approval = Approval::Approved;
+        let announced = record.announced_name.clone();
+        self.save_peer(peer);
+        let taken =
+            |engine: &Self, name: &str| engine.peers.names.contains_key(&name.to_lowercase());
+        let name = match name {
+            Some(name) => Some(name.to_owned()),
+            None if self.peers.name_of_peer(peer).is_some() => None,
+            None if !announced.is_empty() && !announced.contains('/') => {
+                (!taken(self, &announced)).then_some(announced)
+            }
+            None => None,
+        };
+        if let Some(name) = name {
+            let remote = RemoteKey::Id(peer);
+            let entry = BookEntry {
+                name,
+                remote,
+                keep_connected: false,
+                approve: true,
+            };
+            self.write_name(entry);
+        }
+        let links: Vec<_> = self
+            .by_peer
+            .get(&peer)
+            .into_iter()
+            .flatten()
+            .copied()
+            .collect();
+        for link in links {
+            if let Some(session) = self.sessions.get_mut(&link) {
+                session.peer_pending = false;
+            }
+            self.grant_credit(link);
+        }
+    }
+
+    pub(crate) fn write_name(&mut self, entry: BookEntry) {
+        self.commits.set(name_key(&entry.name), entry.encode());
+        let number = self.remote(&entry.remote);
+        self.peers.names.insert(entry.name.to_lowercase(), entry);
+        self.want_connection(number);
+    }
+
+    /// Dial deadline of a remote, for commands.
+    pub(crate) fn retry_in_ms(&self, remote: &Remote) -> Option<u64> {
+        match remote.state {
+            DialState::Waiting { until } => Some(until.ms_since(self.now.at)),
+            DialState::Idle | DialState::Dialing { .. } => None,
+        }
+    }
+
+    /// Reads a peer, name or pin back. Returns whether the value was understood.
+    pub(crate) fn recover_peer(&mut self, key: &Bytes, value: &Bytes) -> Option<bool> {
+        if let Some(id) = key.strip_prefix(&b"peer/"[..]) {
+            let id = <[u8; 16]>::try_from(id).ok();
+            let Some((id, record)) = id.zip(PeerRecord::decode(value)) else {
+                return Some(false);
+            };
+            self.peers.known.insert(QmId::from_bytes(id), record);
+        } else if key.starts_with(b"name/") {
+            let Some(entry) = BookEntry::decode(value) else {
+                return Some(false);
+            };
+            self.remote(&entry.remote);
+            self.peers.names.insert(entry.name.to_lowercase(), entry);
+        } else if let Some(host) = key.strip_prefix(&b"pin/"[..]) {
+            let host = Text::from_utf8(Bytes::copy_from_slice(host), "pin").ok();
+            let id = <[u8; 16]>::try_from(value.as_ref()).ok();
+            let Some((host, id)) = host.zip(id) else {
+                return Some(false);
+            };
+            let number = self.remote(&RemoteKey::Host(host.as_str().to_owned()));
+            if let Some(remote) = self.remotes.get_mut(&number) {
+                remote.pin = Some(QmId::from_bytes(id));
+            }
+        } else {
+            return None;
+        }
+        Some(true)
+    }
+
+    /// Connections that are to be held open, at start.
+    pub(crate) fn connect_kept(&mut self) {
+        let numbers: Vec<_> = self.remotes.keys().copied().collect();
+        for number in numbers {
+            self.want_connection(number);
+        }
+    }
+}

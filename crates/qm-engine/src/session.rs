@@ -1,0 +1,620 @@
+//! One session with one peer on one link: handshake, credit, what is in flight, what is to be
+//! acknowledged.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::SocketAddr;
+
+use bytes::{Bytes, BytesMut};
+use qm_wire::{
+    Credit, Data, Entry, Goodbye, Hello, Incarnation, Outcome, PROTOCOL_MAX, PROTOCOL_MIN,
+    PeerFrame, QmId, QueueName, QueueState, Refusal, Reject, SessionAck, Tag, Welcome,
+    WelcomeFlags, tag_hash,
+};
+
+use crate::backlog::Message;
+use crate::engine::{Engine, Route, Timer};
+use crate::io::{Event, Lane, LinkId, Output};
+use crate::peers::Approval;
+use crate::time::Timestamp;
+
+/// Frames are handed to the transport in buffers of about this size.
+const BUFFER_BYTES: usize = 64 << 10;
+/// Refusals remembered per session.
+pub(crate) const REFUSED_MAX: usize = 4_096;
+
+/// A transmitted message that is not settled.
+#[derive(Debug)]
+pub(crate) struct Flight {
+    pub(crate) queue: u32,
+    pub(crate) priority: u8,
+    pub(crate) sent: Timestamp,
+    pub(crate) message: Message,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) link: LinkId,
+    pub(crate) peer: QmId,
+    pub(crate) remote: SocketAddr,
+    pub(crate) dialled: bool,
+    pub(crate) began: Timestamp,
+    pub(crate) attempt: u64,
+    /// The peer's hello, once it came.
+    pub(crate) hello: Option<Hello>,
+    /// The peer's welcome, once it came.
+    pub(crate) welcome: Option<Welcome>,
+    /// Whether my welcome told the peer that it awaits approval.
+    pub(crate) peer_pending: bool,
+    /// Whether the peer's welcome told me that I await approval.
+    pub(crate) pending: bool,
+    pub(crate) opened: bool,
+    pub(crate) last_activity: Timestamp,
+
+    // Sending.
+    pub(crate) next_number: u64,
+    pub(crate) flights: BTreeMap<u64, Flight>,
+    pub(crate) credit: Credit,
+    pub(crate) sent: Credit,
+    pub(crate) closed_queues: BTreeSet<QueueName>,
+    pub(crate) next_query: Timestamp,
+
+    // Receiving.
+    pub(crate) granted: Credit,
+    pub(crate) arrived: Credit,
+    /// Arrived and not settled by an ack or a refusal: holds credit back.
+    pub(crate) unsettled: Credit,
+    pub(crate) acks: Vec<(u64, Tag)>,
+    pub(crate) duplicate_acks: Vec<(u64, Tag)>,
+    pub(crate) refusals: Vec<Refusal>,
+    /// What was refused on this session (rule A6); the oldest are forgotten first.
+    pub(crate) refused: BTreeMap<Entry, Outcome>,
+    /// Queues that the peer was told are full.
+    pub(crate) told_full: BTreeSet<QueueName>,
+
+    buffers: BTreeMap<Lane, BytesMut>,
+}
+
+impl Session {
+    pub(crate) fn new(
+        link: LinkId,
+        peer: QmId,
+        remote: SocketAddr,
+        dialled: bool,
+        now: Timestamp,
+        attempt: u64,
+    ) -> Self {
+        let none = Credit {
+            messages: 0,
+            bytes: 0,
+        };
+        Self {
+            link,
+            peer,
+            remote,
+            dialled,
+            began: now,
+            attempt,
+            hello: None,
+            welcome: None,
+            peer_pending: false,
+            pending: false,
+            opened: false,
+            last_activity: now,
+            next_number: 1,
+            flights: BTreeMap::new(),
+            credit: none,
+            sent: none,
+            closed_queues: BTreeSet::new(),
+            next_query: Timestamp::NEVER,
+            granted: none,
+            arrived: none,
+            unsettled: none,
+            acks: Vec::new(),
+            duplicate_acks: Vec::new(),
+            refusals: Vec::new(),
+            refused: BTreeMap::new(),
+            told_full: BTreeSet::new(),
+            buffers: BTreeMap::new(),
+        }
+    }
+
+    pub(crate) fn push(&mut self, lane: Lane, frame: &PeerFrame) {
+        frame.encode(self.buffers.entry(lane).or_default());
+    }
+
+    /// Appends a message; returns a buffer that is full enough to leave.
+    pub(crate) fn push_data(&mut self, lane: Lane, data: &Data) -> Option<Bytes> {
+        let buffer = self.buffers.entry(lane).or_default();
+        data.encode(buffer);
+        (buffer.len() >= BUFFER_BYTES).then(|| core::mem::take(buffer).freeze())
+    }
+
+    pub(crate) fn take_buffers(&mut self) -> BTreeMap<Lane, BytesMut> {
+        core::mem::take(&mut self.buffers)
+    }
+
+    pub(crate) fn incarnation(&self) -> Option<Incarnation> {
+        self.hello.as_ref().map(|hello| hello.incarnation)
+    }
+
+    /// Whether messages may leave on this session.
+    pub(crate) const fn may_send(&self) -> bool {
+        self.opened && !self.pending
+    }
+
+    /// Whether a message of this size may leave now: within credit, or alone when it exceeds every
+    /// credit.
+    pub(crate) fn admits(&self, bytes: u64) -> bool {
+        if self.sent.messages >= self.credit.messages {
+            return false;
+        }
+        self.sent.bytes.saturating_add(bytes) <= self.credit.bytes
+            || (self.flights.is_empty() && self.credit.bytes > 0)
+    }
+
+    /// The incarnation and priors for which acks may be routed to this session.
+    fn lives(&self) -> Vec<Incarnation> {
+        self.hello.as_ref().map_or_else(Vec::new, |hello| {
+            let mut lives = hello.prior_incarnations.clone();
+            lives.push(hello.incarnation);
+            lives
+        })
+    }
+}
+
+/// Ranges and hash of numbered tags, as few frames as the limits allow.
+pub(crate) fn session_acks(mut tags: Vec<(u64, Tag)>, duplicate: bool) -> Vec<SessionAck> {
+    tags.sort_unstable_by_key(|(number, _)| *number);
+    tags.dedup_by_key(|(number, _)| *number);
+    let mut frames = Vec::new();
+    let mut rest = VecDeque::from(tags);
+    while let Some((first, _)) = rest.front().copied() {
+        let mut ranges: Vec<(u64, u64)> = Vec::new();
+        let mut named = Vec::new();
+        while let Some((number, tag)) = rest.front().copied() {
+            if number - first >= qm_wire::limits::WINDOW_MESSAGES_MAX {
+                break;
+            }
+            let full = ranges.len() == qm_wire::limits::ACK_RANGES_MAX;
+            match ranges.last_mut() {
+                Some((_, last)) if *last + 1 == number => *last = number,
+                _ if full => break,
+                _ => ranges.push((number, number)),
+            }
+            named.push(tag);
+            rest.pop_front();
+        }
+        frames.push(SessionAck {
+            duplicate,
+            tag_hash: tag_hash(named),
+            ranges,
+        });
+    }
+    frames
+}
+
+impl Engine {
+    pub(crate) fn on_connected(
+        &mut self,
+        link: LinkId,
+        peer: QmId,
+        public_key: &[u8; 32],
+        remote: SocketAddr,
+        dial: Option<u64>,
+    ) {
+        let dialled = dial.is_some();
+        if let Some(dial) = dial
+            && !self.dial_succeeded(dial, peer)
+        {
+            self.close_link(
+                link,
+                Outcome::WRONG_IDENTITY,
+                "another queue manager was expected",
+            );
+            return;
+        }
+        if self.stopping {
+            self.close_link(link, Outcome::STOPPING, "the node is stopping");
+            return;
+        }
+        let approval = self.peers.met(peer, public_key, &self.config);
+        if approval == Approval::Blocked {
+            self.close_link(link, Outcome::BLOCKED, "this peer is blocked");
+            return;
+        }
+        if approval == Approval::Overflow {
+            self.close_link(link, Outcome::BUSY, "too many peers await approval");
+            return;
+        }
+        self.next_attempt += 1;
+        let attempt = self.next_attempt;
+        let mut session = Session::new(link, peer, remote, dialled, self.now.at, attempt);
+        let priors: Vec<_> = self
+            .prior_incarnations
+            .iter()
+            .copied()
+            .take(qm_wire::limits::PRIOR_INCARNATIONS_MAX)
+            .collect();
+        session.push(
+            Lane::Control,
+            &PeerFrame::Hello(Hello {
+                protocol_min: PROTOCOL_MIN,
+                protocol_max: PROTOCOL_MAX,
+                incarnation: self.incarnation,
+                prior_incarnations: priors,
+                attempt,
+                token: Bytes::new(),
+                listen_port: self.config.listen_port,
+                body_bytes_max: self.config.body_bytes_max,
+                name: self.config.name.as_str().into(),
+                host: self.config.host.as_str().into(),
+            }),
+        );
+        self.sessions.insert(link, session);
+        self.by_peer.entry(peer).or_default().insert(link);
+        self.busy_sessions.insert(link);
+        self.arm(
+            self.now.at.plus_ms(self.config.handshake_timeout_ms),
+            Timer::Session(link),
+        );
+    }
+
+    pub(crate) fn on_hello(&mut self, link: LinkId, hello: Hello) {
+        let Some(session) = self.sessions.get(&link) else {
+            return;
+        };
+        if session.hello.is_some() {
+            return self.misbehaved(link, "a second hello on one session");
+        }
+        let peer = session.peer;
+        let protocol = PROTOCOL_MAX.min(hello.protocol_max);
+        if protocol < hello.protocol_min || protocol < PROTOCOL_MIN {
+            let text = format!(
+                "no common protocol version: the peer speaks {} to {}, this node {PROTOCOL_MIN} to {PROTOCOL_MAX}",
+                hello.protocol_min, hello.protocol_max
+            );
+            return self.end_session(link, Outcome::VERSION, &text);
+        }
+        if peer == self.me.qm && hello.incarnation == self.incarnation {
+            return self.end_session(link, Outcome::WRONG_IDENTITY, "this node dialled itself");
+        }
+        let newly_pending = self
+            .peers
+            .announced(peer, &hello, session.remote, self.now.wall_us);
+        let pending = self.peers.approval(peer) == Approval::Pending;
+        let mut nonce = [0; 16];
+        self.entropy.fill(&mut nonce);
+        let flags = if pending {
+            WelcomeFlags::PENDING
+        } else {
+            WelcomeFlags::NONE
+        };
+        let welcome = Welcome {
+            flags,
+            protocol,
+            incarnation: self.incarnation,
+            attempt: hello.attempt,
+            nonce,
+            store_id: self.me.store_id,
+            token: Bytes::new(),
+        };
+        if newly_pending {
+            let name = hello.name.as_str().to_owned();
+            self.event(Event::PeerPending { peer, name });
+        }
+        let Some(session) = self.sessions.get_mut(&link) else {
+            return;
+        };
+        session.push(Lane::Control, &PeerFrame::Welcome(welcome));
+        session.peer_pending = pending;
+        session.hello = Some(hello);
+        self.busy_sessions.insert(link);
+        self.save_peer(peer);
+        self.try_open(link);
+    }
+
+    pub(crate) fn on_welcome(&mut self, link: LinkId, welcome: Welcome) {
+        let Some(session) = self.sessions.get_mut(&link) else {
+            return;
+        };
+        if session.welcome.is_some() || welcome.attempt != session.attempt {
+            return self.misbehaved(link, "a welcome that answers no hello of this session");
+        }
+        session.pending = welcome.flags.contains(WelcomeFlags::PENDING);
+        session.welcome = Some(welcome);
+        self.try_open(link);
+    }
+
+    /// Opens the session once both hellos are answered.
+    fn try_open(&mut self, link: LinkId) {
+        let Some(session) = self.sessions.get_mut(&link) else {
+            return;
+        };
+        if session.opened || session.hello.is_none() || session.welcome.is_none() {
+            return;
+        }
+        session.opened = true;
+        session.last_activity = self.now.at;
+        let (peer, remote) = (session.peer, session.remote);
+        let Some(hello) = session.hello.as_ref() else {
+            return;
+        };
+        let incarnation = hello.incarnation;
+        let listen_port = hello.listen_port;
+        for life in session.lives() {
+            self.routes
+                .learn((peer, life), Route::Session(link), self.now.at.as_ms());
+            if listen_port != 0 {
+                // The session stays in front: it is known to work.
+                let address = SocketAddr::new(remote.ip(), listen_port).to_string();
+                self.routes
+                    .learn((peer, life), Route::Address(address), self.now.at.as_ms());
+                self.routes
+                    .learn((peer, life), Route::Session(link), self.now.at.as_ms());
+            }
+        }
+        self.event(Event::SessionOpened {
+            link,
+            peer,
+            incarnation,
+        });
+        self.supersede(link, peer, incarnation);
+        self.grant_credit(link);
+        self.pay_owed_acks(peer);
+        self.connected_to(peer);
+        self.query_doubts(peer);
+        self.busy_peers.insert(peer);
+        self.arm(
+            self.now.at.plus_ms(self.config.ack_wait_ms),
+            Timer::Session(link),
+        );
+    }
+
+    /// Of two sessions with the same life of a peer only one stays: the one dialled by the node
+    /// with the lower id, or the newer when the same node dialled both. Sessions with different
+    /// lives both stay: that may be a restart seen late, or two clones, and neither may starve the
+    /// other.
+    fn supersede(&mut self, newest: LinkId, peer: QmId, incarnation: Incarnation) {
+        let Some(links) = self.by_peer.get(&peer) else {
+            return;
+        };
+        let rivals: Vec<_> = links
+            .iter()
+            .copied()
+            .filter(|link| *link != newest)
+            .filter(|link| {
+                self.sessions
+                    .get(link)
+                    .is_some_and(|s| s.opened && s.incarnation() == Some(incarnation))
+            })
+            .collect();
+        let lower = self.me.qm < peer;
+        for rival in rivals {
+            let (Some(new), Some(old)) = (self.sessions.get(&newest), self.sessions.get(&rival))
+            else {
+                continue;
+            };
+            let loser = if new.dialled == old.dialled || new.dialled == lower {
+                rival
+            } else {
+                newest
+            };
+            self.end_session(loser, Outcome::SUPERSEDED, "another session took over");
+            if loser == newest {
+                return;
+            }
+        }
+    }
+
+    /// Lets the peer transmit as much as the window has room for. Never less than before.
+    pub(crate) fn grant_credit(&mut self, link: LinkId) {
+        if self.store_full || self.stopping {
+            return;
+        }
+        let Some(session) = self.sessions.get_mut(&link) else {
+            return;
+        };
+        if !session.opened || session.peer_pending {
+            return;
+        }
+        let settled = Credit {
+            messages: session
+                .arrived
+                .messages
+                .saturating_sub(session.unsettled.messages),
+            bytes: session
+                .arrived
+                .bytes
+                .saturating_sub(session.unsettled.bytes),
+        };
+        let target = Credit {
+            messages: settled.messages.saturating_add(self.config.window_messages),
+            bytes: settled.bytes.saturating_add(self.config.window_bytes),
+        };
+        // Half a window at a time keeps the control lane quiet; the first grant is always sent.
+        let gain_messages = target.messages.saturating_sub(session.granted.messages);
+        let gain_bytes = target.bytes.saturating_sub(session.granted.bytes);
+        if gain_messages >= self.config.window_messages.div_ceil(2)
+            || gain_bytes >= self.config.window_bytes.div_ceil(2)
+        {
+            session.granted = Credit {
+                messages: session.granted.messages.max(target.messages),
+                bytes: session.granted.bytes.max(target.bytes),
+            };
+            let frame = PeerFrame::Credit(session.granted);
+            session.push(Lane::Control, &frame);
+            self.busy_sessions.insert(link);
+        }
+    }
+
+    pub(crate) fn on_credit(&mut self, link: LinkId, credit: Credit) {
+        let Some(session) = self.sessions.get_mut(&link) else {
+            return;
+        };
+        session.credit.messages = session.credit.messages.max(credit.messages);
+        session.credit.bytes = session.credit.bytes.max(credit.bytes);
+        // Credit is what approval looks like from the other side.
+        session.pending = false;
+        let peer = session.peer;
+        self.busy_peers.insert(peer);
+    }
+
+    pub(crate) fn on_queue_state(&mut self, link: LinkId, state: QueueState) {
+        let Some(session) = self.sessions.get_mut(&link) else {
+            return;
+        };
+        if state.open {
+            session.closed_queues.remove(&state.queue);
+        } else if session.closed_queues.len() < 65_536 {
+            session.closed_queues.insert(state.queue.detach());
+        }
+        let peer = session.peer;
+        self.busy_peers.insert(peer);
+    }
+
+    /// Sends what was gathered for this session: acks, refusals, credit, buffers.
+    pub(crate) fn flush_session(&mut self, link: LinkId) {
+        self.grant_credit(link);
+        let Some(session) = self.sessions.get_mut(&link) else {
+            return;
+        };
+        if !session.acks.is_empty() {
+            for ack in session_acks(core::mem::take(&mut session.acks), false) {
+                session.push(Lane::Ack, &PeerFrame::SessionAck(ack));
+            }
+        }
+        if !session.duplicate_acks.is_empty() {
+            for ack in session_acks(core::mem::take(&mut session.duplicate_acks), true) {
+                session.push(Lane::Ack, &PeerFrame::SessionAck(ack));
+            }
+        }
+        let refusals = core::mem::take(&mut session.refusals);
+        for chunk in refusals.chunks(qm_wire::limits::ENTRIES_MAX) {
+            session.push(
+                Lane::Ack,
+                &PeerFrame::Reject(Reject {
+                    refusals: chunk.to_vec(),
+                }),
+            );
+        }
+        for (lane, buffer) in session.take_buffers() {
+            if !buffer.is_empty() {
+                self.outputs.push_back(Output::Send {
+                    link,
+                    lane,
+                    frames: buffer.freeze(),
+                });
+            }
+        }
+    }
+
+    pub(crate) fn on_session_timer(&mut self, link: LinkId) {
+        let Some(session) = self.sessions.get(&link) else {
+            return;
+        };
+        let now = self.now.at;
+        if !session.opened {
+            let due = session.began.plus_ms(self.config.handshake_timeout_ms);
+            if now >= due {
+                self.end_session(link, Outcome::PROTOCOL, "the handshake took too long");
+            } else {
+                self.arm(due, Timer::Session(link));
+            }
+            return;
+        }
+        let idle_at = session.last_activity.plus_ms(self.config.idle_session_ms);
+        if now >= idle_at && session.flights.is_empty() && !self.keep_connected(session.peer) {
+            return self.end_session(link, Outcome::IDLE, "nothing was sent for a while");
+        }
+        self.query_overdue(link);
+        let period = self.config.ack_wait_ms.max(100);
+        self.arm(now.plus_ms(period), Timer::Session(link));
+    }
+
+    pub(crate) fn on_goodbye(&mut self, link: LinkId, goodbye: &Goodbye) {
+        let text = format!(
+            "the peer said goodbye: {} ({})",
+            goodbye.text, goodbye.reason
+        );
+        self.close_link(link, goodbye.reason, "goodbye");
+        self.on_closed(link, &text);
+    }
+
+    /// Says goodbye and closes; everything in flight becomes doubtful.
+    pub(crate) fn end_session(&mut self, link: LinkId, reason: Outcome, text: &str) {
+        if let Some(session) = self.sessions.get_mut(&link) {
+            let frame = PeerFrame::Goodbye(Goodbye {
+                reason,
+                text: text.into(),
+            });
+            session.push(Lane::Control, &frame);
+            self.flush_session(link);
+        }
+        self.close_link(link, reason, text);
+        self.on_closed(link, text);
+    }
+
+    pub(crate) fn misbehaved(&mut self, link: LinkId, text: &str) {
+        self.counters.misbehaved += 1;
+        if let Some(session) = self.sessions.get(&link) {
+            let peer = session.peer;
+            self.event(Event::PeerMisbehaved {
+                peer,
+                text: text.to_owned(),
+            });
+        }
+        self.end_session(link, Outcome::PROTOCOL, text);
+    }
+
+    fn close_link(&mut self, link: LinkId, reason: Outcome, text: &str) {
+        self.outputs.push_back(Output::Close {
+            link,
+            reason,
+            text: text.to_owned(),
+        });
+    }
+
+    pub(crate) fn on_closed(&mut self, link: LinkId, text: &str) {
+        let Some(session) = self.sessions.remove(&link) else {
+            return;
+        };
+        let peer = session.peer;
+        self.busy_sessions.remove(&link);
+        if let Some(links) = self.by_peer.get_mut(&peer) {
+            links.remove(&link);
+            if links.is_empty() {
+                self.by_peer.remove(&peer);
+            }
+        }
+        for life in session.lives() {
+            self.routes.failed(&(peer, life), &Route::Session(link));
+        }
+        for flight in session.flights.into_values() {
+            self.put_in_doubt(flight.queue, flight.priority, flight.message);
+        }
+        self.event(Event::SessionClosed {
+            link,
+            peer,
+            text: text.to_owned(),
+        });
+        let lasted_ms = if session.opened {
+            self.now.at.ms_since(session.began)
+        } else {
+            0
+        };
+        self.disconnected_from(peer, lasted_ms, text);
+        self.query_doubts(peer);
+        self.busy_peers.insert(peer);
+    }
+
+    /// The session to transmit to this peer on: open, and of its newest life.
+    pub(crate) fn sending_session(&self, peer: QmId) -> Option<LinkId> {
+        self.by_peer
+            .get(&peer)?
+            .iter()
+            .rev()
+            .copied()
+            .find(|link| self.sessions.get(link).is_some_and(Session::may_send))
+    }
+}
