@@ -55,9 +55,13 @@ pub(crate) enum Then {
     Settled { conn: ConnId, settled: Settled },
 }
 
+/// A batch is closed when it is about this large, so that it fits any segment of the store.
+const BATCH_BYTES: usize = 8 << 20;
+
 #[derive(Debug, Default)]
 struct Gathering {
     ops: Vec<StoreOp>,
+    bytes: usize,
     then: Vec<Then>,
 }
 
@@ -109,11 +113,18 @@ impl Commits {
 
     /// Adds a message, or a change that must stand or fall with messages of this batch.
     pub(crate) fn put(&mut self, op: StoreOp) {
+        if let StoreOp::Put { head, body, .. } = &op {
+            self.putting.bytes += head.len() + body.len();
+        }
         self.putting.ops.push(op);
     }
 
     pub(crate) fn after_putting(&mut self, then: Then) {
         self.putting.then.push(then);
+    }
+
+    pub(crate) const fn is_large(&self) -> bool {
+        self.putting.bytes >= BATCH_BYTES
     }
 
     pub(crate) fn has_puts(&self) -> bool {
@@ -131,6 +142,7 @@ impl Commits {
             if gathering.ops.is_empty() && gathering.then.is_empty() {
                 continue;
             }
+            gathering.bytes = 0;
             self.last += 1;
             let ticket = Ticket(self.last);
             self.waiting

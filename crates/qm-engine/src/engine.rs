@@ -301,6 +301,9 @@ impl Engine {
             Input::Tick => {}
             Input::Stop => self.on_stop(),
         }
+        if self.commits.is_large() {
+            self.seal();
+        }
     }
 
     /// The next thing that shall happen outside, `None` when all is said for now.
@@ -355,15 +358,21 @@ impl Engine {
             self.flush_session(link);
         }
         self.flush_clients();
-        if !self.commits.is_empty() {
-            self.save_clock();
-            self.save_clients();
-            for (ticket, ops) in self.commits.seal() {
-                self.outputs.push_back(Output::Persist { ticket, ops });
-            }
-            // A new batch gets a new salt: drawn after the bodies it will cover were accepted.
-            self.salt = [0; 16];
+        self.seal();
+    }
+
+    /// Closes the batches gathered so far and hands them to the store.
+    fn seal(&mut self) {
+        if self.commits.is_empty() {
+            return;
         }
+        self.save_clock();
+        self.save_clients();
+        for (ticket, ops) in self.commits.seal() {
+            self.outputs.push_back(Output::Persist { ticket, ops });
+        }
+        // A new batch gets a new salt: drawn after the bodies it will cover were accepted.
+        self.salt = [0; 16];
     }
 
     fn save_clock(&mut self) {
