@@ -1,0 +1,178 @@
+//! Group commit: one thread owns the store, everything waiting shares a flush.
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+use crate::error::StoreError;
+use crate::log::Log;
+use crate::store::Store;
+use crate::types::{Applied, Batch, Refusal};
+
+/// What became of a submitted batch.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum Completion {
+    /// Durable, and visible to readers.
+    Done(u64),
+    /// No room; nothing of it was done. See [`Applied::Full`].
+    Full(u64),
+    /// It breaks a rule; nothing of it was done.
+    Refused(u64, Refusal),
+    /// The outcome is unknown, and every later batch fails the same way until the store is
+    /// opened again.
+    Failed(u64, StoreError),
+}
+
+impl Completion {
+    /// The ticket it answers.
+    #[must_use]
+    pub const fn ticket(&self) -> u64 {
+        match self {
+            Self::Done(ticket)
+            | Self::Full(ticket)
+            | Self::Refused(ticket, _)
+            | Self::Failed(ticket, _) => *ticket,
+        }
+    }
+}
+
+/// Owns a store on a thread of its own and commits what is submitted to it.
+///
+/// While a flush runs batches gather; the next commit takes all of them. Completions come on the
+/// committer's thread in the order of submission. Dropping it waits until everything submitted
+/// is answered; [`Committer::shutdown`] also gives the store back.
+#[derive(Debug)]
+pub struct Committer<S: Store + 'static = Log> {
+    desk: Arc<Desk>,
+    thread: Option<JoinHandle<S>>,
+}
+
+#[derive(Debug, Default)]
+struct Desk {
+    waiting: Mutex<Waiting>,
+    arrived: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    tickets: Vec<u64>,
+    batches: Vec<Batch>,
+    asleep: bool,
+    closed: bool,
+}
+
+impl<S: Store + 'static> Committer<S> {
+    /// Starts the thread. `on_done` runs on it between commits: it should hand on, not work.
+    ///
+    /// # Errors
+    /// When the operating system gives no thread.
+    pub fn spawn(
+        store: S,
+        on_done: impl FnMut(Completion) + Send + 'static,
+    ) -> std::io::Result<Self> {
+        let desk = Arc::new(Desk::default());
+        let own = Arc::clone(&desk);
+        let thread = std::thread::Builder::new()
+            .name("qm-store-commit".into())
+            .spawn(move || run(store, &own, on_done))?;
+        Ok(Self { desk, thread: Some(thread) })
+    }
+
+    /// Hands a batch over; never waits for the disk. The ticket comes back in its completion.
+    pub fn submit(&self, ticket: u64, batch: Batch) {
+        let mut waiting = self.desk.lock();
+        waiting.tickets.push(ticket);
+        waiting.batches.push(batch);
+        let asleep = waiting.asleep;
+        drop(waiting);
+        if asleep {
+            self.desk.arrived.notify_one();
+        }
+    }
+
+    /// Batches submitted and not yet taken into a commit: a measure for holding senders back.
+    #[must_use]
+    pub fn backlog(&self) -> usize {
+        self.desk.lock().batches.len()
+    }
+
+    /// Commits and answers everything submitted, stops the thread and gives the store back.
+    ///
+    /// # Panics
+    /// When `on_done` panicked.
+    #[must_use]
+    pub fn shutdown(mut self) -> S {
+        self.close();
+        let thread = self.thread.take().expect("invariant: only shutdown and drop take it");
+        match thread.join() {
+            Ok(store) => store,
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    }
+
+    fn close(&self) {
+        self.desk.lock().closed = true;
+        self.desk.arrived.notify_one();
+    }
+}
+
+impl<S: Store + 'static> Drop for Committer<S> {
+    fn drop(&mut self) {
+        if let Some(thread) = self.thread.take() {
+            self.close();
+            // A panic of `on_done` was reported by its thread already.
+            drop(thread.join());
+        }
+    }
+}
+
+impl Desk {
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Swaps what waits into the given buffers; false when nothing will come any more. Without
+    /// `patient` it returns at once, with nothing when nothing waits.
+    fn take(&self, tickets: &mut Vec<u64>, batches: &mut Vec<Batch>, patient: bool) -> bool {
+        let mut waiting = self.lock();
+        while patient && waiting.batches.is_empty() && !waiting.closed {
+            waiting.asleep = true;
+            waiting = self.arrived.wait(waiting).unwrap_or_else(PoisonError::into_inner);
+            waiting.asleep = false;
+        }
+        std::mem::swap(&mut waiting.tickets, tickets);
+        std::mem::swap(&mut waiting.batches, batches);
+        !(batches.is_empty() && waiting.closed)
+    }
+}
+
+fn run<S: Store>(mut store: S, desk: &Desk, mut on_done: impl FnMut(Completion)) -> S {
+    let (mut tickets, mut batches) = (Vec::new(), Vec::new());
+    let mut more_to_tidy = true;
+    while desk.take(&mut tickets, &mut batches, !more_to_tidy) {
+        let idle = batches.is_empty();
+        if !idle {
+            let outcome = store.commit(&batches);
+            batches.clear();
+            match outcome {
+                Ok(answers) => {
+                    for (ticket, answer) in tickets.drain(..).zip(answers) {
+                        on_done(match answer {
+                            Applied::Done => Completion::Done(ticket),
+                            Applied::Full => Completion::Full(ticket),
+                            Applied::Refused(why) => Completion::Refused(ticket, why),
+                        });
+                    }
+                }
+                Err(error) => {
+                    for ticket in tickets.drain(..) {
+                        on_done(Completion::Failed(ticket, error.clone()));
+                    }
+                }
+            }
+        }
+        // An error here fails the next commit, which has somebody to tell.
+        more_to_tidy = store.tidy(idle).unwrap_or(false) || !idle;
+    }
+    store
+}

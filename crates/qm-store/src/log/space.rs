@@ -1,0 +1,243 @@
+//! Empty segment files: made, kept, handed out, given back.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::error::StoreError;
+use crate::fs::{File, Fs};
+use crate::segment::SegmentFile;
+
+use super::{LogOptions, file_path};
+
+/// What one step of preparing writes at least, and what an idle one writes.
+const STEP_BYTES: u64 = 64 * 1024;
+const IDLE_STEP_BYTES: u64 = 4 * 1024 * 1024;
+/// Zeros written between two flushes of a file being prepared: no flush is a long one.
+const FLUSH_BYTES: u64 = 4 * 1024 * 1024;
+/// How many requests for room pass before a full disk is asked again, at most.
+const PATIENCE_MAX: u32 = 64;
+
+#[derive(Debug)]
+pub(super) struct Space {
+    fs: Arc<dyn Fs>,
+    dir: PathBuf,
+    segment_bytes: u32,
+    spare_segments_max: usize,
+    disk_bytes_max: Option<u64>,
+    spares: Vec<Arc<SegmentFile>>,
+    /// Emptied files a reader still holds.
+    draining: Vec<Arc<SegmentFile>>,
+    /// Empty files that do not have today's segment size.
+    misfits: Vec<Arc<SegmentFile>>,
+    growing: Option<Growing>,
+    next_file: u64,
+    /// Bytes of files in the log.
+    log_bytes: u64,
+    patience: u32,
+    waiting: u32,
+}
+
+#[derive(Debug)]
+struct Growing {
+    path: PathBuf,
+    number: u64,
+    file: Arc<dyn File>,
+    written: u64,
+    flushed: u64,
+}
+
+impl Space {
+    pub(super) fn new(fs: Arc<dyn Fs>, dir: &Path, options: &LogOptions) -> Self {
+        Self {
+            fs,
+            dir: dir.to_owned(),
+            segment_bytes: options.segment_bytes,
+            spare_segments_max: options.spare_segments_max,
+            disk_bytes_max: options.disk_bytes_max,
+            spares: Vec::new(),
+            draining: Vec::new(),
+            misfits: Vec::new(),
+            growing: None,
+            next_file: 1,
+            log_bytes: 0,
+            patience: 0,
+            waiting: 0,
+        }
+    }
+
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    pub(super) fn spares(&self) -> usize {
+        self.spares.len()
+    }
+
+    /// Bytes of files outside the log.
+    pub(super) fn disk_bytes(&self) -> u64 {
+        let files = self.spares.iter().chain(&self.draining).chain(&self.misfits);
+        let whole: u64 = files.map(|file| u64::from(file.bytes)).sum();
+        whole + self.growing.as_ref().map_or(0, |growing| growing.written)
+    }
+
+    /// Notes a file that exists, so that its number is not used again.
+    pub(super) fn saw(&mut self, number: u64) {
+        self.next_file = self.next_file.max(number.saturating_add(1));
+    }
+
+    /// Counts a file that is in the log.
+    pub(super) fn in_log(&mut self, file: &SegmentFile) {
+        self.log_bytes += u64::from(file.bytes);
+    }
+
+    pub(super) fn add_spare(&mut self, file: Arc<SegmentFile>) {
+        let fits = file.bytes == self.segment_bytes;
+        if fits { &mut self.spares } else { &mut self.misfits }.push(file);
+    }
+
+    /// Hands out an empty segment.
+    pub(super) fn take(&mut self) -> Option<Arc<SegmentFile>> {
+        let file = self.spares.pop()?;
+        self.in_log(&file);
+        Some(file)
+    }
+
+    /// Takes an emptied segment back.
+    pub(super) fn give(&mut self, file: Arc<SegmentFile>) {
+        self.log_bytes -= u64::from(file.bytes);
+        self.patience = 0;
+        self.waiting = 0;
+        self.draining.push(file);
+        self.collect_drained();
+    }
+
+    pub(super) fn collect_drained(&mut self) {
+        let draining = std::mem::take(&mut self.draining);
+        for file in draining {
+            // Nobody can take hold of it anew: the index no longer names it.
+            if Arc::strong_count(&file) == 1 {
+                self.add_spare(file);
+            } else {
+                self.draining.push(file);
+            }
+        }
+    }
+
+    /// Makes one more spare, or says that there is no room.
+    pub(super) fn create(&mut self) -> Result<bool, StoreError> {
+        if self.waiting > 0 {
+            self.waiting -= 1;
+            return Ok(false);
+        }
+        while let Some(done) = self.grow(u64::from(self.segment_bytes))? {
+            if done {
+                return Ok(true);
+            }
+        }
+        self.patience = (self.patience * 2).clamp(1, PATIENCE_MAX);
+        self.waiting = self.patience;
+        Ok(false)
+    }
+
+    /// Prepares the next segment step by step and lets surplus ones go; returns whether there is
+    /// more to do.
+    pub(super) fn prepare(
+        &mut self,
+        idle: bool,
+        reserve: usize,
+        soon: bool,
+        group_bytes: usize,
+    ) -> Result<bool, StoreError> {
+        while let Some(file) = self.misfits.pop() {
+            self.remove(&file)?;
+        }
+        if self.spares.len() <= reserve && soon && self.waiting == 0 {
+            let step = if idle { IDLE_STEP_BYTES } else { STEP_BYTES.max(4 * group_bytes as u64) };
+            return Ok(match self.grow(step)? {
+                Some(done) => !done,
+                None => {
+                    self.patience = (self.patience * 2).clamp(1, PATIENCE_MAX);
+                    self.waiting = self.patience;
+                    false
+                }
+            });
+        }
+        if idle && self.spares.len() > reserve + self.spare_segments_max {
+            let surplus = self.spares.remove(0);
+            self.remove(&surplus)?;
+            return Ok(true);
+        }
+        Ok(false)
+    }
+
+    fn remove(&self, file: &SegmentFile) -> Result<(), StoreError> {
+        self.fs
+            .remove(&file.path)
+            .and_then(|()| self.fs.sync_dir(&self.dir))
+            .map_err(|error| file.error("remove", error))
+    }
+
+    /// Writes more zeros: `Some(true)` when a spare is complete, `None` when there is no room.
+    fn grow(&mut self, step: u64) -> Result<Option<bool>, StoreError> {
+        let total = u64::from(self.segment_bytes);
+        let others = self.log_bytes + self.disk_bytes();
+        let mut growing = match self.growing.take() {
+            Some(growing) => growing,
+            None => {
+                if self.disk_bytes_max.is_some_and(|max| others.saturating_add(total) > max) {
+                    return Ok(None);
+                }
+                let number = self.next_file;
+                let path = self.dir.join(format!("{number:08}.new"));
+                let file = match self.fs.open(&path, true) {
+                    Ok(file) => file,
+                    Err(error) if is_full(&error) => return Ok(None),
+                    Err(error) => return Err(StoreError::io("create", path, error)),
+                };
+                self.next_file += 1;
+                Growing { path, number, file, written: 0, flushed: 0 }
+            }
+        };
+        let until = total.min(growing.written.saturating_add(step));
+        while growing.written < until {
+            let to = until.min(growing.flushed + FLUSH_BYTES);
+            let written = growing.file.allocate(growing.written, to);
+            let flushed = written.and_then(|()| {
+                let due = to == total || to == growing.flushed + FLUSH_BYTES;
+                if due { growing.file.sync_data().map(|()| growing.flushed = to) } else { Ok(()) }
+            });
+            match flushed {
+                Ok(()) => growing.written = to,
+                Err(error) if is_full(&error) => {
+                    self.fs
+                        .remove(&growing.path)
+                        .and_then(|()| self.fs.sync_dir(&self.dir))
+                        .map_err(|error| StoreError::io("remove", &growing.path, error))?;
+                    return Ok(None);
+                }
+                Err(error) => return Err(StoreError::io("allocate", &growing.path, error)),
+            }
+        }
+        if growing.written < total {
+            self.growing = Some(growing);
+            return Ok(Some(false));
+        }
+        let path = file_path(&self.dir, growing.number);
+        self.fs
+            .rename(&growing.path, &path)
+            .and_then(|()| self.fs.sync_dir(&self.dir))
+            .map_err(|error| StoreError::io("rename", &growing.path, error))?;
+        let bytes = self.segment_bytes;
+        self.spares.push(Arc::new(SegmentFile { path, file: growing.file, bytes }));
+        self.patience = 0;
+        Ok(Some(true))
+    }
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge
+    )
+}

@@ -1,0 +1,192 @@
+//! Reading one segment from front to back, telling a torn tail from damage.
+
+use crate::error::StoreError;
+use crate::format::{ALIGN, DATA_AT, FLAG_CLEAN, Kind, RECORD_BYTES, RecordHeader, Seed};
+use crate::segment::Window;
+
+/// What stands where.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Found {
+    pub(crate) header: RecordHeader,
+    pub(crate) offset: u32,
+    /// The record's head or body is damaged (only on puts).
+    pub(crate) damaged: bool,
+}
+
+/// Takes what a scan finds, in log order.
+pub(crate) trait Sink {
+    /// A whole batch. Payloads can be read from the window again.
+    fn batch(&mut self, records: &[Found], window: &mut Window<'_>) -> Result<(), StoreError>;
+
+    /// Durable bytes that cannot be read. An error stops the scan.
+    fn damage(&mut self, offset: u32, bytes: u32, what: &'static str) -> Result<(), StoreError>;
+}
+
+/// How a scan ended.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Tail {
+    /// Where the last whole batch ends.
+    pub(crate) end: u32,
+    /// Where the group that ends there starts.
+    pub(crate) last_group: u32,
+    /// The number of that group.
+    pub(crate) group_number: u64,
+    /// Whether that group says the store was closed in order.
+    pub(crate) clean: bool,
+    /// Whether an unfinished write follows.
+    pub(crate) torn: bool,
+}
+
+pub(crate) struct Scan<'a, 'f> {
+    pub(crate) window: Window<'f>,
+    pub(crate) seed: Seed,
+    pub(crate) segment_bytes: u32,
+    /// Where the segment ends, if anything durable says so.
+    pub(crate) known_end: Option<u32>,
+    pub(crate) sink: &'a mut dyn Sink,
+    /// Deliver records without waiting for the end of their batch.
+    pub(crate) ignore_batch_end: bool,
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "32 and 8")]
+const RECORD: u32 = RECORD_BYTES as u32;
+#[expect(clippy::cast_possible_truncation, reason = "32 and 8")]
+const STEP: u32 = ALIGN as u32;
+
+impl Scan<'_, '_> {
+    pub(crate) fn run(mut self) -> Result<Tail, StoreError> {
+        let limit = self.known_end.unwrap_or(self.segment_bytes);
+        let mut tail =
+            Tail { end: DATA_AT, last_group: DATA_AT, group_number: 0, clean: false, torn: false };
+        let mut at = DATA_AT;
+        while at < limit {
+            let Some((group, group_end)) = self.group_at(at)? else {
+                let next = self.find_group(at + STEP, limit)?;
+                if next.is_none() && self.known_end.is_none() {
+                    break;
+                }
+                // A group starts only where durable bytes end, so this was durable once.
+                let end = next.unwrap_or(limit);
+                self.batches(at, end, Some(true))?;
+                at = end;
+                tail.end = end;
+                continue;
+            };
+            let group_end = group_end.min(limit);
+            let durable = self.known_end.is_some().then_some(true);
+            let end = self.batches(at + RECORD, group_end, durable)?;
+            tail.last_group = at;
+            tail.group_number = group.position;
+            tail.clean = group.flags & FLAG_CLEAN != 0;
+            // A group none of whose batches survived is not worth keeping.
+            tail.end = if end == at + RECORD && end < group_end { at } else { end };
+            if end < group_end {
+                tail.torn = true;
+                break;
+            }
+            at = group_end;
+        }
+        Ok(tail)
+    }
+
+    /// Delivers the batches of `from..to` and returns where the last whole one ends; short of
+    /// `to` only when the rest is the unfinished end of the log.
+    fn batches(
+        &mut self,
+        from: u32,
+        to: u32,
+        mut durable: Option<bool>,
+    ) -> Result<u32, StoreError> {
+        let mut records = Vec::new();
+        let mut batch_start = from;
+        let mut at = from;
+        while at < to {
+            let header = self.record_at(at, to)?.filter(|header| header.kind != Kind::Group);
+            let Some(header) = header else {
+                if !self.is_durable(&mut durable, to)? {
+                    return Ok(batch_start);
+                }
+                let next = self.find_record(at + STEP, to)?.unwrap_or(to);
+                self.sink.damage(at, next - at, "no record where one was written")?;
+                at = next;
+                continue;
+            };
+            let payload_bytes = header.head_bytes as usize + header.body_bytes as usize;
+            let payload = self.window.bytes(at + RECORD, payload_bytes)?;
+            let whole = header.payload_matches(self.seed, at, payload);
+            if !whole && !self.is_durable(&mut durable, to)? {
+                return Ok(batch_start);
+            }
+            let bytes = u32::try_from(header.record_bytes()).unwrap_or(to - at);
+            if whole || header.kind == Kind::Put {
+                records.push(Found { header, offset: at, damaged: !whole });
+            } else {
+                self.sink.damage(at, bytes, "the checksum of a mark or of state does not match")?;
+            }
+            at += bytes;
+            if header.is_last() || self.ignore_batch_end {
+                self.sink.batch(&records, &mut self.window)?;
+                records.clear();
+                batch_start = at;
+            }
+        }
+        if !records.is_empty() {
+            if !self.is_durable(&mut durable, to)? {
+                return Ok(batch_start);
+            }
+            self.sink.damage(batch_start, at - batch_start, "a batch does not end")?;
+            self.sink.batch(&records, &mut self.window)?;
+        }
+        Ok(to)
+    }
+
+    /// Whether what stands before `group_end` was durable, so that a hole in it is damage.
+    fn is_durable(&mut self, known: &mut Option<bool>, group_end: u32) -> Result<bool, StoreError> {
+        if let Some(known) = known {
+            return Ok(*known);
+        }
+        let later = self.find_group(group_end, self.segment_bytes)?.is_some();
+        *known = Some(later);
+        Ok(later)
+    }
+
+    fn group_at(&mut self, at: u32) -> Result<Option<(RecordHeader, u32)>, StoreError> {
+        let header = self.record_at(at, self.segment_bytes)?;
+        Ok(header.and_then(|header| {
+            let end = at.checked_add(header.stream)?;
+            let sound = header.kind == Kind::Group
+                && header.stream >= RECORD
+                && header.stream.is_multiple_of(STEP)
+                && end <= self.segment_bytes;
+            sound.then_some((header, end))
+        }))
+    }
+
+    fn record_at(&mut self, at: u32, to: u32) -> Result<Option<RecordHeader>, StoreError> {
+        let bytes = self.window.bytes(at, RECORD_BYTES)?;
+        Ok(RecordHeader::decode(self.seed, at, bytes)
+            .filter(|header| header.record_bytes() <= u64::from(to.saturating_sub(at))))
+    }
+
+    fn find_group(&mut self, from: u32, to: u32) -> Result<Option<u32>, StoreError> {
+        let mut at = from;
+        while at.saturating_add(RECORD) <= to {
+            if self.group_at(at)?.is_some() {
+                return Ok(Some(at));
+            }
+            at += STEP;
+        }
+        Ok(None)
+    }
+
+    fn find_record(&mut self, from: u32, to: u32) -> Result<Option<u32>, StoreError> {
+        let mut at = from;
+        while at.saturating_add(RECORD) <= to {
+            if self.record_at(at, to)?.is_some() {
+                return Ok(Some(at));
+            }
+            at += STEP;
+        }
+        Ok(None)
+    }
+}

@@ -1,0 +1,116 @@
+//! One segment file and the copies of its header.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::error::StoreError;
+use crate::format::{
+    DATA_AT, HEADER_AT, HEADER_BYTES, HeaderState, SEAL_AT, SEAL_BYTES, Seed, SegmentHeader,
+};
+use crate::fs::File;
+
+/// An open segment file. Readers hold it while they read, so that it is not reused under them.
+#[derive(Debug)]
+pub(crate) struct SegmentFile {
+    pub(crate) path: PathBuf,
+    pub(crate) file: Arc<dyn File>,
+    /// Its length.
+    pub(crate) bytes: u32,
+}
+
+/// What the two copies of a header say together.
+#[derive(Debug)]
+pub(crate) struct HeaderCopies {
+    pub(crate) state: HeaderState,
+    pub(crate) one_damaged: bool,
+}
+
+impl SegmentFile {
+    pub(crate) fn error(&self, action: &'static str, source: io::Error) -> StoreError {
+        StoreError::io(action, &self.path, source)
+    }
+
+    pub(crate) fn read_header(&self) -> Result<HeaderCopies, StoreError> {
+        let mut states = [HeaderState::Void; 2];
+        for (state, at) in states.iter_mut().zip(HEADER_AT) {
+            let mut bytes = [0; HEADER_BYTES];
+            self.file.read_at(&mut bytes, at as u64).map_err(|e| self.error("read", e))?;
+            *state = SegmentHeader::decode(&bytes);
+        }
+        let [first, second] = states;
+        let readable = |state: &HeaderState| {
+            matches!(state, HeaderState::Valid(_) | HeaderState::Newer(_))
+        };
+        let state = match (readable(&first), readable(&second)) {
+            (true, _) => first,
+            (false, true) => second,
+            (false, false) if first == HeaderState::Void && second == HeaderState::Void => first,
+            (false, false) => HeaderState::Unreadable,
+        };
+        Ok(HeaderCopies { state, one_damaged: first != second && readable(&state) })
+    }
+
+    pub(crate) fn read_seal(&self, seed: Seed) -> Result<Option<u32>, StoreError> {
+        let mut bytes = [0; SEAL_BYTES];
+        self.file.read_at(&mut bytes, SEAL_AT as u64).map_err(|e| self.error("read", e))?;
+        Ok(seed.decode_seal(&bytes))
+    }
+
+    /// States durably where the segment's records end.
+    pub(crate) fn seal(&self, seed: Seed, end: u32) -> Result<(), StoreError> {
+        self.file
+            .write_at(&seed.encode_seal(end), SEAL_AT as u64)
+            .and_then(|()| self.file.sync_data())
+            .map_err(|e| self.error("seal", e))
+    }
+
+    /// Makes the segment durably empty.
+    pub(crate) fn void(&self) -> Result<(), StoreError> {
+        self.file
+            .write_at(&[0; DATA_AT as usize], 0)
+            .and_then(|()| self.file.sync_data())
+            .map_err(|e| self.error("void", e))
+    }
+}
+
+/// A moving view of a file for reading it from front to back.
+#[derive(Debug)]
+pub(crate) struct Window<'a> {
+    file: &'a SegmentFile,
+    buffer: Vec<u8>,
+    start: u64,
+    filled: usize,
+}
+
+const WINDOW_BYTES: usize = 1024 * 1024;
+
+impl<'a> Window<'a> {
+    pub(crate) fn new(file: &'a SegmentFile) -> Self {
+        Self { file, buffer: Vec::new(), start: 0, filled: 0 }
+    }
+
+    /// The bytes at `at`; fewer than `count` only at the end of the file.
+    pub(crate) fn bytes(&mut self, at: u32, count: usize) -> Result<&[u8], StoreError> {
+        let at = u64::from(at);
+        let inside = at
+            .checked_sub(self.start)
+            .and_then(|skip| usize::try_from(skip).ok())
+            .filter(|skip| skip.checked_add(count).is_some_and(|end| end <= self.filled));
+        let skip = match inside {
+            Some(skip) => skip,
+            None => {
+                self.buffer.resize(count.max(WINDOW_BYTES), 0);
+                self.start = at;
+                self.filled = self
+                    .file
+                    .file
+                    .read_at(&mut self.buffer, at)
+                    .map_err(|e| self.file.error("read", e))?;
+                0
+            }
+        };
+        let end = (skip + count).min(self.filled);
+        Ok(&self.buffer[skip..end])
+    }
+}
