@@ -1,0 +1,179 @@
+//! What a data directory says about who the node is: its private key and its display name.
+
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use qm_transport::NodeKey;
+use qm_wire::limits::NAME_BYTES_MAX;
+
+/// The key, PKCS#8 DER, readable by its owner only.
+const KEY_FILE: &str = "identity.key";
+/// The display name, one line.
+const NAME_FILE: &str = "name";
+/// A PKCS#8 Ed25519 key has 48 to 83 bytes; more is some other file.
+const KEY_BYTES_MAX: u64 = 1024;
+
+/// Why the identity in a data directory cannot be had.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum IdentityError {
+    /// The operating system refuses.
+    #[error("cannot {what} {}: {source}", path.display())]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// The key file holds something else.
+    #[error("{} is not an unencrypted Ed25519 private key in PKCS#8 DER", path.display())]
+    NotAKey {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The operating system gave no random bytes.
+    #[error("the operating system gives no random bytes: {0}")]
+    Entropy(getrandom::Error),
+}
+
+/// Creates the data directory, for its owner only, when it is missing.
+pub(crate) fn create_data_dir(data: &Path) -> Result<(), IdentityError> {
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(data);
+    made.map_err(io_error("create the data directory", data))
+}
+
+/// The key of a data directory, `None` when it has none yet.
+pub(crate) fn load_key(data: &Path) -> Result<Option<NodeKey>, IdentityError> {
+    let path = data.join(KEY_FILE);
+    let file = match File::open(&path) {
+        Ok(file) => file,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(io_error("open", &path)(e)),
+    };
+    let mode = file.metadata().map_err(io_error("read", &path))?.permissions().mode();
+    if mode & 0o077 != 0 {
+        tracing::warn!(
+            event = "key_readable",
+            path = %path.display(),
+            "the node's private key was readable by others; its permissions are now 0600"
+        );
+        file.set_permissions(Permissions::from_mode(0o600))
+            .map_err(io_error("restrict the permissions of", &path))?;
+    }
+    let mut der = Vec::new();
+    let read = (&file).take(KEY_BYTES_MAX).read_to_end(&mut der);
+    read.map_err(io_error("read", &path))?;
+    let key = NodeKey::from_pkcs8(&der).map_err(|_e| IdentityError::NotAKey { path })?;
+    Ok(Some(key))
+}
+
+/// Makes a key and puts it on disk before anybody can have seen it used.
+pub(crate) fn create_key(data: &Path) -> Result<NodeKey, IdentityError> {
+    let mut seed = [0; 32];
+    getrandom::fill(&mut seed).map_err(IdentityError::Entropy)?;
+    let key = NodeKey::generate(seed);
+    replace_file(data, KEY_FILE, &key.to_pkcs8())?;
+    Ok(key)
+}
+
+/// The display name kept in a data directory.
+pub(crate) fn load_name(data: &Path) -> Result<Option<String>, IdentityError> {
+    let path = data.join(NAME_FILE);
+    let mut bytes = Vec::new();
+    let limit = u64::try_from(NAME_BYTES_MAX).unwrap_or(u64::MAX).saturating_add(1);
+    match File::open(&path) {
+        Ok(file) => file.take(limit).read_to_end(&mut bytes).map_err(io_error("read", &path))?,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(io_error("open", &path)(e)),
+    };
+    let name = tidy_name(&String::from_utf8_lossy(&bytes));
+    Ok((!name.is_empty()).then_some(name))
+}
+
+/// Keeps the display name for the next start.
+pub(crate) fn save_name(data: &Path, name: &str) -> Result<(), IdentityError> {
+    replace_file(data, NAME_FILE, format!("{name}\n").as_bytes())
+}
+
+/// A name as it may be shown and sent: one line without control characters, within the limit of
+/// the wire.
+pub(crate) fn tidy_name(name: &str) -> String {
+    let mut tidy: String = name.trim().chars().filter(|c| !c.is_control()).collect();
+    while tidy.len() > NAME_BYTES_MAX {
+        tidy.pop();
+    }
+    tidy
+}
+
+/// The name of this machine, a first guess at a display name and a hint to peers' operators.
+pub(crate) fn host_name() -> String {
+    let uname = rustix::system::uname();
+    tidy_name(&uname.nodename().to_string_lossy())
+}
+
+/// Writes a file so that after a crash either the old content or the new one is there, whole.
+fn replace_file(dir: &Path, name: &str, content: &[u8]) -> Result<(), IdentityError> {
+    let path = dir.join(name);
+    let new = dir.join(format!("{name}.new"));
+    match fs::remove_file(&new) {
+        Ok(()) => {}
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+        Err(e) => return Err(io_error("remove", &new)(e)),
+    }
+    let created = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new);
+    let mut file = created.map_err(io_error("create", &new))?;
+    file.write_all(content).map_err(io_error("write", &new))?;
+    file.sync_all().map_err(io_error("flush", &new))?;
+    fs::rename(&new, &path).map_err(io_error("put in place", &path))?;
+    let synced = File::open(dir).and_then(|dir| dir.sync_all());
+    synced.map_err(io_error("flush the directory", dir))
+}
+
+fn io_error<'a>(what: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> IdentityError + 'a {
+    move |source| IdentityError::Io { what, path: path.to_owned(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_made_once_and_comes_back() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(load_key(dir.path()).unwrap().is_none());
+        // What a crash between writing and renaming leaves.
+        fs::write(dir.path().join("identity.key.new"), b"half").unwrap();
+        let key = create_key(dir.path()).unwrap();
+        let again = load_key(dir.path()).unwrap().unwrap();
+        assert_eq!(again.qm_id(), key.qm_id());
+        let path = dir.path().join(KEY_FILE);
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+
+        fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
+        load_key(dir.path()).unwrap().unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_damaged_key_is_never_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join(KEY_FILE), b"").unwrap();
+        let error = load_key(dir.path()).unwrap_err();
+        assert!(matches!(error, IdentityError::NotAKey { .. }));
+        assert!(error.to_string().contains("identity.key"));
+    }
+
+    #[test]
+    fn names_are_one_line_within_the_limit() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(load_name(dir.path()).unwrap(), None);
+        save_name(dir.path(), "till-17").unwrap();
+        assert_eq!(load_name(dir.path()).unwrap().as_deref(), Some("till-17"));
+        assert_eq!(tidy_name(" a\n\u{1b}[2Jb "), "a[2Jb");
+        assert_eq!(tidy_name(&"ü".repeat(400)).len(), 254);
+    }
+}
