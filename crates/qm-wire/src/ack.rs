@@ -14,13 +14,14 @@ pub struct SessionAck {
     /// Whether these messages had arrived before (a duplicate is acknowledged again, or its
     /// sender would retry for ever).
     pub duplicate: bool,
-    /// [`tag_hash`] over the tags in the order of the numbers.
+    /// [`tag_hash`] over the tags in the order of the numbers (W-ACK-3).
     pub tag_hash: u64,
     /// First and last message number of each range, ascending, not touching.
     pub ranges: Vec<(u64, u64)>,
 }
 
-/// Hash over tags in the order of their message numbers: xxh3-64 of the concatenated tags.
+/// Hash over tags in the order of their message numbers (W-TAG-3): xxh3-64 of the concatenated
+/// tags.
 ///
 /// It guards against faults (a shifted window, two clones spliced into one connection), not
 /// against the authenticated peer, who could compute it anyway.
@@ -57,7 +58,7 @@ pub fn tag_hash(tags: impl IntoIterator<Item = Tag>) -> u64 {
 }
 
 /// Messages arrived to their class, said off the session they came on: names the queue manager
-/// that minted them and every (incarnation, sequence, tag).
+/// that minted them and every (incarnation, sequence, tag), never a position (W-ACK-5).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RoutedAck {
     /// Whose messages these are.
@@ -121,7 +122,7 @@ pub struct Refusal {
     pub outcome: Outcome,
 }
 
-/// Transmissions of this session are refused. Valid only on the session of the transmission it
+/// Transmissions of this session are refused (W-ACK-7, W-USE-9). Valid only on the session of the transmission it
 /// answers: a late one would kill what was delivered since.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reject {
@@ -161,6 +162,7 @@ fn read_bool(r: &mut Reader<'_>, what: &'static str) -> Result<bool, DecodeError
     }
 }
 
+/// W-ACK-4.
 fn entries_not_empty(n: usize) -> Result<usize, DecodeError> {
     if n == 0 {
         Err(DecodeError::Invalid {
@@ -199,7 +201,7 @@ impl SessionAck {
                     value: first,
                 });
             }
-            // Touching ranges have a shorter form, so they are not canonical.
+            // W-ACK-1: touching ranges have a shorter form, so they are not canonical.
             if previous.is_some_and(|(_, end)| first <= end.saturating_add(1)) {
                 return Err(DecodeError::NotCanonical { what: WHAT });
             }
@@ -210,6 +212,7 @@ impl SessionAck {
             (Some((first, _)), Some((_, last))) => last.saturating_sub(*first).saturating_add(1),
             _ => 0,
         };
+        // W-ACK-2: whoever applies an ack walks through its numbers.
         if span > WINDOW_MESSAGES_MAX {
             let limit = WINDOW_MESSAGES_MAX;
             return Err(DecodeError::OverLimit {
@@ -355,6 +358,7 @@ impl Known {
         }
     }
 
+    /// W-ACK-6.
     const fn from_codes(known: u8, outcome: u16) -> Result<Self, DecodeError> {
         match (known, outcome) {
             (1, 0) => Ok(Self::Delivered),

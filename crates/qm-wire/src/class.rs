@@ -1,4 +1,4 @@
-//! Small closed vocabularies of a message: delivery class, priority, flags and wishes.
+//! Small closed vocabularies of a message: delivery class, priority, flags and wishes (W-ENV-3).
 
 use crate::codec::DecodeError;
 

@@ -4,7 +4,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::codec::{DecodeError, Reader, put_count};
-use crate::envelope::Envelope;
+use crate::envelope::{Class, Envelope};
 use crate::frame::{FrameKind, RawFrame, put_frame};
 use crate::id::Tag;
 use crate::limits::{ENVELOPE_BYTES_MAX, HOPS_MAX};
@@ -16,7 +16,8 @@ const FLAG_LINKED: u16 = 1;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Link(pub [u8; 16]);
 
-/// The part of a message that is rewritten at each transmission and not covered by the tag.
+/// The part of a message that is rewritten at each transmission and not covered by the tag
+/// (W-DAT-1, W-DAT-6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Transit {
     /// What is left of the time to reach the queue, milliseconds or
@@ -25,7 +26,7 @@ pub struct Transit {
     /// What is left of the time to be received, milliseconds or
     /// [`INFINITE_MS`](crate::INFINITE_MS).
     pub be_received_left_ms: u64,
-    /// Nodes that forwarded the message before the sender of this frame.
+    /// Nodes that forwarded the message before the sender of this frame (W-DAT-3).
     pub hops: u8,
     /// Previous link, for transactional messages.
     pub previous: Option<Link>,
@@ -34,7 +35,7 @@ pub struct Transit {
 /// One transmission of one message. Everything points into the receive buffer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Data {
-    /// The session's own message number: 1, 2, 3 … over all lanes.
+    /// The session's own message number: 1, 2, 3 … over all lanes (W-DAT-2).
     pub number: u64,
     /// The message's tag as its sender stored it.
     pub tag: Tag,
@@ -109,6 +110,7 @@ impl Data {
                 limit: u64::from(HOPS_MAX),
             });
         }
+        // W-DAT-4.
         if reserved != 0 {
             return Err(DecodeError::Invalid {
                 what: "reserved byte",
@@ -131,10 +133,11 @@ impl Data {
         })
     }
 
-    /// Decodes the envelope and checks that the message is whole.
+    /// Decodes the envelope and checks that the message is whole (W-TAG-2).
     ///
     /// # Errors
-    /// [`OpenError::Envelope`] for bytes that are no envelope, [`OpenError::Damaged`] when tag or
+    /// [`OpenError::Envelope`] for bytes that are no envelope and for a link on a message that is
+    /// not transactional (W-DAT-5), [`OpenError::Damaged`] when tag or
     /// length does not match: the message must be rejected as damaged, never stored.
     pub fn open(&self) -> Result<Envelope, OpenError> {
         let envelope = Envelope::decode(&self.envelope).map_err(OpenError::Envelope)?;
@@ -142,6 +145,12 @@ impl Data {
             || Tag::compute(&self.envelope, &envelope.salt, &self.body) != self.tag
         {
             return Err(OpenError::Damaged(Box::new(envelope)));
+        }
+        if self.transit.previous.is_some() && envelope.class != Class::Transactional {
+            return Err(OpenError::Envelope(DecodeError::Invalid {
+                what: "delivery class of a linked message",
+                value: u64::from(envelope.class.code()),
+            }));
         }
         Ok(envelope)
     }

@@ -23,7 +23,7 @@ use crate::properties::Properties;
 use crate::queue_name::QueueName;
 use crate::text::Text;
 
-/// Layout version of the envelope; a change of layout is a change of protocol version.
+/// Layout version of the envelope (W-ENV-2); a change of layout is a change of protocol version.
 pub(crate) const ENVELOPE_VERSION: u8 = 1;
 
 /// A duration of `u64::MAX` milliseconds: no limit.
@@ -166,6 +166,7 @@ impl Envelope {
         if self.label.as_bytes().len() > LABEL_CHARS_MAX {
             over("label", self.label.chars().count(), LABEL_CHARS_MAX)?;
         }
+        // W-ENV-4.
         if self.class == Class::Transactional && self.priority != Priority::LOWEST {
             let value = u64::from(self.priority.get());
             return Err(DecodeError::Invalid {
@@ -193,7 +194,7 @@ impl Envelope {
         .fold(ENVELOPE_FIXED_BYTES, |sum, n| sum.saturating_add(*n))
     }
 
-    /// Appends the one canonical encoding.
+    /// Appends the one canonical encoding (W-ENV-1).
     ///
     /// # Errors
     /// What [`Envelope::check`] reports; nothing is written then.
@@ -217,7 +218,7 @@ impl Envelope {
 pub(crate) const ENVELOPE_FIXED_BYTES: usize = 4 + 16 + 8 + 8 + 16 + 8 + 8 + 8 + 4 + 1 + 8 * 2;
 
 impl Tag {
-    /// The tag of a message: the first 8 bytes of
+    /// The tag of a message (W-TAG-1): the first 8 bytes of
     /// `BLAKE3("qm-tag" ‖ encoded envelope ‖ body length ‖ xxh3-128(body, seed from the salt))`.
     ///
     /// The envelope carries QMId, incarnation, sequence, salt and destination, so two different

@@ -1,4 +1,4 @@
-//! One unit on a lane: a fixed header, then a body whose length was checked first.
+//! One unit on a lane: a fixed header, then a body whose length was checked first (W-FRM-1).
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -152,7 +152,7 @@ pub struct RawFrame {
 /// # Errors
 /// [`DecodeError`] when these bytes cannot start a frame; the lane is lost then.
 pub fn frame_len(bytes: &[u8], body_limit: usize) -> Result<Option<usize>, DecodeError> {
-    // A wrong first byte is an error at once, not only when sixteen bytes are there.
+    // W-FRM-2: a wrong first byte is an error at once, not only when sixteen bytes are there.
     for (at, want) in MAGIC.iter().chain(&[HEADER_VERSION]).enumerate() {
         match bytes.get(at) {
             Some(found) if found == want => {}
@@ -174,6 +174,7 @@ pub fn frame_len(bytes: &[u8], body_limit: usize) -> Result<Option<usize>, Decod
         return Ok(None);
     };
     let [_, _, _, kind, _, _, r0, r1, l0, l1, l2, l3, _, _, _, _] = *header;
+    // W-FRM-3.
     if (r0, r1) != (0, 0) {
         let value = u64::from(u16::from_le_bytes([r0, r1]));
         return Err(DecodeError::Invalid {
@@ -182,6 +183,7 @@ pub fn frame_len(bytes: &[u8], body_limit: usize) -> Result<Option<usize>, Decod
         });
     }
     let length = u32::from_le_bytes([l0, l1, l2, l3]) as usize;
+    // W-FRM-4.
     let limit = match FrameKind::from_code(kind) {
         Some(kind) if kind.carries_message() => body_limit,
         Some(FrameKind::Admin | FrameKind::AdminReply) => {

@@ -47,7 +47,7 @@ pub struct Hello {
 }
 
 bit_set! {
-    /// What a welcome says beside its fields.
+    /// What a welcome says beside its fields (W-SES-2).
     WelcomeFlags, "welcome flags", {
         /// The sender of the hello awaits approval: no credit, nothing is transmitted.
         PENDING = 1,
@@ -76,7 +76,7 @@ pub struct Welcome {
 }
 
 /// Absolute totals that the peer may have transmitted on this session, so a lost or repeated
-/// frame changes nothing.
+/// frame changes nothing (W-SES-3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Credit {
     /// Messages since the session opened.
@@ -85,7 +85,7 @@ pub struct Credit {
     pub bytes: u64,
 }
 
-/// Whether a destination queue accepts messages. Sent when it changes; a queue never mentioned
+/// Whether a destination queue accepts messages (W-SES-4). Sent when it changes; a queue never mentioned
 /// accepts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QueueState {
@@ -126,6 +126,7 @@ impl Hello {
     pub(crate) fn read(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let protocol_min = r.u16("lowest protocol version")?;
         let protocol_max = r.u16("highest protocol version")?;
+        // W-VER-1.
         if protocol_min > protocol_max {
             let value = u64::from(protocol_min);
             return Err(DecodeError::Invalid {

@@ -59,7 +59,7 @@ impl QmId {
 
 /// The full 32-byte digest a key is pinned by; its first half, stamped as `UUIDv8`, is the [`QmId`].
 ///
-/// Allow-lists compare this digest, never the 122 bits of the id alone.
+/// Allow-lists compare this digest, never the 122 bits of the id alone (W-ID-2).
 #[must_use]
 pub fn key_digest(public_key: &[u8; 32]) -> [u8; 32] {
     let mut hash = Sha256::new();
@@ -92,7 +92,7 @@ impl FromStr for QmId {
 
 /// One life of a queue manager: 64 random bits drawn at every start of the process.
 ///
-/// Two clones of one machine share the [`QmId`] but not the incarnation. Printed as 16
+/// Two clones of one machine share the [`QmId`] but not the incarnation (W-ID-3). Printed as 16
 /// hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Incarnation(pub u64);
@@ -126,7 +126,7 @@ fn parse_hex(text: &str, what: &'static str) -> Result<u64, ParseIdError> {
 }
 
 /// Identity of a message among all that one [`QmId`] ever minted. Never changes: not on
-/// retransmission, not on restart. Printed as `<incarnation>-<sequence>`.
+/// retransmission, not on restart (W-ID-4). Printed as `<incarnation>-<sequence>`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MessageId {
     /// The life of the queue manager in which the message was accepted.
@@ -213,7 +213,7 @@ pub struct Entry {
     pub tag: Tag,
 }
 
-/// The full name of a message as seen by its receiver; the key of duplicate removal.
+/// The full name of a message as seen by its receiver; the key of duplicate removal (W-ID-5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MessageKey {
     /// The queue manager that minted the message.

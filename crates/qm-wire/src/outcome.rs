@@ -6,7 +6,8 @@ use core::fmt;
 /// What became of a message: a 16-bit code with a name and a sentence.
 ///
 /// Values below `9000` are MSMQ's message classes, so that people and tools recognise them
-/// (MS-MQMQ, section 2.2.18.1.6); qm's own begin at `9000`. Unknown codes survive decoding.
+/// (MS-MQMQ, section 2.2.18.1.6); qm's own begin at `9000`. Unknown codes survive decoding
+/// (W-OUT-1, W-OUT-2).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Outcome(pub u16);
 

@@ -1,4 +1,4 @@
-//! Application properties: a bounded, sorted, unique list of names and values.
+//! Application properties: a bounded, sorted, unique list of names and values (W-PRP-1, W-PRP-2).
 
 use core::fmt;
 

@@ -13,8 +13,9 @@ use crate::text::Text;
 
 /// Name of a queue on its node, `queue` or `queue:subqueue`.
 ///
-/// At most 124 characters and 32 for the subqueue. Case is kept but ignored in comparison, order
-/// and hash. A name that contains `$` belongs to the system and is only made by nodes.
+/// At most 124 characters and 32 for the subqueue (W-QUE-1). Case is kept but ignored in
+/// comparison, order and hash (W-QUE-4). A name that contains `$` belongs to the system and is
+/// only made by nodes (W-QUE-5).
 ///
 /// ```
 /// use qm_wire::QueueName;
@@ -25,7 +26,7 @@ use crate::text::Text;
 #[derive(Clone)]
 pub struct QueueName(Text);
 
-/// Characters with a meaning in destination names, paths or shells' quoting of them.
+/// Characters with a meaning in destination names, paths or shells' quoting of them (W-QUE-2).
 const RESERVED: &[char] = &[
     '/', '\\', '@', '?', '#', '"', '*', '<', '>', '|', ';', ',', '%',
 ];
@@ -71,6 +72,7 @@ impl QueueName {
                     value: u64::from(u32::from(bad)),
                 });
             }
+            // W-QUE-3.
             if part.starts_with(' ') || part.ends_with(' ') {
                 return Err(DecodeError::Invalid {
                     what: WHAT,

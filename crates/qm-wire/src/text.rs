@@ -20,10 +20,11 @@ fn forbidden(c: char) -> bool {
 pub struct Text(Bytes);
 
 impl Text {
-    /// The empty text, which on the wire means "absent".
+    /// The empty text, which on the wire means "absent" (W-TXT-4).
     pub const EMPTY: Self = Self(Bytes::new());
 
-    /// Takes bytes that must be UTF-8 without control characters other than line feed and tab.
+    /// Takes bytes that must be UTF-8 without control characters other than line feed and tab
+    /// (W-TXT-1, W-TXT-2).
     ///
     /// # Errors
     /// [`DecodeError::Text`] naming `what`.

@@ -4,4 +4,5 @@
 mod catalogue;
 mod layout;
 mod model;
+mod spec;
 mod vectors;

@@ -4,13 +4,15 @@ use bytes::{Bytes, BytesMut};
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
-use qm_wire::limits::{ACK_RANGES_MAX, ENTRIES_MAX, PROPERTIES_BYTES_MAX, WINDOW_MESSAGES_MAX};
-use qm_wire::local::{ClientFrame, NodeFrame};
+use qm_wire::limits::{
+    ACK_RANGES_MAX, ADMIN_BYTES_MAX, ENTRIES_MAX, PROPERTIES_BYTES_MAX, WINDOW_MESSAGES_MAX,
+};
+use qm_wire::local::{Admin, AdminReply, ClientFrame, NodeFrame};
 use qm_wire::{
     AckWishes, Answer, Class, Credit, Data, DecodeError, Entry, Envelope, Goodbye, Hello,
-    Incarnation, Known, Link, MessageFlags, MessageId, NotHeld, Outcome, PeerFrame, Priority,
-    Properties, QmId, Query, QueueName, QueueState, Refusal, Reject, RoutedAck, Salt, SessionAck,
-    Tag, Text, Transit, Welcome, WelcomeFlags, tag_hash,
+    Incarnation, Known, Link, MessageFlags, MessageId, MessageKey, NotHeld, OpenError, Outcome,
+    PeerFrame, Priority, Properties, QmId, Query, QueueName, QueueState, Refusal, Reject,
+    RoutedAck, Salt, SessionAck, Tag, Text, Transit, Welcome, WelcomeFlags, tag_hash,
 };
 
 use crate::catalogue::{Reader, Value, data_of, full_envelope, minimal_envelope, valid};
@@ -101,6 +103,7 @@ fn data() -> impl Strategy<Value = Data> {
     );
     (1_u64.., envelope(), transit, bytes(300)).prop_map(|(number, mut envelope, transit, body)| {
         envelope.body_bytes = u32::try_from(body.len()).unwrap();
+        let linked = envelope.class == Class::Transactional;
         let encoded = Value::Envelope(envelope.clone()).encode();
         Data {
             number,
@@ -109,7 +112,7 @@ fn data() -> impl Strategy<Value = Data> {
                 reach_queue_left_ms: transit.0,
                 be_received_left_ms: transit.1,
                 hops: transit.2,
-                previous: transit.3.map(Link),
+                previous: transit.3.filter(|_| linked).map(Link),
             },
             envelope: encoded,
             body,
@@ -589,6 +592,30 @@ fn an_envelope_over_its_limit_does_not_panic() {
     assert!(data.open().is_err());
 }
 
+/// W-DAT-1, W-DAT-5, W-DAT-6: a link on a message that has no stream; hops and times do not touch the tag.
+#[test]
+fn a_link_belongs_to_a_transactional_message() {
+    let mut data = data_of(full_envelope(), b"hello", false);
+    data.transit.hops = 15;
+    data.transit.reach_queue_left_ms = 0;
+    assert!(data.open().is_ok());
+    data.transit.previous = Some(Link([1; 16]));
+    assert!(matches!(
+        data.open(),
+        Err(OpenError::Envelope(DecodeError::Invalid { .. }))
+    ));
+}
+
+/// W-OUT-1, W-OUT-2: what a later version says is kept.
+#[test]
+fn an_unknown_outcome_survives() {
+    let reason = Outcome(0xbeef);
+    let text = Text::EMPTY;
+    let goodbye = PeerFrame::Goodbye(Goodbye { reason, text });
+    assert_eq!(read_all(written(&goodbye)).0, [goodbye]);
+    assert!(!reason.is_positive());
+}
+
 /// W-PRP-2: the largest properties that fit, and one byte more.
 #[test]
 fn properties_are_limited_as_a_whole() {
@@ -632,4 +659,72 @@ fn control_characters_are_reported_by_the_sender() {
             assert_eq!(to.is_empty(), !good);
         }
     }
+}
+
+/// W-LOC-6: JSON has a limit of its own, whatever the largest message is.
+#[test]
+fn an_administrative_page_has_a_limit() {
+    for (bytes, fits) in [(ADMIN_BYTES_MAX, true), (ADMIN_BYTES_MAX + 1, false)] {
+        let json = Bytes::from(vec![b' '; bytes]);
+        let request = ClientFrame::Admin(Admin {
+            request: 1,
+            json: json.clone(),
+        });
+        let mut wire = Value::Client(request).encode();
+        assert_eq!(ClientFrame::next(&mut wire, 8 << 20).is_ok(), fits);
+        let reply = NodeFrame::AdminReply(AdminReply {
+            request: 1,
+            ok: true,
+            json,
+        });
+        let mut wire = Value::Node(reply).encode();
+        assert_eq!(NodeFrame::next(&mut wire, 8 << 20).is_ok(), fits);
+    }
+}
+
+/// W-ID-5, W-ACK-5: two messages of two clones differ in the tag alone, and lists of entries say
+/// each by its full name, in any order.
+#[test]
+fn entries_name_messages_in_full() {
+    let id = minimal_envelope().id;
+    let [one, other] = [1, 2].map(|byte| Entry {
+        id,
+        tag: Tag([byte; 8]),
+    });
+    let source = minimal_envelope().source;
+    let key = |entry| MessageKey { source, entry };
+    assert_ne!(key(one), key(other));
+    let ack = PeerFrame::RoutedAck(RoutedAck {
+        source,
+        duplicate: false,
+        entries: vec![other, one, other],
+    });
+    assert_eq!(read_all(written(&ack)).0, [ack]);
+}
+
+/// W-QUE-4, W-QUE-5: names keep their case on the wire and ignore it in comparison.
+#[test]
+fn queue_names_are_compared_without_case() {
+    let state = |queue: &str| QueueState {
+        queue: queue.parse().unwrap(),
+        open: true,
+    };
+    let (given, other) = (state("Größe$"), state("GRÖßE$"));
+    assert_eq!(given, other);
+    assert!(given.queue.is_system());
+    let [given, other] = [given, other].map(|state| written(&PeerFrame::QueueState(state)));
+    assert_ne!(given, other);
+}
+
+/// W-TXT-4: an absent field is a length of 0 and nothing else.
+#[test]
+fn absent_fields_take_two_bytes_each() {
+    let encoded = Value::Envelope(minimal_envelope()).encode();
+    assert_eq!(encoded.len(), 81 + 2 + "q".len() + 7 * 2);
+    let read = Envelope::decode(&encoded).unwrap();
+    assert_eq!(
+        (read.label, read.response_queue),
+        (Text::EMPTY, Text::EMPTY)
+    );
+    assert!(read.correlation_id.is_empty() && read.properties.is_empty());
 }

@@ -1,0 +1,87 @@
+//! The seeds made from the golden vectors of the wire format keep up with them. `QM_BLESS=1` writes
+//! them anew.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Seeds by target and file name.
+type Seeds = BTreeMap<(&'static str, String), Vec<u8>>;
+
+fn here() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Every vector: name, who reads it, bytes.
+fn vectors() -> Vec<(String, String, Vec<u8>)> {
+    let valid = here().join("../crates/qm-wire/vectors/v1");
+    let mut paths: Vec<PathBuf> = [valid.clone(), valid.join("invalid")]
+        .iter()
+        .flat_map(|folder| {
+            fs::read_dir(folder)
+                .unwrap()
+                .map(|file| file.unwrap().path())
+        })
+        .filter(|path| path.extension().is_some_and(|kind| kind == "hex"))
+        .collect();
+    paths.sort();
+    paths
+        .into_iter()
+        .map(|path| {
+            let about = fs::read_to_string(path.with_extension("toml")).unwrap();
+            let reader = about
+                .lines()
+                .find_map(|line| line.strip_prefix("reader = \"")?.strip_suffix('"'))
+                .unwrap();
+            let text = fs::read_to_string(&path).unwrap();
+            let digits: String = text.split_whitespace().collect();
+            let bytes = (0..digits.len())
+                .step_by(2)
+                .map(|at| u8::from_str_radix(&digits[at..at + 2], 16).unwrap())
+                .collect();
+            let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
+            (name, reader.to_owned(), bytes)
+        })
+        .collect()
+}
+
+fn seeds() -> Seeds {
+    let mut seeds = Seeds::new();
+    let mut stream = vec![7];
+    for (name, reader, bytes) in vectors() {
+        match reader.as_str() {
+            "peer" | "open" => {
+                if stream.len() + bytes.len() < 4096 {
+                    stream.extend(&bytes);
+                }
+                seeds.insert(("decode_peer_frame", name), bytes);
+            }
+            "client" | "node" => {
+                seeds.insert(("decode_local_frame", name), bytes);
+            }
+            "envelope" => {
+                seeds.insert(("envelope_round_trip", name.clone()), bytes.clone());
+                seeds.insert(("envelope_differential", name), bytes);
+            }
+            other => panic!("{name} is for {other}"),
+        }
+    }
+    seeds.insert(("frame_stream", "every_frame".to_owned()), stream);
+    seeds
+}
+
+#[test]
+fn every_vector_is_a_seed() {
+    for ((target, name), bytes) in seeds() {
+        let path = here().join("seeds").join(target).join(name);
+        if std::env::var_os("QM_BLESS").is_some() {
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(&path, &bytes).unwrap();
+        }
+        assert!(
+            fs::read(&path).unwrap_or_default() == bytes,
+            "{} is old",
+            path.display()
+        );
+    }
+}
