@@ -5,8 +5,10 @@ use std::hash::BuildHasher;
 use crate::Key;
 use crate::hash::{KeyedSipHasher, hash_words};
 use crate::inflight::{Held, InFlight, Rival};
-use crate::log::{Found, Inserted, Log, Scan, Single, TICK_WRAP, Tickets};
+use crate::log::{Found, Inserted, Log, Scan, Single, Source, TICK_WRAP, Tickets};
+use crate::owners::Owners;
 use crate::stats::Counter;
+use crate::sync::is_mutant;
 use crate::sync::{AtomicBool, AtomicU64, Line, Ordering};
 
 /// Sizes and times of a [`DedupCache`].
@@ -22,6 +24,14 @@ pub struct DedupConfig {
     /// [`Admit::InFlight`]. They take no room from `capacity`. With 0 nothing can be reserved, and
     /// only [`DedupCache::insert_if_absent`] and its batch form are of use.
     pub in_flight_max: usize,
+    /// How much of the capacity one owner may take from others, in percent; 50 by default.
+    ///
+    /// An owner ([`Key::OWNER_WORDS`]) with so many places takes no further place from a key of
+    /// somebody else: his keys then go to a ring of an eighth of the capacity, which all such
+    /// owners share, beside the `capacity` keys. So nobody can flush the windows of the others,
+    /// and a lone owner still has the whole. Without effect at 100, for keys without owners, below
+    /// a capacity of 512, and where nothing can be reserved.
+    pub owner_share_percent: u8,
 }
 
 impl Default for DedupConfig {
@@ -37,7 +47,8 @@ impl DedupConfig {
         Self {
             capacity,
             purge_interval_ms: 30 * 60 * 1000,
-            in_flight_max: (capacity / 16).clamp(2048, 65_536),
+            in_flight_max: (capacity / 128).clamp(2048, 8192),
+            owner_share_percent: 50,
         }
     }
 }
@@ -185,6 +196,8 @@ pub struct DedupStats {
     pub aborted: u64,
     /// Keys forgotten because their time was over.
     pub purged: u64,
+    /// Keys remembered apart because their owners were over their share, since the creation.
+    pub loud: u64,
     /// Keys forgotten because newer ones needed their place.
     pub evicted: u64,
     /// Of `evicted`: those not older than the purge interval. When this rises, the cache is too
@@ -206,7 +219,6 @@ pub struct DedupStats {
 #[derive(Debug, Default)]
 struct Counters {
     hits: Counter,
-    misses: Counter,
     contended: Counter,
     refused: Counter,
     aborted: Counter,
@@ -237,6 +249,8 @@ pub struct DedupCache<K: Key, S: BuildHasher = KeyedSipHasher> {
 
 struct Tables<K> {
     log: Log<K>,
+    /// The keys of owners that are over their share.
+    loud: Option<Log<K>>,
     in_flight: InFlight<K>,
     /// Whether a key was ever reserved: until then insertions need not look for rivals.
     reserves: AtomicBool,
@@ -275,14 +289,8 @@ impl<K: Key, S: BuildHasher> DedupCache<K, S> {
             due_ticks * 3 < TICK_WRAP,
             "three intervals fit into the ticks of an entry"
         );
-        let tables = (config.capacity > 0).then(|| Tables {
-            log: Log::new(
-                config.capacity,
-                if due_ticks == 0 { u64::MAX } else { due_ticks },
-            ),
-            in_flight: InFlight::new(config.in_flight_max),
-            reserves: AtomicBool::new(false),
-        });
+        let tables =
+            (config.capacity > 0).then(|| Tables::new(&config, due_ticks, hasher.hash_one(0_u64)));
         Self {
             tables,
             clock: Line(Clock {
@@ -308,7 +316,7 @@ impl<K: Key, S: BuildHasher> DedupCache<K, S> {
     ///
     /// With `in_flight_max` reservations outstanding the answer to an unknown key is
     /// [`Admit::InFlight`]; nothing is evicted for a reservation, and no reservation is evicted.
-    #[inline]
+    #[inline(always)]
     pub fn admit_ticket(&self, key: K, now_ms: u64) -> Admit<Ticket> {
         let Some(tables) = &self.tables else {
             return Admit::Fresh(Ticket::off());
@@ -316,7 +324,7 @@ impl<K: Key, S: BuildHasher> DedupCache<K, S> {
         self.advance(tables, now_ms);
         let words = key.to_words();
         let hash = self.hash(words.as_ref());
-        self.count(self.reserve(tables, words.as_ref(), hash))
+        self.count(tables.reserve(words.as_ref(), hash))
     }
 
     /// Reserves many keys, as [`admit_ticket`](Self::admit_ticket) one after the other would, and
@@ -333,7 +341,7 @@ impl<K: Key, S: BuildHasher> DedupCache<K, S> {
             let hashes = self.fetch(tables, keys);
             for (key, hash) in keys.iter().zip(hashes) {
                 let words = key.to_words();
-                answers.push(self.count(self.reserve(tables, words.as_ref(), hash)));
+                answers.push(self.count(tables.reserve(words.as_ref(), hash)));
             }
         }
     }
@@ -351,17 +359,15 @@ impl<K: Key, S: BuildHasher> DedupCache<K, S> {
             return;
         }
         let tick = self.clock.0.now.load(Ordering::Acquire);
-        let key = tables.in_flight.key_of(held);
-        let scan = tables.log.chain_head(ticket.hash);
-        let inserted = tables
-            .log
-            .insert(key, ticket.hash, tick, false, scan, &mut Single);
-        if let Inserted::Linked(linked) = inserted {
-            tables.log.settle(&linked, true);
+        if is_mutant("release_first") {
+            let key: Vec<u64> =
+                (0..K::WORDS).map(|at| tables.in_flight.key_of(held).word(at)).collect();
+            tables.in_flight.release(held);
+            return tables.remember(&key[..], ticket.hash, tick);
         }
+        tables.remember(tables.in_flight.key_of(held), ticket.hash, tick);
         // Only now: whoever finds the key no longer reserved finds it committed.
         tables.in_flight.release(held);
-        self.counters.misses.add(1);
     }
 
     /// Gives a reserved key up: the next copy is fresh. A ticket of another cache is ignored.
@@ -379,7 +385,7 @@ impl<K: Key, S: BuildHasher> DedupCache<K, S> {
     /// Remembers a key at once; says whether it was new.
     ///
     /// `false`: committed before, or in the hands of somebody else just now.
-    #[inline]
+    #[inline(always)]
     pub fn insert_if_absent(&self, key: K, now_ms: u64) -> bool {
         let Some(tables) = &self.tables else {
             return true;
@@ -387,7 +393,12 @@ impl<K: Key, S: BuildHasher> DedupCache<K, S> {
         let tick = self.advance(tables, now_ms);
         let words = key.to_words();
         let hash = self.hash(words.as_ref());
-        self.insert(tables, words.as_ref(), hash, tick, &mut Single)
+        match tables.insert(words.as_ref(), hash, tick, &mut Single) {
+            Found::Absent => return true,
+            Found::Tentative => self.counters.contended.add(1),
+            Found::Committed => self.counters.hits.add(1),
+        }
+        false
     }
 
     /// Remembers many keys at once, as [`insert_if_absent`](Self::insert_if_absent) one after the
@@ -400,13 +411,20 @@ impl<K: Key, S: BuildHasher> DedupCache<K, S> {
         let tick = self.advance(tables, now_ms);
         for keys in keys.chunks(BATCH) {
             let hashes = self.fetch(tables, keys);
+            std::hint::black_box(tables.log.touch_ahead(BATCH as u64));
             let mut run = tables.log.empty_run();
+            let (mut hits, mut contended) = (0, 0);
             for (at, (key, hash)) in keys.iter().zip(hashes).enumerate() {
                 run.expect_more((keys.len() - at) as u64);
                 let words = key.to_words();
-                fresh.push(self.insert(tables, words.as_ref(), hash, tick, &mut run));
+                let found = tables.insert(words.as_ref(), hash, tick, &mut run);
+                hits += u64::from(found == Found::Committed);
+                contended += u64::from(found == Found::Tentative);
+                fresh.push(found == Found::Absent);
             }
             tables.log.return_run(&run);
+            self.counters.hits.add_some(hits);
+            self.counters.contended.add_some(contended);
         }
     }
 
@@ -416,7 +434,7 @@ impl<K: Key, S: BuildHasher> DedupCache<K, S> {
         let tables = self.tables.as_ref()?;
         let words = key.to_words();
         let hash = self.hash(words.as_ref());
-        let scan = tables.log.scan(words.as_ref(), hash);
+        let scan = tables.scan(words.as_ref(), hash);
         if scan.found == Found::Committed {
             return Some(KeyState::Committed);
         }
@@ -424,7 +442,7 @@ impl<K: Key, S: BuildHasher> DedupCache<K, S> {
             return Some(KeyState::Reserved);
         }
         // It may have been committed between the two looks.
-        let again = tables.log.rescan(scan, words.as_ref(), hash);
+        let again = tables.rescan(scan, words.as_ref(), hash);
         (again.found == Found::Committed).then_some(KeyState::Committed)
     }
 
@@ -435,13 +453,14 @@ impl<K: Key, S: BuildHasher> DedupCache<K, S> {
     /// kept two ticks longer. Reservations are not touched.
     pub fn purge(&self, now_ms: u64) -> usize {
         let Some(tables) = &self.tables else { return 0 };
-        let before = tables.log.purged();
+        let purged = || tables.logs().map(Log::purged).sum::<u64>();
+        let before = purged();
         let tick = self.advance(tables, now_ms);
         if self.due_ticks > 0 {
             self.clock.0.purged.fetch_max(tick, Ordering::Relaxed);
-            tables.log.purge(tick);
+            tables.purge(tick);
         }
-        usize::try_from(tables.log.purged().wrapping_sub(before)).unwrap_or(usize::MAX)
+        usize::try_from(purged().wrapping_sub(before)).unwrap_or(usize::MAX)
     }
 
     /// What the cache did and holds.
@@ -450,7 +469,6 @@ impl<K: Key, S: BuildHasher> DedupCache<K, S> {
         let counters = &self.counters;
         let mut stats = DedupStats {
             hits: counters.hits.sum(),
-            misses: counters.misses.sum(),
             contended: counters.contended.sum(),
             refused: counters.refused.sum(),
             aborted: counters.aborted.sum(),
@@ -458,27 +476,33 @@ impl<K: Key, S: BuildHasher> DedupCache<K, S> {
             ..DedupStats::default()
         };
         if let Some(tables) = &self.tables {
-            let log = tables.log.stats(self.clock.0.now.load(Ordering::Relaxed));
+            let now = self.clock.0.now.load(Ordering::Relaxed);
+            let main = tables.log.stats(now);
+            let loud = tables.loud.as_ref().map(|log| log.stats(now)).unwrap_or_default();
             let ms = |ticks: u64| ticks << self.tick_shift;
             stats.capacity = tables.log.window();
-            stats.len = usize::try_from(log.len).unwrap_or(usize::MAX);
+            stats.len = usize::try_from(main.len + loud.len).unwrap_or(usize::MAX);
             stats.in_flight = tables.in_flight.len();
-            stats.purged = log.purged;
-            stats.evicted = log.evicted;
-            stats.evicted_young = log.evicted.saturating_sub(log.evicted_due);
-            stats.wasted = log.wasted;
-            stats.oldest_age_ms = log.oldest_age_ticks.map(ms);
-            let purging = (log.purged > 0 && self.due_ticks > 0).then_some(self.due_ticks);
-            stats.effective_window_ms = match (log.last_evicted_age_ticks, purging) {
+            stats.misses = main.inserted + loud.inserted;
+            stats.loud = loud.inserted;
+            stats.purged = main.purged + loud.purged;
+            stats.evicted = main.evicted + loud.evicted;
+            let due = main.evicted_due + loud.evicted_due;
+            stats.evicted_young = stats.evicted.saturating_sub(due);
+            stats.wasted = main.wasted + loud.wasted;
+            stats.oldest_age_ms = main.oldest_age_ticks.max(loud.oldest_age_ticks).map(ms);
+            let purging = (stats.purged > 0 && self.due_ticks > 0).then_some(self.due_ticks);
+            stats.effective_window_ms = match (main.last_evicted_age_ticks, purging) {
                 (Some(evicted), Some(due)) => Some(ms(evicted.min(due))),
                 (evicted, due) => evicted.or(due).map(ms),
             };
-            stats.heap_bytes = tables.log.heap_bytes() + tables.in_flight.heap_bytes();
+            stats.heap_bytes = tables.logs().map(Log::heap_bytes).sum::<usize>()
+                + tables.in_flight.heap_bytes();
         }
         stats
     }
 
-    #[inline]
+    #[inline(always)]
     fn hash(&self, words: &[u64]) -> u64 {
         hash_words(&self.hasher, &words[..K::IDENTITY_WORDS])
     }
@@ -502,6 +526,8 @@ impl<K: Key, S: BuildHasher> DedupCache<K, S> {
             .fold(0, |near, (head, hash)| {
                 near ^ tables.log.touch_slot(*head, hash)
             });
+        let next: [u64; BATCH] = std::array::from_fn(|i| keys.get(i).map_or(0, |k| tables.log.touch_next(heads[i], hashes[i], k.to_words().as_ref()[K::WORDS-2])));
+        let near = near ^ next.iter().zip(hashes).take(keys.len()).fold(0, |near, (head, hash)| near ^ tables.log.touch_slot(*head, hash));
         std::hint::black_box(near);
         hashes
     }
@@ -524,104 +550,6 @@ impl<K: Key, S: BuildHasher> DedupCache<K, S> {
         }
     }
 
-    #[inline]
-    fn reserve(
-        &self,
-        tables: &Tables<K>,
-        key: &[u64],
-        hash: u64,
-    ) -> Result<Admit<Ticket>, Refused> {
-        let Tables {
-            log,
-            in_flight,
-            reserves,
-        } = tables;
-        let scan = log.scan(key, hash);
-        match scan.found {
-            Found::Absent => {}
-            Found::Tentative => return Ok(Admit::InFlight),
-            Found::Committed => return Ok(Admit::Duplicate),
-        }
-        if !reserves.load(Ordering::Relaxed) {
-            reserves.store(true, Ordering::Relaxed);
-        }
-        let Some(held) = in_flight.publish(key, hash) else {
-            return if in_flight.holds(key, hash) {
-                Ok(Admit::InFlight)
-            } else {
-                Err(Refused)
-            };
-        };
-        // From here on every rival either sees what was published, or is seen.
-        log.order(hash);
-        let rival = in_flight.contend(Some(held), key, hash);
-        // After the look for rivals: one that has gone since has committed (or aborted) before.
-        let scan = if rival == Rival::None {
-            log.rescan(scan, key, hash)
-        } else {
-            scan
-        };
-        let lost = match (rival, scan.found) {
-            (Rival::None, Found::Absent) => {
-                if in_flight.confirm(held) {
-                    let sibling = scan.sibling;
-                    return Ok(Admit::Fresh(Ticket {
-                        held: Some(held),
-                        hash,
-                        sibling,
-                    }));
-                }
-                Admit::InFlight
-            }
-            (Rival::None, Found::Committed) => Admit::Duplicate,
-            _ => Admit::InFlight,
-        };
-        in_flight.release(held);
-        Ok(lost)
-    }
-
-    #[inline]
-    fn insert(
-        &self,
-        tables: &Tables<K>,
-        key: &[u64],
-        hash: u64,
-        tick: u64,
-        tickets: &mut impl Tickets,
-    ) -> bool {
-        let Tables {
-            log,
-            in_flight,
-            reserves,
-        } = tables;
-        let scan: Scan = log.scan(key, hash);
-        let found = if scan.found == Found::Absent {
-            match log.insert(key, hash, tick, true, scan, tickets) {
-                Inserted::Linked(linked) => {
-                    // Linking has ordered this thread against the reservers of the bucket.
-                    let keep = !reserves.load(Ordering::Relaxed)
-                        || in_flight.contend(None, key, hash) == Rival::None;
-                    log.settle(&linked, keep);
-                    if keep {
-                        Found::Absent
-                    } else {
-                        Found::Tentative
-                    }
-                }
-                Inserted::Lost(found) => found,
-                Inserted::Exhausted => Found::Absent,
-            }
-        } else {
-            scan.found
-        };
-        match found {
-            Found::Absent => self.counters.misses.add(1),
-            Found::Tentative => self.counters.contended.add(1),
-            Found::Committed => self.counters.hits.add(1),
-        }
-        found == Found::Absent
-    }
-
     /// Takes note of the time, and purges when an interval has passed; the tick of now.
     ///
     /// Time that goes backwards stands still.
@@ -641,6 +569,7 @@ impl<K: Key, S: BuildHasher> DedupCache<K, S> {
         let clock = &self.clock.0;
         // Before the clock moves: who sees the new time draws a ticket from here on.
         let tail = tables.log.tail();
+        let loud_tail = tables.loud.as_ref().map_or(0, Log::tail);
         let mut known = clock.now.load(Ordering::Relaxed);
         while known < tick {
             match clock
@@ -653,13 +582,17 @@ impl<K: Key, S: BuildHasher> DedupCache<K, S> {
                     // A pause longer than the interval: all are due, and their ticks, which are
                     // kept modulo 2^13, could pass for young before long.
                     clock.purged.fetch_max(tick, Ordering::Relaxed);
+                    let tail = if is_mutant("late_tail") { tables.log.tail() } else { tail };
                     tables.log.forget_below(tail);
+                    if let Some(loud) = &tables.loud {
+                        loud.forget_below(loud_tail);
+                    }
                     return tick;
                 }
                 Ok(_) => {
                     if tick - clock.purged.load(Ordering::Relaxed).min(tick) >= self.due_ticks {
                         clock.purged.fetch_max(tick, Ordering::Relaxed);
-                        tables.log.purge(tick);
+                        tables.purge(tick);
                     }
                     return tick;
                 }
@@ -668,6 +601,157 @@ impl<K: Key, S: BuildHasher> DedupCache<K, S> {
         known
     }
 }
+
+impl<K: Key> Tables<K> {
+    fn new(config: &DedupConfig, due_ticks: u64, owner_key: u64) -> Self {
+        let due_ticks = if due_ticks == 0 { u64::MAX } else { due_ticks };
+        let shared = K::OWNER_WORDS > 0
+            && config.owner_share_percent < 100
+            && config.capacity >= SHARED_CAPACITY_MIN
+            && config.in_flight_max > 0;
+        let owners = shared.then(|| {
+            let share = config.capacity / 100 * usize::from(config.owner_share_percent);
+            Owners::new(K::OWNER_WORDS, share, owner_key)
+        });
+        Self {
+            log: Log::new(config.capacity, due_ticks, owners),
+            loud: shared.then(|| Log::new(config.capacity / 8, due_ticks, None)),
+            in_flight: InFlight::new(config.in_flight_max),
+            reserves: AtomicBool::new(false),
+        }
+    }
+
+    fn logs(&self) -> impl Iterator<Item = &Log<K>> {
+        std::iter::once(&self.log).chain(&self.loud)
+    }
+
+    /// The log of the loud, if the owner of this key may have keys there.
+    #[inline]
+    fn loud_log_of(&self, key: &[u64]) -> Option<&Log<K>> {
+        let loud = self.loud.as_ref()?;
+        self.log.owners().is_some_and(|owners| owners.is_loud(key)).then_some(loud)
+    }
+
+    /// Looks for a key in both logs.
+    #[inline]
+    fn scan(&self, key: &[u64], hash: u64) -> Scan {
+        let scan = self.log.scan(key, hash);
+        self.scan_loud(scan, key, hash)
+    }
+
+    /// Looks again where an earlier look did not find the key.
+    #[inline]
+    fn rescan(&self, before: Scan, key: &[u64], hash: u64) -> Scan {
+        let scan = self.log.rescan(before, key, hash);
+        self.scan_loud(scan, key, hash)
+    }
+
+    #[inline]
+    fn scan_loud(&self, mut scan: Scan, key: &[u64], hash: u64) -> Scan {
+        if scan.found == Found::Absent
+            && let Some(loud) = self.loud_log_of(key)
+        {
+            let loud = loud.scan(key, hash);
+            scan.found = loud.found;
+            scan.sibling |= loud.sibling;
+        }
+        scan
+    }
+
+    /// Reserves a key unless it is known.
+    fn reserve(&self, key: &[u64], hash: u64) -> Result<Admit<Ticket>, Refused> {
+        let Self { log, in_flight, reserves, .. } = self;
+        let scan = self.scan(key, hash);
+        match scan.found {
+            Found::Absent => {}
+            Found::Tentative => return Ok(Admit::InFlight),
+            Found::Committed => return Ok(Admit::Duplicate),
+        }
+        if !reserves.load(Ordering::Relaxed) {
+            reserves.store(true, Ordering::Relaxed);
+        }
+        let Some(held) = in_flight.publish(key, hash) else {
+            return if in_flight.holds(key, hash) { Ok(Admit::InFlight) } else { Err(Refused) };
+        };
+        // From here on every rival either sees what was published, or is seen.
+        if !is_mutant("no_order") {
+            log.order(hash);
+        }
+        let rival = in_flight.contend(Some(held), key, hash);
+        // After the look for rivals: one that has gone since has committed (or aborted) before.
+        let found = match rival {
+            Rival::Some => Found::Tentative,
+            Rival::None if is_mutant("no_rescan") => scan.found,
+            Rival::None => self.rescan(scan, key, hash).found,
+        };
+        let lost = match found {
+            Found::Absent if in_flight.confirm(held) => {
+                let sibling = scan.sibling;
+                return Ok(Admit::Fresh(Ticket { held: Some(held), hash, sibling }));
+            }
+            Found::Committed => Admit::Duplicate,
+            Found::Absent | Found::Tentative => Admit::InFlight,
+        };
+        in_flight.release(held);
+        Ok(lost)
+    }
+
+    /// Enters a key whose reservation is held.
+    fn remember(&self, key: &(impl Source + ?Sized), hash: u64, tick: u64) {
+        let log = match (&self.loud, self.log.owners()) {
+            (Some(loud), Some(owners)) if self.log.would_push_out_others(key) => {
+                owners.mark_loud(key);
+                loud
+            }
+            _ => &self.log,
+        };
+        let scan = log.chain_head(hash);
+        if let Inserted::Linked(linked) = log.insert(key, hash, tick, false, scan, &mut Single) {
+            log.settle(&linked, true);
+        }
+    }
+
+    /// Enters a key unless it is known; what was known.
+    fn insert(&self, key: &[u64], hash: u64, tick: u64, tickets: &mut impl Tickets) -> Found {
+        let Self { log, in_flight, reserves, .. } = self;
+        if self.loud.is_some() {
+            // Which log a key goes to depends on the moment: who holds its reservation decides.
+            return match self.reserve(key, hash) {
+                Ok(Admit::Fresh(ticket)) => {
+                    self.remember(key, hash, tick);
+                    ticket.held.into_iter().for_each(|held| in_flight.release(held));
+                    Found::Absent
+                }
+                Ok(Admit::Duplicate) => Found::Committed,
+                Ok(Admit::InFlight) | Err(Refused) => Found::Tentative,
+            };
+        }
+        let scan = log.scan(key, hash);
+        if scan.found != Found::Absent {
+            return scan.found;
+        }
+        match log.insert(key, hash, tick, true, scan, tickets) {
+            Inserted::Linked(linked) => {
+                // Linking has ordered this thread against the reservers of the bucket.
+                let keep = is_mutant("no_rivals")
+                    || !reserves.load(Ordering::Relaxed)
+                    || in_flight.contend(None, key, hash) == Rival::None;
+                log.settle(&linked, keep);
+                if keep { Found::Absent } else { Found::Tentative }
+            }
+            Inserted::Lost(found) => found,
+            Inserted::Exhausted => Found::Absent,
+        }
+    }
+
+    /// Forgets what is due; says how many keys that were.
+    fn purge(&self, tick: u64) -> usize {
+        self.logs().map(|log| log.purge(tick)).sum()
+    }
+}
+
+/// Below this capacity owners have no shares.
+const SHARED_CAPACITY_MIN: usize = 512;
 
 /// Longer purge intervals count as this one, 35,000 years.
 const INTERVAL_MAX_MS: u64 = 1 << 50;

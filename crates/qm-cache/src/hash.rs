@@ -1,11 +1,11 @@
-//! SipHash-1-3 over 64-bit words, with the key handed in.
+//! `SipHash`-1-3 over 64-bit words, with the key handed in.
 
 use std::hash::{BuildHasher, Hasher};
 
 /// Builds [`SipHasher13`]s from a 128-bit key.
 ///
 /// Keys of the tables come from remote peers. With a secret random key nobody can choose keys that
-/// fall into one chain (Aumasson and Bernstein, *SipHash: a fast short-input PRF*, 2012). The key
+/// fall into one chain (Aumasson and Bernstein, *`SipHash`: a fast short-input PRF*, 2012). The key
 /// is an argument, so that a run can be repeated.
 #[derive(Clone, Copy)]
 pub struct KeyedSipHasher {
@@ -36,7 +36,7 @@ impl BuildHasher for KeyedSipHasher {
     }
 }
 
-/// SipHash with one round per word and three at the end.
+/// `SipHash` with one round per word and three at the end.
 ///
 /// Feeding whole words with [`Hasher::write_u64`] gives what feeding their little-endian bytes
 /// gives, without going through bytes.
@@ -97,7 +97,11 @@ impl SipHasher13 {
 impl Hasher for SipHasher13 {
     #[inline]
     fn write(&mut self, bytes: &[u8]) {
-        for &byte in bytes {
+        let (chunks, rest) = bytes.as_chunks::<8>();
+        for chunk in chunks {
+            self.write_u64(u64::from_le_bytes(*chunk));
+        }
+        for &byte in rest {
             let at = self.fed % 8;
             self.rest |= u64::from(byte) << (8 * at);
             self.fed = self.fed.wrapping_add(1);

@@ -11,9 +11,12 @@
 use std::marker::PhantomData;
 
 use crate::Key;
-use crate::sync::{AtomicU32, AtomicU64, AtomicUsize, Line, Ordering, fence, words};
+use crate::sync::{AtomicU32, AtomicU64, AtomicUsize, Line, Ordering, fence, is_mutant, words};
 
+#[cfg(not(loom))]
 const GROUP: usize = 8;
+#[cfg(loom)]
+const GROUP: usize = 2;
 
 const FREE: u64 = 0;
 const CLAIMED: u64 = 1;
@@ -81,12 +84,8 @@ impl<K: Key> InFlight<K> {
     }
 
     #[inline]
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "below the number of groups"
-    )]
     fn home(&self, hash: u64) -> usize {
-        ((hash >> 32) * self.reach.len() as u64 >> 32) as usize
+        (((hash >> 32) * self.reach.len() as u64) >> 32) as usize
     }
 
     #[inline]
@@ -212,8 +211,12 @@ impl<K: Key> InFlight<K> {
             .zip(key)
             .all(|(word, value)| word.load(Ordering::Relaxed) == *value);
         fence(Ordering::Acquire);
-        let now = self.states[slot].load(Ordering::Relaxed);
+        // Acquire: who finds the holder gone must find what he committed.
+        let now = self.states[slot].load(Ordering::Acquire);
         // A changed version: the holder has gone. A changed state alone: the words still hold.
+        if is_mutant("torn_rival") {
+            return same;
+        }
         same && now >> VERSION_SHIFT == state >> VERSION_SHIFT && now & STATE != FREE
     }
 
@@ -232,6 +235,10 @@ impl<K: Key> InFlight<K> {
     /// Turns a pending slot into a reservation, unless a rival has killed it.
     #[inline]
     pub(crate) fn confirm(&self, held: Held) -> bool {
+        if is_mutant("no_confirm") {
+            self.states[held.slot as usize].store(held.stamp | RESERVED, Ordering::Release);
+            return true;
+        }
         self.states[held.slot as usize]
             .compare_exchange(
                 held.stamp | PENDING,

@@ -38,6 +38,12 @@ pub trait Key: Copy + Eq {
     /// How many of the leading words are hashed, from 1 to [`WORDS`](Self::WORDS).
     const IDENTITY_WORDS: usize = Self::WORDS;
 
+    /// How many of the leading words name the owner of a key, a remote peer say; by default 0:
+    /// keys have no owners. See [`DedupConfig::owner_share_percent`].
+    ///
+    /// [`DedupConfig::owner_share_percent`]: crate::DedupConfig::owner_share_percent
+    const OWNER_WORDS: usize = 0;
+
     /// The words of this key.
     fn to_words(&self) -> Self::Words;
 }

@@ -17,6 +17,7 @@ mod hash;
 mod inflight;
 mod key;
 mod log;
+mod owners;
 mod reduce;
 mod route;
 mod stats;

@@ -17,8 +17,9 @@ use std::marker::PhantomData;
 use std::sync::atomic::AtomicU64 as StdU64;
 
 use crate::Key;
+use crate::owners::Owners;
 use crate::reduce::Modulus;
-use crate::sync::{AtomicU64, Line, Ordering, fence, words};
+use crate::sync::{AtomicU64, Line, Ordering, fence, is_mutant, spin_loop, words};
 
 /// Tickets are 48 bits: 8.9 years at a million insertions a second.
 const TICKET_MAX: u64 = (1 << 48) - 1;
@@ -127,6 +128,7 @@ impl Tickets for Run {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct LogStats {
     pub(crate) len: u64,
+    pub(crate) inserted: u64,
     pub(crate) wasted: u64,
     pub(crate) purged: u64,
     pub(crate) evicted: u64,
@@ -157,6 +159,7 @@ pub(crate) struct Log<K> {
     slots: Modulus,
     /// Entries older than this many ticks are due to be forgotten.
     due_ticks: u64,
+    owners: Option<Owners>,
     key: PhantomData<fn() -> K>,
 }
 
@@ -164,7 +167,7 @@ impl<K: Key> Log<K> {
     const STRIDE: usize = HEADER + K::WORDS;
 
     /// A log that remembers the newest `window` entries.
-    pub(crate) fn new(window: usize, due_ticks: u64) -> Self {
+    pub(crate) fn new(window: usize, due_ticks: u64, owners: Option<Owners>) -> Self {
         let slots = window.max(SLOTS_MIN);
         Self {
             tail: Line(AtomicU64::new(1)),
@@ -175,6 +178,7 @@ impl<K: Key> Log<K> {
             window: window as u64,
             slots: Modulus::new(slots as u64),
             due_ticks,
+            owners,
             key: PhantomData,
         }
     }
@@ -182,6 +186,7 @@ impl<K: Key> Log<K> {
     /// Bytes held on the heap.
     pub(crate) fn heap_bytes(&self) -> usize {
         (self.index.len() + self.ring.len()) * 8
+            + self.owners.as_ref().map_or(0, Owners::heap_bytes)
     }
 
     /// Entries remembered at most.
@@ -280,15 +285,17 @@ impl<K: Key> Log<K> {
             let same_rest = equal(&slot[HEADER..], key, K::IDENTITY_WORDS..K::WORDS);
             fence(Ordering::Acquire);
             let meta = slot[0].load(Ordering::Relaxed);
-            if meta >> TICKET_SHIFT != ticket {
+            if meta >> TICKET_SHIFT != ticket && !is_mutant("torn_read") {
                 break; // what was read may be torn
             }
             if same_identity && meta & STATE != DEAD {
-                if ticket.saturating_add(self.window) < self.tail.0.load(Ordering::Relaxed) {
+                if ticket.saturating_add(self.window) < self.tail.0.load(Ordering::Relaxed)
+                    && !is_mutant("torn_read")
+                {
                     break; // outside the window, though not overwritten yet
                 }
                 if same_rest {
-                    scan.found = if meta & STATE == COMMITTED {
+                    scan.found = if meta & STATE == COMMITTED || is_mutant("tentative_counts") {
                         Found::Committed
                     } else {
                         Found::Tentative
@@ -313,10 +320,37 @@ impl<K: Key> Log<K> {
     pub(crate) fn touch_slot(&self, word: u64, hash: u64) -> u64 {
         let filter = Self::filter(hash);
         if word & filter == filter {
-            self.slot(word >> TICKET_SHIFT)[0].load(Ordering::Relaxed)
+            let slot = self.slot(word >> TICKET_SHIFT);
+            // A slot may lie across two cache lines.
+            slot[0].load(Ordering::Relaxed) ^ slot[Self::STRIDE - 1].load(Ordering::Relaxed)
         } else {
             0
         }
+    }
+
+    /// The word behind the first entry of a chain, when a look for this hash would go on to it.
+    #[inline]
+    pub(crate) fn touch_next(&self, word: u64, hash: u64, first_word: u64) -> u64 {
+        let filter = Self::filter(hash);
+        if word & filter != filter {
+            return 0;
+        }
+        let slot = self.slot(word >> TICKET_SHIFT);
+        if slot[HEADER + K::WORDS - 2].load(Ordering::Relaxed) == first_word {
+            return 0;
+        }
+        slot[1].load(Ordering::Relaxed)
+    }
+
+    /// Brings the slots near that `count` insertions after the next `count` will write.
+    #[inline]
+    pub(crate) fn touch_ahead(&self, count: u64) -> u64 {
+        let tail = self.tail.0.load(Ordering::Relaxed) % TICKET_MAX;
+        let first = self.slots.of(tail) as usize + count as usize;
+        let count = count as usize;
+        let first = if first + count > self.slots.get() as usize { 0 } else { first };
+        let words = &self.ring[first * Self::STRIDE..(first + count).min(self.slots.get() as usize) * Self::STRIDE];
+        words.iter().step_by(8).fold(0, |near, word| near ^ word.load(Ordering::Relaxed))
     }
 
     /// Orders this thread against every other that orders itself or inserts in the same bucket:
@@ -377,9 +411,10 @@ impl<K: Key> Log<K> {
             let meta = ticket << TICKET_SHIFT | tick << TICK_SHIFT;
             let mut old = slot[0].load(Ordering::Relaxed);
             loop {
-                if old & BUSY != 0 || old >> TICKET_SHIFT >= ticket {
+                if old & BUSY != 0 && !is_mutant("no_busy") || old >> TICKET_SHIFT >= ticket {
                     // Its owner is still writing, or a later lap was faster (L2).
                     self.waste(1);
+                    spin_loop();
                     continue 'ticket;
                 }
                 match slot[0].compare_exchange_weak(
@@ -393,6 +428,11 @@ impl<K: Key> Log<K> {
                 }
             }
             self.note_evicted(old, ticket, tick);
+            if let Some(owners) = &self.owners
+                && old & STATE == COMMITTED
+            {
+                owners.lose(&slot[HEADER..]);
+            }
             // Whoever reads a word written below also sees that the slot has changed hands.
             fence(Ordering::Release);
             for (at, word) in slot[HEADER..].iter().enumerate() {
@@ -400,7 +440,7 @@ impl<K: Key> Log<K> {
             }
             loop {
                 let below = head >> TICKET_SHIFT;
-                if below >= ticket {
+                if below >= ticket && !is_mutant("any_order") {
                     // Linking would break L1: a later ticket was linked first.
                     slot[0].store(meta | DEAD, Ordering::Release);
                     self.waste(1);
@@ -417,9 +457,14 @@ impl<K: Key> Log<K> {
                     Ordering::AcqRel,
                     Ordering::Acquire,
                 ) {
-                    Ok(_) => return Inserted::Linked(Linked { ticket, tick }),
+                    Ok(_) => {
+                        if let Some(owners) = &self.owners {
+                            owners.gain(key);
+                        }
+                        return Inserted::Linked(Linked { ticket, tick });
+                    }
                     Err(now) => {
-                        if tentative {
+                        if tentative && !is_mutant("blind_retry") {
                             let found = self.scan_from(now, below, key, hash).found;
                             if found != Found::Absent {
                                 slot[0].store(meta | DEAD, Ordering::Release);
@@ -432,6 +477,25 @@ impl<K: Key> Log<K> {
                 }
             }
         }
+    }
+
+    /// Counts the places of the owners of keys, if that is wanted.
+    pub(crate) const fn owners(&self) -> Option<&Owners> {
+        self.owners.as_ref()
+    }
+
+    /// Whether inserting this key now would take the place of a live key of another owner, though
+    /// its own owner has all the places he may have.
+    pub(crate) fn would_push_out_others(&self, key: &(impl Source + ?Sized)) -> bool {
+        let Some(owners) = &self.owners else { return false };
+        if !owners.is_over(key) {
+            return false;
+        }
+        let tail = self.tail.0.load(Ordering::Relaxed);
+        let slot = self.slot(tail);
+        let oldest = slot[0].load(Ordering::Relaxed) >> TICKET_SHIFT;
+        // Read while others may write: a wrong guess costs one place, once.
+        oldest > self.floor.0.load(Ordering::Relaxed) && !owners.same(key, &slot[HEADER..])
     }
 
     /// Ends an insertion: the entry counts, or it is as if it had never been.
@@ -530,9 +594,11 @@ impl<K: Key> Log<K> {
         let len = tail - 1 - edge;
         let purged = self.counters.0.purged.load(Ordering::Relaxed);
         let last = self.counters.0.last_evicted_age.load(Ordering::Relaxed);
+        let wasted = self.counters.0.wasted.load(Ordering::Relaxed);
         LogStats {
             len,
-            wasted: self.counters.0.wasted.load(Ordering::Relaxed),
+            inserted: (tail - 1).saturating_sub(wasted),
+            wasted,
             purged,
             evicted: (tail - 1).saturating_sub(len + purged),
             evicted_due: self.counters.0.evicted_due.load(Ordering::Relaxed),

@@ -31,12 +31,8 @@ impl Modulus {
 
     /// `ticket mod slots`, for a ticket below 2^48.
     #[inline]
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "the quotient is at most the ticket"
-    )]
     pub(crate) const fn of(self, ticket: u64) -> u64 {
-        let quotient = (ticket as u128 * self.magic >> 80) as u64;
+        let quotient = ((ticket as u128 * self.magic) >> 80) as u64;
         ticket - quotient * self.slots
     }
 }

@@ -18,6 +18,14 @@ impl Counter {
         self.stripes[stripe()].0.fetch_add(count, Ordering::Relaxed);
     }
 
+    /// As `add`, where the count is often 0.
+    #[inline]
+    pub(crate) fn add_some(&self, count: u64) {
+        if count > 0 {
+            self.add(count);
+        }
+    }
+
     pub(crate) fn sum(&self) -> u64 {
         self.stripes
             .iter()
