@@ -37,6 +37,8 @@ struct ClientState {
     refusals: VecDeque<(u64, Outcome)>,
     /// Accepted and not durable yet.
     pending: BTreeSet<u64>,
+    /// Below this sequence answers were forgotten.
+    forgotten_below: u64,
     touched: Timestamp,
     dirty: bool,
 }
@@ -80,43 +82,41 @@ impl Clients {
     }
 }
 
-fn push_run(runs: &mut impl RunList, number: u64, id: MessageId) {
-    if runs.last_run().is_some_and(|run| run.extend(number, id)) {
-        return;
-    }
-    runs.push_run(Run {
-        first: number,
-        last: number,
-        first_id: id,
-    });
-}
-
-/// The two shapes in which runs are kept.
-trait RunList {
-    fn last_run(&mut self) -> Option<&mut Run>;
-    fn push_run(&mut self, run: Run);
-}
-
-impl RunList for VecDeque<Run> {
-    fn last_run(&mut self) -> Option<&mut Run> {
-        self.back_mut()
-    }
-
-    fn push_run(&mut self, run: Run) {
-        if self.len() >= RUNS_MAX {
-            self.pop_front();
+impl ClientState {
+    fn note(&mut self, sequence: u64, id: MessageId) {
+        if self
+            .runs
+            .back_mut()
+            .is_some_and(|run| run.extend(sequence, id))
+        {
+            return;
         }
-        self.push_back(run);
+        if self.runs.len() >= RUNS_MAX
+            && let Some(oldest) = self.runs.pop_front()
+        {
+            self.forgotten_below = self.forgotten_below.max(oldest.last.saturating_add(1));
+        }
+        self.runs.push_back(Run {
+            first: sequence,
+            last: sequence,
+            first_id: id,
+        });
     }
 }
 
-impl RunList for Vec<Run> {
-    fn last_run(&mut self) -> Option<&mut Run> {
-        self.last_mut()
-    }
-
-    fn push_run(&mut self, run: Run) {
-        self.push(run);
+impl KeyState {
+    fn note(&mut self, number: u64, id: MessageId) {
+        if !self
+            .runs
+            .last_mut()
+            .is_some_and(|run| run.extend(number, id))
+        {
+            self.runs.push(Run {
+                first: number,
+                last: number,
+                first_id: id,
+            });
+        }
     }
 }
 
@@ -264,14 +264,20 @@ impl Engine {
             .refusals
             .iter()
             .find(|(refused, _)| *refused == sequence);
-        let (outcome, text) = match refused {
-            Some((_, outcome)) => (*outcome, "refused before, for the same reason"),
-            None => (
-                Outcome::BAD_REQUEST,
-                "the answer to this old request is no longer kept; send with an idempotency key to be safe",
-            ),
-        };
-        self.send_refusal(client, sequence, outcome, text.to_owned());
+        if let Some((_, outcome)) = refused {
+            let text = "refused before, for the same reason".to_owned();
+            return self.send_refusal(client, sequence, *outcome, text);
+        }
+        if sequence >= state.forgotten_below {
+            // All that was accepted is remembered from here on: this one never was, its refusal
+            // fell with an earlier life of the node.
+            if let Err((outcome, text)) = self.accept(client, put) {
+                self.refuse_put(client, sequence, outcome, text);
+            }
+            return;
+        }
+        let text = "the answer to this old request is no longer kept; an idempotency key makes repeating safe";
+        self.send_refusal(client, sequence, Outcome::BAD_REQUEST, text.to_owned());
     }
 
     /// The message of a repeated request is followed again, or told to be settled.
@@ -481,7 +487,7 @@ impl Engine {
             self.commits.after_putting(then);
         } else {
             if let Some(state) = self.clients.states.get_mut(&client) {
-                push_run(&mut state.runs, put.sequence, id);
+                state.note(put.sequence, id);
             }
             self.confirm(client, put.sequence, id, at, local);
         }
@@ -640,7 +646,7 @@ impl Engine {
             });
         } else {
             if let Some(state) = self.clients.states.get_mut(&client) {
-                push_run(&mut state.runs, put.sequence, id);
+                state.note(put.sequence, id);
             }
             self.follow_again(client, put, id);
             self.answer(client, put.sequence, id, true);
@@ -657,7 +663,7 @@ impl Engine {
         if key.number.is_none() {
             state.digest = hash16(&[put.destination.as_bytes(), &put.body]);
         }
-        push_run(&mut state.runs, number, id);
+        state.note(number, id);
         // The key of an express message must not outlive the message: it stays in memory too.
         if put.class.is_durable() {
             state.pending.insert(number);
@@ -670,7 +676,7 @@ impl Engine {
 
     fn note_pending(&mut self, client: ClientId, sequence: u64, id: MessageId) {
         if let Some(state) = self.clients.states.get_mut(&client) {
-            push_run(&mut state.runs, sequence, id);
+            state.note(sequence, id);
             state.pending.insert(sequence);
             state.dirty = true;
             self.clients.dirty_clients.insert(client);
@@ -912,10 +918,14 @@ impl Engine {
         };
         let touched = Timestamp(at);
         if client {
-            let highest = runs.last().map_or(0, |run| run.last);
+            let highest = runs.iter().map(|run| run.last).max().unwrap_or(0);
+            let oldest = runs.first().map_or(0, |run| run.first);
+            let forgotten_below = if runs.len() < RUNS_MAX { 0 } else { oldest };
+            let runs = runs.into();
             let state = ClientState {
                 highest,
-                runs: runs.into(),
+                runs,
+                forgotten_below,
                 touched,
                 ..ClientState::default()
             };

@@ -32,5 +32,5 @@ pub use io::{
     ConnId, DialFailure, Event, Input, Lane, LinkId, LoadId, Output, Recovered, StoreOp,
     StoredRecord, StreamId, StreamSummary, Ticket,
 };
-pub use record::{LocalSettings, RemoteKey};
+pub use record::{LocalSettings, RemoteKey, StoredMessage};
 pub use time::{Now, Timestamp};

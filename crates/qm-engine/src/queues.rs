@@ -17,8 +17,6 @@ use crate::time::Timestamp;
 
 /// Name of the queue of undeliverable messages.
 pub(crate) const DEAD_QUEUE: &str = "dead$";
-/// Times a message may be given back before it goes to the poison subqueue.
-const ABORTS_MAX: u32 = 10;
 
 const LOAD_RECORDS: usize = 1_024;
 const LOAD_BYTES: usize = 1 << 20;
@@ -585,7 +583,12 @@ impl Engine {
     fn give_back(&mut self, number: u32, priority: u8, mut message: Message) {
         self.counters.given_back += 1;
         message.aborts += 1;
-        if message.aborts >= ABORTS_MAX && self.move_to_poison(number, priority, &message) {
+        let limit = self
+            .locals
+            .get(&number)
+            .map_or(0, |queue| queue.settings.aborts_max);
+        if limit != 0 && message.aborts >= limit && self.move_to_poison(number, priority, &message)
+        {
             return;
         }
         let durable = message.class.is_durable();

@@ -33,6 +33,32 @@ pub(crate) struct DeadReason {
     pub(crate) destination: Text,
 }
 
+/// What is stored beside a message's body, for tools and tests that look into a store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StoredMessage {
+    /// The message's envelope.
+    pub envelope: qm_wire::Envelope,
+    /// Its tag.
+    pub tag: Tag,
+    /// Why it is a dead letter, if it is one.
+    pub dead: Option<Outcome>,
+}
+
+impl StoredMessage {
+    /// Understands the head of a stored record; `None` when it is damaged or of a later version.
+    #[must_use]
+    pub fn read(head: &Bytes) -> Option<Self> {
+        let head = StoredHead::decode(head)?;
+        let envelope = qm_wire::Envelope::decode(&head.envelope).ok()?;
+        Some(Self {
+            envelope,
+            tag: head.tag,
+            dead: head.dead.map(|dead| dead.outcome),
+        })
+    }
+}
+
 impl StoredHead {
     pub(crate) fn encode(&self) -> Bytes {
         let mut to = BytesMut::with_capacity(48 + self.envelope.len());
@@ -108,6 +134,8 @@ pub struct LocalSettings {
     pub quota_messages: u64,
     /// Whether receivers are held back.
     pub paused: bool,
+    /// Given back this often, a message goes to the subqueue `poison`; 0 for never.
+    pub aborts_max: u32,
 }
 
 impl LocalSettings {
@@ -120,6 +148,7 @@ impl LocalSettings {
             quota_bytes: u64::MAX,
             quota_messages: u64::MAX,
             paused: false,
+            aborts_max: 0,
         }
     }
 }
@@ -165,6 +194,7 @@ impl QueueRecord {
                 to.put_u8(u8::from(s.transactional) | u8::from(s.paused) << 1);
                 to.put_u64_le(s.quota_bytes);
                 to.put_u64_le(s.quota_messages);
+                to.put_u32_le(s.aborts_max);
             }
             Self::Outgoing {
                 remote,
@@ -204,6 +234,7 @@ impl QueueRecord {
                     paused: flags & 2 != 0,
                     quota_bytes: r.try_get_u64_le().ok()?,
                     quota_messages: r.try_get_u64_le().ok()?,
+                    aborts_max: r.try_get_u32_le().ok()?,
                 })
             }
             1 => {
