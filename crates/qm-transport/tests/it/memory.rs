@@ -239,6 +239,50 @@ async fn datagrams_above_the_paths_limit_do_not_stop_the_link() {
     );
 }
 
+#[tokio::test(start_paused = true)]
+async fn when_bandwidth_is_short_the_higher_priority_goes_first() {
+    let network = Network::new(5);
+    let delay = Duration::from_millis(50);
+    network.set_faults(Faults {
+        delay_min: delay,
+        delay_max: delay,
+        ..Faults::default()
+    });
+    let mut a = Node::memory(1, &network).await;
+    let mut b = Node::memory(2, &network).await;
+    let (to_b, _) = connect(&mut a, &mut b).await;
+    let lanes = [
+        Lane::Bulk,
+        Lane::Priority(1),
+        Lane::Priority(6),
+        Lane::Control,
+    ];
+    for lane in lanes {
+        a.endpoint.send(to_b, lane, numbered(0..500, 1000));
+    }
+    let mut received = std::collections::BTreeMap::new();
+    let mut finished = Vec::new();
+    while finished.len() < lanes.len() {
+        let (_, lane, frames) = b.received().await;
+        let count = received.entry(lane).or_insert(0);
+        *count += numbers(frames).count();
+        if *count == 500 {
+            finished.push(lane);
+        }
+        let lower = received.get(&Lane::Bulk).copied().unwrap_or(0);
+        assert!(finished.len() >= 3 || lower < 100, "{received:?}");
+    }
+    assert_eq!(
+        finished,
+        [
+            Lane::Control,
+            Lane::Priority(6),
+            Lane::Priority(1),
+            Lane::Bulk
+        ]
+    );
+}
+
 /// What happened to one node, in order; the bytes of frames count by length only.
 async fn live(mut node: Node, hub: &str) -> (Vec<String>, Node) {
     let mut story = Vec::new();

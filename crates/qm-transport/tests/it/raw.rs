@@ -10,14 +10,15 @@ use rustls::client::{AlwaysResolvesClientRawPublicKeys, ResolvesClientCert};
 use rustls::crypto::ring::{default_provider, sign::any_eddsa_type};
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
 use rustls::server::AlwaysResolvesServerRawPublicKeys;
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::sign::CertifiedKey;
-use rustls::{DigitallySignedStruct, Error, SignatureScheme};
+use rustls::{DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
 
 use crate::support::{Node, connect, frame};
 
 const ALPN: &[u8] = b"qm/1";
 
-/// Believes every server.
+/// Believes every peer.
 #[derive(Debug)]
 struct Gullible;
 
@@ -31,6 +32,47 @@ impl ServerCertVerifier for Gullible {
         _now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _cert: &CertificateDer<'_>,
+        _dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _message: &[u8],
+        _cert: &CertificateDer<'_>,
+        _dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        vec![SignatureScheme::ED25519]
+    }
+
+    fn requires_raw_public_keys(&self) -> bool {
+        true
+    }
+}
+
+impl ClientCertVerifier for Gullible {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        Ok(ClientCertVerified::assertion())
     }
 
     fn verify_tls12_signature(
@@ -100,7 +142,11 @@ fn own(key: &NodeKey) -> Option<Arc<dyn ResolvesClientCert>> {
 /// Waits until the server has turned the connection down, which TLS 1.3 clients learn late.
 async fn turned_down(connection: Result<quinn::Connection, quinn::ConnectionError>) -> String {
     match connection {
-        Ok(connection) => connection.closed().await.to_string(),
+        Ok(connection) => {
+            let patience = std::time::Duration::from_secs(10);
+            let closed = tokio::time::timeout(patience, connection.closed()).await;
+            closed.expect("the server turns it down").to_string()
+        }
         Err(error) => error.to_string(),
     }
 }
@@ -143,61 +189,48 @@ async fn a_peer_without_a_key_or_protocol_is_turned_down() {
     unimpressed(&mut node).await;
 }
 
-#[tokio::test]
-async fn a_server_of_another_version_is_named_so() {
-    let key = NodeKey::generate([2; 32]);
+/// Has a node dial a server with that key and protocol; returns what the node is told.
+async fn dialled(key: Arc<CertifiedKey>, alpn: &[u8], expected: &NodeKey) -> Event {
     let mut tls = rustls::ServerConfig::builder_with_provider(Arc::new(default_provider()))
         .with_protocol_versions(&[&rustls::version::TLS13])
         .unwrap()
-        .with_no_client_auth()
-        .with_cert_resolver(Arc::new(AlwaysResolvesServerRawPublicKeys::new(certified(
-            &key, &key,
-        ))));
-    tls.alpn_protocols = vec![b"qm/2".to_vec()];
+        .with_client_cert_verifier(Arc::new(Gullible))
+        .with_cert_resolver(Arc::new(AlwaysResolvesServerRawPublicKeys::new(key)));
+    tls.alpn_protocols = vec![alpn.to_vec()];
     let crypto = QuicServerConfig::try_from(tls).unwrap();
     let config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
     let server = quinn::Endpoint::server(config, "127.0.0.1:0".parse().unwrap()).unwrap();
-    let remote = server.local_addr().unwrap();
-    let serve = tokio::spawn(async move {
-        while let Some(incoming) = server.accept().await {
-            assert!(incoming.await.is_err());
-        }
-    });
+    let address = server.local_addr().unwrap().to_string();
+    let serve = tokio::spawn(async move { server.accept().await.unwrap().await });
     let mut node = Node::loopback(1).await;
-    node.endpoint.dial(1, &remote.to_string(), None);
-    let error = node.dial_failed().await;
-    assert!(
-        matches!(error, DialError::Version { remote: at, .. } if at == remote),
-        "{error}"
-    );
+    node.endpoint.dial(1, &address, Some(expected.qm_id()));
+    let event = node.told().await;
     serve.abort();
+    event
 }
 
 #[tokio::test]
-async fn a_server_that_shows_anothers_key_is_not_believed() {
+async fn a_server_is_believed_only_with_its_own_key_and_our_protocol() {
     let (victim, thief) = (NodeKey::generate([2; 32]), NodeKey::generate([3; 32]));
-    let shown = certified(&victim, &thief);
-    let mut tls = rustls::ServerConfig::builder_with_provider(Arc::new(default_provider()))
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .unwrap()
-        .with_no_client_auth()
-        .with_cert_resolver(Arc::new(AlwaysResolvesServerRawPublicKeys::new(shown)));
-    tls.alpn_protocols = vec![ALPN.to_vec()];
-    let crypto = QuicServerConfig::try_from(tls).unwrap();
-    let config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
-    let server = quinn::Endpoint::server(config, "127.0.0.1:0".parse().unwrap()).unwrap();
-    let remote = server.local_addr().unwrap();
-    let serve = tokio::spawn(async move {
-        while let Some(incoming) = server.accept().await {
-            assert!(incoming.await.is_err());
-        }
-    });
-    let mut node = Node::loopback(1).await;
-    node.endpoint
-        .dial(1, &remote.to_string(), Some(victim.qm_id()));
-    let error = node.dial_failed().await;
-    assert!(matches!(error, DialError::Tls { .. }), "{error}");
-    serve.abort();
+    let event = dialled(certified(&victim, &victim), ALPN, &victim).await;
+    assert!(matches!(event, Event::Connected { .. }), "{event:?}");
+    let event = dialled(certified(&victim, &thief), ALPN, &victim).await;
+    assert!(
+        matches!(
+            event,
+            Event::DialFailed {
+                error: DialError::Tls { .. },
+                ..
+            }
+        ),
+        "{event:?}"
+    );
+    let event = dialled(certified(&victim, &victim), b"qm/2", &victim).await;
+    let version = |error: &DialError| matches!(error, DialError::Version { .. });
+    assert!(
+        matches!(&event, Event::DialFailed { error, .. } if version(error)),
+        "{event:?}"
+    );
 }
 
 /// Opens streams that begin with these bytes; returns how the node ends the link.

@@ -27,6 +27,8 @@ impl Node {
     pub(crate) async fn loopback_with(seed: u8, config: EndpointConfig) -> Self {
         let config = EndpointConfig {
             listen: "127.0.0.1:0".parse().unwrap(),
+            // A loaded machine takes its time; no test waits for the limit itself.
+            flush_timeout: Duration::from_secs(60),
             ..config
         };
         let (events, told) = mpsc::unbounded_channel();
