@@ -1,6 +1,8 @@
 //! Durable effects for a queue manager: an append log that forgets.
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "engine")]
+pub mod adapter;
 #[cfg(feature = "__breaks")]
 pub mod breaks;
 #[cfg(not(feature = "__breaks"))]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::error::StoreError;
 use crate::format::{
-    DATA_AT, HEADER_AT, HEADER_BYTES, HeaderState, SEAL_AT, SEAL_BYTES, Seed, SegmentHeader,
+    HEADER_AT, HEADER_BYTES, HeaderState, SEAL_AT, SEAL_BYTES, Seed, SegmentHeader,
 };
 use crate::fs::File;
 
@@ -65,12 +65,15 @@ impl SegmentFile {
             .map_err(|e| self.error("seal", e))
     }
 
-    /// Makes the segment durably empty.
+    /// Makes the segment durably empty. The seal stays: were only one header copy voided when the
+    /// power goes, the segment is back and must still say where it ends.
     pub(crate) fn void(&self) -> Result<(), StoreError> {
-        self.file
-            .write_at(&[0; DATA_AT as usize], 0)
-            .and_then(|()| self.file.sync_data())
-            .map_err(|e| self.error("void", e))
+        for at in HEADER_AT {
+            self.file
+                .write_at(&[0; HEADER_BYTES], at as u64)
+                .map_err(|error| self.error("void", error))?;
+        }
+        self.file.sync_data().map_err(|error| self.error("void", error))
     }
 }
 

@@ -1,5 +1,4 @@
 //! What the integration tests share.
-#![allow(dead_code, reason = "each test binary uses a part of it")]
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -9,7 +8,7 @@ use bytes::Bytes;
 use qm_store::{Batch, Fs, Log, LogOptions, Op, Reader, Recovered, StoreError, StreamId};
 
 /// Small segments, so that everything that happens to segments happens often.
-pub fn small() -> LogOptions {
+pub(crate) fn small() -> LogOptions {
     LogOptions {
         segment_bytes: 20 * 1024,
         reserve_bytes: 8 * 1024,
@@ -19,21 +18,21 @@ pub fn small() -> LogOptions {
     }
 }
 
-pub fn dir() -> PathBuf {
+pub(crate) fn dir() -> PathBuf {
     PathBuf::from("/data")
 }
 
 /// Salts from a counter: different for every segment, the same for every run.
-pub fn salts(seed: u64) -> Box<dyn FnMut() -> u64 + Send> {
+pub(crate) fn salts(seed: u64) -> Box<dyn FnMut() -> u64 + Send> {
     let mut random = Random(seed);
     Box::new(move || random.next())
 }
 
-pub fn open(fs: &Arc<impl Fs + 'static>, options: LogOptions) -> Result<(Log, Recovered), StoreError> {
+pub(crate) fn open(fs: &Arc<impl Fs + 'static>, options: LogOptions) -> Result<(Log, Recovered), StoreError> {
     open_at(fs, &dir(), options, 7)
 }
 
-pub fn open_at(
+pub(crate) fn open_at(
     fs: &Arc<impl Fs + 'static>,
     dir: &Path,
     options: LogOptions,
@@ -43,7 +42,7 @@ pub fn open_at(
     Log::open(fs, dir, options, salts(seed))
 }
 
-pub fn put(stream: u32, position: u64, head: impl AsRef<[u8]>, body: impl AsRef<[u8]>) -> Op {
+pub(crate) fn put(stream: u32, position: u64, head: impl AsRef<[u8]>, body: impl AsRef<[u8]>) -> Op {
     Op::Put {
         stream: StreamId(stream),
         position,
@@ -52,27 +51,27 @@ pub fn put(stream: u32, position: u64, head: impl AsRef<[u8]>, body: impl AsRef<
     }
 }
 
-pub fn remove(stream: u32, first: u64, last: u64) -> Op {
+pub(crate) fn remove(stream: u32, first: u64, last: u64) -> Op {
     Op::Remove { stream: StreamId(stream), first, last }
 }
 
-pub fn set(key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Op {
+pub(crate) fn set(key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Op {
     Op::Set {
         key: Bytes::copy_from_slice(key.as_ref()),
         value: Bytes::copy_from_slice(value.as_ref()),
     }
 }
 
-pub fn unset(key: impl AsRef<[u8]>) -> Op {
+pub(crate) fn unset(key: impl AsRef<[u8]>) -> Op {
     Op::Unset { key: Bytes::copy_from_slice(key.as_ref()) }
 }
 
-pub fn batch(ops: impl Into<Vec<Op>>) -> Batch {
+pub(crate) fn batch(ops: impl Into<Vec<Op>>) -> Batch {
     Batch { ops: ops.into() }
 }
 
 /// Every live record of a stream.
-pub fn all(reader: &Reader, stream: u32) -> Vec<(u64, Bytes, Bytes)> {
+pub(crate) fn all(reader: &Reader, stream: u32) -> Vec<(u64, Bytes, Bytes)> {
     let mut found = Vec::new();
     let mut from = 0;
     loop {
@@ -85,13 +84,13 @@ pub fn all(reader: &Reader, stream: u32) -> Vec<(u64, Bytes, Bytes)> {
 
 /// What a store must hold, kept the simplest way.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Model {
-    pub streams: BTreeMap<u32, BTreeMap<u64, (Bytes, Bytes)>>,
-    pub state: BTreeMap<Bytes, Bytes>,
+pub(crate) struct Model {
+    pub(crate) streams: BTreeMap<u32, BTreeMap<u64, (Bytes, Bytes)>>,
+    pub(crate) state: BTreeMap<Bytes, Bytes>,
 }
 
 impl Model {
-    pub fn apply(&mut self, batch: &Batch) {
+    pub(crate) fn apply(&mut self, batch: &Batch) {
         for op in &batch.ops {
             match op {
                 Op::Put { stream, position, head, body } => {
@@ -115,7 +114,7 @@ impl Model {
     }
 
     /// What a store holds, read back record by record.
-    pub fn read(reader: &Reader, streams: u32, state: BTreeMap<Bytes, Bytes>) -> Self {
+    pub(crate) fn read(reader: &Reader, streams: u32, state: BTreeMap<Bytes, Bytes>) -> Self {
         let streams = (0..streams)
             .map(|id| {
                 let records = all(reader, id);
@@ -129,10 +128,10 @@ impl Model {
 
 /// Steele, Lea, Flood: *Fast splittable pseudorandom number generators* (2014).
 #[derive(Debug, Clone)]
-pub struct Random(pub u64);
+pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
-    pub fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -140,7 +139,7 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    pub fn below(&mut self, bound: u64) -> u64 {
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
         self.next() % bound
     }
 }

@@ -1,14 +1,13 @@
 //! What every store promises, checked for each of them.
 
-mod common;
-
 use std::sync::{Arc, mpsc};
 
-use common::*;
 use qm_store::{
     Applied, Committer, Completion, HEAD_BYTES_MAX, KEY_BYTES_MAX, MemoryStore, Refusal, SimFs,
     Store, StreamId,
 };
+
+use crate::common::*;
 
 fn stores() -> Vec<(&'static str, Box<dyn Store>)> {
     let (log, recovered) = open(&Arc::new(SimFs::new()), small()).unwrap();
@@ -96,7 +95,6 @@ fn random_work_matches_the_model() {
         let mut random = Random(3);
         let mut model = Model::default();
         let mut next = [0u64; 4];
-        let mut state = std::collections::BTreeMap::new();
         for _ in 0..600 {
             let mut group = Vec::new();
             for _ in 0..random.below(6) {
@@ -127,8 +125,8 @@ fn random_work_matches_the_model() {
                 while store.tidy(true).unwrap() {}
             }
         }
-        state.clone_from(&model.state);
-        assert_eq!(Model::read(&store.reader(), 4, state), model, "{name}");
+        let read = Model::read(&store.reader(), 4, model.state.clone());
+        assert_eq!(read, model, "{name}");
         let live: usize = model.streams.values().map(std::collections::BTreeMap::len).sum();
         assert_eq!(store.usage().live_records, live as u64, "{name}");
         assert_eq!(store.usage().state_keys, model.state.len() as u64, "{name}");

@@ -1,0 +1,6 @@
+//! The store from outside: its contract, its recovery, its faults.
+
+mod common;
+mod contract;
+mod crash;
+mod faults;
