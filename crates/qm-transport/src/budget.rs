@@ -6,6 +6,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::Notify;
 
+/// What an event costs beside its frames: its place in the queue, and the buffer's bookkeeping.
+/// Counted with them, or a peer that sends nothing but tiny frames would get many times its share.
+const EVENT_BYTES: usize = 256;
+
 /// Received bytes of one link that the node has not given back yet.
 #[derive(Debug)]
 pub(crate) struct Budget {
@@ -36,7 +40,8 @@ impl Budget {
     }
 
     pub(crate) fn hold(self: &Arc<Self>, bytes: usize) -> Held {
-        self.held_bytes.fetch_add(bytes, Ordering::AcqRel);
+        self.held_bytes
+            .fetch_add(bytes + EVENT_BYTES, Ordering::AcqRel);
         Held {
             budget: Arc::clone(self),
             bytes,
@@ -61,7 +66,7 @@ pub struct Held {
 }
 
 impl Held {
-    /// Bytes this value stands for.
+    /// Bytes of frames this value stands for; 256 more are counted for every event.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.bytes
@@ -93,7 +98,7 @@ mod tests {
 
     #[tokio::test]
     async fn room_comes_back_with_the_last_holder_above_the_limit() {
-        let budget = Budget::new(100);
+        let budget = Budget::new(2 * (60 + EVENT_BYTES));
         let first = budget.hold(60);
         budget.room().await;
         let second = budget.hold(60);

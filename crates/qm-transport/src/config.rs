@@ -33,7 +33,8 @@ pub struct EndpointConfig {
     pub idle_timeout: Duration,
     /// A quiet link is probed this often. Default 10 s, a third of the idle timeout.
     pub keep_alive: Duration,
-    /// Longest time for one address of a dial, and for an incoming handshake. Default 10 s.
+    /// Longest time for an incoming handshake and for a dial; when a name has several addresses,
+    /// each but the last gets a quarter of it. Default 10 s.
     pub handshake_timeout: Duration,
     /// Longest time `close` and `shutdown` wait for queued frames to be acknowledged. Default 1 s.
     pub flush_timeout: Duration,

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use qm_wire::QmId;
 use quinn::{ConnectError, ConnectionError};
@@ -35,8 +36,12 @@ pub(crate) async fn dial(
 ) -> Result<quinn::Connection, DialError> {
     let remotes = resolve(&shared.resolver, address).await?;
     let mut worst: Option<DialError> = None;
-    for remote in remotes {
-        match dial_one(shared, remote, expected).await {
+    let last = remotes.len().saturating_sub(1);
+    for (at, remote) in remotes.into_iter().enumerate() {
+        // A family or an address that is silently dropped on the way must not hold up the next.
+        let share = if at == last { 1 } else { 4 };
+        let patience = shared.config.handshake_timeout / share;
+        match dial_one(shared, remote, expected, patience).await {
             Ok(connection) => return Ok(connection),
             Err(DialError::ShutDown) => return Err(DialError::ShutDown),
             Err(error) => {
@@ -89,6 +94,7 @@ async fn dial_one(
     shared: &Arc<Shared>,
     remote: SocketAddr,
     expected: Option<QmId>,
+    patience: Duration,
 ) -> Result<quinn::Connection, DialError> {
     let tls = |reason: String| DialError::Tls { remote, reason };
     let (crypto, seen) = shared
@@ -110,7 +116,7 @@ async fn dial_one(
     let probed = matches!(shared.resolver, Resolver::System);
     tokio::select! {
         biased;
-        connected = timeout(shared.config.handshake_timeout, connecting) => match connected {
+        connected = timeout(patience, connecting) => match connected {
             Ok(Ok(connection)) => Ok(connection),
             Ok(Err(error)) => Err(classify(remote, error, expected, &seen)),
             Err(_elapsed) => Err(DialError::Timeout { remote }),

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use qm_wire::QmId;
@@ -27,6 +28,9 @@ mod writer;
 use reader::read_lane;
 use writer::{Writer, write_lane};
 
+/// A peer that changes its address more often is told of less often: it must not fill the node's
+/// queue of events.
+const MOVES_MIN: Duration = Duration::from_secs(1);
 /// Longest text taken over from a peer.
 const REASON_BYTES_MAX: usize = 1024;
 
@@ -43,7 +47,7 @@ pub(crate) struct Link {
     steering: Arc<Budget>,
     /// One bit per lane the peer has opened.
     opened: AtomicU32,
-    remote: Mutex<SocketAddr>,
+    remote: Mutex<Remote>,
     /// Whether message lanes are read.
     trusted: watch::Sender<bool>,
     max_frame_bytes: usize,
@@ -58,6 +62,13 @@ struct State {
     ending: Option<CloseReason>,
 }
 
+/// The peer's address as the node knows it.
+struct Remote {
+    address: SocketAddr,
+    /// When the node was last told that it had changed.
+    told: Option<Instant>,
+}
+
 impl Link {
     pub(crate) fn new(
         id: LinkId,
@@ -65,7 +76,10 @@ impl Link {
         connection: quinn::Connection,
         config: &EndpointConfig,
     ) -> Arc<Self> {
-        let remote = Mutex::new(connection.remote_address());
+        let remote = Remote {
+            address: connection.remote_address(),
+            told: None,
+        };
         Arc::new(Self {
             id,
             peer,
@@ -76,7 +90,7 @@ impl Link {
             messages: Budget::new(config.received_bytes_max),
             steering: Budget::new(config.steering_bytes_max),
             opened: AtomicU32::new(0),
-            remote,
+            remote: Mutex::new(remote),
             trusted: watch::Sender::new(config.stranger_window_bytes.is_none()),
             max_frame_bytes: config.max_frame_bytes,
             connection_window: VarInt::from_u32(config.connection_window_bytes),
@@ -178,11 +192,16 @@ impl Link {
         self.state().ending.is_some()
     }
 
-    /// Tells of the peer's new address, if it has one since the last call.
+    /// Tells of the peer's new address, if it has one, at most once in [`MOVES_MIN`].
     fn tell_if_moved(&self, events: &mpsc::UnboundedSender<Event>) {
         let now = self.connection.remote_address();
         let mut remote = self.remote.lock().unwrap_or_else(PoisonError::into_inner);
-        if core::mem::replace(&mut *remote, now) != now {
+        let recently = remote.told.is_some_and(|told| told.elapsed() < MOVES_MIN);
+        if remote.address != now && !recently {
+            *remote = Remote {
+                address: now,
+                told: Some(Instant::now()),
+            };
             // Told under the lock, so that of two readers' news the newer comes last.
             tell(
                 events,
