@@ -7,7 +7,9 @@ use crate::types::{Batch, Op, Record, Recovered, StreamId, StreamSummary};
 /// The batch that makes these effects durable, all or nothing.
 #[must_use]
 pub fn batch_of(ops: Vec<StoreOp>) -> Batch {
-    Batch { ops: ops.into_iter().map(op_of).collect() }
+    Batch {
+        ops: ops.into_iter().map(op_of).collect(),
+    }
 }
 
 /// What recovery found, as the engine is told.
@@ -15,16 +17,30 @@ pub fn batch_of(ops: Vec<StoreOp>) -> Batch {
 pub fn recovered_of(found: Recovered) -> qm_engine::Recovered {
     let streams = found.streams.into_iter();
     qm_engine::Recovered {
-        streams: streams.map(|(stream, summary)| (id_of(stream), summary_of(summary))).collect(),
+        streams: streams
+            .map(|(stream, summary)| (id_of(stream), summary_of(summary)))
+            .collect(),
         state: found.state,
-        recent: found.recent.into_iter().map(|put| (id_of(put.stream), put.head)).collect(),
+        recent: found
+            .recent
+            .into_iter()
+            .map(|put| (id_of(put.stream), put.head))
+            .collect(),
     }
 }
 
 /// Records read back, as the engine is told.
 #[must_use]
 pub fn records_of(records: Vec<Record>) -> Vec<StoredRecord> {
-    let told = |Record { position, head, body }| StoredRecord { position, head, body };
+    let told = |Record {
+                    position,
+                    head,
+                    body,
+                }| StoredRecord {
+        position,
+        head,
+        body,
+    };
     records.into_iter().map(told).collect()
 }
 
@@ -40,12 +56,26 @@ const fn id_of(stream: StreamId) -> qm_engine::StreamId {
 
 fn op_of(op: StoreOp) -> Op {
     match op {
-        StoreOp::Put { stream, position, head, body } => {
-            Op::Put { stream: stream_of(stream), position, head, body }
-        }
-        StoreOp::Remove { stream, first, last } => {
-            Op::Remove { stream: stream_of(stream), first, last }
-        }
+        StoreOp::Put {
+            stream,
+            position,
+            head,
+            body,
+        } => Op::Put {
+            stream: stream_of(stream),
+            position,
+            head,
+            body,
+        },
+        StoreOp::Remove {
+            stream,
+            first,
+            last,
+        } => Op::Remove {
+            stream: stream_of(stream),
+            first,
+            last,
+        },
         StoreOp::Set { key, value } => Op::Set { key, value },
         StoreOp::Unset { key } => Op::Unset { key },
     }
@@ -66,7 +96,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::{Applied, MemoryStore, Store as _};
+    use crate::{Applied, MemoryStore, RecentPut, Store as _};
 
     #[test]
     fn effects_come_back_as_the_engine_left_them() {
@@ -78,22 +108,42 @@ mod tests {
             head: Bytes::from_static(b"head"),
             body: Bytes::from_static(body),
         };
-        let set = StoreOp::Set { key: "k".into(), value: "v".into() };
+        let set = StoreOp::Set {
+            key: "k".into(),
+            value: "v".into(),
+        };
         let ops = vec![put(3, b"a"), put(5, b"b"), put(7, b"c"), set];
         let batches = [
             batch_of(ops),
-            batch_of(vec![StoreOp::Remove { stream, first: 0, last: 4 }]),
-            batch_of(vec![StoreOp::Unset { key: "never".into() }]),
+            batch_of(vec![StoreOp::Remove {
+                stream,
+                first: 0,
+                last: 4,
+            }]),
+            batch_of(vec![StoreOp::Unset {
+                key: "never".into(),
+            }]),
         ];
         assert_eq!(store.commit(&batches).unwrap(), [Applied::Done; 3]);
 
         let found = recovered_of(store.recovered());
         let summary = found.streams[&stream];
-        assert_eq!((summary.first_live, summary.live_records, summary.next_position), (5, 2, 8));
+        assert_eq!(
+            (
+                summary.first_live,
+                summary.live_records,
+                summary.next_position
+            ),
+            (5, 2, 8)
+        );
         assert_eq!(found.state, [("k".into(), "v".into())].into());
-        assert_eq!(found.recent.len(), 3);
 
-        let records = records_of(store.reader().read(stream_of(stream), 6, 10, 1 << 20).unwrap());
+        let records = records_of(
+            store
+                .reader()
+                .read(stream_of(stream), 6, 10, 1 << 20)
+                .unwrap(),
+        );
         let last = StoredRecord {
             position: 7,
             head: Bytes::from_static(b"head"),
@@ -103,8 +153,32 @@ mod tests {
     }
 
     #[test]
-    fn a_drained_stream_begins_where_it_goes_on() {
-        let summary = StreamSummary { next_position: 12, first_live: None, ..Default::default() };
-        assert_eq!(summary_of(summary).first_live, 12);
+    fn a_drained_stream_begins_where_it_goes_on_and_recent_heads_keep_their_order() {
+        let summary = StreamSummary {
+            next_position: 12,
+            first_live: None,
+            ..Default::default()
+        };
+        let put = |position| {
+            let head = Bytes::copy_from_slice(&[position]);
+            RecentPut {
+                stream: StreamId(9),
+                position: position.into(),
+                head,
+            }
+        };
+        let found = Recovered {
+            streams: [(StreamId(9), summary)].into(),
+            recent: vec![put(11), put(10)],
+            ..Recovered::default()
+        };
+        let told = recovered_of(found);
+        let stream = qm_engine::StreamId(9);
+        assert_eq!(told.streams[&stream].first_live, 12);
+        let heads = [
+            (stream, Bytes::from_static(&[11])),
+            (stream, Bytes::from_static(&[10])),
+        ];
+        assert_eq!(told.recent, heads);
     }
 }
