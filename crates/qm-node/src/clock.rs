@@ -50,7 +50,10 @@ impl NodeClock {
     /// Starts behind what was saved, by as much as the wall clock says that has passed since, if
     /// the wall clock is to be believed both times; else right behind it.
     pub(crate) fn start(saved: Option<SavedClock>) -> Self {
-        Self { base_us: base_us(saved, wall_us()), started: elapsed() }
+        Self {
+            base_us: base_us(saved, wall_us()),
+            started: elapsed(),
+        }
     }
 
     /// Both clocks at this moment.
@@ -58,7 +61,10 @@ impl NodeClock {
         let passed = elapsed().saturating_sub(self.started);
         let passed_us = u64::try_from(passed.as_micros()).unwrap_or(u64::MAX);
         let at = Timestamp(self.base_us.saturating_add(passed_us));
-        Now { at, wall_us: wall_us() }
+        Now {
+            at,
+            wall_us: wall_us(),
+        }
     }
 }
 
@@ -67,7 +73,9 @@ fn base_us(saved: Option<SavedClock>, wall_us: u64) -> u64 {
     if saved.wall_us < PLAUSIBLE_WALL_US || wall_us < PLAUSIBLE_WALL_US {
         return saved.node_us;
     }
-    saved.node_us.saturating_add(wall_us.saturating_sub(saved.wall_us))
+    saved
+        .node_us
+        .saturating_add(wall_us.saturating_sub(saved.wall_us))
 }
 
 fn elapsed() -> Duration {
@@ -77,7 +85,9 @@ fn elapsed() -> Duration {
 }
 
 fn wall_us() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
 }
 
@@ -89,13 +99,19 @@ mod tests {
 
     #[test]
     fn time_off_counts_only_when_both_wall_clocks_are_plausible() {
-        let saved = SavedClock { node_us: 500, wall_us: PLAUSIBLE_WALL_US + DAY_US };
+        let saved = SavedClock {
+            node_us: 500,
+            wall_us: PLAUSIBLE_WALL_US + DAY_US,
+        };
         let base = |wall_us| base_us(Some(saved), wall_us);
         assert_eq!(base(PLAUSIBLE_WALL_US + 2 * DAY_US), 500 + DAY_US);
         // Stepped back, or booted in 1970.
         assert_eq!(base(PLAUSIBLE_WALL_US), 500);
         assert_eq!(base(DAY_US), 500);
-        let unsure = SavedClock { node_us: 500, wall_us: DAY_US };
+        let unsure = SavedClock {
+            node_us: 500,
+            wall_us: DAY_US,
+        };
         assert_eq!(base_us(Some(unsure), PLAUSIBLE_WALL_US + DAY_US), 500);
         assert_eq!(base_us(None, PLAUSIBLE_WALL_US), 0);
     }
@@ -105,7 +121,13 @@ mod tests {
         let mut value = vec![1];
         value.extend_from_slice(&7_u64.to_le_bytes());
         value.extend_from_slice(&9_u64.to_le_bytes());
-        assert_eq!(SavedClock::decode(&value), Some(SavedClock { node_us: 7, wall_us: 9 }));
+        assert_eq!(
+            SavedClock::decode(&value),
+            Some(SavedClock {
+                node_us: 7,
+                wall_us: 9
+            })
+        );
         assert_eq!(SavedClock::decode(&value[..16]), None);
         value.push(0);
         assert_eq!(SavedClock::decode(&value), None);
@@ -116,7 +138,10 @@ mod tests {
 
     #[test]
     fn node_time_never_runs_back() {
-        let clock = NodeClock::start(Some(SavedClock { node_us: 1_000, wall_us: 0 }));
+        let clock = NodeClock::start(Some(SavedClock {
+            node_us: 1_000,
+            wall_us: 0,
+        }));
         let first = clock.now();
         let second = clock.now();
         assert!(first.at >= Timestamp(1_000) && second.at >= first.at);

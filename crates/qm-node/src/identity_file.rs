@@ -42,7 +42,10 @@ pub enum IdentityError {
 
 /// Creates the data directory, for its owner only, when it is missing.
 pub(crate) fn create_data_dir(data: &Path) -> Result<(), IdentityError> {
-    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(data);
+    let made = fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(data);
     made.map_err(io_error("create the data directory", data))
 }
 
@@ -54,7 +57,11 @@ pub(crate) fn load_key(data: &Path) -> Result<Option<NodeKey>, IdentityError> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(io_error("open", &path)(e)),
     };
-    let mode = file.metadata().map_err(io_error("read", &path))?.permissions().mode();
+    let mode = file
+        .metadata()
+        .map_err(io_error("read", &path))?
+        .permissions()
+        .mode();
     if mode & 0o077 != 0 {
         tracing::warn!(
             event = "key_readable",
@@ -84,9 +91,14 @@ pub(crate) fn create_key(data: &Path) -> Result<NodeKey, IdentityError> {
 pub(crate) fn load_name(data: &Path) -> Result<Option<String>, IdentityError> {
     let path = data.join(NAME_FILE);
     let mut bytes = Vec::new();
-    let limit = u64::try_from(NAME_BYTES_MAX).unwrap_or(u64::MAX).saturating_add(1);
+    let limit = u64::try_from(NAME_BYTES_MAX)
+        .unwrap_or(u64::MAX)
+        .saturating_add(1);
     match File::open(&path) {
-        Ok(file) => file.take(limit).read_to_end(&mut bytes).map_err(io_error("read", &path))?,
+        Ok(file) => file
+            .take(limit)
+            .read_to_end(&mut bytes)
+            .map_err(io_error("read", &path))?,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(io_error("open", &path)(e)),
     };
@@ -124,7 +136,11 @@ fn replace_file(dir: &Path, name: &str, content: &[u8]) -> Result<(), IdentityEr
         Err(e) if e.kind() == io::ErrorKind::NotFound => {}
         Err(e) => return Err(io_error("remove", &new)(e)),
     }
-    let created = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new);
+    let created = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&new);
     let mut file = created.map_err(io_error("create", &new))?;
     file.write_all(content).map_err(io_error("write", &new))?;
     file.sync_all().map_err(io_error("flush", &new))?;
@@ -133,8 +149,15 @@ fn replace_file(dir: &Path, name: &str, content: &[u8]) -> Result<(), IdentityEr
     synced.map_err(io_error("flush the directory", dir))
 }
 
-fn io_error<'a>(what: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> IdentityError + 'a {
-    move |source| IdentityError::Io { what, path: path.to_owned(), source }
+fn io_error<'a>(
+    what: &'static str,
+    path: &'a Path,
+) -> impl FnOnce(io::Error) -> IdentityError + 'a {
+    move |source| IdentityError::Io {
+        what,
+        path: path.to_owned(),
+        source,
+    }
 }
 
 #[cfg(test)]
@@ -151,11 +174,17 @@ mod tests {
         let again = load_key(dir.path()).unwrap().unwrap();
         assert_eq!(again.qm_id(), key.qm_id());
         let path = dir.path().join(KEY_FILE);
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(
+            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
 
         fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
         load_key(dir.path()).unwrap().unwrap();
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(
+            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
     }
 
     #[test]

@@ -108,7 +108,12 @@ pub(crate) enum LocalEvent {
     /// A connection has said its hello; the hello follows as its first frame.
     Opened(Arc<Conn>),
     /// Whole, well-formed frames.
-    Frames { conn: ConnId, frames: Vec<ClientFrame>, _room: OwnedSemaphorePermit },
+    Frames {
+        conn: ConnId,
+        frames: Vec<ClientFrame>,
+        bytes: usize,
+        _room: OwnedSemaphorePermit,
+    },
     /// The connection is gone; told once for every connection that was opened.
     Closed { conn: ConnId },
 }
@@ -135,21 +140,30 @@ impl LocalSocket {
     /// A file that an earlier process left is removed only after nobody answered there.
     pub(crate) fn bind(path: &Path, mode: u32) -> Result<Self, LocalError> {
         if path.as_os_str().len() > PATH_BYTES_MAX {
-            return Err(LocalError::PathTooLong { path: path.to_owned() });
+            return Err(LocalError::PathTooLong {
+                path: path.to_owned(),
+            });
         }
         if let Some(dir) = path.parent().filter(|dir| !dir.as_os_str().is_empty()) {
-            let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
+            let made = fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(dir);
             made.map_err(io_error("create the directory", dir))?;
         }
         remove_stale(path)?;
         let listener = listen(path, mode).map_err(io_error("open the local socket", path))?;
         let meta = fs::symlink_metadata(path).map_err(io_error("read", path))?;
-        Ok(Self { listener, path: path.to_owned(), file: (meta.dev(), meta.ino()) })
+        Ok(Self {
+            listener,
+            path: path.to_owned(),
+            file: (meta.dev(), meta.ino()),
+        })
     }
 
     /// Accepts connections until dropped.
     pub(crate) async fn serve(
-        &self,
+        self,
         limits: LocalLimits,
         window: Window,
         next_conn: Arc<AtomicU64>,
@@ -171,7 +185,11 @@ impl LocalSocket {
             let Ok(permit) = Arc::clone(&open).try_acquire_owned() else {
                 if !told_full {
                     let limit = limits.connections;
-                    tracing::warn!(event = "local_full", limit, "too many applications connected");
+                    tracing::warn!(
+                        event = "local_full",
+                        limit,
+                        "too many applications connected"
+                    );
                     told_full = true;
                 }
                 continue;
@@ -369,7 +387,9 @@ impl Conn {
     }
 
     fn unanswered(&self) -> MutexGuard<'_, Unanswered> {
-        self.unanswered.lock().unwrap_or_else(PoisonError::into_inner)
+        self.unanswered
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -388,7 +408,12 @@ async fn converse(
     events: mpsc::Sender<LocalEvent>,
 ) {
     let mut opened = false;
-    let mut reader = Reader { conn, buffer: BytesMut::new(), room, events: &events };
+    let mut reader = Reader {
+        conn,
+        buffer: BytesMut::new(),
+        room,
+        events: &events,
+    };
     let reading = async {
         let first = timeout(limits.handshake_timeout, reader.batch()).await;
         let first = match first {
@@ -398,7 +423,11 @@ async fn converse(
         if !matches!(first.0.first(), Some(ClientFrame::Hello(_))) {
             return Err(End::Broken("the first frame is not a hello".to_owned()));
         }
-        if events.send(LocalEvent::Opened(Arc::clone(conn))).await.is_err() {
+        if events
+            .send(LocalEvent::Opened(Arc::clone(conn)))
+            .await
+            .is_err()
+        {
             return Err(End::Closed);
         }
         opened = true;
@@ -415,18 +444,34 @@ async fn converse(
         () = conn.write_rest() => Err(End::Closed),
     };
     if let Err(End::Broken(reason)) = ended {
-        tracing::warn!(event = "client_refused", conn = conn.id.0, reason, "connection closed");
+        tracing::warn!(
+            event = "client_refused",
+            conn = conn.id.0,
+            reason,
+            "connection closed"
+        );
     }
     // What was answered before the end still goes out, to whoever reads it soon.
     conn.close();
-    if timeout(Duration::from_secs(1), conn.write_rest()).await.is_err() {
-        tracing::debug!(conn = conn.id.0, "an application left its last answers unread");
+    if timeout(Duration::from_secs(1), conn.write_rest())
+        .await
+        .is_err()
+    {
+        tracing::debug!(
+            conn = conn.id.0,
+            "an application left its last answers unread"
+        );
     }
     // The application shall see the end now, not when the node's loop forgets the connection.
     if let Err(error) = SockRef::from(&conn.stream).shutdown(Shutdown::Both) {
         tracing::trace!(conn = conn.id.0, %error, "the application was gone first");
     }
-    if opened && events.send(LocalEvent::Closed { conn: conn.id }).await.is_err() {
+    if opened
+        && events
+            .send(LocalEvent::Closed { conn: conn.id })
+            .await
+            .is_err()
+    {
         tracing::trace!(conn = conn.id.0, "the node stopped first");
     }
 }
@@ -448,8 +493,13 @@ impl Reader<'_> {
                 return Ok((frames, whole));
             }
             // Idle connections cost no buffer: it is made when there is something to read.
-            self.conn.stream.readable().await.map_err(|_e| End::Closed)?;
-            self.buffer.reserve(missing.clamp(READ_BYTES, 16 * READ_BYTES));
+            self.conn
+                .stream
+                .readable()
+                .await
+                .map_err(|_e| End::Closed)?;
+            self.buffer
+                .reserve(missing.clamp(READ_BYTES, 16 * READ_BYTES));
             match self.conn.stream.try_read_buf(&mut self.buffer) {
                 Ok(0) if self.buffer.is_empty() => return Err(End::Closed),
                 Ok(0) => return Err(End::Broken("it ends within a frame".to_owned())),
@@ -510,7 +560,12 @@ impl Reader<'_> {
         let permits = u32::try_from(bytes.min(READ_AHEAD_BYTES)).unwrap_or(u32::MAX);
         let room = Arc::clone(&self.room).acquire_many_owned(permits).await;
         let _room = room.map_err(|_e| End::Closed)?;
-        let event = LocalEvent::Frames { conn: self.conn.id, frames, _room };
+        let event = LocalEvent::Frames {
+            conn: self.conn.id,
+            frames,
+            bytes,
+            _room,
+        };
         self.events.send(event).await.map_err(|_e| End::Closed)?;
         self.conn.room().await;
         Ok(())
@@ -524,12 +579,18 @@ fn broken(error: DecodeError) -> End {
 fn remove_stale(path: &Path) -> Result<(), LocalError> {
     match fs::symlink_metadata(path) {
         Ok(meta) if meta.file_type().is_socket() => {}
-        Ok(_) => return Err(LocalError::NotASocket { path: path.to_owned() }),
+        Ok(_) => {
+            return Err(LocalError::NotASocket {
+                path: path.to_owned(),
+            });
+        }
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(e) => return Err(io_error("read", path)(e)),
     }
     match StdUnixStream::connect(path) {
-        Ok(_) => Err(LocalError::InUse { path: path.to_owned() }),
+        Ok(_) => Err(LocalError::InUse {
+            path: path.to_owned(),
+        }),
         Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => {
             fs::remove_file(path).map_err(io_error("remove the stale socket", path))
         }
@@ -555,7 +616,11 @@ fn listen(path: &Path, mode: u32) -> io::Result<UnixListener> {
 }
 
 fn io_error<'a>(what: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> LocalError + 'a {
-    move |source| LocalError::Io { what, path: path.to_owned(), source }
+    move |source| LocalError::Io {
+        what,
+        path: path.to_owned(),
+        source,
+    }
 }
 
 #[cfg(test)]

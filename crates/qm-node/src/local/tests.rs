@@ -7,7 +7,11 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::*;
 
-const WINDOW: Window = Window { messages: 4, bytes: 1 << 20, frame_bytes_max: 1 << 20 };
+const WINDOW: Window = Window {
+    messages: 4,
+    bytes: 1 << 20,
+    frame_bytes_max: 1 << 20,
+};
 
 struct Served {
     _dir: TempDir,
@@ -21,14 +25,24 @@ fn serve(limits: LocalLimits) -> Served {
     let socket = LocalSocket::bind(&path, limits.mode).unwrap();
     let (tell, events) = channel();
     tokio::spawn(async move {
-        socket.serve(limits, WINDOW, Arc::new(AtomicU64::new(1)), tell).await;
+        socket
+            .serve(limits, WINDOW, Arc::new(AtomicU64::new(1)), tell)
+            .await;
     });
-    Served { _dir: dir, path, events }
+    Served {
+        _dir: dir,
+        path,
+        events,
+    }
 }
 
 fn hello() -> BytesMut {
     let mut bytes = BytesMut::new();
-    let hello = ClientHello { protocol: 1, client: ClientId([1; 16]), program: "test".into() };
+    let hello = ClientHello {
+        protocol: 1,
+        client: ClientId([1; 16]),
+        program: "test".into(),
+    };
     ClientFrame::Hello(hello).encode(&mut bytes);
     bytes
 }
@@ -84,16 +98,26 @@ async fn frames_come_whole_and_in_order_however_they_were_written() {
     assert!(matches!(&seen[1], ClientFrame::Put(put) if put.sequence == 1));
     assert!(matches!(&seen[2], ClientFrame::Put(put) if put.body.len() == 300_000));
 
-    let refused = Refused { sequence: 1, outcome: Outcome::BUSY, text: "later".into() };
+    let refused = Refused {
+        sequence: 1,
+        outcome: Outcome::BUSY,
+        text: "later".into(),
+    };
     assert!(conn.push(&NodeFrame::Refused(refused.clone())));
     conn.flush();
     let mut client = writing.await.unwrap();
     let mut answer = BytesMut::new();
     client.read_buf(&mut answer).await.unwrap();
     let mut answer = answer.freeze();
-    assert_eq!(NodeFrame::next(&mut answer, 1 << 20), Ok(Some(NodeFrame::Refused(refused))));
+    assert_eq!(
+        NodeFrame::next(&mut answer, 1 << 20),
+        Ok(Some(NodeFrame::Refused(refused)))
+    );
     drop(client);
-    assert!(matches!(served.events.recv().await, Some(LocalEvent::Closed { .. })));
+    assert!(matches!(
+        served.events.recv().await,
+        Some(LocalEvent::Closed { .. })
+    ));
 }
 
 #[tokio::test]
@@ -115,7 +139,10 @@ async fn garbage_costs_the_connection_and_nothing_else() {
     // Only the one whose hello was whole is told of, and that it went.
     opened(&mut served).await;
     assert_eq!(frames(&mut served).await.len(), 1);
-    assert!(matches!(served.events.recv().await, Some(LocalEvent::Closed { .. })));
+    assert!(matches!(
+        served.events.recv().await,
+        Some(LocalEvent::Closed { .. })
+    ));
     let mut client = UnixStream::connect(&served.path).await.unwrap();
     client.write_all(&hello()).await.unwrap();
     opened(&mut served).await;
@@ -146,22 +173,37 @@ async fn reading_pauses_while_the_window_is_unanswered() {
     client.write_all(&put(5, 1)).await.unwrap();
     let early = timeout(Duration::from_millis(50), served.events.recv()).await;
     assert!(early.is_err(), "{early:?}");
-    let first_id = MessageId { incarnation: Incarnation(1), sequence: 1 };
-    let accepted = Accepted { first_sequence: 1, count: 1, first_id, repeated: false };
+    let first_id = MessageId {
+        incarnation: Incarnation(1),
+        sequence: 1,
+    };
+    let accepted = Accepted {
+        first_sequence: 1,
+        count: 1,
+        first_id,
+        repeated: false,
+    };
     assert!(conn.push(&NodeFrame::Accepted(accepted)));
     assert_eq!(frames(&mut served).await.len(), 1);
 }
 
 #[tokio::test]
 async fn an_application_that_reads_nothing_is_noticed_and_the_rest_is_written_when_it_reads() {
-    let limits = LocalLimits { unread_bytes_max: 1 << 20, ..LocalLimits::default() };
+    let limits = LocalLimits {
+        unread_bytes_max: 1 << 20,
+        ..LocalLimits::default()
+    };
     let mut served = serve(limits);
     let mut client = UnixStream::connect(&served.path).await.unwrap();
     client.write_all(&hello()).await.unwrap();
     let conn = opened(&mut served).await;
     let json = Bytes::from(vec![b' '; 200_000]);
     let reply = |request| {
-        NodeFrame::AdminReply(qm_wire::local::AdminReply { request, ok: true, json: json.clone() })
+        NodeFrame::AdminReply(qm_wire::local::AdminReply {
+            request,
+            ok: true,
+            json: json.clone(),
+        })
     };
     let mut taken = 0;
     while conn.push(&reply(taken)) {
@@ -173,14 +215,20 @@ async fn an_application_that_reads_nothing_is_noticed_and_the_rest_is_written_wh
     conn.close();
     let mut rest = Bytes::from(reads_to_end(client).await);
     for request in 0..taken {
-        assert_eq!(NodeFrame::next(&mut rest, 1 << 20), Ok(Some(reply(request))));
+        assert_eq!(
+            NodeFrame::next(&mut rest, 1 << 20),
+            Ok(Some(reply(request)))
+        );
     }
     assert_eq!(NodeFrame::next(&mut rest, 1 << 20), Ok(None));
 }
 
 #[tokio::test]
 async fn connections_are_limited() {
-    let limits = LocalLimits { connections: 1, ..LocalLimits::default() };
+    let limits = LocalLimits {
+        connections: 1,
+        ..LocalLimits::default()
+    };
     let mut served = serve(limits);
     let mut first = UnixStream::connect(&served.path).await.unwrap();
     first.write_all(&hello()).await.unwrap();
@@ -189,7 +237,10 @@ async fn connections_are_limited() {
     assert_eq!(reads_to_end(second).await, b"");
     drop(first);
     frames(&mut served).await;
-    assert!(matches!(served.events.recv().await, Some(LocalEvent::Closed { .. })));
+    assert!(matches!(
+        served.events.recv().await,
+        Some(LocalEvent::Closed { .. })
+    ));
     let mut third = UnixStream::connect(&served.path).await.unwrap();
     third.write_all(&hello()).await.unwrap();
     opened(&mut served).await;
@@ -200,8 +251,14 @@ async fn the_path_belongs_to_one_node_and_is_left_clean() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("node.sock");
     let socket = LocalSocket::bind(&path, 0o600).unwrap();
-    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-    assert!(matches!(LocalSocket::bind(&path, 0o600), Err(LocalError::InUse { .. })));
+    assert_eq!(
+        fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+        0o600
+    );
+    assert!(matches!(
+        LocalSocket::bind(&path, 0o600),
+        Err(LocalError::InUse { .. })
+    ));
     drop(socket);
     assert!(!path.exists());
 
@@ -213,7 +270,10 @@ async fn the_path_belongs_to_one_node_and_is_left_clean() {
     fs::remove_file(&path).unwrap();
     fs::write(&path, b"precious").unwrap();
     drop(socket);
-    assert!(matches!(LocalSocket::bind(&path, 0o600), Err(LocalError::NotASocket { .. })));
+    assert!(matches!(
+        LocalSocket::bind(&path, 0o600),
+        Err(LocalError::NotASocket { .. })
+    ));
     assert_eq!(fs::read(&path).unwrap(), b"precious");
 
     let long = dir.path().join("x".repeat(120));

@@ -1,0 +1,279 @@
+//! The disk as the loop sees it: nothing here waits. Commits and reads have threads of their own,
+//! because flushes and cold reads block.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc as sync;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use bytes::Bytes;
+use qm_engine::{LoadId, Recovered, StoreOp, StoredRecord, StreamId, Ticket};
+use qm_store::{
+    Applied, Committer, Completion, Log, LogOptions, Op, Reader, RealFs, RecoveryNote, StoreError,
+    adapter,
+};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
+
+/// Name under which the identity of the store is kept in it.
+const STORE_ID_KEY: &[u8] = b"store-id";
+/// Closing the log takes one flush; a disk that hangs must not keep the process.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(2);
+
+/// What the disk did.
+#[derive(Debug)]
+pub(crate) enum DiskEvent {
+    /// Everything up to this ticket is durable.
+    Persisted { ticket: Ticket },
+    /// No room: nothing of this ticket was done.
+    Refused { ticket: Ticket },
+    /// Messages were read.
+    Loaded {
+        load: LoadId,
+        records: Vec<StoredRecord>,
+    },
+    /// The store refuses further work until it is opened again.
+    Failed { cause: String },
+}
+
+/// An open store with its threads.
+#[derive(Debug)]
+pub(crate) struct Disk {
+    committer: Committer<Log>,
+    loads: sync::Sender<Load>,
+    reading: JoinHandle<()>,
+    events: mpsc::UnboundedReceiver<DiskEvent>,
+}
+
+#[derive(Debug)]
+struct Load {
+    id: LoadId,
+    stream: StreamId,
+    from: u64,
+    records_max: usize,
+    bytes_max: usize,
+}
+
+/// A store that was opened, what it holds, and its identity.
+pub(crate) type Opened = (Disk, Recovered, [u8; 16]);
+
+impl Disk {
+    /// Opens the store in a directory by recovery; a new one gets an identity.
+    pub(crate) fn open(dir: &Path, options: &LogOptions) -> Result<Opened, StoreError> {
+        let salt = Box::new(random_u64);
+        let (mut log, found) = Log::open(Arc::new(RealFs), dir, options.clone(), salt)?;
+        for note in &found.notes {
+            log_note(note);
+        }
+        let mut recovered = adapter::recovered_of(found);
+        let kept = recovered.state.remove(STORE_ID_KEY);
+        let store_id = match kept.and_then(|value| <[u8; 16]>::try_from(&*value).ok()) {
+            Some(id) => id,
+            None => name_store(&mut log)?,
+        };
+        let thread_error = |source| StoreError::Io {
+            action: "start a thread for",
+            path: dir.to_owned(),
+            source: Arc::new(source),
+        };
+        let (tell, events) = mpsc::unbounded_channel();
+        let (loads, asked) = sync::channel();
+        let reader = log.reader();
+        let read = tell.clone();
+        let reading = thread::Builder::new()
+            .name("qm-store-read".to_owned())
+            .spawn(move || read_on(&reader, &asked, &read))
+            .map_err(thread_error)?;
+        let committer = Committer::spawn(log, move |completion| {
+            // Nobody listens any more while a failed store is being closed.
+            drop(tell.send(event_of(completion)));
+        });
+        let committer = committer.map_err(thread_error)?;
+        Ok((
+            Self {
+                committer,
+                loads,
+                reading,
+                events,
+            },
+            recovered,
+            store_id,
+        ))
+    }
+
+    /// Answered by [`DiskEvent::Persisted`] or [`DiskEvent::Refused`], in the order of the calls.
+    pub(crate) fn persist(&self, ticket: Ticket, ops: Vec<StoreOp>) {
+        self.committer.submit(ticket.0, adapter::batch_of(ops));
+    }
+
+    /// Answered by [`DiskEvent::Loaded`].
+    pub(crate) fn load(
+        &self,
+        id: LoadId,
+        stream: StreamId,
+        from: u64,
+        records_max: usize,
+        bytes_max: usize,
+    ) {
+        let load = Load {
+            id,
+            stream,
+            from,
+            records_max,
+            bytes_max,
+        };
+        self.loads
+            .send(load)
+            .expect("invariant: the reading thread lives as long as the disk");
+    }
+
+    /// The next thing the disk did.
+    pub(crate) async fn next(&mut self) -> Option<DiskEvent> {
+        self.events.recv().await
+    }
+
+    /// The same, if it is there already.
+    pub(crate) fn try_next(&mut self) -> Option<DiskEvent> {
+        self.events.try_recv().ok()
+    }
+
+    /// Commits what was handed over, marks the log as closed in order and releases its lock.
+    pub(crate) async fn close(self) {
+        let Self {
+            committer,
+            loads,
+            reading,
+            events,
+        } = self;
+        drop((loads, events));
+        let (tell, told) = oneshot::channel();
+        // Not the runtime's blocking pool: the process waits for that when it ends.
+        let closing = thread::Builder::new()
+            .name("qm-store-close".to_owned())
+            .spawn(move || {
+                committer.shutdown().close();
+                let read = reading.join();
+                if tell.send(read.is_ok()).is_err() {
+                    tracing::debug!("the store was closed later than anybody waited for");
+                }
+            });
+        let closed = match closing {
+            Ok(_) => timeout(CLOSE_PATIENCE, told).await.is_ok(),
+            Err(_) => false,
+        };
+        if !closed {
+            tracing::warn!(
+                event = "store_close_slow",
+                "the store was not closed in order; recovery takes a little longer"
+            );
+        }
+    }
+}
+
+fn event_of(completion: Completion) -> DiskEvent {
+    match completion {
+        Completion::Done(ticket) => DiskEvent::Persisted {
+            ticket: Ticket(ticket),
+        },
+        Completion::Full(ticket) => DiskEvent::Refused {
+            ticket: Ticket(ticket),
+        },
+        Completion::Refused(ticket, refusal) => {
+            tracing::error!(event = "batch_refused", ticket, %refusal, "the store refuses a batch");
+            DiskEvent::Refused {
+                ticket: Ticket(ticket),
+            }
+        }
+        Completion::Failed(_, error) => DiskEvent::Failed {
+            cause: error.to_string(),
+        },
+        other => DiskEvent::Failed {
+            cause: format!("the store answers {other:?}"),
+        },
+    }
+}
+
+fn read_on(reader: &Reader, asked: &sync::Receiver<Load>, tell: &mpsc::UnboundedSender<DiskEvent>) {
+    while let Ok(load) = asked.recv() {
+        let event = match read(reader, &load) {
+            Ok(records) => DiskEvent::Loaded {
+                load: load.id,
+                records,
+            },
+            Err(error) => DiskEvent::Failed {
+                cause: error.to_string(),
+            },
+        };
+        if tell.send(event).is_err() {
+            return;
+        }
+    }
+}
+
+/// Reads on behind damaged records: they stay where they are and are told about.
+fn read(reader: &Reader, load: &Load) -> Result<Vec<StoredRecord>, StoreError> {
+    let stream = adapter::stream_of(load.stream);
+    let mut from = load.from;
+    loop {
+        match reader.read(stream, from, load.records_max, load.bytes_max) {
+            Ok(records) => return Ok(adapter::records_of(records)),
+            Err(StoreError::Damaged {
+                record: Some((_, position)),
+                what,
+                segment,
+                offset,
+                ..
+            }) => {
+                tracing::error!(
+                    event = "record_damaged",
+                    stream = load.stream.0,
+                    position,
+                    segment,
+                    offset,
+                    what,
+                    "a stored message is damaged and was passed over; see qm-node store check"
+                );
+                let Some(next) = position.checked_add(1) else {
+                    return Ok(Vec::new());
+                };
+                from = next;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn name_store(log: &mut Log) -> Result<[u8; 16], StoreError> {
+    let mut id = [0; 16];
+    for part in id.chunks_exact_mut(8) {
+        part.copy_from_slice(&random_u64().to_le_bytes());
+    }
+    let key = Bytes::from_static(STORE_ID_KEY);
+    let op = Op::Set {
+        key,
+        value: Bytes::copy_from_slice(&id),
+    };
+    match log.commit(&[vec![op].into()])?.as_slice() {
+        [Applied::Done] => Ok(id),
+        _ => Err(StoreError::Io {
+            action: "give an identity to",
+            path: "the store".into(),
+            source: Arc::new(std::io::ErrorKind::StorageFull.into()),
+        }),
+    }
+}
+
+fn random_u64() -> u64 {
+    // As for the engine's entropy: the node's key was drawn from it, or could be.
+    getrandom::u64().expect("invariant: the system gives random bytes")
+}
+
+fn log_note(note: &RecoveryNote) {
+    match note {
+        RecoveryNote::TornTail { .. } => {
+            tracing::info!(event = "store_torn_tail", %note, "recovered after a crash");
+        }
+        _ => tracing::warn!(event = "store_note", %note, "recovery has something to tell"),
+    }
+}

@@ -1,0 +1,436 @@
+//! The loop of a running node: whatever happens outside goes into the engine, whatever the engine
+//! wants happens.
+//!
+//! Everything that is ready is taken at once, then the engine is asked once. So batches form by
+//! themselves: the busier the node, the more a write, a commit and an ack cover.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use qm_engine::admin::AdminReply;
+use qm_engine::{ConnId, DialFailure, Engine, Input, Lane, LinkId, Output, Timestamp};
+use qm_transport::{CloseReason, DialError, Endpoint, Event as NetworkEvent, Held};
+use qm_wire::local::{self as wire, ClientFrame, NodeFrame};
+use tokio::sync::{Notify, mpsc};
+use tokio::time::sleep;
+
+use crate::adapter::{Disk, DiskEvent};
+use crate::admin_json::{self, Shape};
+use crate::clock::NodeClock;
+use crate::events;
+use crate::info::NodeInfo;
+use crate::local::{Conn, LocalEvent};
+
+/// Inputs that are handled before the engine is asked what follows from them.
+const BATCH_INPUTS: usize = 1024;
+/// Bytes of messages that are handled before the engine is asked; the last one may exceed it. A
+/// batch of the store must fit one of its segments.
+pub(crate) const GATHERED_BYTES_MAX: usize = 16 << 20;
+/// Longest sleep: node time goes on while the machine sleeps, timers do not.
+const SLEEP_MAX: Duration = Duration::from_secs(60);
+/// A stopping node commits what it gathered for at most this long.
+const STOP_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Why the loop ended.
+#[derive(Debug)]
+pub(crate) enum Ended {
+    /// It was told to.
+    Stopped,
+    /// The store refuses further work.
+    StoreFailed {
+        /// Its first error.
+        cause: String,
+    },
+}
+
+/// See the module.
+pub(crate) struct Driver {
+    engine: Engine,
+    endpoint: Endpoint,
+    disk: Disk,
+    clock: NodeClock,
+    info: NodeInfo,
+    conns: BTreeMap<ConnId, Arc<Conn>>,
+    /// Connections with something to write.
+    written: BTreeSet<ConnId>,
+    /// How answers to administrative requests are to look.
+    shapes: BTreeMap<(ConnId, u64), Shape>,
+    /// Received bytes that are not yet dealt with.
+    held: Vec<Held>,
+    /// Bytes of what was handled since the engine was last asked.
+    gathered_bytes: usize,
+    /// Batches at the disk.
+    commits: usize,
+    /// Connections that were closed from here.
+    closed: u64,
+    failed: Option<String>,
+}
+
+impl Driver {
+    pub(crate) fn new(
+        engine: Engine,
+        endpoint: Endpoint,
+        disk: Disk,
+        clock: NodeClock,
+        info: NodeInfo,
+    ) -> Self {
+        Self {
+            engine,
+            endpoint,
+            disk,
+            clock,
+            info,
+            conns: BTreeMap::new(),
+            written: BTreeSet::new(),
+            shapes: BTreeMap::new(),
+            held: Vec::new(),
+            gathered_bytes: 0,
+            commits: 0,
+            closed: 0,
+            failed: None,
+        }
+    }
+
+    /// Runs until `stop`, and then until what was gathered is on disk.
+    pub(crate) async fn run(
+        &mut self,
+        mut network: mpsc::UnboundedReceiver<NetworkEvent>,
+        local: &mut mpsc::Receiver<LocalEvent>,
+        stop: &Notify,
+    ) -> Ended {
+        let mut stop_at: Option<Timestamp> = None;
+        self.drain();
+        loop {
+            if let Some(cause) = self.failed.take() {
+                return Ended::StoreFailed { cause };
+            }
+            let until = match stop_at {
+                Some(_) if self.commits == 0 => return Ended::Stopped,
+                Some(at) if at <= self.clock.now().at => {
+                    tracing::warn!(event = "stop_unfinished", "the disk did not answer in time");
+                    return Ended::Stopped;
+                }
+                Some(at) => at.min(self.engine.next_deadline()),
+                None => self.engine.next_deadline(),
+            };
+            let pause = self.pause(until);
+            tokio::select! {
+                biased;
+                () = stop.notified(), if stop_at.is_none() => {
+                    stop_at = Some(self.clock.now().at + STOP_PATIENCE);
+                    self.handle(Input::Stop);
+                }
+                Some(event) = self.disk.next() => self.on_disk(event),
+                Some(event) = network.recv() => self.on_network(event),
+                Some(event) = local.recv() => { self.on_local(event); }
+                () = sleep(pause) => self.handle(Input::Tick),
+            }
+            self.take_ready(&mut network, local);
+            self.drain();
+            // Lets the connections' tasks read and write, however busy this loop is.
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Closes the applications' connections and gives the disk back.
+    pub(crate) fn end(self) -> Disk {
+        for conn in self.conns.values() {
+            conn.close();
+        }
+        self.disk
+    }
+
+    fn pause(&self, until: Timestamp) -> Duration {
+        let left_us = until.0.saturating_sub(self.clock.now().at.0);
+        Duration::from_micros(left_us).min(SLEEP_MAX)
+    }
+
+    fn handle(&mut self, input: Input) {
+        self.engine.handle(self.clock.now(), input);
+    }
+
+    fn take_ready(
+        &mut self,
+        network: &mut mpsc::UnboundedReceiver<NetworkEvent>,
+        local: &mut mpsc::Receiver<LocalEvent>,
+    ) {
+        let mut taken = 0;
+        while taken < BATCH_INPUTS && self.gathered_bytes < GATHERED_BYTES_MAX {
+            let before = taken;
+            // In turn, so that no source keeps the others waiting.
+            if let Some(event) = self.disk.try_next() {
+                self.on_disk(event);
+                taken += 1;
+            }
+            if let Ok(event) = network.try_recv() {
+                self.on_network(event);
+                taken += 1;
+            }
+            if let Ok(event) = local.try_recv() {
+                taken += self.on_local(event);
+            }
+            if taken == before {
+                return;
+            }
+        }
+    }
+
+    fn on_disk(&mut self, event: DiskEvent) {
+        match event {
+            DiskEvent::Persisted { ticket } => {
+                self.commits = self.commits.saturating_sub(1);
+                self.handle(Input::Persisted { ticket });
+            }
+            DiskEvent::Refused { ticket } => {
+                self.commits = self.commits.saturating_sub(1);
+                self.handle(Input::PersistRefused { ticket });
+            }
+            DiskEvent::Loaded { load, records } => self.handle(Input::Loaded { load, records }),
+            DiskEvent::Failed { cause } => {
+                self.failed.get_or_insert(cause);
+            }
+        }
+    }
+
+    fn on_network(&mut self, event: NetworkEvent) {
+        let input = match event {
+            NetworkEvent::Connected {
+                link,
+                peer,
+                public_key,
+                remote,
+                dial,
+            } => {
+                let link = LinkId(link.0);
+                Input::Connected {
+                    link,
+                    peer,
+                    public_key,
+                    remote,
+                    dial,
+                }
+            }
+            NetworkEvent::DialFailed { dial, error } => {
+                let failure = dial_failure(&error);
+                Input::DialFailed {
+                    dial,
+                    failure,
+                    text: error.to_string(),
+                }
+            }
+            NetworkEvent::Received {
+                link, frames, held, ..
+            } => {
+                self.held.push(held);
+                self.gathered_bytes += frames.len();
+                Input::Received {
+                    link: LinkId(link.0),
+                    frames,
+                }
+            }
+            NetworkEvent::Closed { link, reason } => Input::Closed {
+                link: LinkId(link.0),
+                text: close_text(reason),
+            },
+            NetworkEvent::AddressChanged { link, remote } => {
+                tracing::info!(event = "peer_moved", link = link.0, %remote, "a peer changed its address");
+                return;
+            }
+            _ => return,
+        };
+        self.handle(input);
+    }
+
+    /// Returns how many inputs it was.
+    fn on_local(&mut self, event: LocalEvent) -> usize {
+        match event {
+            LocalEvent::Opened(conn) => {
+                self.conns.insert(conn.id(), conn);
+                1
+            }
+            LocalEvent::Frames {
+                conn,
+                frames,
+                bytes,
+                ..
+            } => {
+                let count = frames.len();
+                self.gathered_bytes += bytes;
+                for frame in frames {
+                    // Closed meanwhile, by the engine or because it reads nothing.
+                    if !self.conns.contains_key(&conn) {
+                        break;
+                    }
+                    self.on_client(conn, frame);
+                }
+                count
+            }
+            LocalEvent::Closed { conn } => {
+                if self.conns.remove(&conn).is_some() {
+                    self.forget_client(conn);
+                }
+                1
+            }
+        }
+    }
+
+    fn on_client(&mut self, conn: ConnId, frame: ClientFrame) {
+        let admin = match frame {
+            ClientFrame::Admin(admin) => admin,
+            ClientFrame::Ignored { .. } => return,
+            frame => return self.handle(Input::Client { conn, frame }),
+        };
+        let request = admin.request;
+        match admin_json::decode_request(&admin.json) {
+            Ok(asked) => {
+                self.shapes.insert((conn, request), asked.shape);
+                self.handle(Input::Admin {
+                    conn,
+                    request,
+                    what: asked.request,
+                });
+            }
+            Err(error) => self.answer(conn, request, false, admin_json::encode_error(&error)),
+        }
+    }
+
+    fn forget_client(&mut self, conn: ConnId) {
+        self.written.remove(&conn);
+        self.shapes.retain(|(of, _), _| *of != conn);
+        self.handle(Input::ClientClosed { conn });
+    }
+
+    fn drain(&mut self) {
+        while self.drain_once() {}
+        for conn in std::mem::take(&mut self.written) {
+            if let Some(conn) = self.conns.get(&conn) {
+                conn.flush();
+            }
+        }
+        self.held.clear();
+        self.gathered_bytes = 0;
+    }
+
+    /// Whether the engine got new inputs on the way and must be asked again.
+    fn drain_once(&mut self) -> bool {
+        let now = self.clock.now();
+        let closed = self.closed;
+        while let Some(output) = self.engine.poll(now) {
+            match output {
+                Output::Send { link, lane, frames } => {
+                    self.endpoint
+                        .send(qm_transport::LinkId(link.0), network_lane(lane), frames);
+                }
+                Output::Close { link, reason, text } => {
+                    let link = qm_transport::LinkId(link.0);
+                    self.endpoint.close(link, u32::from(reason.0), &text);
+                }
+                Output::Dial {
+                    dial,
+                    address,
+                    expected,
+                } => {
+                    self.endpoint.dial(dial, &address, expected);
+                }
+                Output::Persist { ticket, ops } => {
+                    self.commits += 1;
+                    self.disk.persist(ticket, ops);
+                }
+                Output::Load {
+                    load,
+                    stream,
+                    from,
+                    records_max,
+                    bytes_max,
+                } => {
+                    self.disk.load(load, stream, from, records_max, bytes_max);
+                }
+                Output::Client { conn, frame } => self.push(conn, &frame),
+                Output::Admin {
+                    conn,
+                    request,
+                    reply,
+                } => self.on_reply(conn, request, &reply),
+                Output::CloseClient { conn, text } => self.close_client(conn, &text),
+                Output::Event(event) => events::log(&event),
+                _ => tracing::error!(
+                    event = "output_unknown",
+                    "the engine asks for something new"
+                ),
+            }
+        }
+        self.closed != closed
+    }
+
+    fn on_reply(&mut self, conn: ConnId, request: u64, reply: &AdminReply) {
+        let shape = self.shapes.remove(&(conn, request)).unwrap_or_default();
+        let (ok, json) = admin_json::encode_reply(reply, &shape, &self.info);
+        self.answer(conn, request, ok, json);
+    }
+
+    fn answer(&mut self, conn: ConnId, request: u64, ok: bool, json: Vec<u8>) {
+        let reply = wire::AdminReply {
+            request,
+            ok,
+            json: json.into(),
+        };
+        self.push(conn, &NodeFrame::AdminReply(reply));
+    }
+
+    fn push(&mut self, id: ConnId, frame: &NodeFrame) {
+        let Some(conn) = self.conns.get(&id) else {
+            return;
+        };
+        if conn.push(frame) {
+            self.written.insert(id);
+        } else {
+            self.close_client(id, "it leaves too many answers unread");
+        }
+    }
+
+    fn close_client(&mut self, id: ConnId, text: &str) {
+        if let Some(conn) = self.conns.remove(&id) {
+            tracing::warn!(
+                event = "client_closed",
+                conn = id.0,
+                reason = text,
+                "connection closed"
+            );
+            conn.close();
+            self.closed += 1;
+            self.forget_client(id);
+        }
+    }
+}
+
+const fn network_lane(lane: Lane) -> qm_transport::Lane {
+    match lane {
+        Lane::Control => qm_transport::Lane::Control,
+        Lane::Ack => qm_transport::Lane::Ack,
+        Lane::Priority(priority) => qm_transport::Lane::Priority(priority),
+    }
+}
+
+const fn dial_failure(error: &DialError) -> DialFailure {
+    match error {
+        DialError::Resolve { .. } => DialFailure::Unresolved,
+        DialError::Refused { .. } | DialError::Busy { .. } => DialFailure::Refused,
+        DialError::WrongIdentity { .. } => DialFailure::WrongIdentity,
+        DialError::Version { .. } => DialFailure::Version,
+        DialError::Tls { .. } => DialFailure::Handshake,
+        _ => DialFailure::Unreachable,
+    }
+}
+
+/// A peer that closed on purpose has said why; its sentence says more than ours about it.
+fn close_text(reason: CloseReason) -> String {
+    match reason {
+        CloseReason::Local { reason, .. } | CloseReason::Peer { reason, .. }
+            if !reason.is_empty() =>
+        {
+            reason
+        }
+        other => other.to_string(),
+    }
+}

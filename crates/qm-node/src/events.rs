@@ -1,0 +1,111 @@
+//! The engine's events as log lines. The field `event` is a stable word that alerts may rely on;
+//! no line carries a body.
+//!
+//! Levels: a peer's fault `warn`, ours `error`, a step of the protocol `debug`, a message `trace`.
+
+use qm_engine::Event;
+
+pub(crate) fn log(event: &Event) {
+    match event {
+        Event::Accepted { id } => tracing::trace!(event = "accepted", %id),
+        Event::Delivered { source, id } => tracing::trace!(event = "delivered", %source, %id),
+        Event::Acknowledged { id } => tracing::trace!(event = "acknowledged", %id),
+        Event::DuplicateRemoved { source, id } => {
+            tracing::debug!(event = "duplicate_removed", %source, %id, "a duplicate was removed");
+        }
+        Event::Dead { id, outcome, kept } => tracing::info!(
+            event = "dead",
+            %id,
+            %outcome,
+            kept,
+            "a message ended without being delivered"
+        ),
+        Event::SessionOpened {
+            link,
+            peer,
+            incarnation,
+        } => tracing::info!(
+            event = "session_opened",
+            link = link.0,
+            %peer,
+            %incarnation,
+            "a session is open"
+        ),
+        Event::SessionClosed { link, peer, text } => tracing::info!(
+            event = "session_closed",
+            link = link.0,
+            %peer,
+            reason = text.as_str(),
+            "a session ended"
+        ),
+        Event::DialFailed {
+            address,
+            failure,
+            text,
+        } => tracing::debug!(
+            event = "dial_failed",
+            address = address.as_str(),
+            failure = failure.name(),
+            reason = text.as_str(),
+            "a peer could not be reached"
+        ),
+        Event::PeerPending { peer, name } => tracing::warn!(
+            event = "peer_pending",
+            %peer,
+            name = name.as_str(),
+            "an unknown queue manager awaits approval: qm-node peers approve {peer}"
+        ),
+        Event::PeerMisbehaved { peer, text } => tracing::warn!(
+            event = "peer_misbehaved",
+            %peer,
+            reason = text.as_str(),
+            "a peer broke the protocol; its session was closed"
+        ),
+        Event::AckNotHeld {
+            peer,
+            entries,
+            foreign_incarnation,
+        } => tracing::warn!(
+            event = "ack_not_held",
+            %peer,
+            entries,
+            foreign_incarnation,
+            "a peer acknowledged messages that this node does not hold"
+        ),
+        Event::AckUnverified { peer } => tracing::warn!(
+            event = "ack_unverified",
+            %peer,
+            "an ack does not match what it names; its messages are asked for instead"
+        ),
+        Event::IdentityChanged {
+            address,
+            pinned,
+            found,
+        } => tracing::warn!(
+            event = "identity_changed",
+            address = address.as_str(),
+            %pinned,
+            %found,
+            "another queue manager answers at a pinned address"
+        ),
+        Event::StoreFull { full: true } => tracing::error!(
+            event = "store_full",
+            "the disk is full: nothing is accepted until there is room; nothing stored is lost"
+        ),
+        Event::StoreFull { full: false } => {
+            tracing::info!(event = "store_has_room", "the disk has room again");
+        }
+        Event::QueueFull { queue, full: true } => {
+            tracing::warn!(event = "queue_full", %queue, "a queue reached its quota");
+        }
+        Event::QueueFull { queue, full: false } => {
+            tracing::info!(event = "queue_has_room", %queue, "a queue has room again");
+        }
+        Event::Unreadable { what } => tracing::error!(
+            event = "unreadable",
+            what,
+            "a stored record cannot be understood and was left alone"
+        ),
+        other => tracing::debug!(event = "other", ?other),
+    }
+}

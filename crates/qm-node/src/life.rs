@@ -1,0 +1,357 @@
+//! A node's life: open what it owns, run, reopen after the disk failed, close in order.
+
+use std::collections::VecDeque;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::{Duration, Instant};
+
+use qm_engine::{Engine, Entropy, Identity, Recovered};
+use qm_store::LogOptions;
+use qm_transport::{BindError, Endpoint, NodeKey};
+use qm_wire::Incarnation;
+use qm_wire::limits::{FRAME_HEADER_BYTES, data_frame_bytes};
+use tokio::sync::{Notify, mpsc};
+use tokio::time::{sleep, timeout};
+use tracing::Instrument as _;
+
+use crate::adapter::{Disk, Opened};
+use crate::clock::{NodeClock, SavedClock};
+use crate::driver::{Driver, Ended, GATHERED_BYTES_MAX};
+use crate::identity_file;
+use crate::info::NodeInfo;
+use crate::local::{self, LocalEvent, LocalSocket, Window};
+use crate::run::{NodeConfig, RunError};
+
+/// Directory of the log inside the data directory.
+const STORE_DIR: &str = "store";
+/// The largest segment a store may have.
+const SEGMENT_BYTES_MAX: u32 = 2 << 30;
+/// The store may fail this often within [`PATIENCE`].
+const FAILURES_MAX: usize = 5;
+/// See [`FAILURES_MAX`].
+const PATIENCE: Duration = Duration::from_secs(600);
+/// First pause before the store is reopened; doubles with every failure.
+const REOPEN_PAUSE: Duration = Duration::from_millis(200);
+/// Longest time for the goodbye to peers.
+const GOODBYE: Duration = Duration::from_millis(2_500);
+/// After the network was closed, its port can be busy for a moment.
+const REBIND: Duration = Duration::from_secs(5);
+
+/// What a data directory holds, the disk apart.
+pub(crate) struct Owned {
+    recovered: Recovered,
+    store_id: [u8; 16],
+    key: NodeKey,
+    name: String,
+    created: bool,
+}
+
+impl Owned {
+    pub(crate) fn info(
+        &self,
+        config: &NodeConfig,
+        incarnation: Incarnation,
+        listen: SocketAddr,
+    ) -> NodeInfo {
+        NodeInfo {
+            name: self.name.clone(),
+            qm: self.key.qm_id(),
+            public_key: self.key.public_key(),
+            fingerprint: self.key.fingerprint(),
+            incarnation,
+            listen,
+            addresses: addresses(listen),
+            socket: config.socket.clone(),
+            data: config.data.clone(),
+            created: self.created,
+            trust: config.engine.trust,
+            pid: std::process::id(),
+            version: env!("CARGO_PKG_VERSION"),
+        }
+    }
+}
+
+/// Opens the data directory: the store first, for its lock, then the identity.
+pub(crate) fn own(config: &NodeConfig) -> Result<(Disk, Owned), RunError> {
+    let data = &config.data;
+    if !config.create && identity_file::load_key(data)?.is_none() {
+        return Err(RunError::NotInitialised { data: data.clone() });
+    }
+    identity_file::create_data_dir(data)?;
+    let (disk, recovered, store_id) = Disk::open(&data.join(STORE_DIR), &store_options(config))?;
+    let (key, created) = match identity_file::load_key(data)? {
+        Some(key) => (key, false),
+        None if recovered.streams.is_empty() && recovered.state.is_empty() => {
+            (identity_file::create_key(data)?, true)
+        }
+        None => return Err(RunError::KeyMissing { data: data.clone() }),
+    };
+    let kept = identity_file::load_name(data)?;
+    let wished = config.name.as_deref().map(identity_file::tidy_name);
+    let wished = wished.filter(|name| !name.is_empty());
+    let name = wished
+        .or_else(|| kept.clone())
+        .unwrap_or_else(identity_file::host_name);
+    if kept.as_ref() != Some(&name) {
+        identity_file::save_name(data, &name)?;
+    }
+    Ok((
+        disk,
+        Owned {
+            recovered,
+            store_id,
+            key,
+            name,
+            created,
+        },
+    ))
+}
+
+/// The store's options, with segments that hold the largest batch the loop can gather.
+fn store_options(config: &NodeConfig) -> LogOptions {
+    const PAGE: usize = 4096;
+    let batch = GATHERED_BYTES_MAX.saturating_add(frame_bytes_max(config).saturating_mul(2));
+    let wanted = batch.div_ceil(PAGE).saturating_mul(PAGE);
+    let wanted = u32::try_from(wanted)
+        .unwrap_or(u32::MAX)
+        .min(SEGMENT_BYTES_MAX);
+    let mut options = config.store.clone();
+    options.segment_bytes = options.segment_bytes.max(wanted);
+    options
+}
+
+fn frame_bytes_max(config: &NodeConfig) -> usize {
+    data_frame_bytes(usize::try_from(config.engine.body_bytes_max).unwrap_or(usize::MAX))
+}
+
+/// Runs a node until it is told to stop.
+pub(crate) async fn serve(
+    config: NodeConfig,
+    stop: &Notify,
+    ready: impl FnOnce(&NodeInfo),
+) -> Result<(), RunError> {
+    let (disk, owned) = own(&config)?;
+    let qm = owned.key.qm_id();
+    let span = tracing::info_span!("node", %qm);
+    live(config, disk, owned, stop, ready)
+        .instrument(span)
+        .await
+}
+
+async fn live(
+    mut config: NodeConfig,
+    mut disk: Disk,
+    mut owned: Owned,
+    stop: &Notify,
+    ready: impl FnOnce(&NodeInfo),
+) -> Result<(), RunError> {
+    let socket = LocalSocket::bind(&config.socket, config.local.mode)?;
+    config.engine.name.clone_from(&owned.name);
+    config.engine.host = identity_file::host_name();
+    config.transport.listen = config.listen;
+    let frame_bytes_max = frame_bytes_max(&config);
+    config.transport.max_frame_bytes = frame_bytes_max.saturating_add(FRAME_HEADER_BYTES);
+
+    let saved = owned.recovered.state.get(SavedClock::KEY);
+    let clock = NodeClock::start(saved.and_then(|value| SavedClock::decode(value)));
+    let (applications, mut local_events) = local::channel();
+    let mut start = Some((socket, applications, ready));
+    let mut server = None;
+    let mut failures = VecDeque::new();
+    let ended = loop {
+        let (network, network_events) = mpsc::unbounded_channel();
+        let endpoint = bind(&config, &owned.key, network, failures.is_empty()).await?;
+        let listen = endpoint.local_addr().map_err(|source| BindError::Io {
+            listen: config.listen,
+            source,
+        })?;
+        // A port that was chosen freely is kept over failures of the disk.
+        config.transport.listen = listen;
+        config.engine.listen_port = listen.port();
+        let engine = Engine::new(
+            config.engine.clone(),
+            Identity {
+                qm: owned.key.qm_id(),
+                public_key: owned.key.public_key(),
+                store_id: owned.store_id,
+            },
+            std::mem::take(&mut owned.recovered),
+            Box::new(SystemEntropy),
+            clock.now(),
+        );
+        let info = owned.info(&config, engine.incarnation(), listen);
+        if let Some((socket, applications, ready)) = start.take() {
+            let window = Window {
+                // Twice what was announced: a client that keeps to it is never held back.
+                messages: 2 * usize::try_from(config.engine.client_window_messages).unwrap_or(0),
+                bytes: 2 * usize::try_from(config.engine.client_window_bytes).unwrap_or(0),
+                frame_bytes_max,
+            };
+            let conns = Arc::new(AtomicU64::new(1));
+            let serving = socket.serve(config.local.clone(), window, conns, applications);
+            server = Some(tokio::spawn(serving.in_current_span()));
+            log_start(&info);
+            ready(&info);
+        }
+        let mut driver = Driver::new(engine, endpoint.clone(), disk, clock, info);
+        let ended = driver.run(network_events, &mut local_events, stop).await;
+        disk = driver.end();
+        if timeout(GOODBYE, endpoint.shutdown()).await.is_err() {
+            tracing::debug!("a peer did not take the goodbye in time");
+        }
+        disk.close().await;
+        let Ended::StoreFailed { cause } = ended else {
+            break Ok(());
+        };
+        match reopen(&config, cause, &mut failures, stop).await {
+            Ok(Some((reopened, recovered, store_id))) => {
+                disk = reopened;
+                owned.recovered = recovered;
+                owned.store_id = store_id;
+            }
+            Ok(None) => break Ok(()),
+            Err(error) => break Err(error),
+        }
+        skip_stale(&mut local_events);
+    };
+    if let Some(server) = server {
+        server.abort();
+        // The socket's file is gone when this returns.
+        drop(server.await);
+    }
+    // The last answers are written by the connections' own tasks.
+    tokio::task::yield_now().await;
+    tracing::info!(
+        event = "stopped",
+        ok = ended.is_ok(),
+        "the node has stopped"
+    );
+    ended
+}
+
+/// Recovers the store after a failure; `None` when the node is told to stop meanwhile.
+async fn reopen(
+    config: &NodeConfig,
+    mut cause: String,
+    failures: &mut VecDeque<Instant>,
+    stop: &Notify,
+) -> Result<Option<Opened>, RunError> {
+    loop {
+        let now = Instant::now();
+        failures.push_back(now);
+        while failures
+            .front()
+            .is_some_and(|first| now.duration_since(*first) > PATIENCE)
+        {
+            failures.pop_front();
+        }
+        let count = failures.len();
+        if count >= FAILURES_MAX {
+            tracing::error!(event = "store_given_up", %cause, failures = count, "the store failed");
+            let failures = u32::try_from(count).unwrap_or(u32::MAX);
+            return Err(RunError::StoreFailed { failures, cause });
+        }
+        let exponent = u32::try_from(count).unwrap_or(u32::MAX).saturating_sub(1);
+        let pause = REOPEN_PAUSE.saturating_mul(2_u32.saturating_pow(exponent));
+        tracing::error!(
+            event = "store_failed",
+            %cause,
+            failures = count,
+            pause_ms = pause.as_millis(),
+            "the store failed; it is reopened by recovery"
+        );
+        tokio::select! {
+            () = sleep(pause) => {}
+            () = stop.notified() => return Ok(None),
+        }
+        match Disk::open(&config.data.join(STORE_DIR), &store_options(config)) {
+            Ok(opened) => {
+                tracing::warn!(event = "store_reopened", "the store is open again");
+                return Ok(Some(opened));
+            }
+            Err(error) => cause = error.to_string(),
+        }
+    }
+}
+
+/// What connections of the life before the failure still said.
+fn skip_stale(events: &mut mpsc::Receiver<LocalEvent>) {
+    let mut skipped = 0_usize;
+    while let Ok(event) = events.try_recv() {
+        // One that has just said hello would wait for ever.
+        if let LocalEvent::Opened(conn) = event {
+            conn.close();
+        }
+        skipped += 1;
+    }
+    tracing::debug!(skipped, "requests of before the failure are forgotten");
+}
+
+async fn bind(
+    config: &NodeConfig,
+    key: &NodeKey,
+    events: mpsc::UnboundedSender<qm_transport::Event>,
+    first: bool,
+) -> Result<Endpoint, RunError> {
+    let began = Instant::now();
+    loop {
+        match Endpoint::bind(config.transport.clone(), key, events.clone()).await {
+            Ok(endpoint) => return Ok(endpoint),
+            Err(BindError::AddressInUse { .. }) if !first && began.elapsed() < REBIND => {
+                sleep(Duration::from_millis(50)).await;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// What peers can try to reach this node. Found without sending anything: the system is asked
+/// which of its addresses it would use towards the network.
+fn addresses(listen: SocketAddr) -> Vec<String> {
+    let port = listen.port();
+    if !listen.ip().is_unspecified() {
+        return vec![listen.to_string()];
+    }
+    let mut found = Vec::new();
+    let outward = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).and_then(|socket| {
+        // TEST-NET-1 (RFC 5737): routed outwards, used by nobody.
+        socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9))?;
+        socket.local_addr()
+    });
+    if let Ok(address) = outward
+        && let IpAddr::V4(ip) = address.ip()
+        && !ip.is_unspecified()
+    {
+        found.push(format!("{ip}:{port}"));
+    }
+    let host = identity_file::host_name();
+    if !host.is_empty() {
+        found.push(format!("{host}:{port}"));
+    }
+    found
+}
+
+fn log_start(info: &NodeInfo) {
+    tracing::info!(
+        event = "started",
+        name = %info.name,
+        incarnation = %info.incarnation,
+        listen = %info.listen,
+        socket = %info.socket.display(),
+        data = %info.data.display(),
+        created = info.created,
+        "the node runs"
+    );
+}
+
+/// The operating system's randomness.
+#[derive(Debug)]
+struct SystemEntropy;
+
+impl Entropy for SystemEntropy {
+    fn fill(&mut self, bytes: &mut [u8]) {
+        // It answered when the node started; from then on it cannot fail (getrandom(2)).
+        getrandom::fill(bytes).expect("invariant: the system gives random bytes once it did");
+    }
+}
