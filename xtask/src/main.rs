@@ -1,1 +1,94 @@
-fn main() {}
+//! Everything that is done to this repository, as commands: `cargo xtask help`.
+//!
+//! The same commands run on a developer's machine and in CI; `.ci/run` only prepares the machine
+//! and calls `cargo xtask ci`.
+#![forbid(unsafe_code)]
+#![expect(
+    clippy::print_stdout,
+    reason = "a command line tool reports on standard output"
+)]
+#![expect(
+    clippy::print_stderr,
+    reason = "a command line tool complains on standard error"
+)]
+
+mod ci;
+mod deny;
+mod fuzz;
+mod loom;
+mod repo;
+mod sim;
+mod spec;
+mod tidy;
+
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+
+use crate::repo::cargo;
+
+const HELP: &str = "\
+cargo xtask COMMAND
+
+  ci [STEP ...]                 every check that must pass before a change lands, or the named steps
+  tidy                          house rules that neither rustfmt nor clippy knows
+  spec                          requirements of SPEC.md against code and tests
+  deny [--advisories]           licences, bans and sources of both workspaces; with known advisories
+  vectors [--bless]             check the golden vectors, or write them anew
+  fuzz [TARGET] [--seconds N]   search with libFuzzer (10 seconds a target without N)
+  fuzz-replay                   run the checked-in inputs of every target, without libFuzzer
+  sim --seed N                  one simulated run
+  sim --seeds A..B              a range of simulated runs, B excluded
+  loom [MODEL]                  explore the interleavings of the lock-free caches
+  bench                         the node on loopback, then every crate's benchmark
+
+Steps of ci, in order:";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match run(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &[&str]) -> anyhow::Result<()> {
+    std::env::set_current_dir(repo::root()).context("entering the repository")?;
+    match *arguments {
+        [] | ["help" | "--help" | "-h"] => {
+            println!("{HELP}");
+            for step in ci::STEPS {
+                println!("  {:<13} {}", step.name, step.about);
+            }
+            Ok(())
+        }
+        ["ci", ref steps @ ..] => ci::run(steps),
+        ["tidy"] => tidy::run(),
+        ["spec"] => spec::run(),
+        ["deny"] => deny::run(false),
+        ["deny", "--advisories"] => deny::run(true),
+        ["vectors"] => cargo(["test", "-p", "qm-wire", "--test", "it", "vectors"]).run(),
+        ["vectors", "--bless"] => cargo(["test", "-p", "qm-wire", "--test", "it", "vectors"])
+            .env("QM_BLESS", "1")
+            .run(),
+        ["fuzz", ref rest @ ..] => fuzz::search(rest),
+        ["fuzz-replay"] => fuzz::replay().run(),
+        ["sim", ref rest @ ..] => sim::command(rest).run(),
+        ["loom"] => loom::explore(None),
+        ["loom", model] => loom::explore(Some(model)),
+        ["bench"] => bench(),
+        _ => bail!(
+            "no such command: {}; see cargo xtask help",
+            arguments.join(" ")
+        ),
+    }
+}
+
+fn bench() -> anyhow::Result<()> {
+    cargo(["run", "--release", "-p", "qm-node", "--", "bench"]).run()?;
+    cargo(["bench", "--workspace", "--benches"]).run()
+}

@@ -1,0 +1,135 @@
+//! libFuzzer without cargo-fuzz and without a nightly toolchain: the coverage instrumentation is
+//! LLVM's, which the stable compiler carries.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, bail};
+
+use crate::repo::{Program, cargo, host, target_dir};
+
+const MANIFEST: &str = "fuzz/Cargo.toml";
+const SECONDS: u64 = 10;
+
+/// Instruments the code under test. `--target` keeps the flags away from build scripts and macros.
+const RUSTFLAGS: &str = "--cfg fuzzing -Cpasses=sancov-module \
+    -Cllvm-args=-sanitizer-coverage-level=4 \
+    -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
+    -Cllvm-args=-sanitizer-coverage-pc-table \
+    -Cllvm-args=-sanitizer-coverage-trace-compares";
+
+/// How much of what a failed search printed is repeated.
+const TAIL_LINES: usize = 40;
+
+/// The checked-in inputs of every target, run by an ordinary test.
+pub(crate) fn replay() -> Program {
+    cargo(["test", "--manifest-path", MANIFEST])
+        .args([Path::new("--target-dir"), &target_dir("fuzz")])
+}
+
+/// `[TARGET] [--seconds N]`
+pub(crate) fn search(arguments: &[&str]) -> anyhow::Result<()> {
+    let (chosen, seconds) = match *arguments {
+        [] => (None, SECONDS),
+        ["--seconds", seconds] => (None, number(seconds)?),
+        [target] => (Some(target), SECONDS),
+        [target, "--seconds", seconds] => (Some(target), number(seconds)?),
+        _ => bail!("usage: cargo xtask fuzz [TARGET] [--seconds N]"),
+    };
+    let known = targets()?;
+    let chosen: Vec<_> = match chosen {
+        None => known,
+        Some(target) if known.iter().any(|name| name == target) => vec![target.to_owned()],
+        Some(target) => bail!("no target {target}; there are: {}", known.join(", ")),
+    };
+    let triple = host()?;
+    let folder = target_dir("fuzz");
+    cargo(["build", "--manifest-path", MANIFEST, "--release", "--bins"])
+        .args(["--features", "libfuzzer", "--target", &triple])
+        .args([Path::new("--target-dir"), &folder])
+        .env("RUSTFLAGS", RUSTFLAGS)
+        .run()
+        .context("building the targets; libFuzzer needs a C++ compiler")?;
+    let mut broken = Vec::new();
+    for target in &chosen {
+        let binary = folder.join(&triple).join("release").join(target);
+        if !run(target, &binary, seconds)? {
+            broken.push(target.as_str());
+        }
+    }
+    if !broken.is_empty() {
+        bail!("a promise was broken in: {}", broken.join(", "));
+    }
+    Ok(())
+}
+
+fn number(text: &str) -> anyhow::Result<u64> {
+    text.parse()
+        .with_context(|| format!("{text} is not a number of seconds"))
+}
+
+/// Every target of the manifest.
+fn targets() -> anyhow::Result<Vec<String>> {
+    let manifest = fs::read_to_string(MANIFEST).with_context(|| format!("reading {MANIFEST}"))?;
+    let mut names = Vec::new();
+    let mut lines = manifest.lines();
+    while let Some(line) = lines.next() {
+        if line == "[[bin]]" {
+            let name = lines
+                .next()
+                .and_then(|line| line.strip_prefix("name = \""))
+                .and_then(|rest| rest.strip_suffix('"'))
+                .with_context(|| format!("a [[bin]] of {MANIFEST} does not open with its name"))?;
+            names.push(name.to_owned());
+        }
+    }
+    Ok(names)
+}
+
+/// Searches for so many seconds; false when a promise was broken.
+fn run(target: &str, binary: &Path, seconds: u64) -> anyhow::Result<bool> {
+    let corpus = inputs("corpus", target)?;
+    let artifacts = inputs("artifacts", target)?;
+    let log = target_dir("fuzz").join(format!("{target}.log"));
+    let output = fs::File::create(&log).with_context(|| format!("creating {}", log.display()))?;
+    let status = Command::new(binary)
+        .args([
+            corpus,
+            inputs("seeds", target)?,
+            inputs("regressions", target)?,
+        ])
+        .arg(format!("-max_total_time={seconds}"))
+        .args(["-max_len=4096", "-rss_limit_mb=2048", "-timeout=10"])
+        .arg("-print_final_stats=1")
+        .arg(format!("-artifact_prefix={}/", artifacts.display()))
+        .stdout(Stdio::null())
+        .stderr(output)
+        .status()
+        .with_context(|| format!("starting {}", binary.display()))?;
+    let said = fs::read(&log).with_context(|| format!("reading {}", log.display()))?;
+    let said = String::from_utf8_lossy(&said);
+    if status.success() {
+        let runs = said
+            .lines()
+            .find_map(|line| line.strip_prefix("stat::number_of_executed_units:"))
+            .map_or("?", str::trim);
+        println!("fuzz {target}: {runs} inputs in {seconds} s, every promise kept");
+    } else {
+        let lines: Vec<_> = said.lines().collect();
+        let tail = lines.len().saturating_sub(TAIL_LINES);
+        println!("{}", lines.get(tail..).unwrap_or_default().join("\n"));
+        println!(
+            "fuzz {target}: {status}; the input lies in {}",
+            artifacts.display()
+        );
+    }
+    Ok(status.success())
+}
+
+/// A folder of inputs, made if it is missing: libFuzzer insists on those that are named.
+fn inputs(kind: &str, target: &str) -> anyhow::Result<PathBuf> {
+    let folder = Path::new("fuzz").join(kind).join(target);
+    fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
+    Ok(folder)
+}
