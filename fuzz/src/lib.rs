@@ -6,9 +6,11 @@
 #![forbid(unsafe_code)]
 
 mod cache;
+mod store;
 mod wire;
 
 pub use cache::dedup_ops;
+pub use store::store_recover;
 pub use wire::{
     address_parse, decode_local_frame, decode_peer_frame, envelope_differential,
     envelope_round_trip, frame_stream,
@@ -26,4 +28,5 @@ pub const TARGETS: &[Target] = &[
     ("envelope_differential", envelope_differential),
     ("address_parse", address_parse),
     ("dedup_ops", dedup_ops),
+    ("store_recover", store_recover),
 ];

@@ -6,6 +6,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::codec::DecodeError;
 use crate::limits::{PROPERTIES_BYTES_MAX, PROPERTIES_MAX, PROPERTY_NAME_BYTES_MAX};
+use crate::text::has_control;
 
 /// Application properties in encoded form: names strictly ascending by their bytes.
 ///
@@ -87,7 +88,7 @@ impl Properties {
                 });
             }
             let text = core::str::from_utf8(name);
-            if text.is_err() || text.is_ok_and(|t| t.chars().any(char::is_control)) {
+            if text.is_err() || text.is_ok_and(|text| has_control(text, false)) {
                 return Err(DecodeError::Text {
                     what: "property name",
                 });

@@ -136,7 +136,11 @@ impl QueueName {
 
 impl PartialEq for QueueName {
     fn eq(&self, other: &Self) -> bool {
-        self.as_bytes() == other.as_bytes() || self.folded().eq(other.folded())
+        let (ours, theirs) = (self.as_bytes(), other.as_bytes());
+        if ours.is_ascii() && theirs.is_ascii() {
+            return ours.eq_ignore_ascii_case(theirs);
+        }
+        ours == theirs || self.folded().eq(other.folded())
     }
 }
 
@@ -159,9 +163,19 @@ impl Ord for QueueName {
 
 impl Hash for QueueName {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        for c in self.folded() {
-            c.hash(state);
+        // One write of the folded bytes, whichever way they were folded: an ASCII name can equal
+        // one with a letter such as the Kelvin sign.
+        let mut ascii = [0_u8; QUEUE_NAME_CHARS_MAX + 1 + SUBQUEUE_NAME_CHARS_MAX];
+        let bytes = self.as_bytes();
+        match ascii.get_mut(..bytes.len()) {
+            Some(folded) if bytes.is_ascii() => {
+                folded.copy_from_slice(bytes);
+                folded.make_ascii_lowercase();
+                state.write(folded);
+            }
+            _ => state.write(self.folded().collect::<String>().as_bytes()),
         }
+        state.write_u8(0xff);
     }
 }
 
@@ -196,6 +210,17 @@ mod tests {
         assert_eq!(a, b);
         assert_eq!(a.cmp(&b), Ordering::Equal);
         assert_eq!(a.as_str(), "Größe");
+        let hash = |name: &QueueName| {
+            let mut hasher = std::collections::hash_map::DefaultHasher::new();
+            name.hash(&mut hasher);
+            hasher.finish()
+        };
+        assert_eq!(hash(&a), hash(&b));
+        let (kelvin, ascii): (QueueName, QueueName) =
+            ("\u{212a}".parse().unwrap(), "K".parse().unwrap());
+        assert_eq!(kelvin, ascii);
+        assert_eq!(kelvin.cmp(&ascii), Ordering::Equal);
+        assert_eq!(hash(&kelvin), hash(&ascii));
     }
 
     #[test]
