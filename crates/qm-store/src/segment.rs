@@ -103,12 +103,17 @@ impl<'a> Window<'a> {
         let skip = match inside {
             Some(skip) => skip,
             None => {
-                self.buffer.resize(count.max(WINDOW_BYTES), 0);
+                let left = u64::from(self.file.bytes).saturating_sub(at);
+                let wanted = (count.max(WINDOW_BYTES) as u64).min(left);
+                let wanted = usize::try_from(wanted).unwrap_or(usize::MAX);
+                if self.buffer.len() < wanted {
+                    self.buffer = vec![0; wanted];
+                }
                 self.start = at;
                 self.filled = self
                     .file
                     .file
-                    .read_at(&mut self.buffer, at)
+                    .read_at(&mut self.buffer[..wanted], at)
                     .map_err(|e| self.file.error("read", e))?;
                 0
             }
