@@ -411,7 +411,9 @@ impl<K: Key, S: BuildHasher> DedupCache<K, S> {
         let tick = self.advance(tables, now_ms);
         for keys in keys.chunks(BATCH) {
             let hashes = self.fetch(tables, keys);
-            std::hint::black_box(tables.log.touch_ahead(BATCH as u64));
+            if tables.log.is_far() {
+                std::hint::black_box(tables.log.touch_ahead(BATCH));
+            }
             let mut run = tables.log.empty_run();
             let (mut hits, mut contended) = (0, 0);
             for (at, (key, hash)) in keys.iter().zip(hashes).enumerate() {
@@ -511,24 +513,24 @@ impl<K: Key, S: BuildHasher> DedupCache<K, S> {
     #[inline]
     fn fetch(&self, tables: &Tables<K>, keys: &[K]) -> [u64; BATCH] {
         let mut hashes = [0; BATCH];
-        let mut heads = [0; BATCH];
         for (hash, key) in hashes.iter_mut().zip(keys) {
             *hash = self.hash(key.to_words().as_ref());
         }
-        // Loads that depend on nothing but the hash overlap in the processor.
-        for (head, hash) in heads.iter_mut().zip(hashes).take(keys.len()) {
-            *head = tables.log.touch_bucket(hash);
+        if tables.log.is_far() {
+            // Loads that depend on nothing but the hash overlap in the processor. Two entries
+            // deep: what lies deeper is rare.
+            let mut words: [u64; BATCH] = [0; BATCH];
+            for (word, hash) in words.iter_mut().zip(&hashes).take(keys.len()) {
+                *word = tables.log.touch_bucket(*hash);
+            }
+            for _ in 0..2 {
+                for ((word, hash), key) in words.iter_mut().zip(&hashes).zip(keys) {
+                    let last_word = key.to_words().as_ref()[K::WORDS - 1];
+                    *word = tables.log.touch_slot(*word, *hash, last_word);
+                }
+            }
+            std::hint::black_box(words);
         }
-        let near = heads
-            .iter()
-            .zip(hashes)
-            .take(keys.len())
-            .fold(0, |near, (head, hash)| {
-                near ^ tables.log.touch_slot(*head, hash)
-            });
-        let next: [u64; BATCH] = std::array::from_fn(|i| keys.get(i).map_or(0, |k| tables.log.touch_next(heads[i], hashes[i], k.to_words().as_ref()[K::WORDS-2])));
-        let near = near ^ next.iter().zip(hashes).take(keys.len()).fold(0, |near, (head, hash)| near ^ tables.log.touch_slot(*head, hash));
-        std::hint::black_box(near);
         hashes
     }
 
@@ -675,7 +677,7 @@ impl<K: Key> Tables<K> {
         };
         // From here on every rival either sees what was published, or is seen.
         if !is_mutant("no_order") {
-            log.order(hash);
+            log.order(hash, scan.head);
         }
         let rival = in_flight.contend(Some(held), key, hash);
         // After the look for rivals: one that has gone since has committed (or aborted) before.

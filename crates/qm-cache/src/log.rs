@@ -45,6 +45,12 @@ const SLOTS_MIN: usize = 64;
 #[cfg(loom)]
 const SLOTS_MIN: usize = 1;
 
+/// Words in a cache line.
+const LINE_WORDS: usize = 8;
+
+/// Rings of more words are not expected to stay in a core's own caches: 1 MiB.
+const FAR_WORDS: usize = 1 << 17;
+
 /// What the log knows of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Found {
@@ -102,13 +108,14 @@ pub(crate) struct Run {
     next: u64,
     end: u64,
     count: u64,
+    may_draw_ahead: bool,
 }
 
 impl Run {
     /// Sets how many tickets a draw takes when none is left.
     #[inline]
     pub(crate) const fn expect_more(&mut self, count: u64) {
-        self.count = count;
+        self.count = if self.may_draw_ahead { count } else { 1 };
     }
 }
 
@@ -289,8 +296,8 @@ impl<K: Key> Log<K> {
                 break; // what was read may be torn
             }
             if same_identity && meta & STATE != DEAD {
-                if ticket.saturating_add(self.window) < self.tail.0.load(Ordering::Relaxed)
-                    && !is_mutant("torn_read")
+                if self.has_spare_slots()
+                    && ticket.saturating_add(self.window) < self.tail.0.load(Ordering::Relaxed)
                 {
                     break; // outside the window, though not overwritten yet
                 }
@@ -315,58 +322,65 @@ impl<K: Key> Log<K> {
         self.bucket(hash).load(Ordering::Relaxed)
     }
 
-    /// Brings the slot near that a look for this hash would read first, if any.
+    /// Brings the slot near that a look for this hash would read at this word of the chain, if
+    /// any; the word behind it, unless the slot seems to hold the key.
     #[inline]
-    pub(crate) fn touch_slot(&self, word: u64, hash: u64) -> u64 {
-        let filter = Self::filter(hash);
-        if word & filter == filter {
-            let slot = self.slot(word >> TICKET_SHIFT);
-            // A slot may lie across two cache lines.
-            slot[0].load(Ordering::Relaxed) ^ slot[Self::STRIDE - 1].load(Ordering::Relaxed)
-        } else {
-            0
-        }
-    }
-
-    /// The word behind the first entry of a chain, when a look for this hash would go on to it.
-    #[inline]
-    pub(crate) fn touch_next(&self, word: u64, hash: u64, first_word: u64) -> u64 {
+    pub(crate) fn touch_slot(&self, word: u64, hash: u64, last_word: u64) -> u64 {
         let filter = Self::filter(hash);
         if word & filter != filter {
             return 0;
         }
         let slot = self.slot(word >> TICKET_SHIFT);
-        if slot[HEADER + K::WORDS - 2].load(Ordering::Relaxed) == first_word {
-            return 0;
-        }
-        slot[1].load(Ordering::Relaxed)
+        let next = slot[1].load(Ordering::Relaxed);
+        // A slot may lie across two cache lines: its last word is asked for as well.
+        if slot[Self::STRIDE - 1].load(Ordering::Relaxed) == last_word { 0 } else { next }
     }
 
     /// Brings the slots near that `count` insertions after the next `count` will write.
     #[inline]
-    pub(crate) fn touch_ahead(&self, count: u64) -> u64 {
-        let tail = self.tail.0.load(Ordering::Relaxed) % TICKET_MAX;
-        let first = self.slots.of(tail) as usize + count as usize;
-        let count = count as usize;
-        let first = if first + count > self.slots.get() as usize { 0 } else { first };
-        let words = &self.ring[first * Self::STRIDE..(first + count).min(self.slots.get() as usize) * Self::STRIDE];
-        words.iter().step_by(8).fold(0, |near, word| near ^ word.load(Ordering::Relaxed))
+    #[expect(clippy::cast_possible_truncation, reason = "below the number of slots, a usize")]
+    pub(crate) fn touch_ahead(&self, count: usize) -> u64 {
+        let tail = self.tail.0.load(Ordering::Relaxed).min(TICKET_MAX);
+        let first = self.slots.of(tail) as usize + count;
+        let slots = self.slots.get() as usize;
+        let words = first.min(slots) * Self::STRIDE..(first + count).min(slots) * Self::STRIDE;
+        let lines = self.ring[words].iter().step_by(LINE_WORDS);
+        lines.fold(0, |near, word| near ^ word.load(Ordering::Relaxed))
+    }
+
+    /// Whether the log is too large for the nearer caches, so that touching ahead pays.
+    #[inline]
+    pub(crate) const fn is_far(&self) -> bool {
+        self.ring.len() > FAR_WORDS
     }
 
     /// Orders this thread against every other that orders itself or inserts in the same bucket:
     /// of two, the later one sees what the earlier one wrote before.
+    ///
+    /// It takes a read-modify-write that is really done. `fetch_or(0)` would say the same, but
+    /// compilers replace one whose result is unused by a fence, which on x86 is nothing at all
+    /// below `SeqCst`; the write to the table of reservations would then pass the reads behind it.
     #[inline]
-    pub(crate) fn order(&self, hash: u64) {
-        self.bucket(hash).fetch_or(0, Ordering::AcqRel);
+    pub(crate) fn order(&self, hash: u64, mut head: u64) {
+        let bucket = self.bucket(hash);
+        while let Err(now) =
+            bucket.compare_exchange_weak(head, head, Ordering::AcqRel, Ordering::Relaxed)
+        {
+            head = now;
+        }
     }
 
     /// A run of tickets from which none has been drawn.
     pub(crate) const fn empty_run(&self) -> Run {
-        Run {
-            next: 0,
-            end: 0,
-            count: 1,
-        }
+        // Spare slots make the next ticket the edge of the window: none may be drawn in advance.
+        Run { next: 0, end: 0, count: 1, may_draw_ahead: !self.has_spare_slots() }
+    }
+
+    /// Whether the ring has more slots than its window, so that being overwritten and being
+    /// forgotten are not the same.
+    #[inline]
+    const fn has_spare_slots(&self) -> bool {
+        self.slots.get() != self.window
     }
 
     /// Gives back what is left of a run; it is wasted when others have drawn since.
@@ -525,10 +539,10 @@ impl<K: Key> Log<K> {
             return;
         }
         // A ring with more slots than its window forgets before it overwrites.
-        let meta = if self.window == self.slots.get() {
-            overwritten
-        } else {
+        let meta = if self.has_spare_slots() {
             self.slot(evicted)[0].load(Ordering::Relaxed)
+        } else {
+            overwritten
         };
         if meta >> TICKET_SHIFT != evicted {
             return;
@@ -559,7 +573,8 @@ impl<K: Key> Log<K> {
     /// whatever the size, and nobody is stopped.
     pub(crate) fn purge(&self, now_tick: u64) -> usize {
         let tail = self.tail();
-        let mut due = self.oldest_edge(tail);
+        let edge = self.oldest_edge(tail);
+        let mut due = edge;
         let mut young = tail;
         while young - due > 1 {
             let middle = due + (young - due) / 2;
@@ -569,7 +584,7 @@ impl<K: Key> Log<K> {
                 _ => young = middle,
             }
         }
-        self.forget_below(due + 1)
+        if due == edge { 0 } else { self.forget_below(due + 1) }
     }
 
     /// The newest ticket that is forgotten for certain.

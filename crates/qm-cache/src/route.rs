@@ -328,7 +328,10 @@ where
         }
     }
 
-    /// The live routes of a key, the newest first.
+    /// The live routes of a key, the one learned last first.
+    ///
+    /// A session that [refreshes](RouteHandle::refresh) its route keeps it alive, but does not
+    /// move it to the front.
     #[must_use]
     pub fn candidates(&self, key: &K, now_ms: u64) -> Vec<R> {
         let now = now_ms >> self.tick_shift;

@@ -1,4 +1,5 @@
 //! Duplicate removal as KB 255546 describes it, row by row, and where this cache goes further.
+#![cfg(not(loom))]
 
 use qm_cache::{Admit, DedupCache, DedupConfig, KeyState};
 
