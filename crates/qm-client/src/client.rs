@@ -1,5 +1,6 @@
 //! The connection to the node, as the application sees it.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,9 +29,18 @@ use crate::ticket::{Fate, PutTicket};
 /// answered are repeated under their first number, so the node accepts each of them once, however
 /// often it arrives. Receive requests are repeated too. What was delivered and not settled is
 /// given back by the node.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Client {
     handle: Arc<Handle>,
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client")
+            .field("id", &self.id())
+            .field("path", &self.shared().settings.path)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Who answers at the socket.
@@ -104,7 +114,8 @@ impl Builder {
     /// [`ClientError`] when nobody answers there, or not as a node does.
     pub async fn connect(self, path: impl AsRef<Path>) -> Result<Client, ClientError> {
         let mut id = [0; 16];
-        getrandom::fill(&mut id).map_err(|error| ClientError::Random {
+        getrandom::fill(&mut id).map_err(|error| ClientError::System {
+            what: "random bytes",
             reason: error.to_string().into(),
         })?;
         let settings = Settings {

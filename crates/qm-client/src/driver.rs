@@ -1,6 +1,5 @@
 //! The task that owns the socket: greets, writes, reads, and connects again.
 
-use std::future::Future;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +11,7 @@ use qm_wire::limits::{BODY_BYTES_MAX, data_frame_bytes};
 use qm_wire::local::{ClientFrame, ClientHello, NodeFrame, NodeHello};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::UnixStream;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::error::{ClientError, Violation};
 use crate::shared::{Settings, Shared};
@@ -154,10 +153,15 @@ async fn serve(shared: &Shared, connected: Connected) -> End {
     }
 }
 
-/// Ends some time after the application closed the client.
+/// Ends when the application closed the client and what was unanswered then had its time.
 async fn lingered(shared: &Shared) {
-    shared.close.notified().await;
-    sleep(shared.settings.linger).await;
+    loop {
+        let until = shared.lock().closing_until;
+        match until {
+            Some(until) => return sleep_until(until).await,
+            None => shared.close.notified().await,
+        }
+    }
 }
 
 async fn read_frames(
@@ -177,7 +181,7 @@ async fn read_frames(
                 Err(error) => return End::Broken(error.into()),
             }
         }
-        if shared.lock().closing {
+        if shared.lock().is_closing() {
             // The writer looks whether this was the last answer.
             shared.wake.notify_one();
         }
@@ -237,16 +241,24 @@ async fn write_frames(shared: &Shared, mut writer: impl AsyncWrite + Unpin) -> E
     }
 }
 
-/// Tries to connect again until it works or the application closes the client.
+/// Tries to connect again until it works or the application needs no connection any more.
 async fn reconnect(shared: &Shared) -> Option<Connected> {
+    tokio::select! {
+        biased;
+        connected = connect_again(shared) => connected,
+        () = lingered(shared) => None,
+    }
+}
+
+async fn connect_again(shared: &Shared) -> Option<Connected> {
     let since = Instant::now();
     let mut away = false;
     let mut pause = RECONNECT_FIRST;
     loop {
-        if shared.lock().closing {
+        if shared.is_finished() {
             return None;
         }
-        let error = match or_closed(shared, greet(&shared.settings)).await? {
+        let error = match greet(&shared.settings).await {
             Ok(connected) => return Some(connected),
             Err(error) => error,
         };
@@ -254,17 +266,23 @@ async fn reconnect(shared: &Shared) -> Option<Connected> {
             shared.on_away(&error);
             away = true;
         }
-        or_closed(shared, sleep(jittered(pause))).await?;
+        sleep_or_wake(shared, jittered(pause)).await;
         pause = pause.saturating_mul(2).min(RECONNECT_LAST);
     }
 }
 
-/// The future's output, `None` when the client is closed first.
-async fn or_closed<T>(shared: &Shared, future: impl Future<Output = T>) -> Option<T> {
+/// Sleeps, but not while there may be nothing left to connect for.
+async fn sleep_or_wake(shared: &Shared, pause: Duration) {
     tokio::select! {
         biased;
-        () = shared.close.notified() => None,
-        output = future => Some(output),
+        () = sleep(pause) => {}
+        () = closed_and_finished(shared) => {}
+    }
+}
+
+async fn closed_and_finished(shared: &Shared) {
+    while !shared.is_finished() {
+        shared.wake.notified().await;
     }
 }
 

@@ -115,9 +115,11 @@ pub enum ClientError {
         /// The socket.
         path: PathBuf,
     },
-    /// The operating system gave no random bytes.
-    #[error("the operating system gave no random bytes: {reason}")]
-    Random {
+    /// The operating system withheld what a client needs.
+    #[error("the operating system gave no {what}: {reason}")]
+    System {
+        /// Random bytes or a thread.
+        what: &'static str,
         /// What it said.
         reason: Arc<str>,
     },

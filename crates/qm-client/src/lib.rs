@@ -4,6 +4,7 @@
 #[cfg(not(unix))]
 compile_error!("qm-client speaks over Unix domain sockets, which this platform does not offer");
 
+pub mod blocking;
 mod client;
 mod delivery;
 mod driver;

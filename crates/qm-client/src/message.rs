@@ -1,5 +1,6 @@
 //! What an application hands to its node.
 
+use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -23,7 +24,7 @@ use qm_wire::{
 ///     .property("region", "north")
 ///     .time_to_reach_queue(Duration::from_secs(3600));
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 #[must_use]
 pub struct Message {
     put: Put,
@@ -185,6 +186,18 @@ impl Message {
         }
         put.check()?;
         Ok(put)
+    }
+}
+
+/// Shows no body: bodies do not belong into logs.
+impl fmt::Debug for Message {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Message")
+            .field("destination", &self.put.destination)
+            .field("class", &self.put.class)
+            .field("label", &self.put.label)
+            .field("body_bytes", &self.put.body.len())
+            .finish_non_exhaustive()
     }
 }
 

@@ -105,6 +105,10 @@ impl Requests {
         self.verdicts.is_empty() && !self.open.values().any(waits)
     }
 
+    pub(crate) fn has_outgoing(&self) -> bool {
+        !self.outgoing.is_empty() || !self.verdicts.is_empty()
+    }
+
     pub(crate) const fn is_online(&self) -> bool {
         self.online
     }

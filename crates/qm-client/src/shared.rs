@@ -1,5 +1,6 @@
 //! What the application's handles and the connection's task share.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -39,17 +40,15 @@ pub(crate) enum Phase {
     Ended(ClientError),
 }
 
-#[derive(Debug)]
 pub(crate) struct State {
     pub(crate) phase: Phase,
-    /// No more is taken in; what is there is finished.
-    pub(crate) closing: bool,
+    /// No more is taken in, and until then what is there is finished.
+    pub(crate) closing_until: Option<Instant>,
     pub(crate) node: NodeHello,
     pub(crate) puts: Puts,
     pub(crate) requests: Requests,
 }
 
-#[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) settings: Settings,
     state: Mutex<State>,
@@ -68,9 +67,15 @@ pub(crate) struct Shared {
 }
 
 /// Held by everything the application has in hands; when the last one goes, the client closes.
-#[derive(Debug)]
 pub(crate) struct Handle {
     pub(crate) shared: Arc<Shared>,
+}
+
+/// Shows nothing of the state: bodies do not belong into logs.
+impl fmt::Debug for Handle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Handle").finish_non_exhaustive()
+    }
 }
 
 impl Drop for Handle {
@@ -94,7 +99,7 @@ impl Shared {
             window_bytes,
             state: Mutex::new(State {
                 phase: Phase::Working,
-                closing: false,
+                closing_until: None,
                 node,
                 puts: Puts::new(),
                 requests: Requests::new(),
@@ -108,7 +113,9 @@ impl Shared {
     }
 
     pub(crate) fn start_close(&self) {
-        self.lock().closing = true;
+        let until = Instant::now().checked_add(self.settings.linger);
+        let until = until.unwrap_or_else(Instant::now);
+        self.lock().closing_until.get_or_insert(until);
         self.close.notify_one();
         self.wake.notify_one();
     }
@@ -116,7 +123,7 @@ impl Shared {
     /// Whether the client is to be closed and nothing is left to be done for it.
     pub(crate) fn is_finished(&self) -> bool {
         let state = self.lock();
-        state.closing && state.puts.is_idle() && state.requests.is_idle()
+        state.is_closing() && state.puts.is_idle() && state.requests.is_idle()
     }
 
     /// Appends frames until one write is full or nothing more may be sent.
@@ -209,6 +216,10 @@ impl Shared {
 
     fn release(&self, state: &mut State) {
         let freed = state.puts.take_freed();
+        if state.requests.has_outgoing() {
+            // An answer made room for a request, or brought what is to be given back.
+            self.wake.notify_one();
+        }
         if freed.messages > 0 {
             self.messages.add_permits(freed.messages);
             self.bytes
@@ -220,10 +231,14 @@ impl Shared {
 }
 
 impl State {
+    pub(crate) const fn is_closing(&self) -> bool {
+        self.closing_until.is_some()
+    }
+
     /// Why nothing can be asked now.
     pub(crate) fn refusal(&self) -> Option<ClientError> {
         match &self.phase {
-            Phase::Working if self.closing => Some(ClientError::Closed),
+            Phase::Working if self.is_closing() => Some(ClientError::Closed),
             Phase::Working => None,
             Phase::Away(reason) | Phase::Ended(reason) => Some(reason.clone()),
         }

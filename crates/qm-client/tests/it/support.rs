@@ -70,6 +70,11 @@ impl Node {
         std::fs::remove_file(&self.path).unwrap();
     }
 
+    /// Nobody listens any more, and the socket's file stays, as a killed node leaves it.
+    pub(crate) fn leave_socket(&mut self) {
+        self.listener = None;
+    }
+
     pub(crate) fn start(&mut self) {
         self.listener = Some(UnixListener::bind(&self.path).unwrap());
     }
