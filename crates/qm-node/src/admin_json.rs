@@ -31,7 +31,7 @@ pub use document::{
     OutgoingDocument, PeerDocument, QueueDocument, RouteDocument, RouteStatsDocument,
     StatusDocument, WhyDocument,
 };
-pub use request::Request;
+pub use request::{Request, Which};
 pub use time::rfc3339;
 
 /// Bytes of items in one listing: leaves room for the rest of the document below

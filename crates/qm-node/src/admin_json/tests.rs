@@ -4,7 +4,6 @@ use qm_engine::admin::Selector;
 use qm_wire::{Incarnation, QmId};
 
 use super::*;
-use crate::admin_json::request::Which;
 
 fn node() -> NodeInfo {
     NodeInfo {

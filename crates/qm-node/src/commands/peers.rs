@@ -1,0 +1,265 @@
+//! Other nodes: who may send here, and where they are.
+
+use qm_node::admin_json::{DoneDocument, PeerDocument, Request};
+use qm_wire::{Destination, Outcome};
+
+use crate::cli::PeersCommand;
+use crate::exit::{Exit, Failure};
+use crate::output::{Column, Output};
+
+use super::node::Node;
+use super::queue::{agreed, tell};
+
+pub(crate) async fn peers(
+    node: &Node,
+    command: &PeersCommand,
+    out: &Output,
+) -> Result<Exit, Failure> {
+    match command {
+        PeersCommand::List => list(&all(node).await?, out)?,
+        PeersCommand::Show { who } => {
+            for peer in named(&all(node).await?, who)? {
+                show(peer, out)?;
+            }
+        }
+        PeersCommand::Add {
+            name,
+            address,
+            qm,
+            keep_connected,
+        } => {
+            let address = address.as_deref().map(with_port).transpose()?;
+            let request = Request::PeersAdd {
+                name: name.clone(),
+                address,
+                qm: *qm,
+                keep_connected: *keep_connected,
+            };
+            let done: DoneDocument = node.ask(&request).await?;
+            tell(
+                &done,
+                &format!("{name}/QUEUE is now a destination, and {name} may send here"),
+                out,
+            )?;
+        }
+        PeersCommand::Approve { who, name } => {
+            let request = Request::PeersApprove {
+                who: who.clone(),
+                name: name.clone(),
+            };
+            let done: DoneDocument = node.ask(&request).await?;
+            tell(&done, &format!("{who} may send here"), out)?;
+        }
+        PeersCommand::Block { who, confirm } => {
+            let known = all(node).await?;
+            let what = format!(
+                "close the sessions of {} and take no message from it",
+                titles(named(&known, who)?)
+            );
+            if agreed(*confirm, &what, 1, out)? {
+                let done: DoneDocument =
+                    node.ask(&Request::PeersBlock { who: who.clone() }).await?;
+                tell(&done, &format!("{who} may not send here"), out)?;
+            }
+        }
+        PeersCommand::Forget { who, confirm } => {
+            let known = all(node).await?;
+            let what = format!(
+                "forget {} and the identity remembered for its address",
+                titles(named(&known, who)?)
+            );
+            if agreed(*confirm, &what, 1, out)? {
+                let done: DoneDocument =
+                    node.ask(&Request::PeersForget { who: who.clone() }).await?;
+                tell(&done, &format!("{who} is forgotten"), out)?;
+            }
+        }
+    }
+    Ok(Exit::Done)
+}
+
+async fn all(node: &Node) -> Result<Vec<PeerDocument>, Failure> {
+    node.list(|after| Request::PeersList { after }).await
+}
+
+/// `host:port` from `host`, `host:port`, `[v6]`, `[v6]:port` or `qm://…`.
+fn with_port(address: &str) -> Result<String, Failure> {
+    let bare = address.trim_start_matches("qm://").trim_end_matches('/');
+    let lone_v6 = bare.parse::<core::net::Ipv6Addr>().is_ok();
+    let bare = if lone_v6 {
+        format!("[{bare}]")
+    } else {
+        bare.to_owned()
+    };
+    match format!("qm://{bare}/-").parse() {
+        Ok(Destination::Host { host, port, .. }) if host.contains(':') => {
+            Ok(format!("[{host}]:{port}"))
+        }
+        Ok(Destination::Host { host, port, .. }) => Ok(format!("{host}:{port}")),
+        _ => Err(Failure::usage(
+            format!("`{address}` is no address of a node"),
+            "write HOST or HOST:PORT",
+        )),
+    }
+}
+
+/// The peers that a word means: those it names exactly, else those of which it is the beginning.
+fn named<'a>(all: &'a [PeerDocument], who: &str) -> Result<Vec<&'a PeerDocument>, Failure> {
+    let wanted = who.to_lowercase();
+    let names_of = |peer: &PeerDocument| -> Vec<String> {
+        let qm = peer.qm.map(|qm| qm.to_string());
+        let names = [peer.name.clone(), Some(peer.announced_name.clone()), qm];
+        names
+            .into_iter()
+            .flatten()
+            .map(|name| name.to_lowercase())
+            .collect()
+    };
+    let mut found: Vec<_> = all
+        .iter()
+        .filter(|peer| names_of(peer).contains(&wanted))
+        .collect();
+    if found.is_empty() {
+        let begins = |peer: &&PeerDocument| names_of(peer).iter().any(|n| n.starts_with(&wanted));
+        found = all.iter().filter(begins).collect();
+    }
+    if found.is_empty() {
+        let cause = format!("no peer is called `{who}`");
+        return Err(Failure::rejected(Outcome::NOT_FOUND, cause)
+            .with_fix("`qm-node peers list` shows the peers"));
+    }
+    Ok(found)
+}
+
+fn titles(peers: Vec<&PeerDocument>) -> String {
+    let titles: Vec<String> = peers.into_iter().map(title).collect();
+    titles.join(" or ")
+}
+
+fn title(peer: &PeerDocument) -> String {
+    let name = peer.name.as_deref().unwrap_or(&peer.announced_name);
+    match (name, peer.qm) {
+        ("", Some(qm)) => qm.to_string(),
+        (name, Some(qm)) => format!("{name} ({qm})"),
+        (name, None) => name.to_owned(),
+    }
+}
+
+fn list(peers: &[PeerDocument], out: &Output) -> Result<(), Failure> {
+    let columns = [
+        Column::left("NAME"),
+        Column::left("APPROVAL"),
+        Column::left("SESSION"),
+        Column::left("IDENTITY"),
+        Column::left("CALLS ITSELF"),
+        Column::left("ADDRESSES"),
+        Column::left("LAST SEEN"),
+    ];
+    out.list(peers, columns, |peer| {
+        [
+            peer.name.clone().unwrap_or_else(dash),
+            peer.approval.clone(),
+            session(peer).to_owned(),
+            peer.qm.map_or_else(dash, |qm| qm.to_string()),
+            if peer.announced_name.is_empty() {
+                dash()
+            } else {
+                peer.announced_name.clone()
+            },
+            if peer.addresses.is_empty() {
+                dash()
+            } else {
+                peer.addresses.join(" ")
+            },
+            peer.last_seen.clone().unwrap_or_else(dash),
+        ]
+    })?;
+    if !out.json && peers.iter().any(|peer| peer.approval == "pending") {
+        out.note(
+            "`qm-node peers approve WHO` lets a pending peer send; compare its fingerprint first",
+        );
+    }
+    Ok(())
+}
+
+fn show(peer: &PeerDocument, out: &Output) -> Result<(), Failure> {
+    if out.json {
+        return out.document(peer);
+    }
+    out.facts(&[
+        ("name", peer.name.clone().unwrap_or_else(dash)),
+        ("calls itself", peer.announced_name.clone()),
+        ("host", peer.host.clone()),
+        ("approval", peer.approval.clone()),
+        ("session", session(peer).to_owned()),
+        ("identity", peer.qm.map_or_else(dash, |qm| qm.to_string())),
+        (
+            "life",
+            peer.incarnation.map_or_else(dash, |life| life.to_string()),
+        ),
+        ("addresses", peer.addresses.join(" ")),
+        (
+            "kept connected",
+            if peer.keep_connected { "yes" } else { "no" }.to_owned(),
+        ),
+        ("last seen", peer.last_seen.clone().unwrap_or_else(dash)),
+    ])
+}
+
+const fn session(peer: &PeerDocument) -> &'static str {
+    if peer.connected { "open" } else { "-" }
+}
+
+fn dash() -> String {
+    "-".to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::exit::Exit;
+
+    #[test]
+    fn addresses_get_their_port() {
+        for (typed, whole) in [
+            ("Hub", "hub:1801"),
+            ("hub.example:1802", "hub.example:1802"),
+            ("192.0.2.7", "192.0.2.7:1801"),
+            ("2001:db8::1", "[2001:db8::1]:1801"),
+            ("[2001:db8::1]:1802", "[2001:db8::1]:1802"),
+            ("qm://hub/", "hub:1801"),
+        ] {
+            assert_eq!(with_port(typed).unwrap(), whole);
+        }
+        for wrong in ["hub:port", "hub:0", "", "a/b", "a b"] {
+            assert_eq!(with_port(wrong).unwrap_err().exit, Exit::Usage, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_word_names_what_it_begins() {
+        let peer = |name: Option<&str>, announced: &str, qm: &str| -> PeerDocument {
+            serde_json::from_value(serde_json::json!({
+                "schema": "qm.peer/1", "name": name, "announced_name": announced, "host": "",
+                "qm": qm, "addresses": [], "approval": "pending", "keep_connected": false,
+                "connected": false, "incarnation": null, "last_seen": null,
+            }))
+            .unwrap()
+        };
+        let all = [
+            peer(Some("hub"), "box", "11111111-1111-1111-1111-111111111111"),
+            peer(None, "hub-2", "22222222-2222-2222-2222-222222222222"),
+        ];
+        let found = |who: &str| named(&all, who).map(titles);
+        assert_eq!(
+            found("HUB").unwrap(),
+            "hub (11111111-1111-1111-1111-111111111111)"
+        );
+        assert_eq!(
+            found("22").unwrap(),
+            "hub-2 (22222222-2222-2222-2222-222222222222)"
+        );
+        assert_eq!(named(&all, "hu").unwrap().len(), 2);
+        assert_eq!(found("x").unwrap_err().code, "not_found");
+    }
+}

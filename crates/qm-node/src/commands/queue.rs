@@ -1,0 +1,204 @@
+//! Queues of this node.
+
+use qm_node::admin_json::{DoneDocument, QueueDocument, Request};
+
+use crate::cli::{Confirm, QueueCommand};
+use crate::config::units::about_size;
+use crate::exit::{Exit, Failure};
+use crate::output::{Column, Output};
+
+use super::node::Node;
+
+pub(crate) async fn queue(
+    node: &Node,
+    command: &QueueCommand,
+    out: &Output,
+) -> Result<Exit, Failure> {
+    match command {
+        QueueCommand::List => {
+            let queues = node
+                .list::<QueueDocument>(|after| Request::QueueList { after })
+                .await?;
+            let columns = [
+                Column::left("QUEUE"),
+                Column::right("MESSAGES"),
+                Column::right("BYTES"),
+                Column::right("TAKEN"),
+                Column::right("RECEIVERS"),
+                Column::right("ARRIVED"),
+                Column::right("RECEIVED"),
+                Column::left("STATE"),
+            ];
+            out.list(&queues, columns, |queue| {
+                [
+                    queue.name.to_string(),
+                    queue.messages.to_string(),
+                    queue.bytes.to_string(),
+                    queue.leased.to_string(),
+                    queue.waiting_receivers.to_string(),
+                    queue.arrived.to_string(),
+                    queue.received.to_string(),
+                    state(queue).to_owned(),
+                ]
+            })?;
+        }
+        QueueCommand::Show { name } => {
+            let queue: QueueDocument = node.ask(&Request::QueueShow { name: name.clone() }).await?;
+            show(&queue, out)?;
+        }
+        QueueCommand::Create(settings) => {
+            let request = Request::QueueCreate {
+                name: settings.name.clone(),
+                transactional: settings.transactional,
+                quota_bytes: settings.quota_bytes,
+                quota_messages: settings.quota_messages,
+            };
+            let done: DoneDocument = node.ask(&request).await?;
+            tell(&done, &format!("made queue {}", settings.name), out)?;
+        }
+        QueueCommand::Set(change) => {
+            let now: QueueDocument = node
+                .ask(&Request::QueueShow {
+                    name: change.name.clone(),
+                })
+                .await?;
+            let request = Request::QueueSet {
+                name: now.name,
+                transactional: now.transactional,
+                quota_bytes: change.quota_bytes.map_or(now.quota_bytes, |quota| quota.0),
+                quota_messages: change
+                    .quota_messages
+                    .map_or(now.quota_messages, |quota| quota.0),
+                paused: now.paused,
+            };
+            let done: DoneDocument = node.ask(&request).await?;
+            tell(&done, &format!("changed queue {}", change.name), out)?;
+        }
+        QueueCommand::Purge { name, confirm } => {
+            let queue: QueueDocument = node.ask(&Request::QueueShow { name: name.clone() }).await?;
+            let what = format!(
+                "remove {} messages from queue {}",
+                queue.messages, queue.name
+            );
+            if agreed(*confirm, &what, queue.messages, out)? {
+                let request = Request::QueuePurge { name: name.clone() };
+                let done: DoneDocument = node.ask(&request).await?;
+                tell(
+                    &done,
+                    &format!("removed {} messages from queue {name}", done.count),
+                    out,
+                )?;
+            }
+        }
+        QueueCommand::Delete {
+            name,
+            force,
+            confirm,
+        } => {
+            let queue: QueueDocument = node.ask(&Request::QueueShow { name: name.clone() }).await?;
+            let held = queue.messages.saturating_add(queue.leased);
+            let what = format!("delete queue {} with {held} messages", queue.name);
+            if agreed(*confirm, &what, held, out)? {
+                let request = Request::QueueDelete {
+                    name: name.clone(),
+                    force: *force,
+                };
+                let done: DoneDocument = node.ask(&request).await?;
+                tell(
+                    &done,
+                    &format!("deleted queue {name} with {} messages", done.count),
+                    out,
+                )?;
+            }
+        }
+        QueueCommand::Pause { name } => {
+            let done: DoneDocument = node
+                .ask(&Request::QueuePause { name: name.clone() })
+                .await?;
+            tell(
+                &done,
+                &format!("queue {name} holds its receivers back"),
+                out,
+            )?;
+        }
+        QueueCommand::Resume { name } => {
+            let done: DoneDocument = node
+                .ask(&Request::QueueResume { name: name.clone() })
+                .await?;
+            tell(&done, &format!("queue {name} goes on"), out)?;
+        }
+    }
+    Ok(Exit::Done)
+}
+
+/// Whether something that cannot be undone shall be done.
+///
+/// # Errors
+/// When it was not confirmed.
+pub(crate) fn agreed(
+    confirm: Confirm,
+    what: &str,
+    count: u64,
+    out: &Output,
+) -> Result<bool, Failure> {
+    if confirm.dry_run {
+        if out.json {
+            let document = serde_json::json!({
+                "schema": "qm.dry_run/1", "count": count, "would": what,
+            });
+            out.document(&document)?;
+        } else {
+            out.line(&format!("would {what}"))?;
+        }
+        return Ok(false);
+    }
+    out.confirm(what, confirm.yes).map(|()| true)
+}
+
+/// That it was done.
+pub(crate) fn tell(done: &DoneDocument, text: &str, out: &Output) -> Result<(), Failure> {
+    if out.json {
+        return out.document(done);
+    }
+    out.note(text);
+    Ok(())
+}
+
+fn show(queue: &QueueDocument, out: &Output) -> Result<(), Failure> {
+    if out.json {
+        return out.document(queue);
+    }
+    let quota = |quota: Option<u64>, show: fn(u64) -> String| quota.map_or_else(none, show);
+    out.facts(&[
+        ("queue", queue.name.to_string()),
+        ("state", state(queue).to_owned()),
+        ("messages", queue.messages.to_string()),
+        ("bytes", queue.bytes.to_string()),
+        ("in the hands of applications", queue.leased.to_string()),
+        ("waiting receivers", queue.waiting_receivers.to_string()),
+        ("arrived since the start", queue.arrived.to_string()),
+        ("received since the start", queue.received.to_string()),
+        (
+            "transactional",
+            if queue.transactional { "yes" } else { "no" }.to_owned(),
+        ),
+        ("quota in bytes", quota(queue.quota_bytes, about_size)),
+        (
+            "quota in messages",
+            quota(queue.quota_messages, |n| n.to_string()),
+        ),
+    ])
+}
+
+fn none() -> String {
+    "none".to_owned()
+}
+
+const fn state(queue: &QueueDocument) -> &'static str {
+    match (queue.paused, queue.full) {
+        (true, true) => "paused, full",
+        (true, false) => "paused",
+        (false, true) => "full",
+        (false, false) => "open",
+    }
+}

@@ -1,0 +1,69 @@
+//! Is the node running and healthy?
+
+use qm_node::admin_json::{Request, StatusDocument};
+
+use crate::config::units::{about_duration, about_size};
+use crate::exit::{Exit, Failure};
+use crate::output::Output;
+
+use super::node::Node;
+
+pub(crate) async fn status(node: &Node, out: &Output) -> Result<Exit, Failure> {
+    let status: StatusDocument = node.ask(&Request::Status {}).await?;
+    if out.json {
+        out.document(&status)?;
+        return Ok(Exit::Done);
+    }
+    let process = &status.node;
+    let health = if status.store_full {
+        "the disk is full: nothing is accepted"
+    } else {
+        "ok"
+    };
+    let messages = |count, bytes| format!("{count} messages, {}", about_size(bytes));
+    let mut facts = vec![
+        ("name", status.name.clone()),
+        ("health", health.to_owned()),
+        ("identity", status.qm.to_string()),
+        ("fingerprint", process.fingerprint.clone()),
+        ("listens at", process.listen.clone()),
+        ("reachable", process.addresses.join(" ")),
+        ("socket", process.socket.clone()),
+        ("data", process.data.clone()),
+        ("version", process.version.clone()),
+        ("process", process.pid.to_string()),
+        ("up for", about_duration(status.uptime_ms)),
+        (
+            "queues",
+            messages(status.local_messages, status.local_bytes),
+        ),
+        (
+            "outgoing",
+            messages(status.outgoing_messages, status.outgoing_bytes),
+        ),
+        ("dead letters", status.dead_letters.to_string()),
+        ("sessions", status.sessions.to_string()),
+        ("pending peers", status.pending_peers.to_string()),
+        ("applications", status.clients.to_string()),
+        ("memory for messages", about_size(status.resident_bytes)),
+    ];
+    let counters = status.counters.named();
+    let counters: Vec<(String, u64)> = counters
+        .into_iter()
+        .filter(|(_, count)| *count > 0)
+        .map(|(name, count)| (name.replace('_', " "), count))
+        .collect();
+    facts.extend(
+        counters
+            .iter()
+            .map(|(name, count)| (name.as_str(), count.to_string())),
+    );
+    out.facts(&facts)?;
+    if status.pending_peers > 0 {
+        out.note("peers await approval: `qm-node peers list`, then `qm-node peers approve WHO`");
+    }
+    if status.dead_letters > 0 {
+        out.note("there are dead letters: `qm-node peek dead$` shows them");
+    }
+    Ok(Exit::Done)
+}

@@ -1,0 +1,287 @@
+use std::collections::BTreeMap;
+
+use expect_test::expect_file;
+use qm_engine::Trust;
+
+use super::*;
+
+fn around(variables: &[(&str, &str)]) -> Surroundings {
+    let mut all = BTreeMap::from([("HOME".to_owned(), OsString::from("/home/ann"))]);
+    all.extend(
+        variables
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), value.into())),
+    );
+    Surroundings {
+        variables: all,
+        root: false,
+    }
+}
+
+fn read(text: &str) -> Result<Settings, ConfigError> {
+    let mut settings = Settings::default_in(&around(&[]));
+    settings.read_text(Path::new("/etc/qm/qm-node.toml"), text)?;
+    settings.check()?;
+    Ok(settings)
+}
+
+#[test]
+fn values_have_units_and_land_where_they_belong() {
+    let settings = read(
+        r#"
+        listen = ":1900"
+        name = "till-17"
+        trust = "any"
+        [dedup]
+        size = 20_000
+        purge_interval = "45min"
+        [limits]
+        body_bytes = "1GiB"
+        store_bytes = 1073741824
+        [recoverable]
+        time_to_reach_queue = "4d"
+        "#,
+    )
+    .unwrap();
+    assert_eq!(settings.listen, "[::]:1900".parse().unwrap());
+    assert_eq!(settings.name.as_deref(), Some("till-17"));
+    assert_eq!(settings.engine.trust, Trust::Any);
+    assert_eq!(settings.engine.dedup_capacity, 20_000);
+    assert_eq!(settings.engine.dedup_purge_interval_ms, 45 * 60 * 1_000);
+    assert_eq!(settings.engine.body_bytes_max, 1 << 30);
+    assert_eq!(settings.engine.store_bytes_max, 1 << 30);
+    assert_eq!(
+        settings.engine.recoverable_reach_queue_ms,
+        4 * 24 * 3_600 * 1_000
+    );
+    assert_eq!(
+        settings.origin("dedup.size").to_string(),
+        "/etc/qm/qm-node.toml:6"
+    );
+    assert_eq!(
+        settings.origin("dedup.purge_interval").to_string(),
+        "/etc/qm/qm-node.toml:7"
+    );
+    assert_eq!(settings.origin("window.bytes"), &Origin::Default);
+}
+
+#[test]
+fn a_mistake_is_told_with_file_line_and_what_is_accepted() {
+    for (text, cause, fix) in [
+        (
+            "[dedup]\n\nsise = 1",
+            "/etc/qm/qm-node.toml:3: there is no key `dedup.sise`",
+            "did you mean `dedup.size`?",
+        ),
+        (
+            "[dedup]\ncapacity_of_it = 1",
+            "qm-node.toml:2: there is no key `dedup.capacity_of_it`",
+            "accepted keys: dedup.size, dedup.purge_interval",
+        ),
+        (
+            "\n[dedupe]\nsize = 1",
+            "qm-node.toml:2: there is no section [dedupe]",
+            "accepted keys: listen,",
+        ),
+        (
+            "size = 1",
+            "qm-node.toml:1: there is no key `size`",
+            "accepted keys: listen,",
+        ),
+        (
+            "[dedup]\nsize = \"many\"",
+            "qm-node.toml:2: `dedup.size`: `many` is not a whole number",
+            "such as 10000",
+        ),
+        (
+            "[dedup]\nsize = [1]",
+            "qm-node.toml:2: `dedup.size` has a value of the wrong kind",
+            "such as 10000",
+        ),
+        (
+            "[dedup]\npurge_interval = 30",
+            "qm-node.toml:2: `dedup.purge_interval`: `30` is no duration",
+            "\"30s\"",
+        ),
+        (
+            "[session]\nidle = \"infinite\"",
+            "must not be infinite",
+            "\"30s\"",
+        ),
+        (
+            "[window]\nmessages = 5000",
+            "from 1 to 4096",
+            "whole number",
+        ),
+        (
+            "[limits]\nbody_bytes = \"2GiB\"",
+            "between 1B and 1GiB",
+            "4MiB",
+        ),
+        (
+            "trust = \"all\"",
+            "`all` is no kind of trust",
+            "one of: approve, any",
+        ),
+        (
+            "listen = \"hub:1801\"",
+            "`hub:1801` is no address",
+            "[::]:1801",
+        ),
+        ("log = \"info,=,\"", "`log`", "text"),
+        ("dedup = 1", "there is no key `dedup`", "accepted keys"),
+        ("[dedup\nsize = 1", "qm-node.toml:1: ", "TOML"),
+        (
+            "listen = \":1\"\nlisten = \":2\"",
+            "qm-node.toml:2: duplicate key",
+            "TOML",
+        ),
+        (
+            "[reconnect]\nmin = \"1min\"",
+            "`reconnect.min`: the first pause is longer",
+            "reconnect.max",
+        ),
+    ] {
+        let error = read(text).unwrap_err();
+        assert!(error.cause.contains(cause), "{text}: {error:?}");
+        assert!(error.fix.contains(fix), "{text}: {error:?}");
+    }
+}
+
+#[test]
+fn later_sources_win() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("qm-node.toml");
+    std::fs::write(
+        &file,
+        "name = \"file\"\n[dedup]\nsize = 1\n[window]\nmessages = 1\n",
+    )
+    .unwrap();
+    let around = around(&[
+        ("QM_CONFIG", file.to_str().unwrap()),
+        ("QM_DEDUP__SIZE", "2"),
+        ("QM_NAME", "environment"),
+        ("QM_LOG_FORMAT", "json"),
+        ("QM_LOGS", "typo"),
+    ]);
+    let flags = Flags {
+        config: None,
+        values: vec![("--name", "name", "flag".to_owned())],
+    };
+    let settings = Settings::load(&around, &flags).unwrap();
+    assert_eq!(settings.name.as_deref(), Some("flag"));
+    assert_eq!(settings.origin("name").to_string(), "--name");
+    assert_eq!(settings.engine.dedup_capacity, 2);
+    assert_eq!(settings.origin("dedup.size").to_string(), "QM_DEDUP__SIZE");
+    assert_eq!(settings.engine.window_messages, 1);
+    assert_eq!(
+        settings.origin("window.messages").to_string(),
+        format!("{}:5", file.display())
+    );
+    assert_eq!(settings.log_format, LogFormat::Json);
+    assert_eq!(settings.unknown_variables, ["QM_LOGS"]);
+    assert_eq!(settings.node_config().engine.dedup_capacity, 2);
+}
+
+#[test]
+fn a_wrong_variable_is_refused_by_name() {
+    for (name, value, cause) in [
+        ("QM_DEDUP__SISE", "1", "QM_DEDUP__SISE names no key"),
+        ("QM_DEDUP__SIZE", "x", "QM_DEDUP__SIZE: `dedup.size`"),
+        (
+            "QM_CONFIG",
+            "/nonexistent/qm.toml",
+            "/nonexistent/qm.toml cannot be read",
+        ),
+    ] {
+        let error = Settings::load(&around(&[(name, value)]), &Flags::default()).unwrap_err();
+        assert!(error.cause.contains(cause), "{error:?}");
+    }
+}
+
+#[test]
+fn places_follow_the_user_and_the_data_directory() {
+    let places = |around: &Surroundings, flags: &Flags| {
+        let settings = Settings::load(around, flags).unwrap();
+        (
+            settings.data.display().to_string(),
+            settings.socket.display().to_string(),
+        )
+    };
+    let none = Flags::default();
+    let place = |data: &str, socket: &str| (data.to_owned(), socket.to_owned());
+    assert_eq!(
+        places(&around(&[]), &none),
+        place(
+            "/home/ann/.local/state/qm",
+            "/home/ann/.local/state/qm/node.sock"
+        )
+    );
+    assert_eq!(
+        places(
+            &around(&[("XDG_STATE_HOME", "/s"), ("XDG_RUNTIME_DIR", "/run/user/7")]),
+            &none
+        ),
+        place("/s/qm", "/run/user/7/qm/node.sock")
+    );
+    let data = Flags {
+        config: None,
+        values: vec![("--data", "data", "/tmp/a".to_owned())],
+    };
+    assert_eq!(
+        places(&around(&[("XDG_RUNTIME_DIR", "/run/user/7")]), &data),
+        place("/tmp/a", "/tmp/a/node.sock")
+    );
+    let root = Surroundings {
+        root: true,
+        ..around(&[("XDG_RUNTIME_DIR", "/run/user/0")])
+    };
+    assert_eq!(
+        places(&root, &none),
+        place("/var/lib/qm", "/run/qm/node.sock")
+    );
+
+    let long = Flags {
+        config: None,
+        values: vec![("--data", "data", format!("/{}", "x".repeat(120)))],
+    };
+    let error = Settings::load(&around(&[]), &long).unwrap_err();
+    assert!(error.cause.starts_with("--data: `data`: ") && error.fix.contains("--socket"));
+}
+
+#[test]
+fn every_shown_value_is_read_back() {
+    let defaults = Settings::default_in(&around(&[]));
+    for key in KEYS {
+        let mut settings = defaults.clone();
+        let shown = (key.show)(&defaults);
+        assert_eq!((key.set)(&mut settings, &shown), Ok(()), "{}", key.name);
+        assert_eq!((key.show)(&settings), shown, "{}", key.name);
+        assert_eq!(Key::named(key.name).map(|key| key.name), Some(key.name));
+    }
+}
+
+/// `UPDATE_EXPECT=1 cargo test` writes the file anew after a change of keys.
+#[test]
+fn the_example_file_holds_every_key_with_its_default() {
+    let text = example();
+    expect_file!["../../qm-node.example.toml"].assert_eq(&text);
+    let live: String = text
+        .lines()
+        .map(|line| match line.strip_prefix('#') {
+            Some(key) if !key.starts_with(' ') => format!("{key}\n"),
+            _ => format!("{line}\n"),
+        })
+        .collect();
+    let root = Surroundings {
+        root: true,
+        ..Surroundings::default()
+    };
+    let mut settings = Settings::default_in(&root);
+    settings.read_text(Path::new("example"), &live).unwrap();
+    assert_eq!(settings.origins.len(), KEYS.len());
+    let defaults = Settings::default_in(&root);
+    for key in KEYS {
+        assert_eq!((key.show)(&settings), (key.show)(&defaults), "{}", key.name);
+    }
+}
