@@ -80,35 +80,44 @@ impl SegmentHeader {
 
     pub(crate) fn seed(&self) -> Seed {
         let crc = crc32c::crc32c(&self.salt.to_le_bytes());
-        Seed(crc32c::crc32c_append(crc, &self.sequence.to_le_bytes()))
+        let [.., a, b, c, d] = self.salt.to_le_bytes();
+        Seed {
+            crc: crc32c::crc32c_append(crc, &self.sequence.to_le_bytes()),
+            tag: u32::from_le_bytes([a, b, c, d]),
+        }
     }
 }
 
 /// Where the checksums of one segment start from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Seed(u32);
+pub(crate) struct Seed {
+    crc: u32,
+    /// Makes groups recognisable by 64 random bits: the search for one behind a torn tail looks
+    /// at everything an earlier life of the file left there.
+    tag: u32,
+}
 
 impl Seed {
     /// For tests of the tests only.
-    pub(crate) const CONSTANT: Self = Self(1);
+    pub(crate) const CONSTANT: Self = Self { crc: 1, tag: 1 };
 
     /// The offset takes part, so a copy of a record elsewhere in the segment is not a record.
     const fn at(self, offset: u32) -> u32 {
-        self.0 ^ offset
+        self.crc ^ offset
     }
 
     pub(crate) fn encode_seal(self, end: u32) -> [u8; SEAL_BYTES] {
         let mut out = [0; SEAL_BYTES];
         out[..8].copy_from_slice(b"qmsealed");
         out[8..12].copy_from_slice(&end.to_le_bytes());
-        let crc = crc32c::crc32c_append(self.0, &out[..28]);
+        let crc = crc32c::crc32c_append(self.crc, &out[..28]);
         out[28..].copy_from_slice(&crc.to_le_bytes());
         out
     }
 
     pub(crate) fn decode_seal(self, bytes: &[u8; SEAL_BYTES]) -> Option<u32> {
         let valid = bytes[..8] == *b"qmsealed"
-            && u32_at(bytes, 28) == crc32c::crc32c_append(self.0, &bytes[..28]);
+            && u32_at(bytes, 28) == crc32c::crc32c_append(self.crc, &bytes[..28]);
         valid.then(|| u32_at(bytes, 8))
     }
 }
@@ -153,6 +162,7 @@ pub(crate) struct RecordHeader {
     pub(crate) body_bytes: u32,
     /// The stream of a put or removal; the bytes of the whole group of a [`Kind::Group`].
     pub(crate) stream: u32,
+    /// Of head and body; of a group the tag of the segment and the offset.
     pub(crate) payload_crc: u32,
     /// The position of a put, the first of a removal, the number of a group.
     pub(crate) position: u64,
@@ -162,6 +172,9 @@ impl RecordHeader {
     pub(crate) fn decode(seed: Seed, offset: u32, bytes: &[u8]) -> Option<Self> {
         let bytes: &[u8; RECORD_BYTES] = bytes.get(..RECORD_BYTES)?.try_into().ok()?;
         let kind = Kind::from_byte(bytes[4])?;
+        if bytes[6..8] != [0, 0] {
+            return None;
+        }
         if u32_at(bytes, 0) != crc32c::crc32c_append(seed.at(offset), &bytes[4..]) {
             return None;
         }
@@ -188,6 +201,19 @@ impl RecordHeader {
 
     pub(crate) const fn is_carried(&self) -> bool {
         self.flags & FLAG_CARRIED != 0
+    }
+
+    /// Where the group ends that starts here, if one does.
+    pub(crate) fn group_end(&self, seed: Seed, offset: u32, segment_bytes: u32) -> Option<u32> {
+        let end = offset.checked_add(self.stream)?;
+        let sound = self.kind == Kind::Group
+            && self.payload_crc == seed.tag ^ offset
+            && self.head_bytes == 0
+            && self.body_bytes == 0
+            && self.stream as usize >= RECORD_BYTES
+            && (self.stream as usize).is_multiple_of(ALIGN)
+            && end <= segment_bytes;
+        sound.then_some(end)
     }
 
     /// Whether the payload (head, body) is what was written.
@@ -265,8 +291,12 @@ impl<'a> Encoder<'a> {
         head: &[u8],
         body: &[u8],
     ) {
-        let seed = self.seed.at(self.offset());
-        let payload_crc = crc32c::crc32c_append(crc32c::crc32c_append(seed, head), body);
+        let offset = self.offset();
+        let seed = self.seed.at(offset);
+        let payload_crc = match kind {
+            Kind::Group => self.seed.tag ^ offset,
+            _ => crc32c::crc32c_append(crc32c::crc32c_append(seed, head), body),
+        };
         let mut header = [0; RECORD_BYTES];
         header[4] = kind as u8;
         header[5] = flags;

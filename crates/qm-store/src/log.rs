@@ -90,6 +90,10 @@ impl LogOptions {
         usize::try_from(self.reserve_bytes.div_ceil(capacity)).unwrap_or(usize::MAX)
     }
 
+    fn seed(&self, header: &SegmentHeader) -> Seed {
+        if self.broken(Break::ConstantSalt) { Seed::CONSTANT } else { header.seed() }
+    }
+
     #[cfg(feature = "__breaks")]
     fn broken(&self, fault: Break) -> bool {
         self.breaks.contains(&fault)
@@ -408,11 +412,10 @@ impl Log {
         // Seals are made in order, one segment behind: recovery relies on it.
         self.seal_previous()?;
         let file = self.space.take().expect("invariant: room was checked");
-        let constant = self.options.broken(Break::ConstantSalt);
         let header = SegmentHeader {
             segment_bytes: file.bytes,
             sequence: self.newest.map_or(1, |(sequence, _)| sequence + 1),
-            salt: if constant { 1 } else { (self.salt_source)() },
+            salt: (self.salt_source)(),
             store: self.store_id,
             previous_end: self.newest.map_or(0, |(_, end)| end),
         };
@@ -421,7 +424,7 @@ impl Log {
         for at in HEADER_AT {
             buffer[at..at + HEADER_BYTES].copy_from_slice(&encoded);
         }
-        let seed = if constant { Seed::CONSTANT } else { header.seed() };
+        let seed = self.options.seed(&header);
         let active = Active { slot: 0, seed, end: DATA_AT, segment_bytes: file.bytes };
         Ok(Opened { active, fresh: Some(Fresh { file, sequence: header.sequence }) })
     }

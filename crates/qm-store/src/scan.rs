@@ -153,12 +153,8 @@ impl Scan<'_, '_> {
     fn group_at(&mut self, at: u32) -> Result<Option<(RecordHeader, u32)>, StoreError> {
         let header = self.record_at(at, self.segment_bytes)?;
         Ok(header.and_then(|header| {
-            let end = at.checked_add(header.stream)?;
-            let sound = header.kind == Kind::Group
-                && header.stream >= RECORD
-                && header.stream.is_multiple_of(STEP)
-                && end <= self.segment_bytes;
-            sound.then_some((header, end))
+            let end = header.group_end(self.seed, at, self.segment_bytes)?;
+            Some((header, end))
         }))
     }
 

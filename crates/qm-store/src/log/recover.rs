@@ -9,7 +9,7 @@ use bytes::Bytes;
 use crate::breaks::Break;
 use crate::error::StoreError;
 use crate::format::{
-    DATA_AT, FLAG_CARRIED, HeaderState, Kind, RECORD_BYTES, SegmentHeader, VERSION, u64_at,
+    DATA_AT, HeaderState, Kind, RECORD_BYTES, SegmentHeader, VERSION, u64_at,
 };
 use crate::fs::Fs;
 use crate::index::{Index, Location, Segment, Slot};
@@ -52,7 +52,7 @@ pub(super) fn open(
         Err(error) => return Err(StoreError::io("lock", &lock_path, error)),
     }
     let mut space = Space::new(Arc::clone(&fs), dir, &options);
-    let listing = list(fs.as_ref(), dir, &mut space)?;
+    let listing = list(fs.as_ref(), dir, &options, &mut space)?;
     let (segments, mut notes) = (listing.segments, listing.notes);
     let store_id = match segments.first() {
         Some(first) => first.header.store,
@@ -68,11 +68,7 @@ pub(super) fn open(
         let follower = segments.get(at + 1).map(|next| next.header);
         let told = follower.filter(|next| next.sequence == sequence + 1).map(|f| f.previous_end);
         let known_end = listed.seal.or(told);
-        let seed = if options.broken(Break::ConstantSalt) {
-            crate::format::Seed::CONSTANT
-        } else {
-            listed.header.seed()
-        };
+        let seed = options.seed(&listed.header);
         let slot = replay.begin(listed, seed)?;
         space.in_log(&listed.file);
         let scan = Scan {
@@ -190,7 +186,12 @@ pub(super) fn open(
     Ok((log, recovered))
 }
 
-fn list(fs: &dyn Fs, dir: &Path, space: &mut Space) -> Result<Listing, StoreError> {
+fn list(
+    fs: &dyn Fs,
+    dir: &Path,
+    options: &LogOptions,
+    space: &mut Space,
+) -> Result<Listing, StoreError> {
     let mut listing = Listing { segments: Vec::new(), spares: Vec::new(), notes: Vec::new() };
     for name in fs.list(dir).map_err(|error| StoreError::io("list", dir, error))? {
         let Some((number, kind)) = name.split_once('.') else { continue };
@@ -221,7 +222,7 @@ fn list(fs: &dyn Fs, dir: &Path, space: &mut Space) -> Result<Listing, StoreErro
                 if copies.one_damaged {
                     listing.notes.push(RecoveryNote::DamagedHeader { path });
                 }
-                let seal = file.read_seal(header.seed())?;
+                let seal = file.read_seal(options.seed(&header))?;
                 let seal = seal.filter(|end| (DATA_AT..=header.segment_bytes).contains(end));
                 listing.segments.push(Listed { header, file, seal });
             }
@@ -381,7 +382,7 @@ impl Replay {
                     self.notes.push(note);
                 } else {
                     let head = window.bytes(payload_at, head_bytes)?;
-                    self.note_recent(header.flags & FLAG_CARRIED != 0, stream, position, head);
+                    self.note_recent(header.is_carried(), stream, position, head);
                 }
                 self.index.put(stream, position, at);
             }

@@ -4,3 +4,5 @@ mod common;
 mod contract;
 mod crash;
 mod faults;
+#[cfg(feature = "__breaks")]
+mod mutants;
