@@ -1,1 +1,7 @@
-//! Integration tests against the real binary.
+//! Integration tests: real nodes on loopback, in this process and as processes of their own.
+//!
+//! What takes long or kills processes runs only with `QM_SLOW_TESTS=1`.
+
+mod restart;
+mod support;
+mod two_nodes;
