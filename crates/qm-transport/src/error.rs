@@ -172,7 +172,10 @@ pub enum CloseReason {
         /// The text given.
         reason: String,
     },
-    /// The peer called [`Endpoint::close`](crate::Endpoint::close).
+    /// The peer called [`Endpoint::close`](crate::Endpoint::close). Code and text travel in a
+    /// packet that is not repeated for long: if it is lost, the link ends as
+    /// [`Reset`](Self::Reset) or [`TimedOut`](Self::TimedOut) instead. What must be known belongs
+    /// in a frame sent before.
     #[error("closed by the peer with code {code}: {reason}")]
     Peer {
         /// The code it gave.
@@ -204,8 +207,8 @@ pub enum CloseReason {
     /// Nothing came for the idle timeout: the peer or the path is gone.
     #[error("nothing came from the peer for the idle timeout; it stopped, or the path is cut")]
     TimedOut,
-    /// The peer has no memory of this link: it restarted.
-    #[error("the peer restarted")]
+    /// The peer has no memory of this link: it restarted, or closed it and the news was lost.
+    #[error("the peer does not know this link any more; it restarted")]
     Reset,
     /// The QUIC layer ended the link.
     #[error("QUIC error: {reason}")]

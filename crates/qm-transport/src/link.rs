@@ -231,7 +231,13 @@ pub(crate) async fn run(
 ) -> CloseReason {
     let mut readers = JoinSet::new();
     let error = supervise(link, config, events, &mut readers).await;
-    // What the peer sent before its end is still in QUIC's buffers; it comes before `Closed`.
+    // What the peer sent before its end is still in QUIC's buffers, whole lanes perhaps of which
+    // nobody has heard yet; it comes before `Closed`.
+    if error != ConnectionError::LocallyClosed {
+        while let Ok(stream) = link.connection.accept_uni().await {
+            readers.spawn(read_lane(Arc::clone(link), stream, events.clone()));
+        }
+    }
     let mut misbehaved = None;
     while let Some(read) = readers.join_next().await {
         if let Err(reason) = lane_ended(read) {
