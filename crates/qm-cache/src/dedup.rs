@@ -5,11 +5,10 @@ use std::hash::BuildHasher;
 use crate::Key;
 use crate::hash::{KeyedSipHasher, hash_words};
 use crate::inflight::{Held, InFlight, Rival};
-use crate::log::{Found, Inserted, Log, Scan, Single, Source, TICK_WRAP, Tickets};
+use crate::log::{Found, Inserted, Linked, Log, Scan, Single, Source, TICK_WRAP, Tickets};
 use crate::owners::Owners;
 use crate::stats::Counter;
-use crate::sync::is_mutant;
-use crate::sync::{AtomicBool, AtomicU64, Line, Ordering};
+use crate::sync::{AtomicBool, AtomicU64, Line, Ordering, is_mutant};
 
 /// Sizes and times of a [`DedupCache`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -360,8 +359,9 @@ impl<K: Key, S: BuildHasher> DedupCache<K, S> {
         }
         let tick = self.clock.0.now.load(Ordering::Acquire);
         if is_mutant("release_first") {
-            let key: Vec<u64> =
-                (0..K::WORDS).map(|at| tables.in_flight.key_of(held).word(at)).collect();
+            let key: Vec<u64> = (0..K::WORDS)
+                .map(|at| tables.in_flight.key_of(held).word(at))
+                .collect();
             tables.in_flight.release(held);
             return tables.remember(&key[..], ticket.hash, tick);
         }
@@ -480,7 +480,11 @@ impl<K: Key, S: BuildHasher> DedupCache<K, S> {
         if let Some(tables) = &self.tables {
             let now = self.clock.0.now.load(Ordering::Relaxed);
             let main = tables.log.stats(now);
-            let loud = tables.loud.as_ref().map(|log| log.stats(now)).unwrap_or_default();
+            let loud = tables
+                .loud
+                .as_ref()
+                .map(|log| log.stats(now))
+                .unwrap_or_default();
             let ms = |ticks: u64| ticks << self.tick_shift;
             stats.capacity = tables.log.window();
             stats.len = usize::try_from(main.len + loud.len).unwrap_or(usize::MAX);
@@ -498,8 +502,8 @@ impl<K: Key, S: BuildHasher> DedupCache<K, S> {
                 (Some(evicted), Some(due)) => Some(ms(evicted.min(due))),
                 (evicted, due) => evicted.or(due).map(ms),
             };
-            stats.heap_bytes = tables.logs().map(Log::heap_bytes).sum::<usize>()
-                + tables.in_flight.heap_bytes();
+            stats.heap_bytes =
+                tables.logs().map(Log::heap_bytes).sum::<usize>() + tables.in_flight.heap_bytes();
         }
         stats
     }
@@ -584,7 +588,11 @@ impl<K: Key, S: BuildHasher> DedupCache<K, S> {
                     // A pause longer than the interval: all are due, and their ticks, which are
                     // kept modulo 2^13, could pass for young before long.
                     clock.purged.fetch_max(tick, Ordering::Relaxed);
-                    let tail = if is_mutant("late_tail") { tables.log.tail() } else { tail };
+                    let tail = if is_mutant("late_tail") {
+                        tables.log.tail()
+                    } else {
+                        tail
+                    };
                     tables.log.forget_below(tail);
                     if let Some(loud) = &tables.loud {
                         loud.forget_below(loud_tail);
@@ -631,7 +639,10 @@ impl<K: Key> Tables<K> {
     #[inline]
     fn loud_log_of(&self, key: &[u64]) -> Option<&Log<K>> {
         let loud = self.loud.as_ref()?;
-        self.log.owners().is_some_and(|owners| owners.is_loud(key)).then_some(loud)
+        self.log
+            .owners()
+            .is_some_and(|owners| owners.is_loud(key))
+            .then_some(loud)
     }
 
     /// Looks for a key in both logs.
@@ -662,7 +673,12 @@ impl<K: Key> Tables<K> {
 
     /// Reserves a key unless it is known.
     fn reserve(&self, key: &[u64], hash: u64) -> Result<Admit<Ticket>, Refused> {
-        let Self { log, in_flight, reserves, .. } = self;
+        let Self {
+            log,
+            in_flight,
+            reserves,
+            ..
+        } = self;
         let scan = self.scan(key, hash);
         match scan.found {
             Found::Absent => {}
@@ -673,7 +689,11 @@ impl<K: Key> Tables<K> {
             reserves.store(true, Ordering::Relaxed);
         }
         let Some(held) = in_flight.publish(key, hash) else {
-            return if in_flight.holds(key, hash) { Ok(Admit::InFlight) } else { Err(Refused) };
+            return if in_flight.holds(key, hash) {
+                Ok(Admit::InFlight)
+            } else {
+                Err(Refused)
+            };
         };
         // From here on every rival either sees what was published, or is seen.
         if !is_mutant("no_order") {
@@ -689,7 +709,11 @@ impl<K: Key> Tables<K> {
         let lost = match found {
             Found::Absent if in_flight.confirm(held) => {
                 let sibling = scan.sibling;
-                return Ok(Admit::Fresh(Ticket { held: Some(held), hash, sibling }));
+                return Ok(Admit::Fresh(Ticket {
+                    held: Some(held),
+                    hash,
+                    sibling,
+                }));
             }
             Found::Committed => Admit::Duplicate,
             Found::Absent | Found::Tentative => Admit::InFlight,
@@ -715,13 +739,21 @@ impl<K: Key> Tables<K> {
 
     /// Enters a key unless it is known; what was known.
     fn insert(&self, key: &[u64], hash: u64, tick: u64, tickets: &mut impl Tickets) -> Found {
-        let Self { log, in_flight, reserves, .. } = self;
+        let Self {
+            log,
+            in_flight,
+            reserves,
+            ..
+        } = self;
         if self.loud.is_some() {
             // Which log a key goes to depends on the moment: who holds its reservation decides.
             return match self.reserve(key, hash) {
                 Ok(Admit::Fresh(ticket)) => {
                     self.remember(key, hash, tick);
-                    ticket.held.into_iter().for_each(|held| in_flight.release(held));
+                    ticket
+                        .held
+                        .into_iter()
+                        .for_each(|held| in_flight.release(held));
                     Found::Absent
                 }
                 Ok(Admit::Duplicate) => Found::Committed,
@@ -734,16 +766,30 @@ impl<K: Key> Tables<K> {
         }
         match log.insert(key, hash, tick, true, scan, tickets) {
             Inserted::Linked(linked) => {
-                // Linking has ordered this thread against the reservers of the bucket.
-                let keep = is_mutant("no_rivals")
-                    || !reserves.load(Ordering::Relaxed)
-                    || in_flight.contend(None, key, hash) == Rival::None;
-                log.settle(&linked, keep);
-                if keep { Found::Absent } else { Found::Tentative }
+                let found = if reserves.load(Ordering::Relaxed) {
+                    self.gives_way(&linked, key, hash)
+                } else {
+                    Found::Absent
+                };
+                log.settle(&linked, found == Found::Absent);
+                found
             }
             Inserted::Lost(found) => found,
             Inserted::Exhausted => Found::Absent,
         }
+    }
+
+    /// To what a tentative entry has to give way, if to anything.
+    fn gives_way(&self, linked: &Linked, key: &[u64], hash: u64) -> Found {
+        // Linking has ordered this thread against the reservers of the bucket.
+        if !is_mutant("no_rivals") && self.in_flight.contend(None, key, hash) == Rival::Some {
+            return Found::Tentative;
+        }
+        // One who held a reservation when this entry was linked may have committed it since.
+        if is_mutant("no_second_look") {
+            return Found::Absent;
+        }
+        self.log.scan_above(linked, key, hash)
     }
 
     /// Forgets what is due; says how many keys that were.

@@ -267,6 +267,18 @@ impl<K: Key> Log<K> {
         scan
     }
 
+    /// Looks for a key in what has been linked above an entry since.
+    #[inline]
+    pub(crate) fn scan_above(
+        &self,
+        linked: &Linked,
+        key: &(impl Source + ?Sized),
+        hash: u64,
+    ) -> Found {
+        let head = self.bucket(hash).load(Ordering::Acquire);
+        self.scan_from(head, linked.ticket, key, hash).found
+    }
+
     /// Looks down from `head` until ticket `stop`, which and all behind have been looked at before.
     #[inline]
     fn scan_from(&self, head: u64, stop: u64, key: &(impl Source + ?Sized), hash: u64) -> Scan {
@@ -333,12 +345,19 @@ impl<K: Key> Log<K> {
         let slot = self.slot(word >> TICKET_SHIFT);
         let next = slot[1].load(Ordering::Relaxed);
         // A slot may lie across two cache lines: its last word is asked for as well.
-        if slot[Self::STRIDE - 1].load(Ordering::Relaxed) == last_word { 0 } else { next }
+        if slot[Self::STRIDE - 1].load(Ordering::Relaxed) == last_word {
+            0
+        } else {
+            next
+        }
     }
 
     /// Brings the slots near that `count` insertions after the next `count` will write.
     #[inline]
-    #[expect(clippy::cast_possible_truncation, reason = "below the number of slots, a usize")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "below the number of slots, a usize"
+    )]
     pub(crate) fn touch_ahead(&self, count: usize) -> u64 {
         let tail = self.tail.0.load(Ordering::Relaxed).min(TICKET_MAX);
         let first = self.slots.of(tail) as usize + count;
@@ -373,7 +392,12 @@ impl<K: Key> Log<K> {
     /// A run of tickets from which none has been drawn.
     pub(crate) const fn empty_run(&self) -> Run {
         // Spare slots make the next ticket the edge of the window: none may be drawn in advance.
-        Run { next: 0, end: 0, count: 1, may_draw_ahead: !self.has_spare_slots() }
+        Run {
+            next: 0,
+            end: 0,
+            count: 1,
+            may_draw_ahead: !self.has_spare_slots(),
+        }
     }
 
     /// Whether the ring has more slots than its window, so that being overwritten and being
@@ -501,7 +525,9 @@ impl<K: Key> Log<K> {
     /// Whether inserting this key now would take the place of a live key of another owner, though
     /// its own owner has all the places he may have.
     pub(crate) fn would_push_out_others(&self, key: &(impl Source + ?Sized)) -> bool {
-        let Some(owners) = &self.owners else { return false };
+        let Some(owners) = &self.owners else {
+            return false;
+        };
         if !owners.is_over(key) {
             return false;
         }
@@ -584,7 +610,11 @@ impl<K: Key> Log<K> {
                 _ => young = middle,
             }
         }
-        if due == edge { 0 } else { self.forget_below(due + 1) }
+        if due == edge {
+            0
+        } else {
+            self.forget_below(due + 1)
+        }
     }
 
     /// The newest ticket that is forgotten for certain.

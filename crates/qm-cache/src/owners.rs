@@ -26,14 +26,22 @@ impl Owners {
     pub(crate) fn new(words: usize, limit: usize, key: u64) -> Self {
         let counters = (0..COUNTERS).map(|_| AtomicU32::new(0)).collect();
         let limit = u32::try_from(limit).unwrap_or(LOUD - 1).min(LOUD - 1);
-        Self { counters, key, words, limit }
+        Self {
+            counters,
+            key,
+            words,
+            limit,
+        }
     }
 
     pub(crate) fn heap_bytes(&self) -> usize {
         self.counters.len() * 4
     }
 
-    #[expect(clippy::cast_possible_truncation, reason = "shifted down to the bits of an index")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "shifted down to the bits of an index"
+    )]
     fn counter(&self, key: &(impl Source + ?Sized)) -> &AtomicU32 {
         let hash = (0..self.words).fold(self.key, |hash, at| {
             let mixed = (hash ^ key.word(at)).wrapping_mul(0x9e37_79b9_7f4a_7c15);

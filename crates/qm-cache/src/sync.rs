@@ -35,7 +35,9 @@ pub(crate) const fn is_mutant(name: &str) -> bool {
     if !cfg!(loom) {
         return false;
     }
-    let Some(built) = option_env!("QM_MUTANT") else { return false };
+    let Some(built) = option_env!("QM_MUTANT") else {
+        return false;
+    };
     let (built, name) = (built.as_bytes(), name.as_bytes());
     let mut at = 0;
     while at < built.len() && at < name.len() && built[at] == name[at] {

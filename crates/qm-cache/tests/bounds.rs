@@ -28,7 +28,9 @@ fn shared(percent: u8) -> DedupCache<Id> {
 }
 
 fn remembered(cache: &DedupCache<Id>, owner: u64, numbers: std::ops::Range<u64>) -> usize {
-    numbers.filter(|n| cache.probe(Id(owner, *n)) == Some(KeyState::Committed)).count()
+    numbers
+        .filter(|n| cache.probe(Id(owner, *n)) == Some(KeyState::Committed))
+        .count()
 }
 
 #[test]
@@ -38,7 +40,10 @@ fn a_noisy_peer_does_not_flush_the_others() {
         assert!(cache.insert_if_absent(Id(1, n), 0));
     }
     for n in 0..100_000 {
-        assert!(cache.insert_if_absent(Id(2, n), 0), "message {n} of the noisy peer");
+        assert!(
+            cache.insert_if_absent(Id(2, n), 0),
+            "message {n} of the noisy peer"
+        );
     }
     // The noisy peer filled the 400 places nobody had, and took none beyond.
     assert_eq!(remembered(&cache, 1, 0..600), 600);
@@ -87,19 +92,35 @@ fn what_is_due_protects_nobody() {
     for n in 0..1000 {
         assert!(cache.insert_if_absent(Id(2, n), 2000));
     }
-    assert_eq!(remembered(&cache, 2, 0..1000), 1000, "the others' keys were over");
+    assert_eq!(
+        remembered(&cache, 2, 0..1000),
+        1000,
+        "the others' keys were over"
+    );
     assert_eq!(cache.stats().loud, 0);
 }
 
 /// Ticks are kept modulo 2^13: an entry must not come back to life when they have gone round.
 #[test]
 fn a_pause_of_any_length_forgets_everything() {
-    for pause_ms in [1002, 5000, 8191, 8192, 8193, 8192 * 3 + 5, 1 << 40, u64::MAX / 2] {
+    for pause_ms in [
+        1002,
+        5000,
+        8191,
+        8192,
+        8193,
+        8192 * 3 + 5,
+        1 << 40,
+        u64::MAX / 2,
+    ] {
         let cache = shared(100);
         for n in 0..10 {
             assert!(cache.insert_if_absent(Id(1, n), 7));
         }
-        assert!(cache.insert_if_absent(Id(1, 5), 7 + pause_ms), "{pause_ms} ms later");
+        assert!(
+            cache.insert_if_absent(Id(1, 5), 7 + pause_ms),
+            "{pause_ms} ms later"
+        );
         assert_eq!(remembered(&cache, 1, 0..10), 1);
         assert_eq!(cache.stats().purged, 10);
         assert_eq!(cache.purge(8 + pause_ms), 0);
@@ -120,13 +141,19 @@ fn time_that_goes_backwards_stands_still() {
 /// At one message a millisecond a thousand places last for a second, whatever the interval says.
 #[test]
 fn the_effective_window_is_what_the_size_allows() {
-    let config =
-        DedupConfig { purge_interval_ms: 2000, ..DedupConfig::with_capacity(CAPACITY) };
+    let config = DedupConfig {
+        purge_interval_ms: 2000,
+        ..DedupConfig::with_capacity(CAPACITY)
+    };
     let cache = DedupCache::<u64>::new(config, [3, 4]);
     for n in 0..1000 {
         assert!(cache.insert_if_absent(n, n));
     }
-    assert_eq!(cache.stats().effective_window_ms, None, "no bound has been met yet");
+    assert_eq!(
+        cache.stats().effective_window_ms,
+        None,
+        "no bound has been met yet"
+    );
     for n in 1000..1500 {
         assert!(cache.insert_if_absent(n, n));
     }
@@ -145,7 +172,10 @@ fn the_effective_window_is_what_the_size_allows() {
 
 #[test]
 fn at_the_limit_reservations_are_refused_and_none_is_lost() {
-    let config = DedupConfig { in_flight_max: 50, ..DedupConfig::with_capacity(2) };
+    let config = DedupConfig {
+        in_flight_max: 50,
+        ..DedupConfig::with_capacity(2)
+    };
     let cache = DedupCache::<u64>::new(config, [3, 4]);
     let mut tickets = Vec::new();
     for n in 0..50 {
@@ -157,12 +187,18 @@ fn at_the_limit_reservations_are_refused_and_none_is_lost() {
         assert!(cache.insert_if_absent(n, 0), "insertions go on");
     }
     for n in 0..50 {
-        assert!(matches!(cache.admit(n, 0), Admit::InFlight), "reservation {n}");
+        assert!(
+            matches!(cache.admit(n, 0), Admit::InFlight),
+            "reservation {n}"
+        );
     }
     tickets.into_iter().for_each(|ticket| cache.commit(ticket));
     assert!(matches!(cache.admit(48, 0), Admit::Duplicate));
     assert!(matches!(cache.admit(49, 0), Admit::Duplicate));
-    assert!(matches!(cache.admit(47, 0), Admit::Fresh(_)), "two places, the newest two");
+    assert!(
+        matches!(cache.admit(47, 0), Admit::Fresh(_)),
+        "two places, the newest two"
+    );
 }
 
 #[test]

@@ -46,9 +46,14 @@ fn cache(capacity: usize) -> Arc<Cache> {
 }
 
 fn explore(model: impl Fn() + Sync + Send + 'static) {
+    explore_within(3, model);
+}
+
+/// Explores a model with at most so many preemptions, or `LOOM_MAX_PREEMPTIONS`.
+fn explore_within(preemptions: usize, model: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.max_branches = 20_000;
-    builder.preemption_bound = builder.preemption_bound.or(Some(3));
+    builder.preemption_bound = builder.preemption_bound.or(Some(preemptions));
     builder.check(model);
 }
 
@@ -108,6 +113,42 @@ fn of_a_reserver_and_an_inserter_one_wins() {
 }
 
 #[test]
+fn of_a_committer_and_an_inserter_one_wins() {
+    explore(|| {
+        let cache = cache(4);
+        let (inserted, committed) = race(
+            &cache,
+            |cache| cache.insert_if_absent(A, 0),
+            |cache| {
+                ticket(cache.admit_ticket(A, 0))
+                    .map(|held| cache.commit(held))
+                    .is_some()
+            },
+        );
+        assert!(inserted ^ committed);
+        assert_eq!(cache.probe(A), Some(KeyState::Committed));
+    });
+}
+
+#[test]
+fn of_three_one_wins() {
+    explore_within(1, || {
+        let cache = cache(4);
+        let insert = |cache: &Cache| cache.insert_if_absent(A, 0);
+        let commit = |cache: &Cache| {
+            ticket(cache.admit_ticket(A, 0))
+                .map(|t| cache.commit(t))
+                .is_some()
+        };
+        let third = Arc::clone(&cache);
+        let third = thread::spawn(move || commit(&third));
+        let (one, other) = race(&cache, insert, commit);
+        let won = [one, other, third.join().unwrap()];
+        assert_eq!(won.into_iter().filter(|won| *won).count(), 1);
+    });
+}
+
+#[test]
 fn a_commit_is_never_missed() {
     explore(|| {
         let cache = cache(2);
@@ -116,7 +157,10 @@ fn a_commit_is_never_missed() {
             &cache,
             |cache| cache.commit(first),
             |cache| {
-                assert!(!matches!(cache.admit_ticket(A, 0), Admit::Fresh(_)), "one of a kind");
+                assert!(
+                    !matches!(cache.admit_ticket(A, 0), Admit::Fresh(_)),
+                    "one of a kind"
+                );
             },
         );
         assert!(matches!(cache.admit_ticket(A, 0), Admit::Duplicate));
@@ -153,7 +197,10 @@ fn what_gives_way_was_never_a_duplicate() {
         race(
             &cache,
             |cache| {
-                assert!(!matches!(cache.admit_ticket(A, 0), Admit::Duplicate), "nobody committed");
+                assert!(
+                    !matches!(cache.admit_ticket(A, 0), Admit::Duplicate),
+                    "nobody committed"
+                );
             },
             |cache| assert!(!cache.insert_if_absent(A, 0)),
         );
@@ -213,7 +260,9 @@ fn the_window_is_kept_whole() {
         );
         assert!(cache.insert_if_absent(C, 0));
         assert!(cache.insert_if_absent([4, 4], 0));
-        let remembered = [A, B, C, [4, 4]].into_iter().filter(|key| cache.probe(*key).is_some());
+        let remembered = [A, B, C, [4, 4]]
+            .into_iter()
+            .filter(|key| cache.probe(*key).is_some());
         assert_eq!(remembered.count(), 3, "{:?}", cache.stats());
     });
 }
@@ -231,9 +280,15 @@ fn a_slot_has_one_writer() {
                 assert!(cache.insert_if_absent(C, 0));
             },
         );
-        let remembered = [A, B, C].iter().filter(|key| cache.probe(**key).is_some()).count();
+        let remembered = [A, B, C]
+            .iter()
+            .filter(|key| cache.probe(**key).is_some())
+            .count();
         let stats = cache.stats();
-        assert!(remembered <= 2 && remembered as u64 + stats.wasted >= 2, "{stats:?}");
+        assert!(
+            remembered <= 2 && remembered as u64 + stats.wasted >= 2,
+            "{stats:?}"
+        );
         for mixed in [[1, 2], [2, 1], [1, 3], [3, 1]] {
             assert_eq!(cache.probe(mixed), None);
         }

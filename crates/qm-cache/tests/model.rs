@@ -95,7 +95,8 @@ impl Model {
     fn purge(&mut self) -> usize {
         self.purged_ms = self.now_ms;
         let before = self.committed.len();
-        self.committed.retain(|(_, since_ms)| self.now_ms - since_ms <= INTERVAL_MS);
+        self.committed
+            .retain(|(_, since_ms)| self.now_ms - since_ms <= INTERVAL_MS);
         self.purged += (before - self.committed.len()) as u64;
         before - self.committed.len()
     }
@@ -147,7 +148,11 @@ fn check(capacity: usize, in_flight_max: usize, calls: Vec<Call>) {
         ..DedupConfig::default()
     };
     let cache = DedupCache::<Tagged>::new(config, [7, 8]);
-    let mut model = Model { capacity, in_flight_max, ..Model::default() };
+    let mut model = Model {
+        capacity,
+        in_flight_max,
+        ..Model::default()
+    };
     let mut tickets: Vec<(Tagged, Ticket)> = Vec::new();
     let mut noticed_ms = 0;
     // Places that inserters leave when they give way to a reservation count as entries.
@@ -177,11 +182,17 @@ fn check(capacity: usize, in_flight_max: usize, calls: Vec<Call>) {
                 if gave_way {
                     return;
                 }
-                assert_eq!(cache.insert_if_absent(key, now_ms), model.insert(key), "{key:?}");
+                assert_eq!(
+                    cache.insert_if_absent(key, now_ms),
+                    model.insert(key),
+                    "{key:?}"
+                );
             }
             Call::InsertBatch(keys) => {
                 model.notice(&mut noticed_ms);
-                gave_way |= keys.iter().any(|k| model.state(*k) == Some(KeyState::Reserved));
+                gave_way |= keys
+                    .iter()
+                    .any(|k| model.state(*k) == Some(KeyState::Reserved));
                 if gave_way {
                     return;
                 }
@@ -223,13 +234,38 @@ fn check(capacity: usize, in_flight_max: usize, calls: Vec<Call>) {
         }
     }
     let stats = cache.stats();
-    let counted = (stats.hits, stats.misses, stats.contended, stats.refused, stats.aborted);
-    let expected = (model.hits, model.misses, model.contended, model.refused, model.aborted);
-    assert_eq!(counted, expected, "hits, misses, contended, refused, aborted");
-    assert_eq!((stats.purged, stats.evicted), (model.purged, model.evicted), "purged, evicted");
-    assert_eq!((stats.len, stats.in_flight), (model.committed.len(), model.reserved.len()));
+    let counted = (
+        stats.hits,
+        stats.misses,
+        stats.contended,
+        stats.refused,
+        stats.aborted,
+    );
+    let expected = (
+        model.hits,
+        model.misses,
+        model.contended,
+        model.refused,
+        model.aborted,
+    );
+    assert_eq!(
+        counted, expected,
+        "hits, misses, contended, refused, aborted"
+    );
+    assert_eq!(
+        (stats.purged, stats.evicted),
+        (model.purged, model.evicted),
+        "purged, evicted"
+    );
+    assert_eq!(
+        (stats.len, stats.in_flight),
+        (model.committed.len(), model.reserved.len())
+    );
     assert_eq!(stats.wasted, 0, "one thread has no races");
-    let oldest_ms = model.committed.front().map(|(_, since_ms)| noticed_ms - since_ms);
+    let oldest_ms = model
+        .committed
+        .front()
+        .map(|(_, since_ms)| noticed_ms - since_ms);
     assert_eq!(stats.oldest_age_ms, oldest_ms);
 }
 
@@ -300,7 +336,9 @@ fn check_routes(calls: Vec<RouteCall>) {
                 }
                 let row = model.entry(key).or_default();
                 let is_live = |(_, seen_ms): &(u8, u64)| live(*seen_ms, now_ms);
-                let is_front = row.first().is_some_and(|front| front.0 == route && is_live(front));
+                let is_front = row
+                    .first()
+                    .is_some_and(|front| front.0 == route && is_live(front));
                 if !is_front {
                     // Only a row that is written anew lets go of what has expired.
                     row.retain(is_live);
@@ -309,7 +347,9 @@ fn check_routes(calls: Vec<RouteCall>) {
                 let expected = match (row.len(), at) {
                     (0, _) => Learned::New,
                     (_, Some(0)) => Learned::Refreshed,
-                    (_, at) => Learned::Alternative { first_seen: at.is_none() },
+                    (_, at) => Learned::Alternative {
+                        first_seen: at.is_none(),
+                    },
                 };
                 assert_eq!(learned, expected, "{key} at {route}");
                 if let Some(at) = at {
@@ -317,7 +357,7 @@ fn check_routes(calls: Vec<RouteCall>) {
                 }
                 row.insert(0, (route, now_ms));
                 row.truncate(CANDIDATES_MAX);
-                handles.push((key, handle.unwrap()));
+                handles.push((key, handle.expect("there was room")));
             }
             RouteCall::Failed(key, route) => {
                 let row = model.entry(key).or_default();

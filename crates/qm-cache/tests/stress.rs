@@ -1,5 +1,6 @@
 //! Threads against an oracle. `QM_SLOW_TESTS=1` runs a hundred times as long.
 #![cfg(not(loom))]
+#![expect(clippy::cast_possible_truncation, reason = "keys are indices here")]
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::thread;
@@ -12,7 +13,11 @@ fn scale() -> u64 {
     if cfg!(miri) {
         return 1;
     }
-    if std::env::var_os("QM_SLOW_TESTS").is_some() { 20_000 } else { 200 }
+    if std::env::var_os("QM_SLOW_TESTS").is_some() {
+        20_000
+    } else {
+        200
+    }
 }
 
 /// A small generator, so that a thread's run depends on its number only.
@@ -20,7 +25,10 @@ struct Dice(u64);
 
 impl Dice {
     fn below(&mut self, n: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963);
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963);
         (self.0 >> 33) % n
     }
 }
@@ -52,7 +60,13 @@ fn every_key_is_committed_once() {
                         // All threads work in the same neighbourhood, so that they meet.
                         let at = ((step & !15) + dice.below(16)).min(keys - 1);
                         for at in [at, step] {
-                            deliver(cache, &mut dice, at, &oracle[at as usize], &wins[at as usize]);
+                            deliver(
+                                cache,
+                                &mut dice,
+                                at,
+                                &oracle[at as usize],
+                                &wins[at as usize],
+                            );
                         }
                     }
                 })
@@ -65,16 +79,26 @@ fn every_key_is_committed_once() {
                 thread::yield_now();
             }
         });
-        workers.into_iter().for_each(|worker| worker.join().unwrap());
+        workers
+            .into_iter()
+            .for_each(|worker| worker.join().unwrap());
         done.store(true, Ordering::Relaxed);
         purger.join().unwrap();
     });
     for at in 0..keys {
         assert_eq!(wins[at as usize].load(Ordering::Relaxed), 1, "key {at}");
-        assert_eq!(cache.probe((at, !at)), Some(KeyState::Committed), "key {at}");
+        assert_eq!(
+            cache.probe((at, !at)),
+            Some(KeyState::Committed),
+            "key {at}"
+        );
     }
     let stats = cache.stats();
-    assert_eq!((stats.misses, stats.in_flight, stats.purged), (keys, 0, 0), "{stats:?}");
+    assert_eq!(
+        (stats.misses, stats.in_flight, stats.purged),
+        (keys, 0, 0),
+        "{stats:?}"
+    );
 }
 
 /// Delivers a key until somebody has committed it.
@@ -109,7 +133,11 @@ fn deliver(
             }
             Admit::InFlight => thread::yield_now(),
             Admit::Duplicate => {
-                assert_ne!(oracle.load(Ordering::SeqCst), NEVER, "nobody committed key {at}");
+                assert_ne!(
+                    oracle.load(Ordering::SeqCst),
+                    NEVER,
+                    "nobody committed key {at}"
+                );
                 return;
             }
         }
@@ -122,7 +150,10 @@ fn deliver(
 fn the_window_holds_what_it_promises() {
     let keys = 200 * scale();
     for capacity in [8, 64, 1000] {
-        let config = DedupConfig { in_flight_max: 64, ..DedupConfig::with_capacity(capacity) };
+        let config = DedupConfig {
+            in_flight_max: 64,
+            ..DedupConfig::with_capacity(capacity)
+        };
         let cache = DedupCache::<u64>::new(config, [5, 6]);
         // One more than the number of commits begun before this key's last one; 0: none.
         let begun_at: Vec<AtomicU64> = (0..keys).map(|_| AtomicU64::new(0)).collect();

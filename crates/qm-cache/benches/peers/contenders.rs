@@ -12,13 +12,19 @@ use qm_cache::{Admit, DedupCache, DedupConfig, KeyedSipHasher};
 /// A message identity as a queue manager has it: two words of sender, then incarnation, sequence
 /// number and tag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Id(pub [u64; 5]);
+pub(crate) struct Id(pub(crate) [u64; 5]);
 
 impl Id {
-    pub const fn nth(n: u64) -> Self {
+    pub(crate) const fn nth(n: u64) -> Self {
         let sender = n % 16;
         let tag = (n ^ (n >> 31)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        Self([0x8000_1234 + sender, 0x5678 * sender, 0xabcd_ef01 ^ sender, n / 16, tag])
+        Self([
+            0x8000_1234 + sender,
+            0x5678 * sender,
+            0xabcd_ef01 ^ sender,
+            n / 16,
+            tag,
+        ])
     }
 }
 
@@ -38,10 +44,10 @@ impl qm_cache::Key for Id {
     }
 }
 
-pub const HASHER: KeyedSipHasher = KeyedSipHasher::new([0x0123_4567, 0x89ab_cdef]);
+pub(crate) const HASHER: KeyedSipHasher = KeyedSipHasher::new([0x0123_4567, 0x89ab_cdef]);
 
 /// Something that remembers the newest keys.
-pub trait Contender: Sync {
+pub(crate) trait Contender: Sync {
     const NAME: &'static str;
     fn new(capacity: usize) -> Self;
     /// Whether the key was new.
@@ -58,7 +64,7 @@ fn config(capacity: usize) -> DedupConfig {
 }
 
 /// This crate, a key at a time.
-pub struct Ours(pub DedupCache<Id>);
+pub(crate) struct Ours(pub(crate) DedupCache<Id>);
 
 impl Contender for Ours {
     const NAME: &'static str = "qm-cache insert";
@@ -74,7 +80,7 @@ impl Contender for Ours {
 }
 
 /// This crate, sixteen keys at a time.
-pub struct OursBatched(DedupCache<Id>);
+pub(crate) struct OursBatched(DedupCache<Id>);
 
 impl Contender for OursBatched {
     const NAME: &'static str = "qm-cache insert_batch(16)";
@@ -95,7 +101,7 @@ impl Contender for OursBatched {
 }
 
 /// This crate, reserved and committed a key at a time.
-pub struct OursTwoPhase(DedupCache<Id>);
+pub(crate) struct OursTwoPhase(DedupCache<Id>);
 
 impl Contender for OursTwoPhase {
     const NAME: &'static str = "qm-cache admit + commit";
@@ -117,7 +123,7 @@ impl Contender for OursTwoPhase {
 }
 
 /// The obvious way: a set and a queue behind a lock.
-pub struct Mutexed {
+pub(crate) struct Mutexed {
     inner: Mutex<(HashSet<Id, KeyedSipHasher>, VecDeque<Id>)>,
     capacity: usize,
 }
@@ -141,7 +147,7 @@ impl Mutexed {
     }
 
     /// Forgets the older half, as a purge would; everybody waits.
-    pub fn forget_half(&self) -> usize {
+    pub(crate) fn forget_half(&self) -> usize {
         let (set, queue) = &mut *self.inner.lock();
         let half = queue.len() / 2;
         for key in queue.drain(..half) {
@@ -155,14 +161,19 @@ impl Contender for Mutexed {
     const NAME: &'static str = "parking_lot mutex + set + deque";
     fn new(capacity: usize) -> Self {
         let set = HashSet::with_capacity_and_hasher(capacity + 1, HASHER);
-        Self { inner: Mutex::new((set, VecDeque::with_capacity(capacity))), capacity }
+        Self {
+            inner: Mutex::new((set, VecDeque::with_capacity(capacity))),
+            capacity,
+        }
     }
     fn insert(&self, key: Id) -> bool {
         Self::put(&mut self.inner.lock(), self.capacity, key)
     }
     fn insert_run(&self, keys: &[Id]) -> usize {
         let mut inner = self.inner.lock();
-        keys.iter().filter(|key| Self::put(&mut inner, self.capacity, **key)).count()
+        keys.iter()
+            .filter(|key| Self::put(&mut inner, self.capacity, **key))
+            .count()
     }
     fn holds(&self, key: Id) -> bool {
         self.inner.lock().0.contains(&key)
@@ -177,13 +188,20 @@ struct Order {
 
 impl Order {
     fn new(capacity: usize) -> Self {
-        Self { queue: Mutex::new(VecDeque::with_capacity(capacity)), capacity }
+        Self {
+            queue: Mutex::new(VecDeque::with_capacity(capacity)),
+            capacity,
+        }
     }
 
     /// Puts a key in and says which falls out.
     fn push(&self, key: Id) -> Option<Id> {
         let mut queue = self.queue.lock();
-        let oldest = if queue.len() == self.capacity { queue.pop_front() } else { None };
+        let oldest = if queue.len() == self.capacity {
+            queue.pop_front()
+        } else {
+            None
+        };
         queue.push_back(key);
         oldest
     }
@@ -191,7 +209,7 @@ impl Order {
 
 macro_rules! table_and_queue {
     ($name:ident, $title:literal, $table:ty, $new:expr, $insert:expr, $remove:expr, $holds:expr) => {
-        pub struct $name {
+        pub(crate) struct $name {
             table: $table,
             order: Order,
         }
@@ -200,7 +218,10 @@ macro_rules! table_and_queue {
             const NAME: &'static str = $title;
             fn new(capacity: usize) -> Self {
                 let new: fn(usize) -> $table = $new;
-                Self { table: new(capacity), order: Order::new(capacity) }
+                Self {
+                    table: new(capacity),
+                    order: Order::new(capacity),
+                }
             }
             fn insert(&self, key: Id) -> bool {
                 let insert: fn(&$table, Id) -> bool = $insert;
@@ -258,7 +279,7 @@ table_and_queue!(
 );
 
 /// moka evicts by its own policy: it is bounded, but does not promise to keep the newest.
-pub struct Moka(moka::sync::Cache<Id, (), KeyedSipHasher>);
+pub(crate) struct Moka(moka::sync::Cache<Id, (), KeyedSipHasher>);
 
 impl Contender for Moka {
     const NAME: &'static str = "moka";
@@ -278,7 +299,7 @@ impl Contender for Moka {
 }
 
 /// `quick_cache` evicts by its own policy: it is bounded, but does not promise to keep the newest.
-pub struct QuickCache(
+pub(crate) struct QuickCache(
     quick_cache::sync::Cache<Id, (), quick_cache::UnitWeighter, KeyedSipHasher>,
 );
 
