@@ -879,11 +879,12 @@ pub(crate) fn invalid() -> Vec<Invalid> {
     add(
         "damaged_length",
         "W-TAG-2",
-        "the body is shorter than the envelope says",
+        "the tag is right, but the body is shorter than the envelope says",
         Reader::Open,
         {
             let mut data = data_of(full_envelope(), b"hello", false);
             data.body.truncate(4);
+            data.tag = Tag::compute(&data.envelope, &full_envelope().salt, &data.body);
             Value::Peer(PeerFrame::Data(data)).encode().to_vec()
         },
     );
