@@ -31,6 +31,8 @@ pub(crate) struct Segment {
     /// Where its records end.
     pub(crate) end: u32,
     pub(crate) sealed: bool,
+    /// Records put here, carried copies apart, live or removed.
+    pub(crate) puts: u64,
     pub(crate) live_records: u64,
     pub(crate) live_bytes: u64,
     /// Sequence numbers of segments that hold records this one removed or replaced: were it

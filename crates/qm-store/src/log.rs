@@ -26,6 +26,9 @@ use crate::types::{Applied, Batch, Op, Recovered, Usage};
 use carry::{Carry, Carried};
 use space::Space;
 
+/// Emptied segments kept at most for the heads in them, see [`LogOptions::recent_puts`].
+const RETAINED_MAX: usize = 2;
+
 /// How a log uses its disk.
 #[derive(Debug, Clone)]
 pub struct LogOptions {
@@ -43,7 +46,8 @@ pub struct LogOptions {
     /// The most one write takes; what waits beyond it goes into the next write of the same
     /// commit. One batch larger than this still goes whole.
     pub group_bytes_max: usize,
-    /// How many heads recovery hands back.
+    /// How many heads recovery hands back at most. While there is room, up to two emptied
+    /// segments are kept for it.
     pub recent_puts: usize,
     /// Open a damaged log all the same, skipping what cannot be read: records may be lost and
     /// removed records may come back. Each hole is noted. Without it such a log is an error.
@@ -324,7 +328,7 @@ impl Log {
         }
         let mut room = self.active.map_or(0, |active| active.room());
         if bytes + RECORD_BYTES > room {
-            if self.space.spares() == 0 && !self.space.create()? {
+            if self.space.spares() == 0 && !self.space.create()? && !self.reclaim_one(true)? {
                 for (size, answer) in sizes.iter_mut().zip(answers) {
                     if std::mem::take(size) > 0 {
                         *answer = Applied::Full;
@@ -344,7 +348,7 @@ impl Log {
         let fits = self.active.is_some_and(|active| bytes <= active.room());
         let needed = self.options.reserve_segments() + usize::from(!fits);
         while self.space.spares() < needed {
-            if !self.space.create()? {
+            if !self.space.create()? && !self.reclaim_one(true)? {
                 return Ok(false);
             }
         }
@@ -451,6 +455,7 @@ impl Log {
                 seed: active.seed,
                 end,
                 sealed: false,
+                puts: 0,
                 live_records: 0,
                 live_bytes: 0,
                 depends: BTreeSet::new(),
@@ -480,6 +485,7 @@ impl Log {
                 match op {
                     Op::Put { stream, position, .. } => {
                         self.rules.put(*stream, *position);
+                        index.segments.get_mut(slot).puts += 1;
                         index.put(*stream, *position, at);
                     }
                     Op::Remove { stream, first, last } => {
@@ -502,12 +508,13 @@ impl Log {
     fn tidy_step(&mut self, idle: bool) -> Result<bool, StoreError> {
         self.seal_previous()?;
         self.space.collect_drained();
-        if self.reclaim_one()? {
+        let reserve = self.options.reserve_segments();
+        if self.reclaim_one(false)? {
             return Ok(true);
         }
         self.space.prepare(
             idle,
-            self.options.reserve_segments(),
+            reserve,
             self.active.is_none_or(|active| active.end > active.segment_bytes / 2),
             self.last_group_bytes,
         )
@@ -532,18 +539,27 @@ impl Log {
     }
 
     /// Empties the oldest segment nothing needs any more, durably, and keeps its file for reuse.
-    fn reclaim_one(&mut self) -> Result<bool, StoreError> {
+    /// Unless there is `need`, the newest emptied ones stay for the heads in them.
+    fn reclaim_one(&mut self, need: bool) -> Result<bool, StoreError> {
         let ignore_marks = self.options.broken(Break::IgnoreMarkDependencies);
         let active = self.active.map(|active| active.slot);
-        let found = {
+        let mut found = None;
+        {
             let index = self.shared.index();
-            self.order.iter().map(|(sequence, slot)| (*sequence, *slot)).find(|(_, slot)| {
+            let (mut retained, mut newer_puts) = (0, 0);
+            for (sequence, slot) in self.order.iter().rev() {
                 let segment = index.segments.get(*slot);
-                Some(*slot) != active
-                    && segment.live_records == 0
-                    && (segment.depends.is_empty() || ignore_marks)
-            })
-        };
+                let empty = segment.live_records == 0 && Some(*slot) != active;
+                if empty && (segment.depends.is_empty() || ignore_marks) {
+                    retained += 1;
+                    let wanted = newer_puts < self.options.recent_puts as u64;
+                    if need || !wanted || retained > RETAINED_MAX {
+                        found = Some((*sequence, *slot));
+                    }
+                }
+                newer_puts += segment.puts;
+            }
+        }
         let Some((sequence, slot)) = found else { return Ok(false) };
         // Its header may be all that tells where the segment before it ends.
         if let Some((_, before)) = self.order.range(..sequence).next_back() {

@@ -13,7 +13,7 @@ use crate::index::{Index, Location, Slot};
 use crate::segment::Window;
 use crate::types::StreamId;
 
-use super::{DATA_AT, Log};
+use super::{DATA_AT, Log, RETAINED_MAX};
 
 /// What one commit copies at least, when there is something to copy.
 const COPY_BYTES: usize = 64 * 1024;
@@ -79,7 +79,7 @@ impl Log {
         if !pressed {
             let segment_bytes = u64::from(self.options.segment_bytes);
             let live_bytes = self.shared.index().segments.live_bytes();
-            let slack = self.options.spare_segments_max as u64 * segment_bytes;
+            let slack = (self.options.spare_segments_max + RETAINED_MAX) as u64 * segment_bytes;
             if self.order.len() as u64 * segment_bytes <= 2 * live_bytes + slack {
                 return Ok(Vec::new());
             }

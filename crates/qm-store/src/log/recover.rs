@@ -174,7 +174,7 @@ pub(super) fn open(
         // What the closing group promised no longer holds once anything is written behind it.
         log.write_group(&[], &[], &[], 0)?;
     }
-    while log.reclaim_one()? {}
+    while log.reclaim_one(false)? {}
     let needed = log.options.reserve_segments() + usize::from(log.active.is_none());
     while log.space.spares() < needed {
         if !log.space.create()? {
@@ -314,6 +314,7 @@ impl Replay {
             seed,
             end: DATA_AT,
             sealed: false,
+            puts: 0,
             live_records: 0,
             live_bytes: 0,
             depends: BTreeSet::new(),
@@ -383,6 +384,9 @@ impl Replay {
                 } else {
                     let head = window.bytes(payload_at, head_bytes)?;
                     self.note_recent(header.is_carried(), stream, position, head);
+                }
+                if !header.is_carried() {
+                    self.index.segments.get_mut(self.slot).puts += 1;
                 }
                 self.index.put(stream, position, at);
             }

@@ -4,5 +4,6 @@ mod common;
 mod contract;
 mod crash;
 mod faults;
+mod kill;
 #[cfg(feature = "__breaks")]
 mod mutants;
