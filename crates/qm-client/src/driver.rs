@@ -116,22 +116,38 @@ async fn exchange_hello(
 /// Serves connections until the client is closed; `connected` is the first one.
 pub(crate) async fn drive(shared: Arc<Shared>, connected: Connected) {
     let mut next = Some(connected);
-    let mut reason = ClientError::Closed;
+    let mut over = Over {
+        shared: Arc::clone(&shared),
+        reason: ClientError::Closed,
+    };
     while let Some(connected) = next.take() {
         shared.on_online(connected.node.clone());
+        over.reason = ClientError::Closed;
         match serve(&shared, connected).await {
-            End::Finished => reason = ClientError::Closed,
+            End::Finished => {}
             End::Broken(violation) => {
-                reason = ClientError::protocol(&shared.settings.path, violation);
+                over.reason = ClientError::protocol(&shared.settings.path, violation);
             }
             End::Lost(error) => {
                 shared.on_lost(&error);
-                reason = error;
+                over.reason = error;
                 next = reconnect(&shared).await;
             }
         }
     }
-    shared.on_end(&reason);
+}
+
+/// Tells everybody that it is over, also when the runtime is torn down around the task: nobody
+/// may wait for ever.
+struct Over {
+    shared: Arc<Shared>,
+    reason: ClientError,
+}
+
+impl Drop for Over {
+    fn drop(&mut self) {
+        self.shared.on_end(&self.reason);
+    }
 }
 
 /// Reads and writes until one of them ends; a blocked write never holds up reading.

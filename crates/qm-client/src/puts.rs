@@ -314,3 +314,6 @@ impl Puts {
         self.unsent = self.unsent.max(self.first);
     }
 }
+
+#[cfg(test)]
+mod tests;

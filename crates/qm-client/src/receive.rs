@@ -285,7 +285,7 @@ impl Deliveries {
     }
 
     /// The next message; `None` once the client is closed. After an error the next call asks
-    /// again.
+    /// again; while the node is away it fails at once, so wait a little before it.
     ///
     /// Cancel safe: a message that came for a dropped future is handed out by the next call.
     pub async fn next(&mut self) -> Option<Result<Delivery, ReceiveError>> {

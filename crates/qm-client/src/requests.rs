@@ -51,7 +51,7 @@ struct SettleItem {
 
 #[derive(Debug)]
 enum Request {
-    Receive(Receiving),
+    Receive(Box<Receiving>),
     Settle {
         queue: QueueName,
         items: Vec<SettleItem>,
@@ -129,7 +129,8 @@ impl Requests {
             end: None,
             waker: None,
         };
-        self.open.insert(number, Request::Receive(receiving));
+        self.open
+            .insert(number, Request::Receive(Box::new(receiving)));
         self.outgoing.push_back(Outgoing::Open(number));
         number
     }
@@ -460,7 +461,9 @@ impl Requests {
                 }
             };
             if let Some(request) = again {
-                if !matches!(&request, Request::Receive(Receiving { end: Some(_), .. })) {
+                let ended =
+                    matches!(&request, Request::Receive(receiving) if receiving.end.is_some());
+                if !ended {
                     self.outgoing.push_back(Outgoing::Open(number));
                 }
                 self.open.insert(number, request);
@@ -499,7 +502,7 @@ impl Receiving {
     }
 
     /// The request as it is to be asked on the next connection; it keeps what is still good.
-    fn again(mut self) -> Option<Self> {
+    fn again(mut self: Box<Self>) -> Option<Box<Self>> {
         if self.abandoned {
             return None;
         }

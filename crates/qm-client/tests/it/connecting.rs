@@ -153,7 +153,7 @@ async fn a_node_that_breaks_the_protocol_is_left_and_named() {
         after(async |link: &mut Link| link.send_bytes(b"garbage").await).await,
         after(async |link: &mut Link| {
             link.send_bytes(b"QM\x01\x43\0\0\x01\0\0\0\0\0\0\0\0\0")
-                .await
+                .await;
         })
         .await,
         after(async |link: &mut Link| link.send_bytes(&[b'Q'; 100_000]).await).await,
@@ -264,9 +264,9 @@ async fn a_lost_connection_leaves_administration_in_doubt() {
             ),
             "{error}"
         );
-        client.put(Message::new("q", "after")).await.unwrap()
+        let _ticket = client.put(Message::new("q", "after")).await.unwrap();
     };
-    let (_ticket, _link) = tokio::join!(asked, script);
+    let ((), _link) = tokio::join!(asked, script);
 }
 
 /// The facade, with the node in a thread of its own as it would be.

@@ -658,3 +658,77 @@ async fn a_dropped_client_hangs_up_when_its_puts_are_answered() {
     assert_eq!(ticket.await.unwrap(), id(101));
     assert_eq!(link.next().await, None);
 }
+
+/// Tasks on several threads share one client; each put gets the answer that is its own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn many_tasks_share_a_client() {
+    const TASKS: u64 = 6;
+    const EACH: u64 = 200;
+    let mut node = Node::new();
+    node.hello.window_messages = 32;
+    let (client, mut link) = node.client().await;
+    let script = tokio::spawn(async move {
+        let mut bodies = Vec::new();
+        for sequence in 1..=TASKS * EACH {
+            let put = link.put().await;
+            assert_eq!(put.sequence, sequence);
+            bodies.push(String::from_utf8(put.body.to_vec()).unwrap());
+            link.accept_puts(sequence, 1).await;
+        }
+        (bodies, link)
+    });
+    let mut tasks = Vec::new();
+    for task in 0..TASKS {
+        let client = client.clone();
+        tasks.push(tokio::spawn(async move {
+            let mut sent = Vec::new();
+            for n in 0..EACH {
+                let body = format!("{task}-{n}");
+                sent.push((
+                    client.send(Message::new("q", body.clone())).await.unwrap(),
+                    body,
+                ));
+            }
+            sent
+        }));
+    }
+    let mut sent = Vec::new();
+    for task in tasks {
+        sent.extend(task.await.unwrap());
+    }
+    let (bodies, _link) = script.await.unwrap();
+    for (found, body) in sent {
+        let index = usize::try_from(found.sequence - 101).unwrap();
+        assert_eq!(bodies[index], body);
+    }
+}
+
+/// A program that drops its runtime and keeps its client is told, and does not wait for ever.
+#[test]
+fn a_torn_down_runtime_ends_the_client() {
+    let runtime = || {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap()
+    };
+    let first = runtime();
+    let (client, ticket, _node) = first.block_on(async {
+        let node = Node::new();
+        let (client, mut link) = node.client().await;
+        let ticket = client.put(message("a")).await.unwrap();
+        link.put().await;
+        (client, ticket, node)
+    });
+    drop(first);
+    let error = runtime().block_on(ticket).unwrap_err();
+    assert!(
+        matches!(error, SendError::OutcomeUnknown(ClientError::Closed)),
+        "{error}"
+    );
+    let error = runtime().block_on(client.send(message("b"))).unwrap_err();
+    assert!(
+        matches!(error, SendError::Disconnected(ClientError::Closed)),
+        "{error}"
+    );
+}
