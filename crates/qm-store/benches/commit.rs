@@ -2,7 +2,10 @@
 //!
 //! `cargo bench -p qm-store` (`QM_BENCH_DIR` chooses the disk, `QM_BENCH_SECONDS` the time each
 //! side of a comparison gets). On a shared machine only the ratios mean anything.
-#![allow(clippy::print_stdout, reason = "a benchmark reports on standard output")]
+#![allow(
+    clippy::print_stdout,
+    reason = "a benchmark reports on standard output"
+)]
 
 use std::hint::black_box;
 use std::path::Path;
@@ -18,7 +21,10 @@ const SEGMENT_BYTES: u64 = 64 * 1024 * 1024;
 fn main() {
     let parent = std::env::var_os("QM_BENCH_DIR").unwrap_or_else(|| std::env::temp_dir().into());
     let dir = tempfile::tempdir_in(parent).expect("a directory to work in");
-    println!("{:>10} {:>12} {:>12} {:>7}", "a commit", "raw msg/s", "log msg/s", "ratio");
+    println!(
+        "{:>10} {:>12} {:>12} {:>7}",
+        "a commit", "raw msg/s", "log msg/s", "ratio"
+    );
     for count in [1, 16, 256] {
         compare(&dir.path().join(format!("compare-{count}")), count);
     }
@@ -28,7 +34,9 @@ fn main() {
 }
 
 fn seconds() -> Duration {
-    let seconds = std::env::var("QM_BENCH_SECONDS").ok().and_then(|text| text.parse().ok());
+    let seconds = std::env::var("QM_BENCH_SECONDS")
+        .ok()
+        .and_then(|text| text.parse().ok());
     Duration::from_secs_f64(seconds.unwrap_or(6.0))
 }
 
@@ -36,7 +44,9 @@ fn seconds() -> Duration {
 fn open(dir: &Path) -> (Log, qm_store::Recovered) {
     let mut salt = u64::from(std::process::id());
     let salts = Box::new(move || {
-        salt = salt.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        salt = salt
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         salt
     });
     Log::open(Arc::new(RealFs), dir, LogOptions::default(), salts).expect("the log opens")
@@ -55,7 +65,11 @@ impl Raw {
         let file = RealFs.open(&dir.join("raw"), true).expect("a file");
         file.allocate(0, SEGMENT_BYTES).expect("room");
         file.sync_data().expect("a flush");
-        Self { file, at: 0, bytes: vec![7; commit_bytes] }
+        Self {
+            file,
+            at: 0,
+            bytes: vec![7; commit_bytes],
+        }
     }
 
     fn commit(&mut self) {
@@ -89,7 +103,11 @@ impl Queue {
             });
             if at == 0 && self.next >= count {
                 let (first, last) = (self.next - count, self.next - 1);
-                ops.push(Op::Remove { stream: StreamId(0), first, last });
+                ops.push(Op::Remove {
+                    stream: StreamId(0),
+                    first,
+                    last,
+                });
             }
             self.next += 1;
             self.batches.push(Batch { ops });
@@ -106,7 +124,12 @@ fn compare(dir: &Path, count: u64) {
     let mut raw = Raw::new(&dir.join("raw"), commit_bytes);
     let (log, _) = open(&dir.join("log"));
     let body = Bytes::from(vec![7; BODY_BYTES]);
-    let mut queue = Queue { log, body, next: 0, batches: Vec::new() };
+    let mut queue = Queue {
+        log,
+        body,
+        next: 0,
+        batches: Vec::new(),
+    };
     let turn = Duration::from_millis(100);
     let (mut spent, mut done) = ([Duration::ZERO; 2], [0u64; 2]);
     while spent[0] < seconds() {
@@ -123,7 +146,12 @@ fn compare(dir: &Path, count: u64) {
         }
     }
     let rate = |side: usize| done[side] as f64 / spent[side].as_secs_f64();
-    println!("{count:>10} {:>12.0} {:>12.0} {:>7.2}", rate(0), rate(1), rate(1) / rate(0));
+    println!(
+        "{count:>10} {:>12.0} {:>12.0} {:>7.2}",
+        rate(0),
+        rate(1),
+        rate(1) / rate(0)
+    );
     queue.log.close();
 }
 
@@ -167,17 +195,25 @@ fn fill_and_open(dir: &Path, backlog: u64) {
     let start = Instant::now();
     let mut from = 0;
     loop {
-        let page = reader.read(StreamId(0), from, 256, 1 << 20).expect("the page is whole");
+        let page = reader
+            .read(StreamId(0), from, 256, 1 << 20)
+            .expect("the page is whole");
         let Some(last) = page.last() else { break };
         from = last.position + 1;
     }
     let read = start.elapsed();
-    println!("  read back at {:.0} msg/s (file cache warm)", backlog as f64 / read.as_secs_f64());
+    println!(
+        "  read back at {:.0} msg/s (file cache warm)",
+        backlog as f64 / read.as_secs_f64()
+    );
     println!("  resident memory {}", resident());
 }
 
 fn resident() -> String {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap_or("VmHWM: unknown");
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("VmHWM:"))
+        .unwrap_or("VmHWM: unknown");
     line.trim_start_matches("VmHWM:").trim().to_owned() + " at most so far"
 }

@@ -75,7 +75,10 @@ impl<S: Store + 'static> Committer<S> {
         let thread = std::thread::Builder::new()
             .name("qm-store-commit".into())
             .spawn(move || run(store, &own, on_done))?;
-        Ok(Self { desk, thread: Some(thread) })
+        Ok(Self {
+            desk,
+            thread: Some(thread),
+        })
     }
 
     /// Hands a batch over; never waits for the disk. The ticket comes back in its completion.
@@ -103,7 +106,10 @@ impl<S: Store + 'static> Committer<S> {
     #[must_use]
     pub fn shutdown(mut self) -> S {
         self.close();
-        let thread = self.thread.take().expect("invariant: only shutdown and drop take it");
+        let thread = self
+            .thread
+            .take()
+            .expect("invariant: only shutdown and drop take it");
         match thread.join() {
             Ok(store) => store,
             Err(panic) => std::panic::resume_unwind(panic),
@@ -137,7 +143,10 @@ impl Desk {
         let mut waiting = self.lock();
         while patient && waiting.batches.is_empty() && !waiting.closed {
             waiting.asleep = true;
-            waiting = self.arrived.wait(waiting).unwrap_or_else(PoisonError::into_inner);
+            waiting = self
+                .arrived
+                .wait(waiting)
+                .unwrap_or_else(PoisonError::into_inner);
             waiting.asleep = false;
         }
         std::mem::swap(&mut waiting.tickets, tickets);

@@ -79,6 +79,10 @@ pub enum StoreError {
 
 impl StoreError {
     pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>, source: io::Error) -> Self {
-        Self::Io { action, path: path.into(), source: Arc::new(source) }
+        Self::Io {
+            action,
+            path: path.into(),
+            source: Arc::new(source),
+        }
     }
 }

@@ -15,6 +15,9 @@ pub(crate) const HEADER_BYTES: usize = 64;
 pub(crate) const SEAL_BYTES: usize = 32;
 pub(crate) const RECORD_BYTES: usize = 32;
 pub(crate) const ALIGN: usize = 8;
+/// The same in the width of offsets.
+pub(crate) const RECORD: u32 = 32;
+pub(crate) const STEP: u32 = 8;
 
 /// Records start and end at multiples of 8.
 pub(crate) const fn padded(bytes: usize) -> usize {
@@ -260,7 +263,14 @@ impl<'a> Encoder<'a> {
     }
 
     pub(crate) fn remove(&mut self, flags: u8, stream: StreamId, first: u64, last: u64) {
-        self.record(Kind::Remove, flags, stream.0, first, &[], &last.to_le_bytes());
+        self.record(
+            Kind::Remove,
+            flags,
+            stream.0,
+            first,
+            &[],
+            &last.to_le_bytes(),
+        );
     }
 
     pub(crate) fn set(&mut self, flags: u8, key: &[u8], value: &[u8]) {
@@ -273,10 +283,19 @@ impl<'a> Encoder<'a> {
 
     pub(crate) fn op(&mut self, flags: u8, op: &Op) {
         match op {
-            Op::Put { stream, position, head, body } => {
+            Op::Put {
+                stream,
+                position,
+                head,
+                body,
+            } => {
                 self.put(flags, *stream, *position, head, body);
             }
-            Op::Remove { stream, first, last } => self.remove(flags, *stream, *first, *last),
+            Op::Remove {
+                stream,
+                first,
+                last,
+            } => self.remove(flags, *stream, *first, *last),
             Op::Set { key, value } => self.set(flags, key, value),
             Op::Unset { key } => self.unset(flags, key),
         }
@@ -324,5 +343,9 @@ pub(crate) fn u32_at(bytes: &[u8], at: usize) -> u32 {
 }
 
 pub(crate) fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    u64::from_le_bytes(bytes[at..at + 8].try_into().expect("invariant: eight bytes"))
+    u64::from_le_bytes(
+        bytes[at..at + 8]
+            .try_into()
+            .expect("invariant: eight bytes"),
+    )
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::format::{ALIGN, Seed};
+use crate::format::{STEP, Seed};
 use crate::segment::SegmentFile;
 use crate::types::{StreamId, StreamSummary};
 
@@ -65,7 +65,9 @@ impl Index {
 
     /// Removes a range by a mark standing in segment `by`.
     pub(crate) fn remove(&mut self, stream: StreamId, first: u64, last: u64, by: Slot) {
-        let Some(stream) = self.streams.get_mut(&stream) else { return };
+        let Some(stream) = self.streams.get_mut(&stream) else {
+            return;
+        };
         let (mut records, mut bytes) = (0, 0);
         let segments = &mut self.segments;
         stream.remove(first, last, |old| {
@@ -98,8 +100,11 @@ impl Index {
             .map(|chunk| size_of::<(u64, Chunk)>() + chunk.entries.capacity() * size_of::<Entry>())
             .sum();
         let streams = self.streams.len() * size_of::<(StreamId, Stream)>();
-        let state: usize =
-            self.state.keys().map(|key| key.len() + size_of::<(Bytes, Location)>()).sum();
+        let state: usize = self
+            .state
+            .keys()
+            .map(|key| key.len() + size_of::<(Bytes, Location)>())
+            .sum();
         (chunks + streams + state) as u64
     }
 }
@@ -114,7 +119,11 @@ pub(crate) struct Segments {
 impl Segments {
     /// The lowest free slot, unless all are taken.
     pub(crate) fn insert(&mut self, segment: Segment) -> Option<Slot> {
-        let free = self.slots.iter().position(Option::is_none).unwrap_or(self.slots.len());
+        let free = self
+            .slots
+            .iter()
+            .position(Option::is_none)
+            .unwrap_or(self.slots.len());
         let slot = Slot::try_from(free).ok()?;
         if free == self.slots.len() {
             self.slots.push(None);
@@ -128,15 +137,21 @@ impl Segments {
     }
 
     pub(crate) fn get(&self, slot: Slot) -> &Segment {
-        self.slots[usize::from(slot)].as_ref().expect("invariant: slots in use are filled")
+        self.slots[usize::from(slot)]
+            .as_ref()
+            .expect("invariant: slots in use are filled")
     }
 
     pub(crate) fn get_mut(&mut self, slot: Slot) -> &mut Segment {
-        self.slots[usize::from(slot)].as_mut().expect("invariant: slots in use are filled")
+        self.slots[usize::from(slot)]
+            .as_mut()
+            .expect("invariant: slots in use are filled")
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (Slot, &Segment)> {
-        (0..).zip(&self.slots).filter_map(|(slot, segment)| Some((slot, segment.as_ref()?)))
+        (0..)
+            .zip(&self.slots)
+            .filter_map(|(slot, segment)| Some((slot, segment.as_ref()?)))
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -192,16 +207,22 @@ struct Entry {
     slot: Slot,
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "8 divides by 8")]
-const UNIT: u32 = ALIGN as u32;
-
 impl Entry {
     const fn new(delta: u16, at: Location) -> Self {
-        Self { offset: at.offset / UNIT, length: at.bytes / UNIT, delta, slot: at.slot }
+        Self {
+            offset: at.offset / STEP,
+            length: at.bytes / STEP,
+            delta,
+            slot: at.slot,
+        }
     }
 
     const fn location(self) -> Location {
-        Location { slot: self.slot, offset: self.offset * UNIT, bytes: self.length * UNIT }
+        Location {
+            slot: self.slot,
+            offset: self.offset * STEP,
+            bytes: self.length * STEP,
+        }
     }
 
     const fn is_live(self) -> bool {
@@ -225,12 +246,18 @@ impl Stream {
 
     /// Where the record at a position is, if it is live.
     pub(crate) fn find(&self, position: u64) -> Option<Location> {
-        self.next_live(position).filter(|(found, _)| *found == position).map(|(_, at)| at)
+        self.next_live(position)
+            .filter(|(found, _)| *found == position)
+            .map(|(_, at)| at)
     }
 
     /// Live records at or after a position, in order.
     pub(crate) fn live_from(&self, from: u64) -> impl Iterator<Item = (u64, Location)> {
-        let start = self.chunks.range(..=from).next_back().map_or(from, |(base, _)| *base);
+        let start = self
+            .chunks
+            .range(..=from)
+            .next_back()
+            .map_or(from, |(base, _)| *base);
         self.chunks.range(start..).flat_map(move |(base, chunk)| {
             let skip = from.checked_sub(*base).map_or(0, |delta| chunk.rank(delta));
             chunk.entries[skip..]
@@ -276,7 +303,9 @@ impl Stream {
     }
 
     fn split(&mut self, base: u64) {
-        let Some(chunk) = self.chunks.get_mut(&base) else { return };
+        let Some(chunk) = self.chunks.get_mut(&base) else {
+            return;
+        };
         let mut upper = chunk.entries.split_off(CHUNK);
         chunk.live = chunk.entries.iter().filter(|entry| entry.is_live()).count();
         let shift = upper[0].delta;
@@ -284,18 +313,30 @@ impl Stream {
             entry.delta -= shift;
         }
         let live = upper.iter().filter(|entry| entry.is_live()).count();
-        self.chunks.insert(base + u64::from(shift), Chunk { entries: upper, live });
+        self.chunks.insert(
+            base + u64::from(shift),
+            Chunk {
+                entries: upper,
+                live,
+            },
+        );
     }
 
     fn remove(&mut self, first: u64, last: u64, mut removed: impl FnMut(Location)) {
         if first > last {
             return;
         }
-        let start = self.chunks.range(..=first).next_back().map_or(first, |(base, _)| *base);
+        let start = self
+            .chunks
+            .range(..=first)
+            .next_back()
+            .map_or(first, |(base, _)| *base);
         let tail = self.chunks.last_key_value().map(|(base, _)| *base);
         let mut empty = Vec::new();
         for (base, chunk) in self.chunks.range_mut(start..=last) {
-            let from = first.checked_sub(*base).map_or(0, |delta| chunk.rank(delta));
+            let from = first
+                .checked_sub(*base)
+                .map_or(0, |delta| chunk.rank(delta));
             for entry in &mut chunk.entries[from..] {
                 if u64::from(entry.delta) > last - base {
                     break;
@@ -330,7 +371,9 @@ impl Chunk {
         // New records come at the end and old ones leave at the start.
         match self.entries.last() {
             Some(last) if u64::from(last.delta) < delta => self.entries.len(),
-            _ => self.entries.partition_point(|entry| u64::from(entry.delta) < delta),
+            _ => self
+                .entries
+                .partition_point(|entry| u64::from(entry.delta) < delta),
         }
     }
 
@@ -338,10 +381,114 @@ impl Chunk {
         let count = self.entries.len();
         if count == self.entries.capacity() {
             // Never more than a chunk needs: the slack would cost more than the entries.
-            let more = if count < CHUNK { count.max(4).min(CHUNK - count) } else { CHUNK / 8 };
+            let more = if count < CHUNK {
+                count.max(4).min(CHUNK - count)
+            } else {
+                CHUNK / 8
+            };
             self.entries.reserve_exact(more);
         }
         self.entries.insert(rank, entry);
         self.live += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(position: u64) -> Location {
+        let unit = u32::try_from(position % 1000).unwrap() + 1;
+        Location {
+            slot: 3,
+            offset: unit * 16,
+            bytes: unit * 8,
+        }
+    }
+
+    fn live(stream: &Stream, from: u64) -> Vec<u64> {
+        stream
+            .live_from(from)
+            .map(|(position, _)| position)
+            .collect()
+    }
+
+    #[test]
+    fn a_record_costs_twelve_bytes() {
+        assert_eq!(size_of::<Entry>(), 12);
+        let mut stream = Stream::default();
+        for position in 0..100_000 {
+            stream.insert(position, at(position));
+        }
+        let allocated: usize = stream
+            .chunks
+            .values()
+            .map(|chunk| chunk.entries.capacity())
+            .sum();
+        assert!(allocated <= 100_000 + CHUNK, "{allocated}");
+    }
+
+    #[test]
+    fn copies_may_come_in_any_order() {
+        let mut stream = Stream::default();
+        for position in (0..5000).rev().step_by(3).chain(0..5000) {
+            stream.insert(position, at(position));
+        }
+        assert_eq!(live(&stream, 0), (0..5000).collect::<Vec<_>>());
+        for position in 0..5000 {
+            assert_eq!(stream.find(position), Some(at(position)));
+        }
+        assert!(
+            stream
+                .chunks
+                .values()
+                .all(|chunk| chunk.entries.len() <= 2 * CHUNK)
+        );
+    }
+
+    #[test]
+    fn random_work_matches_an_ordered_map() {
+        let mut model = BTreeMap::new();
+        let mut stream = Stream::default();
+        let mut random = 1u64;
+        let mut next = move |bound: u64| {
+            random = random
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            (random >> 33) % bound
+        };
+        let mut top = 0;
+        for _ in 0..60_000 {
+            match next(12) {
+                0..=6 => {
+                    top += 1 + next(3) * next(2) * next(40_000);
+                    assert_eq!(stream.insert(top, at(top)), model.insert(top, at(top)));
+                }
+                7 => {
+                    let position = next(top + 1);
+                    assert_eq!(
+                        stream.insert(position, at(position)),
+                        model.insert(position, at(position))
+                    );
+                }
+                _ => {
+                    let first = next(top + 1);
+                    let last = first + next(1 + (top / 500).max(3));
+                    let mut removed = 0;
+                    stream.remove(first, last, |_| removed += 1);
+                    let before = model.len();
+                    model.retain(|position, _| *position < first || *position > last);
+                    assert_eq!(removed, before - model.len());
+                }
+            }
+        }
+        assert!(model.len() > 100);
+        for from in [0, top / 3, top / 2, top, top + 1] {
+            let expected: Vec<u64> = model.range(from..).map(|(position, _)| *position).collect();
+            assert_eq!(live(&stream, from), expected);
+        }
+        stream.remove(0, u64::MAX, |_| {});
+        assert_eq!(live(&stream, 0), []);
+        assert!(stream.chunks.len() <= 1);
     }
 }

@@ -1,4 +1,73 @@
 //! Durable effects for a queue manager: an append log that forgets.
+//!
+//! A queue manager writes a message, hands it on and never wants to see it again. This crate is
+//! the disk for that: batches of records, removals and small keyed state go in, each batch whole
+//! or not at all; what was reported done survives a killed process and a power cut; space comes
+//! back as records are removed. It is not a database: records are found by stream and position
+//! only, keyed state is small and handed back whole at recovery, and one process owns a directory.
+//!
+//! ```
+//! use std::path::Path;
+//! use std::sync::Arc;
+//!
+//! use qm_store::{Applied, Batch, Log, LogOptions, Op, SimFs, StreamId};
+//!
+//! # fn main() -> Result<(), qm_store::StoreError> {
+//! // On a real disk: `RealFs` instead, and salts from the operating system.
+//! let disk = Arc::new(SimFs::new());
+//! let salts = || { let mut salt = 0; Box::new(move || { salt += 1; salt }) };
+//! let (mut log, found) = Log::open(disk.clone(), Path::new("/data"), LogOptions::default(), salts())?;
+//! assert!(found.clean && found.streams.is_empty());
+//!
+//! let inbox = StreamId(1);
+//! let accept = Batch::from(vec![
+//!     Op::Put { stream: inbox, position: 1, head: "envelope".into(), body: "hello".into() },
+//!     Op::Set { key: "inbox.next".into(), value: vec![2].into() },
+//! ]);
+//! assert_eq!(log.commit(&[accept])?, [Applied::Done]); // now, and only now, it is on the disk
+//! drop(log); // as good as a crash
+//!
+//! let (mut log, found) = Log::open(disk, Path::new("/data"), LogOptions::default(), salts())?;
+//! assert_eq!(found.state[b"inbox.next".as_slice()], [2].as_slice());
+//! let waiting = log.reader().read(inbox, 0, 100, 1 << 20)?;
+//! assert_eq!(waiting[0].body, "hello");
+//! let settle = Batch::from(vec![Op::Remove { stream: inbox, first: 1, last: 1 }]);
+//! assert_eq!(log.commit(&[settle])?, [Applied::Done]);
+//! log.close();
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Types to know
+//! [`Batch`] and [`Op`] are what goes in, [`Applied`] is what became of it. [`Log`] is the
+//! synchronous core, [`Committer`] runs it on a thread of its own and lets everything that waits
+//! share a flush, [`Reader`] reads beside it. [`MemoryStore`] keeps the same [`Store`] contract
+//! without a disk. [`Recovered`] is what opening found. [`Fs`] stands between the log and the
+//! disk: [`RealFs`], or [`SimFs`], which does to unflushed data whatever a disk may do.
+//!
+//! # Guarantees
+//! * **Durable means flushed.** [`Applied::Done`] follows the flush; no option changes that.
+//! * **Atomic.** After recovery a batch is there whole or not at all, and batches of one commit
+//!   survive as a prefix in their order.
+//! * **Honest after errors.** After a failed write or flush everything is
+//!   [`StoreError::Failed`] until the log is opened again; recovery writes what it believes to
+//!   disk before anybody relies on it.
+//! * **Damage is named.** A write cut short is told from damage of what was durable. Damage is an
+//!   error or a note with segment and offset; bytes that do not match their checksum are never
+//!   served. One thing cannot be known: damage to the very last commit before a crash looks
+//!   like that commit being cut short.
+//! * **Room to drain.** Removals and state use a reserve that puts cannot touch; a full store
+//!   answers [`Applied::Full`] to puts and recovers by itself. The reserve is finite: it
+//!   holds one removal for every 72 bytes, fewer when they share commits, and what is emptied
+//!   meanwhile is used again.
+//! * **Bounded.** The log takes at most about twice what is live and six segments more; the index
+//!   takes 12 bytes a record, recovery reads through one-mebibyte windows.
+//!
+//! # Layout of the file
+//! `FORMAT.md` beside this crate states every byte.
+//!
+//! # Features
+//! * `engine`: the adapter between the engine's effects and batches.
 #![forbid(unsafe_code)]
 
 #[cfg(feature = "engine")]
@@ -6,6 +75,7 @@ pub mod adapter;
 #[cfg(feature = "__breaks")]
 pub mod breaks;
 #[cfg(not(feature = "__breaks"))]
+#[expect(unreachable_pub, reason = "public with the feature, unused without")]
 mod breaks;
 mod committer;
 mod error;

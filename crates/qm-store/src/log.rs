@@ -1,8 +1,10 @@
 //! The log: commits, and what keeps it from growing.
 
 mod carry;
+mod options;
 mod recover;
 mod space;
+mod tidy;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -12,7 +14,7 @@ use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWrite
 use crate::breaks::Break;
 use crate::error::StoreError;
 use crate::format::{
-    ALIGN, DATA_AT, Encoder, FLAG_CLEAN, FLAG_LAST, HEADER_AT, HEADER_BYTES, RECORD_BYTES, Seed,
+    DATA_AT, Encoder, FLAG_CLEAN, FLAG_LAST, HEADER_AT, HEADER_BYTES, RECORD_BYTES, Seed,
     SegmentHeader, encoded_bytes, narrow,
 };
 use crate::fs::{File, Fs};
@@ -23,92 +25,12 @@ use crate::segment::SegmentFile;
 use crate::store::Store;
 use crate::types::{Applied, Batch, Op, Recovered, Usage};
 
-use carry::{Carry, Carried};
+use carry::{Carried, Carry};
+pub use options::LogOptions;
 use space::Space;
 
 /// Emptied segments kept at most for the heads in them, see [`LogOptions::recent_puts`].
 const RETAINED_MAX: usize = 2;
-
-/// How a log uses its disk.
-#[derive(Debug, Clone)]
-pub struct LogOptions {
-    /// Size of a segment file, in bytes: a multiple of 4096 from 20 KiB to 2 GiB. A batch must fit
-    /// one. May change between runs.
-    pub segment_bytes: u32,
-    /// Preallocated room that only batches without puts may use, so that a full store can still
-    /// be drained; rounded up to whole segments. One removal takes 40 bytes and 32 a commit.
-    pub reserve_bytes: u64,
-    /// Empty segments kept beyond the reserve instead of being given back to the disk.
-    pub spare_segments_max: usize,
-    /// The most all segment files together may take; beyond it the store is full. A limit the
-    /// existing files exceed already only stops growth.
-    pub disk_bytes_max: Option<u64>,
-    /// The most one write takes; what waits beyond it goes into the next write of the same
-    /// commit. One batch larger than this still goes whole.
-    pub group_bytes_max: usize,
-    /// How many heads recovery hands back at most. While there is room, up to two emptied
-    /// segments are kept for it.
-    pub recent_puts: usize,
-    /// Open a damaged log all the same, skipping what cannot be read: records may be lost and
-    /// removed records may come back. Each hole is noted. Without it such a log is an error.
-    pub salvage: bool,
-    /// Faults to build in, for tests of the tests.
-    #[cfg(feature = "__breaks")]
-    pub breaks: Vec<Break>,
-}
-
-impl Default for LogOptions {
-    fn default() -> Self {
-        Self {
-            segment_bytes: 64 * 1024 * 1024,
-            reserve_bytes: 64 * 1024 * 1024,
-            spare_segments_max: 4,
-            disk_bytes_max: None,
-            group_bytes_max: 8 * 1024 * 1024,
-            recent_puts: 10_000,
-            salvage: false,
-            #[cfg(feature = "__breaks")]
-            breaks: Vec::new(),
-        }
-    }
-}
-
-impl LogOptions {
-    fn check(&self) -> Result<(), StoreError> {
-        let sized = (20 * 1024..=2 << 30).contains(&self.segment_bytes);
-        if !sized || !self.segment_bytes.is_multiple_of(4096) {
-            let what = "segment_bytes must be a multiple of 4096 from 20 KiB to 2 GiB";
-            return Err(StoreError::Options { what });
-        }
-        Ok(())
-    }
-
-    /// Bytes of groups that fit an empty segment, with room for a closing group.
-    fn capacity(&self) -> usize {
-        self.segment_bytes as usize - DATA_AT as usize - RECORD_BYTES
-    }
-
-    /// Segments of the reserve.
-    fn reserve_segments(&self) -> usize {
-        let capacity = self.capacity() as u64;
-        usize::try_from(self.reserve_bytes.div_ceil(capacity)).unwrap_or(usize::MAX)
-    }
-
-    fn seed(&self, header: &SegmentHeader) -> Seed {
-        if self.broken(Break::ConstantSalt) { Seed::CONSTANT } else { header.seed() }
-    }
-
-    #[cfg(feature = "__breaks")]
-    fn broken(&self, fault: Break) -> bool {
-        self.breaks.contains(&fault)
-    }
-
-    #[cfg(not(feature = "__breaks"))]
-    #[expect(clippy::unused_self, reason = "the same call with and without the feature")]
-    const fn broken(&self, _fault: Break) -> bool {
-        false
-    }
-}
 
 /// A source of random 64-bit numbers; segments are salted from it.
 pub type SaltSource = Box<dyn FnMut() -> u64 + Send>;
@@ -175,14 +97,18 @@ pub(crate) struct Shared {
 impl Shared {
     pub(crate) fn check(&self) -> Result<(), StoreError> {
         match self.failed.get() {
-            Some(cause) => Err(StoreError::Failed { cause: Arc::clone(cause) }),
+            Some(cause) => Err(StoreError::Failed {
+                cause: Arc::clone(cause),
+            }),
             None => Ok(()),
         }
     }
 
     fn fail(&self, error: &StoreError) -> StoreError {
         let cause = self.failed.get_or_init(|| error.to_string().into());
-        StoreError::Failed { cause: Arc::clone(cause) }
+        StoreError::Failed {
+            cause: Arc::clone(cause),
+        }
     }
 
     pub(crate) fn index(&self) -> RwLockReadGuard<'_, Index> {
@@ -230,7 +156,11 @@ impl Log {
         let capacity = self.options.capacity() - RECORD_BYTES;
         self.rules.begin();
         for batch in batches {
-            let bytes: usize = batch.ops.iter().map(encoded_bytes).fold(0, usize::saturating_add);
+            let bytes: usize = batch
+                .ops
+                .iter()
+                .map(encoded_bytes)
+                .fold(0, usize::saturating_add);
             let refusal = self.rules.check(batch, bytes, capacity);
             sizes.push(if refusal.is_some() { 0 } else { bytes });
             answers.push(refusal.map_or(Applied::Done, Applied::Refused));
@@ -245,8 +175,12 @@ impl Log {
                 end += 1;
             }
             let run = start..end;
-            self.commit_run(&batches[run.clone()], &mut sizes[run.clone()], &mut answers[run])
-                .map_err(|error| self.shared.fail(&error))?;
+            self.commit_run(
+                &batches[run.clone()],
+                &mut sizes[run.clone()],
+                &mut answers[run],
+            )
+            .map_err(|error| self.shared.fail(&error))?;
             start = end;
         }
         self.scratch.sizes = sizes;
@@ -268,7 +202,11 @@ impl Log {
         let (live_records, live_bytes) = streams
             .map(|stream| (stream.live_records, stream.live_bytes))
             .fold((0, 0), |sum, next| (sum.0 + next.0, sum.1 + next.1));
-        let log_bytes: u64 = index.segments.iter().map(|(_, s)| u64::from(s.file.bytes)).sum();
+        let log_bytes: u64 = index
+            .segments
+            .iter()
+            .map(|(_, s)| u64::from(s.file.bytes))
+            .sum();
         Usage {
             live_records,
             live_bytes,
@@ -291,7 +229,8 @@ impl Log {
     pub fn tidy(&mut self, idle: bool) -> Result<bool, StoreError> {
         self.shared.check()?;
         self.untidy = false;
-        self.tidy_step(idle).map_err(|error| self.shared.fail(&error))
+        self.tidy_step(idle)
+            .map_err(|error| self.shared.fail(&error))
     }
 
     /// Marks the log as closed in order and releases the directory.
@@ -367,20 +306,34 @@ impl Log {
         scratch.buffer.clear();
         scratch.offsets.clear();
         let opened = match self.active {
-            Some(active) => Opened { active, fresh: None },
+            Some(active) => Opened {
+                active,
+                fresh: None,
+            },
             None => self.begin_segment(&mut scratch.buffer)?,
         };
         let active = opened.active;
         let carried_bytes: usize = carried.iter().map(Carried::encoded_bytes).sum();
         let group_bytes = RECORD_BYTES + carried_bytes + sizes.iter().sum::<usize>();
-        let base = if opened.fresh.is_some() { 0 } else { active.end };
+        let base = if opened.fresh.is_some() {
+            0
+        } else {
+            active.end
+        };
         let group_at = base + narrow(scratch.buffer.len());
         let mut encoder = Encoder::new(&mut scratch.buffer, active.seed, base);
         encoder.group(self.next_group, group_bytes, flags);
         // Copies come first: a removal in the same group must follow what it removes.
         for (at, copy) in carried.iter().enumerate() {
             scratch.offsets.push(encoder.offset());
-            copy.encode(&mut encoder, if at + 1 == carried.len() { FLAG_LAST } else { 0 });
+            copy.encode(
+                &mut encoder,
+                if at + 1 == carried.len() {
+                    FLAG_LAST
+                } else {
+                    0
+                },
+            );
         }
         for (batch, _) in batches.iter().zip(sizes).filter(|(_, size)| **size > 0) {
             let last = batch.ops.len() - 1;
@@ -398,7 +351,9 @@ impl Log {
             .write_at(&scratch.buffer, u64::from(base))
             .map_err(|error| file.error("write", error))?;
         if !self.options.broken(Break::ReportBeforeSync) {
-            file.file.sync_data().map_err(|error| file.error("flush", error))?;
+            file.file
+                .sync_data()
+                .map_err(|error| file.error("flush", error))?;
         }
         let end = group_at + narrow(group_bytes);
         self.show(opened, end, batches, sizes, carried, &scratch.offsets)?;
@@ -429,8 +384,19 @@ impl Log {
             buffer[at..at + HEADER_BYTES].copy_from_slice(&encoded);
         }
         let seed = self.options.seed(&header);
-        let active = Active { slot: 0, seed, end: DATA_AT, segment_bytes: file.bytes };
-        Ok(Opened { active, fresh: Some(Fresh { file, sequence: header.sequence }) })
+        let active = Active {
+            slot: 0,
+            seed,
+            end: DATA_AT,
+            segment_bytes: file.bytes,
+        };
+        Ok(Opened {
+            active,
+            fresh: Some(Fresh {
+                file,
+                sequence: header.sequence,
+            }),
+        })
     }
 
     /// Brings the index up to what was written.
@@ -473,8 +439,14 @@ impl Log {
         let slot = active.slot;
         let mut offsets = offsets.iter().copied();
         let mut place = |bytes: usize| {
-            let offset = offsets.next().expect("invariant: one offset for every record");
-            Location { slot, offset, bytes: narrow(bytes) }
+            let offset = offsets
+                .next()
+                .expect("invariant: one offset for every record");
+            Location {
+                slot,
+                offset,
+                bytes: narrow(bytes),
+            }
         };
         for copy in carried {
             copy.show(index, place(copy.encoded_bytes()));
@@ -483,12 +455,18 @@ impl Log {
             for op in &batch.ops {
                 let at = place(encoded_bytes(op));
                 match op {
-                    Op::Put { stream, position, .. } => {
+                    Op::Put {
+                        stream, position, ..
+                    } => {
                         self.rules.put(*stream, *position);
                         index.segments.get_mut(slot).puts += 1;
                         index.put(*stream, *position, at);
                     }
-                    Op::Remove { stream, first, last } => {
+                    Op::Remove {
+                        stream,
+                        first,
+                        last,
+                    } => {
                         index.remove(*stream, *first, *last, slot);
                     }
                     Op::Set { key, .. } => index.set(key.clone(), at),
@@ -503,85 +481,6 @@ impl Log {
             *newest_end = end;
         }
         Ok(())
-    }
-
-    fn tidy_step(&mut self, idle: bool) -> Result<bool, StoreError> {
-        self.seal_previous()?;
-        self.space.collect_drained();
-        let reserve = self.options.reserve_segments();
-        if self.reclaim_one(false)? {
-            return Ok(true);
-        }
-        self.space.prepare(
-            idle,
-            reserve,
-            self.active.is_none_or(|active| active.end > active.segment_bytes / 2),
-            self.last_group_bytes,
-        )
-    }
-
-    fn seal_previous(&mut self) -> Result<(), StoreError> {
-        let Some(slot) = self.unsealed else { return Ok(()) };
-        self.seal(slot)?;
-        self.unsealed = None;
-        Ok(())
-    }
-
-    fn seal(&self, slot: Slot) -> Result<(), StoreError> {
-        let (file, seed, end) = {
-            let index = self.shared.index();
-            let segment = index.segments.get(slot);
-            (Arc::clone(&segment.file), segment.seed, segment.end)
-        };
-        file.seal(seed, end)?;
-        self.shared.index_mut().segments.get_mut(slot).sealed = true;
-        Ok(())
-    }
-
-    /// Empties the oldest segment nothing needs any more, durably, and keeps its file for reuse.
-    /// Unless there is `need`, the newest emptied ones stay for the heads in them.
-    fn reclaim_one(&mut self, need: bool) -> Result<bool, StoreError> {
-        let ignore_marks = self.options.broken(Break::IgnoreMarkDependencies);
-        let active = self.active.map(|active| active.slot);
-        let mut found = None;
-        {
-            let index = self.shared.index();
-            let (mut retained, mut newer_puts) = (0, 0);
-            for (sequence, slot) in self.order.iter().rev() {
-                let segment = index.segments.get(*slot);
-                let empty = segment.live_records == 0 && Some(*slot) != active;
-                if empty && (segment.depends.is_empty() || ignore_marks) {
-                    retained += 1;
-                    let wanted = newer_puts < self.options.recent_puts as u64;
-                    if need || !wanted || retained > RETAINED_MAX {
-                        found = Some((*sequence, *slot));
-                    }
-                }
-                newer_puts += segment.puts;
-            }
-        }
-        let Some((sequence, slot)) = found else { return Ok(false) };
-        // Its header may be all that tells where the segment before it ends.
-        if let Some((_, before)) = self.order.range(..sequence).next_back() {
-            let sealed = self.shared.index().segments.get(*before).sealed;
-            if !sealed {
-                self.seal(*before)?;
-            }
-        }
-        let file = Arc::clone(&self.shared.index().segments.get(slot).file);
-        if !self.options.broken(Break::SkipVoid) {
-            file.void()?;
-        }
-        drop(file);
-        self.order.remove(&sequence);
-        let mut index = self.shared.index_mut();
-        let segment = index.segments.take(slot).expect("invariant: ordered slots are filled");
-        for other in self.order.values() {
-            index.segments.get_mut(*other).depends.remove(&sequence);
-        }
-        drop(index);
-        self.space.give(segment.file);
-        Ok(true)
     }
 }
 
@@ -623,8 +522,6 @@ struct Fresh {
     file: Arc<SegmentFile>,
     sequence: u64,
 }
-
-const _: () = assert!(RECORD_BYTES.is_multiple_of(ALIGN) && DATA_AT as usize % ALIGN == 0);
 
 fn file_path(dir: &Path, number: u64) -> PathBuf {
     dir.join(format!("{number:08}.seg"))

@@ -72,12 +72,19 @@ impl MemoryStore {
         let content = self.held.content();
         let summary = |stream: &Stream| StreamSummary {
             next_position: stream.next_position,
-            first_live: stream.records.first_key_value().map(|(position, _)| *position),
+            first_live: stream
+                .records
+                .first_key_value()
+                .map(|(position, _)| *position),
             live_records: stream.records.len() as u64,
             live_bytes: stream.live_bytes,
         };
         Recovered {
-            streams: content.streams.iter().map(|(id, stream)| (*id, summary(stream))).collect(),
+            streams: content
+                .streams
+                .iter()
+                .map(|(id, stream)| (*id, summary(stream)))
+                .collect(),
             state: content.state.clone(),
             clean: true,
             ..Recovered::default()
@@ -85,7 +92,11 @@ impl MemoryStore {
     }
 
     fn apply(&mut self, batch: &Batch) -> Applied {
-        let bytes: usize = batch.ops.iter().map(encoded_bytes).fold(0, usize::saturating_add);
+        let bytes: usize = batch
+            .ops
+            .iter()
+            .map(encoded_bytes)
+            .fold(0, usize::saturating_add);
         self.rules.begin();
         if let Some(refusal) = self.rules.check(batch, bytes, self.batch_bytes_max) {
             return Applied::Refused(refusal);
@@ -94,24 +105,44 @@ impl MemoryStore {
         if let Some(max) = self.live_bytes_max
             && batch.has_puts()
         {
-            let live: u64 = content.streams.values().map(|stream| stream.live_bytes).sum();
+            let live: u64 = content
+                .streams
+                .values()
+                .map(|stream| stream.live_bytes)
+                .sum();
             if live + bytes as u64 > max {
                 return Applied::Full;
             }
         }
         for op in &batch.ops {
             match op {
-                Op::Put { stream: id, position, head, body } => {
+                Op::Put {
+                    stream: id,
+                    position,
+                    head,
+                    body,
+                } => {
                     let stream = content.streams.entry(*id).or_default();
-                    stream.records.insert(*position, (head.clone(), body.clone()));
+                    stream
+                        .records
+                        .insert(*position, (head.clone(), body.clone()));
                     stream.live_bytes += encoded_bytes(op) as u64;
                     stream.next_position = position.saturating_add(1);
                     self.rules.put(*id, *position);
                 }
-                Op::Remove { stream, first, last } => {
-                    let Some(stream) = content.streams.get_mut(stream) else { continue };
-                    let removed: Vec<u64> =
-                        stream.records.range(first..=last).map(|(position, _)| *position).collect();
+                Op::Remove {
+                    stream,
+                    first,
+                    last,
+                } => {
+                    let Some(stream) = content.streams.get_mut(stream) else {
+                        continue;
+                    };
+                    let removed: Vec<u64> = stream
+                        .records
+                        .range(first..=last)
+                        .map(|(position, _)| *position)
+                        .collect();
                     for position in removed {
                         if let Some((head, body)) = stream.records.remove(&position) {
                             stream.live_bytes -= record_bytes(&head, &body);
@@ -147,7 +178,10 @@ impl Store for MemoryStore {
         let content = self.held.content();
         let streams = content.streams.values();
         Usage {
-            live_records: streams.clone().map(|stream| stream.records.len() as u64).sum(),
+            live_records: streams
+                .clone()
+                .map(|stream| stream.records.len() as u64)
+                .sum(),
             live_bytes: streams.map(|stream| stream.live_bytes).sum(),
             state_keys: content.state.len() as u64,
             ..Usage::default()
@@ -165,14 +199,20 @@ impl Held {
     ) -> Result<Vec<Record>, StoreError> {
         let content = self.content();
         let mut records = Vec::new();
-        let Some(stream) = content.streams.get(&stream) else { return Ok(records) };
+        let Some(stream) = content.streams.get(&stream) else {
+            return Ok(records);
+        };
         let mut bytes = 0;
         for (position, (head, body)) in stream.records.range(from..).take(max_records) {
             bytes += padded(head.len() + body.len());
             if bytes > max_bytes && !records.is_empty() {
                 break;
             }
-            records.push(Record { position: *position, head: head.clone(), body: body.clone() });
+            records.push(Record {
+                position: *position,
+                head: head.clone(),
+                body: body.clone(),
+            });
         }
         Ok(records)
     }

@@ -36,11 +36,15 @@ enum Source {
 
 impl Reader {
     pub(crate) const fn of_log(shared: Arc<Shared>) -> Self {
-        Self { source: Source::Log(shared) }
+        Self {
+            source: Source::Log(shared),
+        }
     }
 
     pub(crate) const fn of_memory(held: Arc<Held>) -> Self {
-        Self { source: Source::Memory(held) }
+        Self {
+            source: Source::Memory(held),
+        }
     }
 
     /// The next live records at or after `from`, in order: at most `max_records`, and at most
@@ -109,7 +113,9 @@ fn plan(
 ) -> Vec<Span> {
     let mut spans: Vec<Span> = Vec::new();
     let index = shared.index();
-    let Some(live) = index.streams.get(&stream) else { return spans };
+    let Some(live) = index.streams.get(&stream) else {
+        return spans;
+    };
     let mut bytes = 0;
     for (position, at) in live.live_from(from).take(max_records.min(RECORDS_MAX)) {
         bytes += at.bytes as usize - RECORD_BYTES;
@@ -141,7 +147,10 @@ fn plan(
 
 impl Span {
     fn extends_to(&self, at: Location) -> bool {
-        let same = self.wanted.last().is_some_and(|last| last.at.slot == at.slot);
+        let same = self
+            .wanted
+            .last()
+            .is_some_and(|last| last.at.slot == at.slot);
         let gap = at.offset.checked_sub(self.end);
         same && gap.is_some_and(|gap| gap <= GAP_BYTES)
             && at.offset + at.bytes - self.start <= SPAN_BYTES
@@ -157,7 +166,11 @@ impl Span {
         buffer.truncate(filled);
         let buffer = Bytes::from(buffer);
         // One record kept for long must not keep a span many times its size in memory.
-        let used: usize = self.wanted.iter().map(|wanted| wanted.at.bytes as usize).sum();
+        let used: usize = self
+            .wanted
+            .iter()
+            .map(|wanted| wanted.at.bytes as usize)
+            .sum();
         let share = used * 2 >= buffer.len() && self.wanted.len() == 1;
         for Wanted { position, at } in &self.wanted {
             let skip = (at.offset - self.start) as usize;
@@ -190,9 +203,16 @@ impl Span {
                 (buffer.slice(head_at..body_at), buffer.slice(body_at..end))
             } else {
                 let own = Bytes::copy_from_slice(payload);
-                (own.slice(..body_at - head_at), own.slice(body_at - head_at..))
+                (
+                    own.slice(..body_at - head_at),
+                    own.slice(body_at - head_at..),
+                )
             };
-            records.push(Record { position: *position, head: record.0, body: record.1 });
+            records.push(Record {
+                position: *position,
+                head: record.0,
+                body: record.1,
+            });
         }
         Ok(())
     }

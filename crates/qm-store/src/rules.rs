@@ -19,15 +19,28 @@ impl Rules {
     }
 
     /// The first rule a batch breaks. `capacity` is what one batch may take.
-    pub(crate) fn check(&mut self, batch: &Batch, bytes: usize, capacity: usize) -> Option<Refusal> {
+    pub(crate) fn check(
+        &mut self,
+        batch: &Batch,
+        bytes: usize,
+        capacity: usize,
+    ) -> Option<Refusal> {
         if bytes > capacity {
-            return Some(Refusal::TooLarge { bytes: bytes as u64, max: capacity as u64 });
+            return Some(Refusal::TooLarge {
+                bytes: bytes as u64,
+                max: capacity as u64,
+            });
         }
         // Positions of a refused batch do not count.
         let mut undo: Vec<(StreamId, Option<u64>)> = Vec::new();
         for op in &batch.ops {
             let refusal = match op {
-                Op::Put { stream, position, head, .. } => {
+                Op::Put {
+                    stream,
+                    position,
+                    head,
+                    ..
+                } => {
                     let own = self.rising.get(stream).copied();
                     let last = own.max(self.highest.get(stream).copied());
                     match last {
@@ -36,7 +49,11 @@ impl Rules {
                         }
                         Some(last) if *position <= last => {
                             let (stream, position) = (*stream, *position);
-                            Some(Refusal::NotRising { stream, position, last })
+                            Some(Refusal::NotRising {
+                                stream,
+                                position,
+                                last,
+                            })
                         }
                         _ => {
                             if batch.ops.len() > 1 {
@@ -47,9 +64,15 @@ impl Rules {
                         }
                     }
                 }
-                Op::Remove { stream, first, last } if first > last => {
-                    Some(Refusal::Reversed { stream: *stream, first: *first, last: *last })
-                }
+                Op::Remove {
+                    stream,
+                    first,
+                    last,
+                } if first > last => Some(Refusal::Reversed {
+                    stream: *stream,
+                    first: *first,
+                    last: *last,
+                }),
                 Op::Set { key, .. } | Op::Unset { key } if key.len() > KEY_BYTES_MAX => {
                     Some(Refusal::KeyTooLong { bytes: key.len() })
                 }

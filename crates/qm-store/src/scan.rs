@@ -1,7 +1,7 @@
 //! Reading one segment from front to back, telling a torn tail from damage.
 
 use crate::error::StoreError;
-use crate::format::{ALIGN, DATA_AT, FLAG_CLEAN, Kind, RECORD_BYTES, RecordHeader, Seed};
+use crate::format::{DATA_AT, FLAG_CLEAN, Kind, RECORD, RECORD_BYTES, RecordHeader, STEP, Seed};
 use crate::segment::Window;
 
 /// What stands where.
@@ -48,16 +48,16 @@ pub(crate) struct Scan<'a, 'f> {
     pub(crate) ignore_batch_end: bool,
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "32 and 8")]
-const RECORD: u32 = RECORD_BYTES as u32;
-#[expect(clippy::cast_possible_truncation, reason = "32 and 8")]
-const STEP: u32 = ALIGN as u32;
-
 impl Scan<'_, '_> {
     pub(crate) fn run(mut self) -> Result<Tail, StoreError> {
         let limit = self.known_end.unwrap_or(self.segment_bytes);
-        let mut tail =
-            Tail { end: DATA_AT, last_group: DATA_AT, group_number: 0, clean: false, torn: false };
+        let mut tail = Tail {
+            end: DATA_AT,
+            last_group: DATA_AT,
+            group_number: 0,
+            clean: false,
+            torn: false,
+        };
         let mut at = DATA_AT;
         while at < limit {
             let Some((group, group_end)) = self.group_at(at)? else {
@@ -79,7 +79,11 @@ impl Scan<'_, '_> {
             tail.group_number = group.position;
             tail.clean = group.flags & FLAG_CLEAN != 0;
             // A group none of whose batches survived is not worth keeping.
-            tail.end = if end == at + RECORD && end < group_end { at } else { end };
+            tail.end = if end == at + RECORD && end < group_end {
+                at
+            } else {
+                end
+            };
             if end < group_end {
                 tail.torn = true;
                 break;
@@ -101,13 +105,16 @@ impl Scan<'_, '_> {
         let mut batch_start = from;
         let mut at = from;
         while at < to {
-            let header = self.record_at(at, to)?.filter(|header| header.kind != Kind::Group);
+            let header = self
+                .record_at(at, to)?
+                .filter(|header| header.kind != Kind::Group);
             let Some(header) = header else {
                 if !self.is_durable(&mut durable, to)? {
                     return Ok(batch_start);
                 }
                 let next = self.find_record(at + STEP, to)?.unwrap_or(to);
-                self.sink.damage(at, next - at, "no record where one was written")?;
+                self.sink
+                    .damage(at, next - at, "no record where one was written")?;
                 at = next;
                 continue;
             };
@@ -119,9 +126,17 @@ impl Scan<'_, '_> {
             }
             let bytes = u32::try_from(header.record_bytes()).unwrap_or(to - at);
             if whole || header.kind == Kind::Put {
-                records.push(Found { header, offset: at, damaged: !whole });
+                records.push(Found {
+                    header,
+                    offset: at,
+                    damaged: !whole,
+                });
             } else {
-                self.sink.damage(at, bytes, "the checksum of a mark or of state does not match")?;
+                self.sink.damage(
+                    at,
+                    bytes,
+                    "the checksum of a mark or of state does not match",
+                )?;
             }
             at += bytes;
             if header.is_last() || self.ignore_batch_end {
@@ -134,7 +149,8 @@ impl Scan<'_, '_> {
             if !self.is_durable(&mut durable, to)? {
                 return Ok(batch_start);
             }
-            self.sink.damage(batch_start, at - batch_start, "a batch does not end")?;
+            self.sink
+                .damage(batch_start, at - batch_start, "a batch does not end")?;
             self.sink.batch(&records, &mut self.window)?;
         }
         Ok(to)

@@ -35,25 +35,31 @@ impl SegmentFile {
         let mut states = [HeaderState::Void; 2];
         for (state, at) in states.iter_mut().zip(HEADER_AT) {
             let mut bytes = [0; HEADER_BYTES];
-            self.file.read_at(&mut bytes, at as u64).map_err(|e| self.error("read", e))?;
+            self.file
+                .read_at(&mut bytes, at as u64)
+                .map_err(|e| self.error("read", e))?;
             *state = SegmentHeader::decode(&bytes);
         }
         let [first, second] = states;
-        let readable = |state: &HeaderState| {
-            matches!(state, HeaderState::Valid(_) | HeaderState::Newer(_))
-        };
+        let readable =
+            |state: &HeaderState| matches!(state, HeaderState::Valid(_) | HeaderState::Newer(_));
         let state = match (readable(&first), readable(&second)) {
             (true, _) => first,
             (false, true) => second,
             (false, false) if first == HeaderState::Void && second == HeaderState::Void => first,
             (false, false) => HeaderState::Unreadable,
         };
-        Ok(HeaderCopies { state, one_damaged: first != second && readable(&state) })
+        Ok(HeaderCopies {
+            state,
+            one_damaged: first != second && readable(&state),
+        })
     }
 
     pub(crate) fn read_seal(&self, seed: Seed) -> Result<Option<u32>, StoreError> {
         let mut bytes = [0; SEAL_BYTES];
-        self.file.read_at(&mut bytes, SEAL_AT as u64).map_err(|e| self.error("read", e))?;
+        self.file
+            .read_at(&mut bytes, SEAL_AT as u64)
+            .map_err(|e| self.error("read", e))?;
         Ok(seed.decode_seal(&bytes))
     }
 
@@ -73,7 +79,9 @@ impl SegmentFile {
                 .write_at(&[0; HEADER_BYTES], at as u64)
                 .map_err(|error| self.error("void", error))?;
         }
-        self.file.sync_data().map_err(|error| self.error("void", error))
+        self.file
+            .sync_data()
+            .map_err(|error| self.error("void", error))
     }
 }
 
@@ -90,7 +98,12 @@ const WINDOW_BYTES: usize = 1024 * 1024;
 
 impl<'a> Window<'a> {
     pub(crate) fn new(file: &'a SegmentFile) -> Self {
-        Self { file, buffer: Vec::new(), start: 0, filled: 0 }
+        Self {
+            file,
+            buffer: Vec::new(),
+            start: 0,
+            filled: 0,
+        }
     }
 
     /// The bytes at `at`; fewer than `count` only at the end of the file.
@@ -99,7 +112,10 @@ impl<'a> Window<'a> {
         let inside = at
             .checked_sub(self.start)
             .and_then(|skip| usize::try_from(skip).ok())
-            .filter(|skip| skip.checked_add(count).is_some_and(|end| end <= self.filled));
+            .filter(|skip| {
+                skip.checked_add(count)
+                    .is_some_and(|end| end <= self.filled)
+            });
         let skip = match inside {
             Some(skip) => skip,
             None => {

@@ -251,13 +251,25 @@ impl fmt::Display for RecoveryNote {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::TornTail { segment, offset } => {
-                write!(f, "the last write was cut short: segment {segment} ends at {offset}")
+                write!(
+                    f,
+                    "the last write was cut short: segment {segment} ends at {offset}"
+                )
             }
-            Self::DamagedRecord { segment, offset, stream, position } => write!(
+            Self::DamagedRecord {
+                segment,
+                offset,
+                stream,
+                position,
+            } => write!(
                 f,
                 "{stream} position {position} is damaged (segment {segment}, offset {offset})"
             ),
-            Self::DamagedRange { segment, offset, bytes } => write!(
+            Self::DamagedRange {
+                segment,
+                offset,
+                bytes,
+            } => write!(
                 f,
                 "skipped {bytes} damaged bytes of segment {segment} from offset {offset}: records \
                  may be missing, removed ones may be back"
@@ -266,10 +278,17 @@ impl fmt::Display for RecoveryNote {
                 write!(f, "{}: one copy of the header is damaged", path.display())
             }
             Self::SetAside { path } => {
-                write!(f, "a segment without a readable header was set aside: {}", path.display())
+                write!(
+                    f,
+                    "a segment without a readable header was set aside: {}",
+                    path.display()
+                )
             }
             Self::ReserveIncomplete => {
-                write!(f, "no room for the reserve: no records are accepted until there is")
+                write!(
+                    f,
+                    "no room for the reserve: no records are accepted until there is"
+                )
             }
         }
     }

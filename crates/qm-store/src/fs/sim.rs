@@ -47,7 +47,9 @@ impl Clone for SimFs {
     fn clone(&self) -> Self {
         let mut disk = lock(&self.disk).clone();
         disk.forget_handles();
-        Self { disk: Arc::new(Mutex::new(disk)) }
+        Self {
+            disk: Arc::new(Mutex::new(disk)),
+        }
     }
 }
 
@@ -55,7 +57,9 @@ impl SimFs {
     /// An empty disk without limits or faults.
     #[must_use]
     pub fn new() -> Self {
-        Self { disk: Arc::new(Mutex::new(Disk::default())) }
+        Self {
+            disk: Arc::new(Mutex::new(Disk::default())),
+        }
     }
 
     /// The power goes and comes back: of everything not flushed each sector, length and name
@@ -102,9 +106,15 @@ impl SimFs {
     /// Flips one bit of a file, on the disk and in the cache; false when there is no such byte.
     pub fn flip(&self, path: &Path, offset: u64, bit: u8) -> bool {
         let mut disk = lock(&self.disk);
-        let Some(inode) = disk.names.get(path).copied() else { return false };
-        let Some(node) = disk.inodes.get_mut(&inode) else { return false };
-        let Ok(at) = usize::try_from(offset) else { return false };
+        let Some(inode) = disk.names.get(path).copied() else {
+            return false;
+        };
+        let Some(node) = disk.inodes.get_mut(&inode) else {
+            return false;
+        };
+        let Ok(at) = usize::try_from(offset) else {
+            return false;
+        };
         let mut hit = false;
         for content in [&mut node.durable, &mut node.current] {
             if let Some(byte) = content.get_mut(at) {
@@ -153,7 +163,10 @@ impl Fs for SimFs {
                 disk.next_inode += 1;
                 let inode = disk.next_inode;
                 disk.inodes.insert(inode, Inode::default());
-                disk.link(DirOp { unlink: None, link: Some((path.to_owned(), inode)) });
+                disk.link(DirOp {
+                    unlink: None,
+                    link: Some((path.to_owned(), inode)),
+                });
                 if verdict == Verdict::Cut {
                     return Err(injected());
                 }
@@ -163,7 +176,12 @@ impl Fs for SimFs {
         };
         disk.next_handle += 1;
         let handle = disk.next_handle;
-        Ok(Arc::new(SimFile { disk: Arc::clone(&self.disk), inode, boot: disk.boot, handle }))
+        Ok(Arc::new(SimFile {
+            disk: Arc::clone(&self.disk),
+            inode,
+            boot: disk.boot,
+            handle,
+        }))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -184,7 +202,10 @@ impl Fs for SimFs {
         if !disk.names.contains_key(path) {
             return Err(io::ErrorKind::NotFound.into());
         }
-        disk.directory_change(DirOp { unlink: Some(path.to_owned()), link: None })
+        disk.directory_change(DirOp {
+            unlink: Some(path.to_owned()),
+            link: None,
+        })
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
@@ -196,8 +217,9 @@ impl Fs for SimFs {
         if disk.faults.contains(&Fault::LyingSync) {
             return Ok(());
         }
-        let (flushed, kept): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut disk.pending_names).into_iter().partition(|op| op.is_in(dir));
+        let (flushed, kept): (Vec<_>, Vec<_>) = std::mem::take(&mut disk.pending_names)
+            .into_iter()
+            .partition(|op| op.is_in(dir));
         disk.pending_names = kept;
         for op in &flushed {
             op.apply(&mut disk.durable_names);
@@ -219,7 +241,11 @@ impl SimFile {
     fn disk(&self) -> io::Result<MutexGuard<'_, Disk>> {
         let disk = lock(&self.disk);
         disk.check_power()?;
-        if disk.boot == self.boot { Ok(disk) } else { Err(injected()) }
+        if disk.boot == self.boot {
+            Ok(disk)
+        } else {
+            Err(injected())
+        }
     }
 }
 
@@ -333,11 +359,17 @@ enum Verdict {
 
 impl Disk {
     fn check_power(&self) -> io::Result<()> {
-        if self.powerless { Err(injected()) } else { Ok(()) }
+        if self.powerless {
+            Err(injected())
+        } else {
+            Ok(())
+        }
     }
 
     fn node(&mut self, inode: u64) -> io::Result<&mut Inode> {
-        self.inodes.get_mut(&inode).ok_or_else(|| io::ErrorKind::NotFound.into())
+        self.inodes
+            .get_mut(&inode)
+            .ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
     fn step(&mut self, is_write: bool) -> Verdict {
@@ -361,18 +393,31 @@ impl Disk {
             return Err(injected());
         }
         let offset = usize::try_from(offset).map_err(io::Error::other)?;
-        let end = offset.checked_add(bytes.len()).ok_or(io::ErrorKind::InvalidInput)?;
-        let used: u64 = self.inodes.values().map(|node| node.current.len() as u64).sum();
+        let end = offset
+            .checked_add(bytes.len())
+            .ok_or(io::ErrorKind::InvalidInput)?;
+        let used: u64 = self
+            .inodes
+            .values()
+            .map(|node| node.current.len() as u64)
+            .sum();
         let capacity = self.capacity;
         let node = self.node(inode)?;
         let growth = end.saturating_sub(node.current.len()) as u64;
         if growth > 0 && capacity.is_some_and(|capacity| used + growth > capacity) {
             return Err(io::ErrorKind::StorageFull.into());
         }
-        let write = Write { offset, bytes: bytes.to_vec() };
+        let write = Write {
+            offset,
+            bytes: bytes.to_vec(),
+        };
         write.apply(&mut node.current);
         node.pending.push(write);
-        if verdict == Verdict::Cut { Err(injected()) } else { Ok(()) }
+        if verdict == Verdict::Cut {
+            Err(injected())
+        } else {
+            Ok(())
+        }
     }
 
     fn directory_change(&mut self, op: DirOp) -> io::Result<()> {
@@ -381,7 +426,11 @@ impl Disk {
             return Err(injected());
         }
         self.link(op);
-        if verdict == Verdict::Cut { Err(injected()) } else { Ok(()) }
+        if verdict == Verdict::Cut {
+            Err(injected())
+        } else {
+            Ok(())
+        }
     }
 
     fn link(&mut self, op: DirOp) {
@@ -390,11 +439,19 @@ impl Disk {
     }
 
     fn drop_orphans(&mut self) {
-        let Self { inodes, names, durable_names, pending_names, .. } = self;
+        let Self {
+            inodes,
+            names,
+            durable_names,
+            pending_names,
+            ..
+        } = self;
         inodes.retain(|inode, _| {
             names.values().any(|named| named == inode)
                 || durable_names.values().any(|named| named == inode)
-                || pending_names.iter().any(|op| op.link.as_ref().is_some_and(|l| l.1 == *inode))
+                || pending_names
+                    .iter()
+                    .any(|op| op.link.as_ref().is_some_and(|l| l.1 == *inode))
         });
     }
 
@@ -501,7 +558,10 @@ impl DirOp {
     }
 
     fn is_in(&self, dir: &Path) -> bool {
-        let name = self.unlink.as_ref().or(self.link.as_ref().map(|link| &link.0));
+        let name = self
+            .unlink
+            .as_ref()
+            .or_else(|| self.link.as_ref().map(|link| &link.0));
         name.is_some_and(|name| name.parent() == Some(dir))
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::error::StoreError;
-use crate::format::{Encoder, FLAG_CARRIED, Kind, RECORD_BYTES, RecordHeader};
+use crate::format::{Encoder, FLAG_CARRIED, Kind, RECORD, RECORD_BYTES, RecordHeader};
 use crate::index::{Index, Location, Slot};
 use crate::segment::Window;
 use crate::types::StreamId;
@@ -84,9 +84,14 @@ impl Log {
                 return Ok(Vec::new());
             }
         }
-        let Some(mut carry) = self.victim(pressed, room) else { return Ok(Vec::new()) };
-        let copy_bytes =
-            if pressed { room } else { room.min(COPY_BYTES.max(group_bytes.saturating_mul(2))) };
+        let Some(mut carry) = self.victim(pressed, room) else {
+            return Ok(Vec::new());
+        };
+        let copy_bytes = if pressed {
+            room
+        } else {
+            room.min(COPY_BYTES.max(group_bytes.saturating_mul(2)))
+        };
         let look_bytes = if pressed { usize::MAX } else { LOOK_BYTES };
 
         let shared = Arc::clone(&self.shared);
@@ -109,7 +114,7 @@ impl Log {
             if header.kind == Kind::Put || header.kind == Kind::Set {
                 let count = header.head_bytes as usize + header.body_bytes as usize;
                 let at = carry.at;
-                let payload = window.bytes(at + RECORD_BYTES as u32, count).unwrap_or_default();
+                let payload = window.bytes(at + RECORD, count).unwrap_or_default();
                 let found = {
                     let index = shared.index();
                     match header.kind {
@@ -127,7 +132,10 @@ impl Log {
                         break;
                     }
                     if header.payload_matches(seed, at, payload) {
-                        carried.push(Carried { header, payload: Bytes::copy_from_slice(payload) });
+                        carried.push(Carried {
+                            header,
+                            payload: Bytes::copy_from_slice(payload),
+                        });
                         copied += bytes;
                     } else {
                         // Damaged: it stays where it is until somebody removes it.
@@ -173,16 +181,16 @@ impl Log {
         } else {
             candidates.next()?
         };
-        Some(Carry { slot, sequence, at: DATA_AT })
+        Some(Carry {
+            slot,
+            sequence,
+            at: DATA_AT,
+        })
     }
 }
 
 /// A record that cannot be read is not carried; a commit must not fail for it.
-fn record_at(
-    window: &mut Window<'_>,
-    at: u32,
-    seed: crate::format::Seed,
-) -> Option<RecordHeader> {
+fn record_at(window: &mut Window<'_>, at: u32, seed: crate::format::Seed) -> Option<RecordHeader> {
     let bytes = window.bytes(at, RECORD_BYTES).ok()?;
     RecordHeader::decode(seed, at, bytes)
 }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use crate::breaks::Break;
 use crate::error::StoreError;
 use crate::format::{
-    DATA_AT, HeaderState, Kind, RECORD_BYTES, SegmentHeader, VERSION, u64_at,
+    DATA_AT, HeaderState, Kind, RECORD, RECORD_BYTES, SegmentHeader, VERSION, u64_at,
 };
 use crate::fs::Fs;
 use crate::index::{Index, Location, Segment, Slot};
@@ -43,9 +43,12 @@ pub(super) fn open(
     options: LogOptions,
     mut salt_source: SaltSource,
 ) -> Result<(Log, Recovered), StoreError> {
-    fs.create_dir_all(dir).map_err(|error| StoreError::io("create", dir, error))?;
+    fs.create_dir_all(dir)
+        .map_err(|error| StoreError::io("create", dir, error))?;
     let lock_path = dir.join("lock");
-    let lock = fs.open(&lock_path, true).map_err(|e| StoreError::io("open", &lock_path, e))?;
+    let lock = fs
+        .open(&lock_path, true)
+        .map_err(|e| StoreError::io("open", &lock_path, e))?;
     match lock.try_lock() {
         Ok(true) => {}
         Ok(false) => return Err(StoreError::Locked { path: lock_path }),
@@ -64,9 +67,15 @@ pub(super) fn open(
     let mut order = BTreeMap::new();
     let mut last = None;
     for (at, listed) in segments.iter().enumerate() {
-        let SegmentHeader { sequence, segment_bytes, .. } = listed.header;
+        let SegmentHeader {
+            sequence,
+            segment_bytes,
+            ..
+        } = listed.header;
         let follower = segments.get(at + 1).map(|next| next.header);
-        let told = follower.filter(|next| next.sequence == sequence + 1).map(|f| f.previous_end);
+        let told = follower
+            .filter(|next| next.sequence == sequence + 1)
+            .map(|f| f.previous_end);
         let known_end = listed.seal.or(told);
         let seed = options.seed(&listed.header);
         let slot = replay.begin(listed, seed)?;
@@ -81,11 +90,18 @@ pub(super) fn open(
         };
         let tail = scan.run()?;
         if known_end.is_none() && follower.is_some() {
-            replay.damage(tail.end, segment_bytes - tail.end, "nothing says where it ends")?;
+            replay.damage(
+                tail.end,
+                segment_bytes - tail.end,
+                "nothing says where it ends",
+            )?;
         }
         if tail.torn && follower.is_none() {
             let offset = u64::from(tail.end);
-            notes.push(RecoveryNote::TornTail { segment: sequence, offset });
+            notes.push(RecoveryNote::TornTail {
+                segment: sequence,
+                offset,
+            });
         }
         let segment = replay.index.segments.get_mut(slot);
         segment.end = tail.end;
@@ -95,9 +111,8 @@ pub(super) fn open(
     }
     notes.append(&mut replay.notes);
 
-    let closed = last.is_none_or(|(slot, tail)| {
-        tail.clean && !replay.index.segments.get(slot).sealed
-    });
+    let closed =
+        last.is_none_or(|(slot, tail)| tail.clean && !replay.index.segments.get(slot).sealed);
     let sealed = last.is_some_and(|(slot, _)| replay.index.segments.get(slot).sealed);
     let mut recovered = Recovered {
         recent: replay.take_recent(),
@@ -113,17 +128,23 @@ pub(super) fn open(
         }
     }
 
-    let newest = order.last_key_value().map(|(sequence, slot)| {
-        (*sequence, replay.index.segments.get(*slot).end)
-    });
+    let newest = order
+        .last_key_value()
+        .map(|(sequence, slot)| (*sequence, replay.index.segments.get(*slot).end));
     let mut active = None;
     if let Some((slot, tail)) = last {
         let segment = replay.index.segments.get(slot);
-        let resumes = (closed && tail.end as usize + 2 * RECORD_BYTES <= segment.file.bytes as usize)
+        let resumes = (closed
+            && tail.end as usize + 2 * RECORD_BYTES <= segment.file.bytes as usize)
             || options.broken(Break::AppendAfterTornTail);
         if resumes {
             let Segment { seed, end, .. } = *segment;
-            active = Some(Active { slot, seed, end, segment_bytes: segment.file.bytes });
+            active = Some(Active {
+                slot,
+                seed,
+                end,
+                segment_bytes: segment.file.bytes,
+            });
         } else if !closed {
             make_durable(segment, tail)?;
         }
@@ -144,7 +165,8 @@ pub(super) fn open(
             }
         }
     }
-    fs.sync_dir(dir).map_err(|error| StoreError::io("flush", dir, error))?;
+    fs.sync_dir(dir)
+        .map_err(|error| StoreError::io("flush", dir, error))?;
     for spare in listing.spares {
         space.add_spare(spare);
     }
@@ -192,23 +214,41 @@ fn list(
     options: &LogOptions,
     space: &mut Space,
 ) -> Result<Listing, StoreError> {
-    let mut listing = Listing { segments: Vec::new(), spares: Vec::new(), notes: Vec::new() };
-    for name in fs.list(dir).map_err(|error| StoreError::io("list", dir, error))? {
-        let Some((number, kind)) = name.split_once('.') else { continue };
+    let mut listing = Listing {
+        segments: Vec::new(),
+        spares: Vec::new(),
+        notes: Vec::new(),
+    };
+    for name in fs
+        .list(dir)
+        .map_err(|error| StoreError::io("list", dir, error))?
+    {
+        let Some((number, kind)) = name.split_once('.') else {
+            continue;
+        };
         let Ok(number) = number.parse() else { continue };
         space.saw(number);
         let path = dir.join(&name);
         if kind == "new" {
-            fs.remove(&path).map_err(|error| StoreError::io("remove", &path, error))?;
+            fs.remove(&path)
+                .map_err(|error| StoreError::io("remove", &path, error))?;
             continue;
         }
         if kind != "seg" {
             continue;
         }
-        let file = fs.open(&path, false).map_err(|error| StoreError::io("open", &path, error))?;
-        let length = file.len().map_err(|error| StoreError::io("measure", &path, error))?;
+        let file = fs
+            .open(&path, false)
+            .map_err(|error| StoreError::io("open", &path, error))?;
+        let length = file
+            .len()
+            .map_err(|error| StoreError::io("measure", &path, error))?;
         let bytes = u32::try_from(length).unwrap_or(u32::MAX);
-        let file = Arc::new(SegmentFile { path: path.clone(), file, bytes });
+        let file = Arc::new(SegmentFile {
+            path: path.clone(),
+            file,
+            bytes,
+        });
         let copies = file.read_header()?;
         match copies.state {
             HeaderState::Valid(header) => {
@@ -227,17 +267,24 @@ fn list(
                 listing.segments.push(Listed { header, file, seal });
             }
             HeaderState::Newer(found) => {
-                return Err(StoreError::NewerFormat { path, found, supported: VERSION });
+                return Err(StoreError::NewerFormat {
+                    path,
+                    found,
+                    supported: VERSION,
+                });
             }
             HeaderState::Void => listing.spares.push(file),
             HeaderState::Unreadable => {
                 let aside = dir.join(format!("{number:08}.unreadable"));
-                fs.rename(&path, &aside).map_err(|e| StoreError::io("rename", &path, e))?;
+                fs.rename(&path, &aside)
+                    .map_err(|e| StoreError::io("rename", &path, e))?;
                 listing.notes.push(RecoveryNote::SetAside { path: aside });
             }
         }
     }
-    listing.segments.sort_by_key(|listed| listed.header.sequence);
+    listing
+        .segments
+        .sort_by_key(|listed| listed.header.sequence);
     Ok(listing)
 }
 
@@ -246,10 +293,16 @@ fn check_belonging(segments: &[Listed]) -> Result<(), StoreError> {
         let [one, other] = pair else { continue };
         let path = other.file.path.clone();
         if one.header.store != other.header.store {
-            return Err(StoreError::Foreign { path, what: "another store wrote it" });
+            return Err(StoreError::Foreign {
+                path,
+                what: "another store wrote it",
+            });
         }
         if one.header.sequence == other.header.sequence {
-            return Err(StoreError::Foreign { path, what: "a segment of its number is there" });
+            return Err(StoreError::Foreign {
+                path,
+                what: "a segment of its number is there",
+            });
         }
     }
     Ok(())
@@ -259,15 +312,23 @@ fn check_belonging(segments: &[Listed]) -> Result<(), StoreError> {
 /// be readable without being on the disk, and a mere flush would not put it there.
 fn make_durable(segment: &Segment, tail: Tail) -> Result<(), StoreError> {
     let file = &segment.file;
-    let mut at = if tail.last_group == DATA_AT { 0 } else { tail.last_group };
+    let mut at = if tail.last_group == DATA_AT {
+        0
+    } else {
+        tail.last_group
+    };
     let mut window = Window::new(file);
     while at < tail.end {
         let count = REWRITE_BYTES.min((tail.end - at) as usize);
         let bytes = window.bytes(at, count)?;
-        file.file.write_at(bytes, u64::from(at)).map_err(|error| file.error("rewrite", error))?;
+        file.file
+            .write_at(bytes, u64::from(at))
+            .map_err(|error| file.error("rewrite", error))?;
         at += u32::try_from(bytes.len().max(1)).unwrap_or(u32::MAX);
     }
-    file.file.sync_data().map_err(|error| file.error("flush", error))
+    file.file
+        .sync_data()
+        .map_err(|error| file.error("flush", error))
 }
 
 /// Brings the index up from what a scan finds.
@@ -320,10 +381,14 @@ impl Replay {
             depends: BTreeSet::new(),
         };
         let path = listed.file.path.clone();
-        self.slot = self.index.segments.insert(segment).ok_or(StoreError::Foreign {
-            path,
-            what: "there are more segments than can be addressed",
-        })?;
+        self.slot = self
+            .index
+            .segments
+            .insert(segment)
+            .ok_or(StoreError::Foreign {
+                path,
+                what: "there are more segments than can be addressed",
+            })?;
         self.sequence = listed.header.sequence;
         self.file = Some(Arc::clone(&listed.file));
         Ok(self.slot)
@@ -333,7 +398,11 @@ impl Replay {
         if self.recent_puts == 0 {
             return;
         }
-        let recent = if carried { &mut self.recent_carried } else { &mut self.recent };
+        let recent = if carried {
+            &mut self.recent_carried
+        } else {
+            &mut self.recent
+        };
         let mut buffer = Vec::new();
         if recent.len() >= self.recent_puts
             && let Some(oldest) = recent.pop_front()
@@ -342,12 +411,20 @@ impl Replay {
             buffer.clear();
         }
         buffer.extend_from_slice(head);
-        recent.push_back(RecentHead { stream, position, head: buffer });
+        recent.push_back(RecentHead {
+            stream,
+            position,
+            head: buffer,
+        });
     }
 
     /// Copies are of old records: they stand before the others, unless the original is there.
     fn take_recent(&mut self) -> Vec<RecentPut> {
-        let known: BTreeSet<_> = self.recent.iter().map(|put| (put.stream, put.position)).collect();
+        let known: BTreeSet<_> = self
+            .recent
+            .iter()
+            .map(|put| (put.stream, put.position))
+            .collect();
         let mut copies = BTreeSet::new();
         let mut puts: Vec<_> = std::mem::take(&mut self.recent_carried)
             .into_iter()
@@ -359,18 +436,36 @@ impl Replay {
         puts.reverse();
         puts.extend(std::mem::take(&mut self.recent));
         puts.into_iter()
-            .map(|RecentHead { stream, position, head }| {
-                RecentPut { stream, position, head: head.into() }
-            })
+            .map(
+                |RecentHead {
+                     stream,
+                     position,
+                     head,
+                 }| {
+                    RecentPut {
+                        stream,
+                        position,
+                        head: head.into(),
+                    }
+                },
+            )
             .collect()
     }
 
     fn record(&mut self, found: &Found, window: &mut Window<'_>) -> Result<(), StoreError> {
-        let Found { header, offset, damaged } = *found;
+        let Found {
+            header,
+            offset,
+            damaged,
+        } = *found;
         let bytes = u32::try_from(header.record_bytes()).unwrap_or(u32::MAX);
-        let at = Location { slot: self.slot, offset, bytes };
+        let at = Location {
+            slot: self.slot,
+            offset,
+            bytes,
+        };
         let (head_bytes, body_bytes) = (header.head_bytes as usize, header.body_bytes as usize);
-        let payload_at = offset + RECORD_BYTES as u32;
+        let payload_at = offset + RECORD;
         let stream = StreamId(header.stream);
         match header.kind {
             Kind::Group => {}
@@ -379,7 +474,12 @@ impl Replay {
                 if damaged {
                     let segment = self.sequence;
                     let offset = u64::from(offset);
-                    let note = RecoveryNote::DamagedRecord { segment, offset, stream, position };
+                    let note = RecoveryNote::DamagedRecord {
+                        segment,
+                        offset,
+                        stream,
+                        position,
+                    };
                     self.notes.push(note);
                 } else {
                     let head = window.bytes(payload_at, head_bytes)?;
@@ -400,7 +500,8 @@ impl Replay {
             Kind::Set => {
                 let payload = window.bytes(payload_at, head_bytes + body_bytes)?;
                 let key = Bytes::copy_from_slice(&payload[..head_bytes]);
-                self.state.insert(key.clone(), Bytes::copy_from_slice(&payload[head_bytes..]));
+                self.state
+                    .insert(key.clone(), Bytes::copy_from_slice(&payload[head_bytes..]));
                 self.index.set(key, at);
             }
             Kind::Unset => {
@@ -415,17 +516,33 @@ impl Replay {
 
 impl Sink for Replay {
     fn batch(&mut self, records: &[Found], window: &mut Window<'_>) -> Result<(), StoreError> {
-        records.iter().try_for_each(|found| self.record(found, window))
+        records
+            .iter()
+            .try_for_each(|found| self.record(found, window))
     }
 
     fn damage(&mut self, offset: u32, bytes: u32, what: &'static str) -> Result<(), StoreError> {
         let (segment, offset) = (self.sequence, u64::from(offset));
         if self.salvage {
             let bytes = u64::from(bytes);
-            self.notes.push(RecoveryNote::DamagedRange { segment, offset, bytes });
+            self.notes.push(RecoveryNote::DamagedRange {
+                segment,
+                offset,
+                bytes,
+            });
             return Ok(());
         }
-        let path = self.file.as_ref().map(|file| file.path.clone()).unwrap_or_default();
-        Err(StoreError::Damaged { segment, path, offset, what, record: None })
+        let path = self
+            .file
+            .as_ref()
+            .map(|file| file.path.clone())
+            .unwrap_or_default();
+        Err(StoreError::Damaged {
+            segment,
+            path,
+            offset,
+            what,
+            record: None,
+        })
     }
 }

@@ -76,7 +76,11 @@ impl Space {
 
     /// Bytes of files outside the log.
     pub(super) fn disk_bytes(&self) -> u64 {
-        let files = self.spares.iter().chain(&self.draining).chain(&self.misfits);
+        let files = self
+            .spares
+            .iter()
+            .chain(&self.draining)
+            .chain(&self.misfits);
         let whole: u64 = files.map(|file| u64::from(file.bytes)).sum();
         whole + self.growing.as_ref().map_or(0, |growing| growing.written)
     }
@@ -93,7 +97,12 @@ impl Space {
 
     pub(super) fn add_spare(&mut self, file: Arc<SegmentFile>) {
         let fits = file.bytes == self.segment_bytes;
-        if fits { &mut self.spares } else { &mut self.misfits }.push(file);
+        if fits {
+            &mut self.spares
+        } else {
+            &mut self.misfits
+        }
+        .push(file);
     }
 
     /// Hands out an empty segment.
@@ -153,7 +162,11 @@ impl Space {
             self.remove(&file)?;
         }
         if self.spares.len() <= reserve && soon && self.waiting == 0 {
-            let step = if idle { IDLE_STEP_BYTES } else { STEP_BYTES.max(4 * group_bytes as u64) };
+            let step = if idle {
+                IDLE_STEP_BYTES
+            } else {
+                STEP_BYTES.max(4 * group_bytes as u64)
+            };
             return Ok(match self.grow(step)? {
                 Some(done) => !done,
                 None => {
@@ -185,7 +198,10 @@ impl Space {
         let mut growing = match self.growing.take() {
             Some(growing) => growing,
             None => {
-                if self.disk_bytes_max.is_some_and(|max| others.saturating_add(total) > max) {
+                if self
+                    .disk_bytes_max
+                    .is_some_and(|max| others.saturating_add(total) > max)
+                {
                     return Ok(None);
                 }
                 let number = self.next_file;
@@ -196,7 +212,13 @@ impl Space {
                     Err(error) => return Err(StoreError::io("create", path, error)),
                 };
                 self.next_file += 1;
-                Growing { path, number, file, written: 0, flushed: 0 }
+                Growing {
+                    path,
+                    number,
+                    file,
+                    written: 0,
+                    flushed: 0,
+                }
             }
         };
         let until = total.min(growing.written.saturating_add(step));
@@ -205,7 +227,11 @@ impl Space {
             let written = growing.file.allocate(growing.written, to);
             let flushed = written.and_then(|()| {
                 let due = to == total || to == growing.flushed + FLUSH_BYTES;
-                if due { growing.file.sync_data().map(|()| growing.flushed = to) } else { Ok(()) }
+                if due {
+                    growing.file.sync_data().map(|()| growing.flushed = to)
+                } else {
+                    Ok(())
+                }
             });
             match flushed {
                 Ok(()) => growing.written = to,
@@ -229,7 +255,11 @@ impl Space {
             .and_then(|()| self.fs.sync_dir(&self.dir))
             .map_err(|error| StoreError::io("rename", &growing.path, error))?;
         let bytes = self.segment_bytes;
-        self.spares.push(Arc::new(SegmentFile { path, file: growing.file, bytes }));
+        self.spares.push(Arc::new(SegmentFile {
+            path,
+            file: growing.file,
+            bytes,
+        }));
         self.patience = 0;
         Ok(Some(true))
     }

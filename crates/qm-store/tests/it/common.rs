@@ -28,7 +28,10 @@ pub(crate) fn salts(seed: u64) -> Box<dyn FnMut() -> u64 + Send> {
     Box::new(move || random.next())
 }
 
-pub(crate) fn open(fs: &Arc<impl Fs + 'static>, options: LogOptions) -> Result<(Log, Recovered), StoreError> {
+pub(crate) fn open(
+    fs: &Arc<impl Fs + 'static>,
+    options: LogOptions,
+) -> Result<(Log, Recovered), StoreError> {
     open_at(fs, &dir(), options, 7)
 }
 
@@ -42,7 +45,12 @@ pub(crate) fn open_at(
     Log::open(fs, dir, options, salts(seed))
 }
 
-pub(crate) fn put(stream: u32, position: u64, head: impl AsRef<[u8]>, body: impl AsRef<[u8]>) -> Op {
+pub(crate) fn put(
+    stream: u32,
+    position: u64,
+    head: impl AsRef<[u8]>,
+    body: impl AsRef<[u8]>,
+) -> Op {
     Op::Put {
         stream: StreamId(stream),
         position,
@@ -52,7 +60,11 @@ pub(crate) fn put(stream: u32, position: u64, head: impl AsRef<[u8]>, body: impl
 }
 
 pub(crate) fn remove(stream: u32, first: u64, last: u64) -> Op {
-    Op::Remove { stream: StreamId(stream), first, last }
+    Op::Remove {
+        stream: StreamId(stream),
+        first,
+        last,
+    }
 }
 
 pub(crate) fn set(key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Op {
@@ -63,7 +75,9 @@ pub(crate) fn set(key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Op {
 }
 
 pub(crate) fn unset(key: impl AsRef<[u8]>) -> Op {
-    Op::Unset { key: Bytes::copy_from_slice(key.as_ref()) }
+    Op::Unset {
+        key: Bytes::copy_from_slice(key.as_ref()),
+    }
 }
 
 pub(crate) fn batch(ops: impl Into<Vec<Op>>) -> Batch {
@@ -76,7 +90,9 @@ pub(crate) fn all(reader: &Reader, stream: u32) -> Vec<(u64, Bytes, Bytes)> {
     let mut from = 0;
     loop {
         let page = reader.read(StreamId(stream), from, 100, 8 * 1024).unwrap();
-        let Some(last) = page.last() else { return found };
+        let Some(last) = page.last() else {
+            return found;
+        };
         from = last.position + 1;
         found.extend(page.into_iter().map(|r| (r.position, r.head, r.body)));
     }
@@ -93,11 +109,20 @@ impl Model {
     pub(crate) fn apply(&mut self, batch: &Batch) {
         for op in &batch.ops {
             match op {
-                Op::Put { stream, position, head, body } => {
+                Op::Put {
+                    stream,
+                    position,
+                    head,
+                    body,
+                } => {
                     let stream = self.streams.entry(stream.0).or_default();
                     stream.insert(*position, (head.clone(), body.clone()));
                 }
-                Op::Remove { stream, first, last } => {
+                Op::Remove {
+                    stream,
+                    first,
+                    last,
+                } => {
                     if let Some(stream) = self.streams.get_mut(&stream.0) {
                         stream.retain(|position, _| position < first || position > last);
                     }
@@ -118,7 +143,13 @@ impl Model {
         let streams = (0..streams)
             .map(|id| {
                 let records = all(reader, id);
-                (id, records.into_iter().map(|(at, head, body)| (at, (head, body))).collect())
+                (
+                    id,
+                    records
+                        .into_iter()
+                        .map(|(at, head, body)| (at, (head, body)))
+                        .collect(),
+                )
             })
             .filter(|(_, records): &(u32, BTreeMap<_, _>)| !records.is_empty())
             .collect();

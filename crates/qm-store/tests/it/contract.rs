@@ -23,20 +23,33 @@ fn puts_are_read_back_in_order_from_a_position() {
         let reader = store.reader();
         for position in [3, 4, 9, 1000, 1 << 40] {
             let body = vec![b'x'; position as usize % 500];
-            let done = store.commit(&[batch([put(1, position, b"head", body)])]).unwrap();
+            let done = store
+                .commit(&[batch([put(1, position, b"head", body)])])
+                .unwrap();
             assert_eq!(done, [Applied::Done], "{name}");
         }
         let found = all(&reader, 1);
-        assert_eq!(found.iter().map(|r| r.0).collect::<Vec<_>>(), [3, 4, 9, 1000, 1 << 40]);
+        assert_eq!(
+            found.iter().map(|r| r.0).collect::<Vec<_>>(),
+            [3, 4, 9, 1000, 1 << 40]
+        );
         for (position, head, body) in found {
             assert_eq!(head, "head");
             assert_eq!(body.len(), position as usize % 500);
         }
         let from = reader.read(StreamId(1), 5, 2, usize::MAX).unwrap();
-        assert_eq!(from.iter().map(|r| r.position).collect::<Vec<_>>(), [9, 1000], "{name}");
+        assert_eq!(
+            from.iter().map(|r| r.position).collect::<Vec<_>>(),
+            [9, 1000],
+            "{name}"
+        );
         assert!(reader.read(StreamId(2), 0, 10, 10).unwrap().is_empty());
         assert!(reader.read(StreamId(1), 0, 0, 10).unwrap().is_empty());
-        assert_eq!(reader.read(StreamId(1), 0, 10, 0).unwrap().len(), 1, "one at least");
+        assert_eq!(
+            reader.read(StreamId(1), 0, 10, 0).unwrap().len(),
+            1,
+            "one at least"
+        );
     }
 }
 
@@ -44,9 +57,23 @@ fn puts_are_read_back_in_order_from_a_position() {
 fn a_removal_affects_only_what_was_put_before_it() {
     for (name, mut store) in stores() {
         let reader = store.reader();
-        let one = batch([put(0, 1, "", "a"), put(0, 2, "", "b"), remove(0, 0, 10), put(0, 5, "", "c")]);
-        assert_eq!(store.commit(&[one, batch([remove(7, 0, u64::MAX)])]).unwrap(), [Applied::Done; 2]);
-        assert_eq!(all(&reader, 0).iter().map(|r| r.0).collect::<Vec<_>>(), [5], "{name}");
+        let one = batch([
+            put(0, 1, "", "a"),
+            put(0, 2, "", "b"),
+            remove(0, 0, 10),
+            put(0, 5, "", "c"),
+        ]);
+        assert_eq!(
+            store
+                .commit(&[one, batch([remove(7, 0, u64::MAX)])])
+                .unwrap(),
+            [Applied::Done; 2]
+        );
+        assert_eq!(
+            all(&reader, 0).iter().map(|r| r.0).collect::<Vec<_>>(),
+            [5],
+            "{name}"
+        );
         let usage = store.usage();
         assert_eq!((usage.live_records, usage.live_bytes), (1, 40), "{name}");
     }
@@ -73,15 +100,32 @@ fn batches_that_break_a_rule_are_refused_whole() {
         assert_eq!(answers[0], Applied::Done, "{name}");
         assert_eq!(
             answers[1],
-            Applied::Refused(Refusal::NotRising { stream, position: 5, last: 6 }),
+            Applied::Refused(Refusal::NotRising {
+                stream,
+                position: 5,
+                last: 6
+            }),
             "{name}"
         );
         assert_eq!(answers[2], Applied::Done, "{name}");
-        assert!(matches!(answers[3], Applied::Refused(Refusal::NotRising { .. })));
-        assert!(matches!(answers[4], Applied::Refused(Refusal::TooLarge { .. })), "{name}");
+        assert!(matches!(
+            answers[3],
+            Applied::Refused(Refusal::NotRising { .. })
+        ));
+        assert!(
+            matches!(answers[4], Applied::Refused(Refusal::TooLarge { .. })),
+            "{name}"
+        );
         assert!(matches!(answers[5], Applied::Refused(_)));
-        assert!(matches!(answers[6], Applied::Refused(Refusal::KeyTooLong { .. })));
-        let reversed = Refusal::Reversed { stream, first: 2, last: 1 };
+        assert!(matches!(
+            answers[6],
+            Applied::Refused(Refusal::KeyTooLong { .. })
+        ));
+        let reversed = Refusal::Reversed {
+            stream,
+            first: 2,
+            last: 1,
+        };
         assert_eq!(answers[7], Applied::Refused(reversed), "{name}");
         assert_eq!(answers[8], Applied::Done);
         assert_eq!(all(&reader, 0).len(), 2);
@@ -120,14 +164,21 @@ fn random_work_matches_the_model() {
                 group.push(batch(ops));
             }
             let answers = store.commit(&group).unwrap();
-            assert!(answers.iter().all(|answer| *answer == Applied::Done), "{name}: {answers:?}");
+            assert!(
+                answers.iter().all(|answer| *answer == Applied::Done),
+                "{name}: {answers:?}"
+            );
             if random.below(20) == 0 {
                 while store.tidy(true).unwrap() {}
             }
         }
         let read = Model::read(&store.reader(), 4, model.state.clone());
         assert_eq!(read, model, "{name}");
-        let live: usize = model.streams.values().map(std::collections::BTreeMap::len).sum();
+        let live: usize = model
+            .streams
+            .values()
+            .map(std::collections::BTreeMap::len)
+            .sum();
         assert_eq!(store.usage().live_records, live as u64, "{name}");
         assert_eq!(store.usage().state_keys, model.state.len() as u64, "{name}");
     }
@@ -150,10 +201,17 @@ fn the_committer_answers_in_order_and_gives_the_store_back() {
         assert_eq!(completions.len(), 501, "{name}");
         for (ticket, completion) in completions.iter().enumerate() {
             assert_eq!(completion.ticket(), ticket as u64);
-            assert_eq!(matches!(completion, Completion::Done(_)), ticket < 500, "{completion:?}");
+            assert_eq!(
+                matches!(completion, Completion::Done(_)),
+                ticket < 500,
+                "{completion:?}"
+            );
         }
         assert_eq!(all(&store.reader(), 0).len(), 500);
-        assert_eq!(store.commit(&[batch([put(0, 501, "", "")])]).unwrap(), [Applied::Done]);
+        assert_eq!(
+            store.commit(&[batch([put(0, 501, "", "")])]).unwrap(),
+            [Applied::Done]
+        );
     }
 }
 

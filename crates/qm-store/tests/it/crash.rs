@@ -72,10 +72,14 @@ impl Machine {
         let found = Model::read(&log.reader(), STREAMS, recovered.state);
         for (id, summary) in &recovered.streams {
             let live = found.streams.get(&id.0);
-            let first = live.and_then(|live| live.first_key_value()).map(|(at, _)| *at);
+            let first = live
+                .and_then(|live| live.first_key_value())
+                .map(|(at, _)| *at);
             let count = live.map_or(0, |live| live.len() as u64);
             if (summary.first_live, summary.live_records) != (first, count) {
-                return Err(format!("{id}: {summary:?}, but {count} live from {first:?}"));
+                return Err(format!(
+                    "{id}: {summary:?}, but {count} live from {first:?}"
+                ));
             }
         }
         for batch in std::mem::take(&mut self.in_flight) {
@@ -84,7 +88,11 @@ impl Machine {
             }
             self.model.apply(&batch);
         }
-        if found == self.model { Ok(log) } else { Err(self.difference(&found)) }
+        if found == self.model {
+            Ok(log)
+        } else {
+            Err(self.difference(&found))
+        }
     }
 
     fn difference(&self, found: &Model) -> String {
@@ -235,7 +243,9 @@ pub(crate) fn life(seed: u64, options: LogOptions, crashes: u32) -> Result<(u32,
             drop(log);
         }
         machine.crash();
-        log = machine.recover().map_err(|error| format!("seed {seed}: {error}"))?;
+        log = machine
+            .recover()
+            .map_err(|error| format!("seed {seed}: {error}"))?;
     }
     Ok((machine.crashes, machine.torn_tails))
 }
@@ -281,5 +291,9 @@ fn every_operation_of_a_workload_may_be_the_last() {
 
 /// `QM_SLOW_TESTS=1` multiplies the work of the seeded tests.
 pub(crate) fn scale(seeds: u64) -> u64 {
-    if std::env::var_os("QM_SLOW_TESTS").is_some() { seeds * 25 } else { seeds }
+    if std::env::var_os("QM_SLOW_TESTS").is_some() {
+        seeds * 25
+    } else {
+        seeds
+    }
 }

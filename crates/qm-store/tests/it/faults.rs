@@ -13,7 +13,11 @@ use crate::crash::scale;
 
 fn segment_files(fs: &SimFs) -> Vec<PathBuf> {
     let names = fs.list(&dir()).unwrap();
-    names.iter().filter(|name| name.ends_with(".seg")).map(|name| dir().join(name)).collect()
+    names
+        .iter()
+        .filter(|name| name.ends_with(".seg"))
+        .map(|name| dir().join(name))
+        .collect()
 }
 
 /// Segments that hold something.
@@ -34,7 +38,10 @@ fn filled(clean: bool) -> (Arc<SimFs>, Model) {
         }
         ops.push(set([at as u8 % 4], at.to_le_bytes()));
         let batch = batch(ops);
-        assert_eq!(log.commit(std::slice::from_ref(&batch)).unwrap(), [Applied::Done]);
+        assert_eq!(
+            log.commit(std::slice::from_ref(&batch)).unwrap(),
+            [Applied::Done]
+        );
         model.apply(&batch);
     }
     if clean {
@@ -46,12 +53,27 @@ fn filled(clean: bool) -> (Arc<SimFs>, Model) {
 #[test]
 fn a_commit_of_many_batches_is_one_write_and_one_flush() {
     let fs = Arc::new(SimFs::new());
-    let (mut log, _) = open(&fs, LogOptions { segment_bytes: 1 << 20, ..small() }).unwrap();
-    log.commit(&[batch([put(0, 1, "", "first in its segment")])]).unwrap();
+    let (mut log, _) = open(
+        &fs,
+        LogOptions {
+            segment_bytes: 1 << 20,
+            ..small()
+        },
+    )
+    .unwrap();
+    log.commit(&[batch([put(0, 1, "", "first in its segment")])])
+        .unwrap();
     while log.tidy(true).unwrap() {}
     let (writes, syncs) = (fs.writes(), fs.syncs());
-    let group: Vec<Batch> = (2..300).map(|at| batch([put(0, at, "h", "body")])).collect();
-    assert!(log.commit(&group).unwrap().iter().all(|answer| *answer == Applied::Done));
+    let group: Vec<Batch> = (2..300)
+        .map(|at| batch([put(0, at, "h", "body")]))
+        .collect();
+    assert!(
+        log.commit(&group)
+            .unwrap()
+            .iter()
+            .all(|answer| *answer == Applied::Done)
+    );
     assert_eq!((fs.writes() - writes, fs.syncs() - syncs), (1, 1));
 }
 
@@ -64,11 +86,17 @@ fn after_an_error_everything_fails_until_it_is_opened_again() {
     while log.tidy(true).unwrap() {}
     // The write succeeds, the flush does not.
     fs.inject(Fault::FailAt(fs.operations() + 1));
-    assert!(matches!(log.commit(std::slice::from_ref(&one)), Err(StoreError::Failed { .. })));
+    assert!(matches!(
+        log.commit(std::slice::from_ref(&one)),
+        Err(StoreError::Failed { .. })
+    ));
     fs.heal();
     let error = log.commit(&[]).unwrap_err();
     assert!(error.to_string().contains("reopen"), "{error}");
-    assert!(matches!(reader.read(StreamId(0), 0, 1, 1), Err(StoreError::Failed { .. })));
+    assert!(matches!(
+        reader.read(StreamId(0), 0, 1, 1),
+        Err(StoreError::Failed { .. })
+    ));
     assert!(matches!(log.tidy(true), Err(StoreError::Failed { .. })));
     drop(log);
     let (log, recovered) = open(&fs, small()).unwrap();
@@ -85,7 +113,10 @@ fn after_an_error_everything_fails_until_it_is_opened_again() {
 fn what_recovery_tells_after_any_failed_operation_holds_through_a_power_cut() {
     let batches: Vec<Batch> = (1..40u64)
         .map(|at| {
-            let mut ops = vec![put(0, at, "head", vec![at as u8; 900]), set("at", [at as u8])];
+            let mut ops = vec![
+                put(0, at, "head", vec![at as u8; 900]),
+                set("at", [at as u8]),
+            ];
             ops.push(remove(0, at.saturating_sub(6), at.saturating_sub(6)));
             batch(ops)
         })
@@ -142,8 +173,16 @@ fn one_process_at_a_time() {
     let fs = Arc::new(SimFs::new());
     let (log, _) = open(&fs, small()).unwrap();
     let error = open(&fs, small()).unwrap_err();
-    assert!(matches!(&error, StoreError::Locked { path } if path.ends_with("lock")), "{error}");
-    assert!(error.to_string().contains("another process holds /data/lock"), "{error}");
+    assert!(
+        matches!(&error, StoreError::Locked { path } if path.ends_with("lock")),
+        "{error}"
+    );
+    assert!(
+        error
+            .to_string()
+            .contains("another process holds /data/lock"),
+        "{error}"
+    );
     log.close();
     open(&fs, small()).unwrap();
 }
@@ -162,7 +201,14 @@ fn a_newer_format_is_named() {
         file.write_at(&header, at).unwrap();
     }
     let error = open(&fs, small()).unwrap_err();
-    let expected = matches!(&error, StoreError::NewerFormat { found: 2, supported: 1, .. });
+    let expected = matches!(
+        &error,
+        StoreError::NewerFormat {
+            found: 2,
+            supported: 1,
+            ..
+        }
+    );
     assert!(expected, "{error}");
 }
 
@@ -177,7 +223,10 @@ fn segments_of_another_store_are_turned_away() {
     let own = fs.content(&used_files(&fs)[0]).unwrap();
     for (content, why) in [(foreign, "another store"), (own, "of its number")] {
         let fs = Arc::new(fs.as_ref().clone());
-        fs.open(&dir().join("00000900.seg"), true).unwrap().write_at(&content, 0).unwrap();
+        fs.open(&dir().join("00000900.seg"), true)
+            .unwrap()
+            .write_at(&content, 0)
+            .unwrap();
         let error = open(&fs, small()).unwrap_err();
         assert!(matches!(error, StoreError::Foreign { .. }), "{error}");
         assert!(error.to_string().contains(why), "{error}");
@@ -191,7 +240,11 @@ fn preallocated_segments_are_zeros() {
     for path in segment_files(&fs) {
         assert_eq!(fs.content(&path).unwrap(), vec![0; 20 * 1024]);
     }
-    assert_eq!(segment_files(&fs).len(), 3, "one to write and a reserve of two");
+    assert_eq!(
+        segment_files(&fs).len(),
+        3,
+        "one to write and a reserve of two"
+    );
 }
 
 /// Every bit that was durable matters: flipping it is noticed at the latest when it is read,
@@ -232,7 +285,10 @@ fn no_flipped_bit_goes_unnoticed() {
                         from = last.position + 1;
                         found.extend(page.into_iter().map(|r| (r.position, (r.head, r.body))));
                     }
-                    Err(StoreError::Damaged { record: Some((_, position)), .. }) => {
+                    Err(StoreError::Damaged {
+                        record: Some((_, position)),
+                        ..
+                    }) => {
                         errors += 1;
                         from = position + 1;
                     }
@@ -240,15 +296,27 @@ fn no_flipped_bit_goes_unnoticed() {
                 }
             }
             let expected = &model.streams[&0];
-            assert!(found.iter().all(|(at, record)| expected.get(at) == Some(record)));
+            assert!(
+                found
+                    .iter()
+                    .all(|(at, record)| expected.get(at) == Some(record))
+            );
             if errors > 0 {
                 assert!(!recovered.notes.is_empty());
                 unread += 1;
             } else if found == *expected && recovered.state == model.state {
                 // Padding, an unused byte, or one of two copies.
-                if recovered.notes.is_empty() { harmless += 1 } else { noted += 1 }
+                if recovered.notes.is_empty() {
+                    harmless += 1;
+                } else {
+                    noted += 1;
+                }
             } else {
-                assert!(!recovered.notes.is_empty(), "{offset} of {}", path.display());
+                assert!(
+                    !recovered.notes.is_empty(),
+                    "{offset} of {}",
+                    path.display()
+                );
                 noted += 1;
             }
         }
@@ -267,21 +335,27 @@ fn a_damaged_message_is_named_and_can_be_removed() {
         .into_iter()
         .find_map(|path| {
             let content = fs.content(&path).unwrap();
-            let at = content.windows(600).position(|window| window == target.1.1)?;
+            let at = content
+                .windows(600)
+                .position(|window| window == target.1.1)?;
             Some((path, at as u64 + 300))
         })
         .unwrap();
     assert!(fs.flip(&path, offset, 3));
     let (mut log, recovered) = open(&fs, small()).unwrap();
-    let named = recovered.notes.iter().any(|note| {
-        matches!(note, RecoveryNote::DamagedRecord { position, .. } if position == target.0)
-    });
+    let named = recovered.notes.iter().any(
+        |note| matches!(note, RecoveryNote::DamagedRecord { position, .. } if position == target.0),
+    );
     assert!(named, "{:?}", recovered.notes);
     assert!(!recovered.clean);
     let error = log.reader().read(StreamId(0), 0, 5, 10_000).unwrap_err();
     let text = error.to_string();
-    assert!(text.contains("segment") && text.contains("offset"), "{text}");
-    log.commit(&[batch([remove(0, *target.0, *target.0)])]).unwrap();
+    assert!(
+        text.contains("segment") && text.contains("offset"),
+        "{text}"
+    );
+    log.commit(&[batch([remove(0, *target.0, *target.0)])])
+        .unwrap();
     assert_eq!(all(&log.reader(), 0).len(), model.streams[&0].len() - 1);
 }
 
@@ -292,8 +366,18 @@ fn salvage_opens_what_strict_opening_refuses() {
     // The header of the first record in it.
     assert!(fs.flip(&path, 12288 + 32 + 9, 0));
     let error = open(&fs, small()).unwrap_err();
-    assert!(matches!(error, StoreError::Damaged { offset: 12320, .. }), "{error}");
-    let (log, recovered) = open(&fs, LogOptions { salvage: true, ..small() }).unwrap();
+    assert!(
+        matches!(error, StoreError::Damaged { offset: 12320, .. }),
+        "{error}"
+    );
+    let (log, recovered) = open(
+        &fs,
+        LogOptions {
+            salvage: true,
+            ..small()
+        },
+    )
+    .unwrap();
     let skipped = matches!(
         recovered.notes[..],
         [RecoveryNote::DamagedRange { offset: 12320, .. }, ..]
@@ -319,7 +403,10 @@ fn a_full_disk_turns_puts_away_and_everything_else_goes_on() {
                 at += 1;
                 let body = vec![at as u8; random.below(700) as usize + 100];
                 let group = [
-                    batch([put(0, at, at.to_le_bytes(), body), set("newest", at.to_le_bytes())]),
+                    batch([
+                        put(0, at, at.to_le_bytes(), body),
+                        set("newest", at.to_le_bytes()),
+                    ]),
                     batch([set([random.below(9) as u8], at.to_le_bytes())]),
                 ];
                 let answers = log.commit(&group).unwrap();
@@ -333,7 +420,11 @@ fn a_full_disk_turns_puts_away_and_everything_else_goes_on() {
                 }
                 model.apply(&group[1]);
             }
-            assert!(live.len() > 50, "round {round}: it fills before it is full: {}", live.len());
+            assert!(
+                live.len() > 50,
+                "round {round}: it fills before it is full: {}",
+                live.len()
+            );
             // A restart on the full disk changes nothing.
             drop(log);
             fs.crash(seed);
@@ -346,7 +437,12 @@ fn a_full_disk_turns_puts_away_and_everything_else_goes_on() {
                 let gone = live.swap_remove(random.below(live.len() as u64) as usize);
                 let batch = batch([remove(0, gone, gone)]);
                 let answers = log.commit(std::slice::from_ref(&batch)).unwrap();
-                assert_eq!(answers, [Applied::Done], "round {round}, {} left", live.len());
+                assert_eq!(
+                    answers,
+                    [Applied::Done],
+                    "round {round}, {} left",
+                    live.len()
+                );
                 model.apply(&batch);
             }
         }
@@ -363,7 +459,8 @@ fn room_made_by_others_is_found_again() {
     let mut at = 0;
     let mut try_put = |log: &mut Log| {
         at += 1;
-        log.commit(&[batch([put(0, at, "", vec![1; 1000])])]).unwrap()[0]
+        log.commit(&[batch([put(0, at, "", vec![1; 1000])])])
+            .unwrap()[0]
     };
     while try_put(&mut log) == Applied::Done {}
     for _ in 0..10 {
@@ -376,31 +473,44 @@ fn room_made_by_others_is_found_again() {
 #[test]
 fn a_quota_counts_like_a_full_disk() {
     let fs = Arc::new(SimFs::new());
-    let options = LogOptions { disk_bytes_max: Some(20 * 1024 * 8), ..small() };
+    let options = LogOptions {
+        disk_bytes_max: Some(20 * 1024 * 8),
+        ..small()
+    };
     let (mut log, _) = open(&fs, options).unwrap();
     let mut at = 0;
     loop {
         at += 1;
-        let answers = log.commit(&[batch([put(0, at, "", vec![1; 1000])])]).unwrap();
+        let answers = log
+            .commit(&[batch([put(0, at, "", vec![1; 1000])])])
+            .unwrap();
         if answers == [Applied::Full] {
             break;
         }
     }
     assert!(at > 20);
     assert!(log.usage().disk_bytes <= 20 * 1024 * 8);
-    assert_eq!(log.commit(&[batch([remove(0, 0, at)])]).unwrap(), [Applied::Done]);
+    assert_eq!(
+        log.commit(&[batch([remove(0, 0, at)])]).unwrap(),
+        [Applied::Done]
+    );
     while log.tidy(false).unwrap() {}
-    assert_eq!(log.commit(&[batch([put(0, at, "", "again")])]).unwrap(), [Applied::Done]);
+    assert_eq!(
+        log.commit(&[batch([put(0, at, "", "again")])]).unwrap(),
+        [Applied::Done]
+    );
 }
 
 #[test]
 fn one_long_lived_record_and_state_do_not_hold_the_disk() {
     let fs = Arc::new(SimFs::new());
     let (mut log, _) = open(&fs, small()).unwrap();
-    log.commit(&[batch([put(0, 1, "", "stays"), set("key", "value")])]).unwrap();
+    log.commit(&[batch([put(0, 1, "", "stays"), set("key", "value")])])
+        .unwrap();
     let mut most = 0;
     for at in 1..3000u64 {
-        log.commit(&[batch([put(1, at, "", vec![2; 500]), remove(1, 0, at - 1)])]).unwrap();
+        log.commit(&[batch([put(1, at, "", vec![2; 500]), remove(1, 0, at - 1)])])
+            .unwrap();
         most = most.max(log.usage().segments);
     }
     assert!(most <= 8, "{most} segments for two live records and a key");
@@ -417,7 +527,11 @@ fn the_newest_heads_come_back() {
     let fs = Arc::new(SimFs::new());
     let (mut log, _) = open(&fs, small()).unwrap();
     for at in 1..=300u64 {
-        log.commit(&[batch([put(0, at, at.to_le_bytes(), "body"), remove(0, at, at)])]).unwrap();
+        log.commit(&[batch([
+            put(0, at, at.to_le_bytes(), "body"),
+            remove(0, at, at),
+        ])])
+        .unwrap();
     }
     log.close();
     let (_, recovered) = open(&fs, small()).unwrap();
@@ -435,12 +549,16 @@ fn the_newest_heads_come_back() {
 fn the_size_of_segments_may_change() {
     let (fs, model) = filled(true);
     for segment_bytes in [64 * 1024, 20 * 1024, 32 * 1024] {
-        let options = LogOptions { segment_bytes, ..small() };
+        let options = LogOptions {
+            segment_bytes,
+            ..small()
+        };
         let (mut log, recovered) = open(&fs, options).unwrap();
         assert_eq!(Model::read(&log.reader(), 1, recovered.state), model);
         for at in 0..200u64 {
             let at = u64::from(segment_bytes) * 1000 + at;
-            log.commit(&[batch([put(2, at, "", vec![1; 900]), remove(2, 0, at)])]).unwrap();
+            log.commit(&[batch([put(2, at, "", vec![1; 900]), remove(2, 0, at)])])
+                .unwrap();
         }
         while log.tidy(true).unwrap() {}
         assert!(log.usage().segments <= 9, "{:?}", log.usage());
@@ -466,7 +584,10 @@ fn closing_in_order_is_told_from_a_crash() {
 #[test]
 fn nonsense_options_are_named() {
     for segment_bytes in [0, 4096, 20 * 1024 + 1, u32::MAX] {
-        let options = LogOptions { segment_bytes, ..small() };
+        let options = LogOptions {
+            segment_bytes,
+            ..small()
+        };
         let error = open(&Arc::new(SimFs::new()), options).unwrap_err();
         assert!(matches!(error, StoreError::Options { .. }), "{error}");
     }
@@ -484,7 +605,12 @@ fn readers_keep_reading_while_segments_are_reused() {
                 let mut read = 0u64;
                 while !stop.load(std::sync::atomic::Ordering::Relaxed) {
                     for record in reader.read(StreamId(0), 0, 20, 10_000).unwrap() {
-                        assert!(record.body.iter().all(|byte| *byte == record.position as u8));
+                        assert!(
+                            record
+                                .body
+                                .iter()
+                                .all(|byte| *byte == record.position as u8)
+                        );
                         read += 1;
                     }
                 }
@@ -493,7 +619,10 @@ fn readers_keep_reading_while_segments_are_reused() {
         })
         .collect();
     for at in 1..4000u64 {
-        let ops = [put(0, at, "", vec![at as u8; 300]), remove(0, 0, at.saturating_sub(10))];
+        let ops = [
+            put(0, at, "", vec![at as u8; 300]),
+            remove(0, 0, at.saturating_sub(10)),
+        ];
         log.commit(&[batch(ops)]).unwrap();
     }
     stop.store(true, std::sync::atomic::Ordering::Relaxed);
@@ -505,16 +634,33 @@ fn readers_keep_reading_while_segments_are_reused() {
 #[test]
 fn sparse_positions_cost_no_more_than_a_chunk_each() {
     let fs = Arc::new(SimFs::new());
-    let (mut log, _) = open(&fs, LogOptions { segment_bytes: 1 << 20, ..small() }).unwrap();
+    let (mut log, _) = open(
+        &fs,
+        LogOptions {
+            segment_bytes: 1 << 20,
+            ..small()
+        },
+    )
+    .unwrap();
     for gap in [1u64, 100, 1 << 20, 1 << 40] {
         let stream = gap.trailing_zeros() + gap as u32 % 7;
         let before = log.usage().index_bytes;
-        let batches: Vec<Batch> =
-            (1..=5000).map(|at| batch([put(stream, at * gap, "", "")])).collect();
+        let batches: Vec<Batch> = (1..=5000)
+            .map(|at| batch([put(stream, at * gap, "", "")]))
+            .collect();
         log.commit(&batches).unwrap();
         let each = (log.usage().index_bytes - before) as f64 / 5000.0;
-        assert!(each < if gap < 1000 { 14.0 } else { 100.0 }, "gap {gap}: {each} bytes each");
-        let read = log.reader().read(StreamId(stream), 4999 * gap, 10, 1000).unwrap();
-        assert_eq!(read.iter().map(|r| r.position / gap).collect::<Vec<_>>(), [4999, 5000]);
+        assert!(
+            each < if gap < 1000 { 14.0 } else { 100.0 },
+            "gap {gap}: {each} bytes each"
+        );
+        let read = log
+            .reader()
+            .read(StreamId(stream), 4999 * gap, 10, 1000)
+            .unwrap();
+        assert_eq!(
+            read.iter().map(|r| r.position / gap).collect::<Vec<_>>(),
+            [4999, 5000]
+        );
     }
 }

@@ -15,20 +15,31 @@ const DIR: &str = "QM_STORE_KILL_DIR";
 const KEPT: u64 = 50;
 
 fn options() -> LogOptions {
-    LogOptions { segment_bytes: 256 * 1024, reserve_bytes: 128 * 1024, ..LogOptions::default() }
+    LogOptions {
+        segment_bytes: 256 * 1024,
+        reserve_bytes: 128 * 1024,
+        ..LogOptions::default()
+    }
 }
 
 /// The process that is killed; does nothing when it is run as an ordinary test.
 #[test]
 fn child() {
-    let Some(dir) = std::env::var_os(DIR) else { return };
+    let Some(dir) = std::env::var_os(DIR) else {
+        return;
+    };
     let salt = u64::from(std::process::id());
     let (log, recovered) = open_at(&Arc::new(RealFs), Path::new(&dir), options(), salt).unwrap();
-    let first = recovered.streams.get(&StreamId(0)).map_or(1, |stream| stream.next_position);
+    let first = recovered
+        .streams
+        .get(&StreamId(0))
+        .map_or(1, |stream| stream.next_position);
     let out = std::sync::Mutex::new(std::io::stdout());
     let (told, tell) = std::sync::mpsc::sync_channel(64);
     let committer = Committer::spawn(log, move |completion| {
-        let Completion::Done(at) = completion else { panic!("{completion:?}") };
+        let Completion::Done(at) = completion else {
+            panic!("{completion:?}")
+        };
         let mut out = out.lock().unwrap();
         writeln!(out, "done {at}").unwrap();
         out.flush().unwrap();
@@ -41,7 +52,10 @@ fn child() {
             tell.recv().unwrap();
         }
         let body = vec![at as u8; at as usize % 3000];
-        let mut ops = vec![put(0, at, at.to_le_bytes(), body), set("newest", at.to_le_bytes())];
+        let mut ops = vec![
+            put(0, at, at.to_le_bytes(), body),
+            set("newest", at.to_le_bytes()),
+        ];
         if at > KEPT {
             ops.push(remove(0, 0, at - KEPT));
         }
@@ -67,7 +81,11 @@ fn nothing_reported_done_is_lost_when_the_process_is_killed() {
         let mut reported = BTreeSet::new();
         while let Some(Ok(line)) = lines.next() {
             // The test harness may print on the same line.
-            let Some(at) = line.split("done ").nth(1).and_then(|at| at.parse::<u64>().ok()) else {
+            let Some(at) = line
+                .split("done ")
+                .nth(1)
+                .and_then(|at| at.parse::<u64>().ok())
+            else {
                 continue;
             };
             reported.insert(at);
@@ -79,25 +97,36 @@ fn nothing_reported_done_is_lost_when_the_process_is_killed() {
         }
         // What it still said before it died counts as well.
         for line in lines.map_while(Result::ok) {
-            reported.extend(line.strip_prefix("done ").and_then(|at| at.parse::<u64>().ok()));
+            reported.extend(
+                line.strip_prefix("done ")
+                    .and_then(|at| at.parse::<u64>().ok()),
+            );
         }
         child.wait().unwrap();
         assert_eq!(wanted, 0, "the child ended by itself in round {round}");
         let salt = random.next();
-        let (log, recovered) =
-            open_at(&Arc::new(RealFs), dir.path(), options(), salt).unwrap();
+        let (log, recovered) = open_at(&Arc::new(RealFs), dir.path(), options(), salt).unwrap();
         let last = *reported.last().unwrap();
         assert!(last > newest, "round {round}");
         let found = all(&log.reader(), 0);
         newest = found.last().unwrap().0;
-        assert!(newest >= last, "round {round}: {last} was reported, {newest} survived");
+        assert!(
+            newest >= last,
+            "round {round}: {last} was reported, {newest} survived"
+        );
         let expected: Vec<u64> = (newest.saturating_sub(KEPT - 1).max(1)..=newest).collect();
-        assert_eq!(found.iter().map(|record| record.0).collect::<Vec<_>>(), expected);
+        assert_eq!(
+            found.iter().map(|record| record.0).collect::<Vec<_>>(),
+            expected
+        );
         for (at, head, body) in found {
             assert_eq!(head, at.to_le_bytes().as_slice());
             assert_eq!(body, vec![at as u8; at as usize % 3000]);
         }
-        assert_eq!(recovered.state[b"newest".as_slice()], newest.to_le_bytes().as_slice());
+        assert_eq!(
+            recovered.state[b"newest".as_slice()],
+            newest.to_le_bytes().as_slice()
+        );
         if round % 2 == 0 {
             log.close();
         }

@@ -1,4 +1,9 @@
 //! The store from outside: its contract, its recovery, its faults.
+#![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "random numbers are cut to size"
+)]
 
 mod common;
 mod contract;

@@ -1,0 +1,93 @@
+//! How a log uses its disk.
+
+use crate::breaks::Break;
+use crate::error::StoreError;
+use crate::format::{DATA_AT, RECORD_BYTES, Seed, SegmentHeader};
+
+/// How a log uses its disk.
+#[derive(Debug, Clone)]
+pub struct LogOptions {
+    /// Size of a segment file, in bytes: a multiple of 4096 from 20 KiB to 2 GiB. A batch must fit
+    /// one. May change between runs.
+    pub segment_bytes: u32,
+    /// Preallocated room that only batches without puts may use, so that a full store can still
+    /// be drained; rounded up to whole segments. One removal takes 40 bytes and 32 a commit.
+    pub reserve_bytes: u64,
+    /// Empty segments kept beyond the reserve instead of being given back to the disk.
+    pub spare_segments_max: usize,
+    /// The most all segment files together may take; beyond it the store is full. A limit the
+    /// existing files exceed already only stops growth.
+    pub disk_bytes_max: Option<u64>,
+    /// The most one write takes; what waits beyond it goes into the next write of the same
+    /// commit. One batch larger than this still goes whole.
+    pub group_bytes_max: usize,
+    /// How many heads recovery hands back at most. While there is room, up to two emptied
+    /// segments are kept for it.
+    pub recent_puts: usize,
+    /// Open a damaged log all the same, skipping what cannot be read: records may be lost and
+    /// removed records may come back. Each hole is noted. Without it such a log is an error.
+    pub salvage: bool,
+    /// Faults to build in, for tests of the tests.
+    #[cfg(feature = "__breaks")]
+    pub breaks: Vec<Break>,
+}
+
+impl Default for LogOptions {
+    fn default() -> Self {
+        Self {
+            segment_bytes: 64 * 1024 * 1024,
+            reserve_bytes: 64 * 1024 * 1024,
+            spare_segments_max: 4,
+            disk_bytes_max: None,
+            group_bytes_max: 8 * 1024 * 1024,
+            recent_puts: 10_000,
+            salvage: false,
+            #[cfg(feature = "__breaks")]
+            breaks: Vec::new(),
+        }
+    }
+}
+
+impl LogOptions {
+    pub(super) fn check(&self) -> Result<(), StoreError> {
+        let sized = (20 * 1024..=2 << 30).contains(&self.segment_bytes);
+        if !sized || !self.segment_bytes.is_multiple_of(4096) {
+            let what = "segment_bytes must be a multiple of 4096 from 20 KiB to 2 GiB";
+            return Err(StoreError::Options { what });
+        }
+        Ok(())
+    }
+
+    /// Bytes of groups that fit an empty segment, with room for a closing group.
+    pub(super) fn capacity(&self) -> usize {
+        self.segment_bytes as usize - DATA_AT as usize - RECORD_BYTES
+    }
+
+    /// Segments of the reserve.
+    pub(super) fn reserve_segments(&self) -> usize {
+        let capacity = self.capacity() as u64;
+        usize::try_from(self.reserve_bytes.div_ceil(capacity)).unwrap_or(usize::MAX)
+    }
+
+    pub(super) fn seed(&self, header: &SegmentHeader) -> Seed {
+        if self.broken(Break::ConstantSalt) {
+            Seed::CONSTANT
+        } else {
+            header.seed()
+        }
+    }
+
+    #[cfg(feature = "__breaks")]
+    pub(super) fn broken(&self, fault: Break) -> bool {
+        self.breaks.contains(&fault)
+    }
+
+    #[cfg(not(feature = "__breaks"))]
+    #[expect(
+        clippy::unused_self,
+        reason = "the same call with and without the feature"
+    )]
+    pub(super) const fn broken(&self, _fault: Break) -> bool {
+        false
+    }
+}

@@ -1,0 +1,98 @@
+//! Housekeeping: sealing what is full, giving back what nothing needs.
+
+use std::sync::Arc;
+
+use crate::breaks::Break;
+use crate::error::StoreError;
+use crate::index::Slot;
+
+use super::{Log, RETAINED_MAX};
+
+impl Log {
+    pub(super) fn tidy_step(&mut self, idle: bool) -> Result<bool, StoreError> {
+        self.seal_previous()?;
+        self.space.collect_drained();
+        let reserve = self.options.reserve_segments();
+        if self.reclaim_one(false)? {
+            return Ok(true);
+        }
+        self.space.prepare(
+            idle,
+            reserve,
+            self.active
+                .is_none_or(|active| active.end > active.segment_bytes / 2),
+            self.last_group_bytes,
+        )
+    }
+
+    pub(super) fn seal_previous(&mut self) -> Result<(), StoreError> {
+        let Some(slot) = self.unsealed else {
+            return Ok(());
+        };
+        self.seal(slot)?;
+        self.unsealed = None;
+        Ok(())
+    }
+
+    fn seal(&self, slot: Slot) -> Result<(), StoreError> {
+        let (file, seed, end) = {
+            let index = self.shared.index();
+            let segment = index.segments.get(slot);
+            (Arc::clone(&segment.file), segment.seed, segment.end)
+        };
+        file.seal(seed, end)?;
+        self.shared.index_mut().segments.get_mut(slot).sealed = true;
+        Ok(())
+    }
+
+    /// Empties the oldest segment nothing needs any more, durably, and keeps its file for reuse.
+    /// Unless there is `need`, the newest emptied ones stay for the heads in them.
+    pub(super) fn reclaim_one(&mut self, need: bool) -> Result<bool, StoreError> {
+        let ignore_marks = self.options.broken(Break::IgnoreMarkDependencies);
+        let active = self.active.map(|active| active.slot);
+        let mut found = None;
+        {
+            let index = self.shared.index();
+            let (mut retained, mut newer_puts) = (0, 0);
+            for (sequence, slot) in self.order.iter().rev() {
+                let segment = index.segments.get(*slot);
+                let empty = segment.live_records == 0 && Some(*slot) != active;
+                if empty && (segment.depends.is_empty() || ignore_marks) {
+                    retained += 1;
+                    let wanted = newer_puts < self.options.recent_puts as u64;
+                    if need || !wanted || retained > RETAINED_MAX {
+                        found = Some((*sequence, *slot));
+                    }
+                }
+                newer_puts += segment.puts;
+            }
+        }
+        let Some((sequence, slot)) = found else {
+            return Ok(false);
+        };
+        // Its header may be all that tells where the segment before it ends.
+        if let Some((_, before)) = self.order.range(..sequence).next_back() {
+            let sealed = self.shared.index().segments.get(*before).sealed;
+            if !sealed {
+                self.seal(*before)?;
+            }
+        }
+        let file = Arc::clone(&self.shared.index().segments.get(slot).file);
+        if !self.options.broken(Break::SkipVoid) {
+            file.void()?;
+        }
+        drop(file);
+        self.order.remove(&sequence);
+        let mut index = self.shared.index_mut();
+        let segment = index
+            .segments
+            .take(slot)
+            .expect("invariant: ordered slots are filled");
+        for other in self.order.values() {
+            index.segments.get_mut(*other).depends.remove(&sequence);
+        }
+        drop(index);
+        self.space.give(segment.file);
+        Ok(true)
+    }
+}
