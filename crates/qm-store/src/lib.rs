@@ -60,7 +60,7 @@
 //!   answers [`Applied::Full`] to puts and recovers by itself. The reserve is finite: it
 //!   holds one removal for every 72 bytes, fewer when they share commits, and what is emptied
 //!   meanwhile is used again.
-//! * **Bounded.** The log takes at most about twice what is live and six segments more; the index
+//! * **Bounded.** The log takes at most about twice what is live and eight segments more; the index
 //!   takes 12 bytes a record, recovery reads through one-mebibyte windows.
 //!
 //! # Layout of the file

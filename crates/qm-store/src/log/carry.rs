@@ -128,7 +128,9 @@ impl Log {
                     }
                 };
                 if found.is_some_and(|found| found.slot == carry.slot && found.offset == at) {
-                    if copied + bytes > copy_bytes {
+                    // One record larger than the pace goes all the same, when there is room.
+                    let limit = if carried.is_empty() { room } else { copy_bytes };
+                    if copied + bytes > limit {
                         break;
                     }
                     if header.payload_matches(seed, at, payload) {

@@ -55,6 +55,12 @@ impl LogOptions {
             let what = "segment_bytes must be a multiple of 4096 from 20 KiB to 2 GiB";
             return Err(StoreError::Options { what });
         }
+        let least = (self.reserve_segments() as u64).saturating_add(1);
+        let least = least.saturating_mul(u64::from(self.segment_bytes));
+        if self.disk_bytes_max.is_some_and(|max| max < least) {
+            let what = "disk_bytes_max must hold the reserve and one segment more";
+            return Err(StoreError::Options { what });
+        }
         Ok(())
     }
 

@@ -145,11 +145,18 @@ pub(super) fn open(
                 end,
                 segment_bytes: segment.file.bytes,
             });
-        } else if !closed {
-            make_durable(segment, tail)?;
         }
+        make_durable(segment, tail)?;
     }
-    if !closed {
+    if closed {
+        for slot in order.values().rev().skip(1).copied() {
+            let segment = replay.index.segments.get_mut(slot);
+            if !segment.sealed {
+                segment.file.seal(segment.seed, segment.end)?;
+                segment.sealed = true;
+            }
+        }
+    } else {
         // Of what an interrupted process left, only the page cache may know: the newest seals,
         // the emptied headers and the names are written again before anything builds on them.
         for slot in order.values().rev().take(2).rev().copied() {
