@@ -215,6 +215,103 @@ fn the_committer_answers_in_order_and_gives_the_store_back() {
     }
 }
 
+/// Counts what comes in one commit, and holds the first until it is told to go on.
+struct Gate {
+    store: MemoryStore,
+    sizes: mpsc::Sender<usize>,
+    go_on: mpsc::Receiver<()>,
+}
+
+impl Store for Gate {
+    fn commit(
+        &mut self,
+        batches: &[qm_store::Batch],
+    ) -> Result<Vec<Applied>, qm_store::StoreError> {
+        self.sizes.send(batches.len()).unwrap();
+        self.go_on.recv().unwrap();
+        self.store.commit(batches)
+    }
+
+    fn reader(&self) -> qm_store::Reader {
+        self.store.reader()
+    }
+
+    fn usage(&self) -> qm_store::Usage {
+        self.store.usage()
+    }
+}
+
+#[test]
+fn everything_that_waits_goes_in_one_commit() {
+    let (sizes, committed) = mpsc::channel();
+    let (release, go_on) = mpsc::channel();
+    let gate = Gate {
+        store: MemoryStore::new(),
+        sizes,
+        go_on,
+    };
+    let committer = Committer::spawn(gate, drop).unwrap();
+    committer.submit(1, batch([put(0, 1, "", "")]));
+    assert_eq!(committed.recv().unwrap(), 1);
+    for at in 2..102 {
+        committer.submit(at, batch([put(0, at, "", "")]));
+    }
+    assert_eq!(committer.backlog(), 100);
+    release.send(()).unwrap();
+    assert_eq!(committed.recv().unwrap(), 100);
+    release.send(()).unwrap();
+    let gate = committer.shutdown();
+    assert_eq!(gate.store.usage().live_records, 101);
+}
+
+/// Fails from the third commit on.
+struct Failing(MemoryStore, u32);
+
+impl Store for Failing {
+    fn commit(
+        &mut self,
+        batches: &[qm_store::Batch],
+    ) -> Result<Vec<Applied>, qm_store::StoreError> {
+        self.1 += 1;
+        if self.1 > 2 {
+            return Err(qm_store::StoreError::Failed {
+                cause: "gone".into(),
+            });
+        }
+        self.0.commit(batches)
+    }
+
+    fn reader(&self) -> qm_store::Reader {
+        self.0.reader()
+    }
+
+    fn usage(&self) -> qm_store::Usage {
+        self.0.usage()
+    }
+}
+
+#[test]
+fn a_failed_commit_answers_every_ticket_and_all_later_ones() {
+    let (tell, told) = mpsc::channel();
+    let store = Failing(MemoryStore::new(), 0);
+    let committer = Committer::spawn(store, move |completion| {
+        tell.send(completion).unwrap();
+    })
+    .unwrap();
+    for at in 1..=5 {
+        committer.submit(at, batch([put(0, at, "", "")]));
+        let completion = told.recv().unwrap();
+        assert_eq!(completion.ticket(), at);
+        match completion {
+            Completion::Done(_) => assert!(at <= 2),
+            Completion::Failed(_, error) => {
+                assert!(at > 2 && error.to_string().contains("gone"), "{error}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
 struct Boxed(Box<dyn Store>);
 
 impl Store for Boxed {
