@@ -30,7 +30,6 @@ Environment: QM_CONFIG, QM_DATA, QM_SOCKET, QM_LOG, and QM_SECTION__KEY for ever
 /// reached, once.
 #[derive(Debug, Parser)]
 #[command(name = "qm-node", version, after_help = EXAMPLES, arg_required_else_help = true)]
-#[command(propagate_version = true, max_term_width = 100)]
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) common: Common,
@@ -67,7 +66,7 @@ pub(crate) enum Command {
     /// Is the node running and healthy?
     Status,
     /// Send a message, or one per line of a file
-    Send(SendArgs),
+    Send(Box<SendArgs>),
     /// Take messages out of a queue of this node
     Receive(ReceiveArgs),
     /// Look at messages without taking them
@@ -250,7 +249,8 @@ pub(crate) struct ReceiveArgs {
     /// Stop after this many messages, waiting for them unless --wait says otherwise
     #[arg(long, value_name = "N", conflicts_with = "follow", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) count: Option<u64>,
-    /// Go on until interrupted
+    /// Go on until interrupted. What was written to a pipe counts as received, whether it was read
+    /// or not: to take a few messages use --count rather than `head`
     #[arg(long)]
     pub(crate) follow: bool,
     /// How long to wait for the next message [default: not at all; with --count: for ever]

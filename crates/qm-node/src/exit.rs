@@ -101,7 +101,7 @@ pub(crate) const CODES: &[(&str, Exit, &str, &str)] = &[
         "io",
         Exit::Failed,
         "a file or stream cannot be read or written",
-        "the cause names it",
+        "check that it is there, that you may use it, and that its disk has room",
     ),
     (
         "aborted",

@@ -1,6 +1,10 @@
 //! The qm-node program: the daemon, and the commands to use and operate it.
 #![forbid(unsafe_code)]
 
+#[expect(
+    clippy::doc_markdown,
+    reason = "its doc comments are help texts, printed as they are"
+)]
 mod cli;
 mod commands;
 mod config;
@@ -47,12 +51,11 @@ fn refuse(error: &clap::Error) -> ExitCode {
     if json && !asked_for_help {
         let text = error.render().to_string();
         let (cause, fix) = text.split_once("\n\n").unwrap_or((&text, ""));
-        let cause = cause.trim_start_matches("error: ");
-        let fix = if fix.is_empty() {
-            "`qm-node help` shows what is possible"
-        } else {
-            fix.trim()
-        };
+        let line = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+        let fix = fix.replace("For more information, try '--help'.", "");
+        let (cause, fix) = (line(cause.trim_start_matches("error: ")), line(&fix));
+        let known = "`qm-node help COMMAND` shows what is possible".to_owned();
+        let fix = if fix.is_empty() { known } else { fix };
         let failure = Failure::usage(cause, fix);
         Output::of_process(true, false).failure(&failure);
     } else if error.print().is_err() {

@@ -152,6 +152,11 @@ pub(crate) fn complain(text: &str) {
     let _told = writeln!(error, "{text}").is_ok();
 }
 
+/// `1 message`, `2 messages`.
+pub(crate) fn messages(count: u64) -> String {
+    format!("{count} message{}", if count == 1 { "" } else { "s" })
+}
+
 /// A column of a table.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Column {

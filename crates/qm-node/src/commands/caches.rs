@@ -31,14 +31,9 @@ pub(crate) async fn routes(node: &Node, out: &Output) -> Result<Exit, Failure> {
         return Ok(Exit::Done);
     }
     out.note(&format!(
-        "{} learned, {} expired, {} failed; {} with two ways at once, {} switched between them",
-        stats.learned, stats.expired, stats.failed, stats.conflicts, stats.switches
+        "{} ways back: {} learned, {} expired, {} failed, {} displaced, {} refused for want of room",
+        stats.rows, stats.learned, stats.expired, stats.failed, stats.displaced, stats.refused
     ));
-    if stats.switches > 0 {
-        out.note(
-            "a sender that switches to and fro may exist twice: compare with `qm-node peers list`",
-        );
-    }
     Ok(Exit::Done)
 }
 

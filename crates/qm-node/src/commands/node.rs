@@ -98,17 +98,19 @@ fn from_admin(error: &AdminError) -> Failure {
     }
 }
 
+/// A refusal in the node's words, which may say behind a semicolon what to do.
+fn refused(outcome: Outcome, text: &str) -> Failure {
+    match text.split_once("; ") {
+        _ if text.is_empty() => Failure::rejected(outcome, outcome.describe()),
+        Some((cause, fix)) => Failure::rejected(outcome, cause).with_fix(fix),
+        None => Failure::rejected(outcome, text),
+    }
+}
+
 /// A message that was not accepted.
 pub(crate) fn from_send(error: &SendError) -> Failure {
     match error {
-        SendError::Rejected { outcome, text } => {
-            let cause = if text.is_empty() {
-                outcome.describe()
-            } else {
-                text
-            };
-            Failure::rejected(*outcome, cause)
-        }
+        SendError::Rejected { outcome, text } => refused(*outcome, text),
         SendError::TooLarge { bytes, limit } => Failure::rejected(
             Outcome::BODY_TOO_LARGE,
             format!("the body has {bytes} bytes and the node accepts {limit}"),
@@ -125,14 +127,7 @@ pub(crate) fn from_send(error: &SendError) -> Failure {
 /// Messages that could not be had.
 pub(crate) fn from_receive(error: &ReceiveError) -> Failure {
     match error {
-        ReceiveError::Refused { outcome, text } => {
-            let cause = if text.is_empty() {
-                outcome.describe()
-            } else {
-                text
-            };
-            Failure::rejected(*outcome, cause)
-        }
+        ReceiveError::Refused { outcome, text } => refused(*outcome, text),
         ReceiveError::Invalid(error) => {
             Failure::usage(error.to_string(), "shorten or correct that option")
         }
@@ -183,6 +178,11 @@ mod tests {
             (Exit::Rejected, "full")
         );
         assert_eq!(failure.code, "queue_quota_exceeded");
+        let failure = refused(Outcome::NOT_FOUND, "there is no queue x; create it");
+        assert_eq!(
+            (&*failure.cause, &*failure.fix),
+            ("there is no queue x", "create it")
+        );
         assert_eq!(
             from_send(&SendError::OutcomeUnknown(gone.clone())).exit,
             Exit::Failed

@@ -6,7 +6,7 @@ use qm_wire::Destination;
 use crate::cli::{OutgoingCommand, OutgoingSelection};
 use crate::config::units::about_duration;
 use crate::exit::{Exit, Failure};
-use crate::output::{Column, Output};
+use crate::output::{Column, Output, messages};
 
 use super::node::Node;
 use super::queue::{agreed, tell};
@@ -129,8 +129,9 @@ async fn act(
     }
     let text = if verb.destroys {
         format!(
-            "{} {count} messages that waited for {}",
+            "{} {} that waited for {}",
             verb.done,
+            messages(count),
             enumerated(&names)
         )
     } else {
@@ -158,6 +159,7 @@ fn named<'a>(
     let names_of = |outgoing: &OutgoingDocument| -> Vec<String> {
         let queue = outgoing.queue.to_string();
         let mut nodes = vec![outgoing.remote.clone()];
+        nodes.extend(outgoing.remote.strip_prefix("qm://").map(str::to_owned));
         nodes.extend(outgoing.peer_name.clone());
         nodes.extend(outgoing.peer.map(|peer| peer.to_string()));
         let mut names = vec![outgoing.destination.clone(), queue.clone()];
@@ -313,6 +315,8 @@ mod tests {
         assert_eq!(found("qm://hub/orders").unwrap(), ["qm://hub/orders"]);
         assert_eq!(found("qm://hub").unwrap().len(), 2);
         assert_eq!(found("hul").unwrap(), ["qm://depot/orders"]);
+        assert_eq!(found("depot:1801").unwrap(), ["qm://depot/orders"]);
+        assert_eq!(found("dep").unwrap(), ["qm://depot/orders"]);
         assert_eq!(found("bil").unwrap(), ["qm://hub/bills"]);
         assert_eq!(found("orders").unwrap().len(), 2);
         let ambiguous = found("hu").unwrap_err();

@@ -176,7 +176,8 @@ fn list(peers: &[PeerDocument], out: &Output) -> Result<(), Failure> {
     })?;
     if !out.json && peers.iter().any(|peer| peer.approval == "pending") {
         out.note(
-            "`qm-node peers approve WHO` lets a pending peer send; compare its fingerprint first",
+            "`qm-node peers approve WHO` lets a pending peer send; its own `qm-node identity show` must \
+             print the same identity",
         );
     }
     Ok(())

@@ -1,13 +1,23 @@
 //! Queues of this node.
 
 use qm_node::admin_json::{DoneDocument, QueueDocument, Request};
+use serde::Serialize;
 
 use crate::cli::{Confirm, QueueCommand};
 use crate::config::units::about_size;
 use crate::exit::{Exit, Failure};
-use crate::output::{Column, Output};
+use crate::output::{Column, Output, messages};
 
 use super::node::Node;
+
+/// `qm.dry_run/1`.
+#[derive(Debug, Serialize)]
+struct DryRunDocument<'a> {
+    schema: &'static str,
+    would: &'a str,
+    /// How many messages or peers it would concern.
+    count: u64,
+}
 
 pub(crate) async fn queue(
     node: &Node,
@@ -85,7 +95,7 @@ pub(crate) async fn queue(
                 let done: DoneDocument = node.ask(&request).await?;
                 tell(
                     &done,
-                    &format!("removed {} messages from queue {name}", done.count),
+                    &format!("removed {} from queue {name}", messages(done.count)),
                     out,
                 )?;
             }
@@ -97,7 +107,7 @@ pub(crate) async fn queue(
         } => {
             let queue: QueueDocument = node.ask(&Request::QueueShow { name: name.clone() }).await?;
             let held = queue.messages.saturating_add(queue.leased);
-            let what = format!("delete queue {} with {held} messages", queue.name);
+            let what = format!("delete queue {} with {}", queue.name, messages(held));
             if agreed(*confirm, &what, held, out)? {
                 let request = Request::QueueDelete {
                     name: name.clone(),
@@ -106,7 +116,7 @@ pub(crate) async fn queue(
                 let done: DoneDocument = node.ask(&request).await?;
                 tell(
                     &done,
-                    &format!("deleted queue {name} with {} messages", done.count),
+                    &format!("deleted queue {name} with {}", messages(done.count)),
                     out,
                 )?;
             }
@@ -143,10 +153,11 @@ pub(crate) fn agreed(
 ) -> Result<bool, Failure> {
     if confirm.dry_run {
         if out.json {
-            let document = serde_json::json!({
-                "schema": "qm.dry_run/1", "count": count, "would": what,
-            });
-            out.document(&document)?;
+            out.document(&DryRunDocument {
+                schema: "qm.dry_run/1",
+                would: what,
+                count,
+            })?;
         } else {
             out.line(&format!("would {what}"))?;
         }

@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use qm_client::{Delivery, ReceiveOptions, Received, Settling};
+use qm_node::admin_json::{QueueDocument, Request};
 use qm_wire::{INFINITE_MS, QueueName};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::cli::{Filter, Form, PeekArgs, PeekForm, ReceiveArgs};
 use crate::exit::{Exit, Failure};
-use crate::output::{Column, Output, complain, stdout_failed};
+use crate::output::{Column, Output, complain, messages, stdout_failed};
 
 use super::message::{MessageDocument, for_terminal, preview};
 use super::node::{Node, from_receive, from_settle};
@@ -78,7 +79,7 @@ pub(crate) async fn receive(
     settled(settling, out).await?;
     match failed {
         Some(failure) => Err(failure),
-        None if received == 0 => Err(nothing(&args.queue, &args.filter)),
+        None if received == 0 => Err(nothing(node, &args.queue, &args.filter).await),
         None => Ok(Exit::Done),
     }
 }
@@ -116,7 +117,7 @@ pub(crate) async fn peek(node: &Node, args: &PeekArgs, out: &Output) -> Result<E
         }
     }
     if seen == 0 {
-        return Err(nothing(&args.queue, &args.filter));
+        return Err(nothing(node, &args.queue, &args.filter).await);
     }
     if form.is_none() {
         table(&rows, out)?;
@@ -234,14 +235,31 @@ fn filtered(filter: &Filter) -> ReceiveOptions {
     options
 }
 
-fn nothing(queue: &QueueName, filter: &Filter) -> Failure {
-    match filter {
-        Filter {
-            lookup_id: None,
-            correlation_id: None,
-        } => Failure::of("nothing", format!("there is no message in queue {queue}")),
-        _ => Failure::of("nothing", format!("no message in queue {queue} matches"))
-            .with_fix(format!("`qm-node peek {queue}` shows what is there")),
+/// Why there was nothing: messages that are there and not for us are worth a word.
+async fn nothing(node: &Node, queue: &QueueName, filter: &Filter) -> Failure {
+    if filter.lookup_id.is_some() || filter.correlation_id.is_some() {
+        return Failure::of("nothing", format!("no message in queue {queue} matches"))
+            .with_fix(format!("`qm-node peek {queue}` shows what is there"));
+    }
+    let request = Request::QueueShow {
+        name: queue.clone(),
+    };
+    match node.ask::<QueueDocument>(&request).await {
+        Ok(state) if state.paused && state.messages > 0 => {
+            let cause = format!(
+                "queue {queue} is paused and holds {}",
+                messages(state.messages)
+            );
+            Failure::of("nothing", cause).with_fix(format!("`qm-node queue resume {queue}`"))
+        }
+        Ok(state) if state.leased > 0 => {
+            let cause = format!(
+                "{} of queue {queue} in the hands of applications, and no other there",
+                messages(state.leased)
+            );
+            Failure::of("nothing", cause)
+        }
+        _ => Failure::of("nothing", format!("there is no message in queue {queue}")),
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use qm_client::{AckWishes, FateError, Follow, Message, PutTicket};
+use qm_node::admin_json::{Request, WhyDocument};
 use qm_wire::limits::BODY_BYTES_MAX;
 use qm_wire::{Class, Destination, INFINITE_MS, Outcome, Priority, Text};
 use serde::Serialize;
@@ -16,6 +17,7 @@ use crate::exit::{Exit, Failure};
 use crate::output::Output;
 
 use super::node::{Node, from_send};
+use super::outgoing::engine_name;
 use super::send_lines::send_lines;
 
 /// Where bodies come from.
@@ -124,7 +126,33 @@ pub(crate) async fn send(
     } else {
         out.line(&id.to_string())?;
     }
-    fate.map(|()| Exit::Done)
+    match fate {
+        Ok(()) => Ok(Exit::Done),
+        Err(failure) if failure.code == "fate_open" => {
+            Err(explained(node, &args.to, failure).await)
+        }
+        Err(failure) => Err(failure),
+    }
+}
+
+/// The node knows what holds the message up, and often what can be done.
+pub(crate) async fn explained(node: &Node, to: &Destination, failure: Failure) -> Failure {
+    let request = Request::Why {
+        subject: engine_name(&to.to_string()),
+    };
+    let Ok(why) = node.ask::<WhyDocument>(&request).await else {
+        return failure;
+    };
+    if matches!(why.code.as_str(), "unknown" | "idle" | "moving" | "empty") {
+        return failure;
+    }
+    let cause = format!("{}: {}", failure.cause, why.cause);
+    let fix = why.fix.unwrap_or_else(|| failure.fix.clone());
+    Failure {
+        cause,
+        fix,
+        ..failure
+    }
 }
 
 /// Waits for the fate that was asked for; with the word for how far the message is known to be.
@@ -144,7 +172,7 @@ async fn until(
         Ok(Ok(state)) => (state, Ok(())),
         Ok(Err(error)) => from_fate(&error),
         Err(_elapsed) => {
-            let cause = "the message is accepted, and what becomes of it is not known yet";
+            let cause = "the message is accepted and not yet where it should be";
             ("open", Err(Failure::of("fate_open", cause)))
         }
     }

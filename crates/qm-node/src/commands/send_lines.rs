@@ -17,7 +17,7 @@ use crate::exit::{Exit, Failure};
 use crate::output::{Output, complain};
 
 use super::node::{Node, from_send};
-use super::send::{Template, duration};
+use super::send::{Template, duration, explained};
 
 /// Bytes read at once.
 const CHUNK_BYTES: usize = 256 << 10;
@@ -66,7 +66,12 @@ pub(crate) async fn send_lines(
         None => failure,
     };
     ended.map_err(resume)?;
-    tally.exit().map_err(resume)
+    match tally.exit() {
+        Err(failure) if failure.code == "fate_open" => {
+            Err(explained(node, &args.to, failure).await)
+        }
+        done => done.map_err(resume),
+    }
 }
 
 /// What was put, or why it was not.
@@ -336,7 +341,10 @@ impl Tally {
             return Err(failure);
         }
         if self.open > 0 {
-            let cause = format!("what becomes of {} messages is not known yet", self.open);
+            let cause = format!(
+                "{} messages are accepted and not yet where they should be",
+                self.open
+            );
             return Err(Failure::of("fate_open", cause));
         }
         Ok(Exit::Done)

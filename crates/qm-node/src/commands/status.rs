@@ -4,7 +4,7 @@ use qm_node::admin_json::{Request, StatusDocument};
 
 use crate::config::units::{about_duration, about_size};
 use crate::exit::{Exit, Failure};
-use crate::output::Output;
+use crate::output::{Output, messages};
 
 use super::node::Node;
 
@@ -20,7 +20,7 @@ pub(crate) async fn status(node: &Node, out: &Output) -> Result<Exit, Failure> {
     } else {
         "ok"
     };
-    let messages = |count, bytes| format!("{count} messages, {}", about_size(bytes));
+    let messages = |count, bytes| format!("{}, {}", messages(count), about_size(bytes));
     let mut facts = vec![
         ("name", status.name.clone()),
         ("health", health.to_owned()),
@@ -44,7 +44,8 @@ pub(crate) async fn status(node: &Node, out: &Output) -> Result<Exit, Failure> {
         ("dead letters", status.dead_letters.to_string()),
         ("sessions", status.sessions.to_string()),
         ("pending peers", status.pending_peers.to_string()),
-        ("applications", status.clients.to_string()),
+        // This command is one of them.
+        ("applications", status.clients.saturating_sub(1).to_string()),
         ("memory for messages", about_size(status.resident_bytes)),
     ];
     let counters = status.counters.named();

@@ -13,9 +13,14 @@ pub(crate) async fn why(node: &Node, subject: &str, out: &Output) -> Result<Exit
         subject: engine_name(subject),
     };
     let why: WhyDocument = node.ask(&request).await?;
+    let exit = if why.code == "unknown" {
+        Exit::Nothing
+    } else {
+        Exit::Done
+    };
     if out.json {
         out.document(&why)?;
-        return Ok(Exit::Done);
+        return Ok(exit);
     }
     out.line(&printable(&why.cause))?;
     if let Some(fix) = &why.fix {
@@ -24,5 +29,5 @@ pub(crate) async fn why(node: &Node, subject: &str, out: &Output) -> Result<Exit
     for evidence in &why.evidence {
         out.line(&format!("  {}", printable(evidence)))?;
     }
-    Ok(Exit::Done)
+    Ok(exit)
 }

@@ -137,7 +137,8 @@ pub(crate) fn about_duration(ms: u64) -> String {
 
 fn show(value: u64, units: &[(&str, u64)]) -> String {
     let fits = |each: u64| value > 0 && value.is_multiple_of(each);
-    let unit = units.iter().find(|(_, each)| fits(*each)).or(units.last());
+    let unit = units.iter().find(|(_, each)| fits(*each));
+    let unit = unit.or_else(|| units.last());
     unit.map_or_else(String::new, |(name, each)| {
         format!("{}{name}", value / each)
     })
