@@ -409,7 +409,8 @@ fn a_full_disk_turns_puts_away_and_everything_else_goes_on() {
         let mut at = 0;
         for round in 0..4 {
             let mut refused = 0;
-            while refused < 5 {
+            // Room comes back a segment a commit: a refusal or ten are not the last word.
+            while refused < 30 {
                 at += 1;
                 let body = vec![at as u8; random.below(700) as usize + 100];
                 let group = [
