@@ -14,6 +14,7 @@ use qm_wire::{
 
 use crate::engine::{ArrivalKey, Engine, Route, RouteKey};
 use crate::io::{Event, Lane, LinkId};
+use crate::session::Flight;
 
 /// Acks owed to one life of a peer at most; beyond, the peer's own query fetches them.
 const OWED_MAX: usize = 16 * 1024;
@@ -97,16 +98,17 @@ impl Engine {
         self.busy_peers.insert(peer);
     }
 
+    /// A transmission is settled, one way or another.
+    fn take_flight(&mut self, link: LinkId, number: u64) -> Option<Flight> {
+        let flight = self.sessions.get_mut(&link)?.flights.remove(&number)?;
+        self.landed(flight.queue, flight.priority);
+        Some(flight)
+    }
+
     fn settle_flight(&mut self, link: LinkId, number: u64) {
-        let Some(session) = self.sessions.get_mut(&link) else {
+        let Some(flight) = self.take_flight(link, number) else {
             return;
         };
-        let Some(flight) = session.flights.remove(&number) else {
-            return;
-        };
-        if let Some(out) = self.outs.get_mut(&flight.queue) {
-            out.in_flight = out.in_flight.saturating_sub(1);
-        }
         self.settle_delivered(flight.queue, flight.priority, &flight.message);
     }
 
@@ -378,29 +380,17 @@ impl Engine {
                 if asked != at || !overdue {
                     return;
                 }
-                let Some(session) = self.sessions.get_mut(&at) else {
+                let Some(flight) = self.take_flight(at, number) else {
                     return;
                 };
-                let Some(flight) = session.flights.remove(&number) else {
-                    return;
-                };
-                if let Some(out) = self.outs.get_mut(&flight.queue) {
-                    out.in_flight = out.in_flight.saturating_sub(1);
-                }
                 let mut message = flight.message;
                 message.transmitted = true;
                 self.send_again(flight.queue, flight.priority, message);
             }
             Known::Outcome(outcome) => {
-                let Some(session) = self.sessions.get_mut(&at) else {
+                let Some(flight) = self.take_flight(at, number) else {
                     return;
                 };
-                let Some(flight) = session.flights.remove(&number) else {
-                    return;
-                };
-                if let Some(out) = self.outs.get_mut(&flight.queue) {
-                    out.in_flight = out.in_flight.saturating_sub(1);
-                }
                 self.bury(flight.queue, flight.priority, &flight.message, outcome);
             }
         }
@@ -409,7 +399,7 @@ impl Engine {
     /// A6: valid only on the session of the transmission it answers, which is this one.
     fn on_reject(&mut self, link: LinkId, reject: &Reject) {
         for refusal in &reject.refusals {
-            let Some(session) = self.sessions.get_mut(&link) else {
+            let Some(session) = self.sessions.get(&link) else {
                 return;
             };
             let matches = session
@@ -420,12 +410,9 @@ impl Engine {
                 self.counters.acks_unverified += 1;
                 continue;
             }
-            let Some(flight) = session.flights.remove(&refusal.number) else {
+            let Some(flight) = self.take_flight(link, refusal.number) else {
                 continue;
             };
-            if let Some(out) = self.outs.get_mut(&flight.queue) {
-                out.in_flight = out.in_flight.saturating_sub(1);
-            }
             let mut message = flight.message;
             if refusal.outcome == Outcome::DAMAGED && is_whole(&message) {
                 // Damaged on the way, not here: send it again.

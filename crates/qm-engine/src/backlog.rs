@@ -82,6 +82,8 @@ pub(crate) struct Backlog {
     spilled: u64,
     /// A read is under way, or came back empty and waits for a commit.
     loading: bool,
+    /// `committed_to` when the read under way was asked for.
+    load_saw: u64,
     starved: bool,
     /// Given-back messages below this position were purged meanwhile.
     purged_to: u64,
@@ -105,6 +107,7 @@ impl Backlog {
             resident_to: 0,
             spilled: 0,
             loading: false,
+            load_saw: 0,
             starved: false,
             purged_to: 0,
             ahead: BTreeSet::new(),
@@ -238,15 +241,15 @@ impl Backlog {
 
     pub(crate) const fn load_started(&mut self) {
         self.loading = true;
+        self.load_saw = self.committed_to;
     }
 
     /// Takes in what was read. Returns bytes of memory now held for it.
     pub(crate) fn loaded(&mut self, messages: Vec<Message>) -> usize {
         self.loading = false;
         let mut held = 0;
-        if messages.is_empty() {
-            self.starved = true;
-        }
+        // Nothing there: the next commit brings it, unless one came while this read was under way.
+        self.starved = messages.is_empty() && self.committed_to == self.load_saw;
         for message in messages {
             if message.position < self.resident_to || message.position < self.purged_to {
                 continue;

@@ -81,6 +81,19 @@ pub(crate) struct OutLane {
     /// Messages that may have been transmitted before, by position; none is sent again before the
     /// destination said that it does not have it.
     pub(crate) doubt: BTreeMap<u64, Message>,
+    /// Messages of this priority in flight, and on which session: all on one, because two
+    /// sessions are not ordered among themselves.
+    flying: (u64, Option<LinkId>),
+}
+
+impl OutLane {
+    pub(crate) const fn new(backlog: Backlog) -> Self {
+        Self {
+            backlog,
+            doubt: BTreeMap::new(),
+            flying: (0, None),
+        }
+    }
 }
 
 impl OutQueue {
@@ -149,10 +162,9 @@ impl Engine {
     pub(crate) fn out_lane(&mut self, number: u32, priority: u8) -> Option<&mut OutLane> {
         let stream = Self::stream_of(number, priority);
         self.outs.get_mut(&number).map(|out| {
-            out.lanes.entry(priority).or_insert_with(|| OutLane {
-                backlog: Backlog::new(stream),
-                doubt: BTreeMap::new(),
-            })
+            out.lanes
+                .entry(priority)
+                .or_insert_with(|| OutLane::new(Backlog::new(stream)))
         })
     }
 
@@ -253,12 +265,16 @@ impl Engine {
                 self.bury(number, priority, &message, Outcome::REACH_QUEUE_EXPIRED);
                 continue;
             }
+            if lane.flying.0 > 0 && lane.flying.1 != Some(link) {
+                break;
+            }
             if !session.admits(next.credit()) {
                 break;
             }
             let Some(message) = lane.backlog.pop() else {
                 break;
             };
+            let flying = &mut lane.flying;
             let again = message.transmitted;
             let data = Data {
                 number: session.next_number,
@@ -288,6 +304,8 @@ impl Engine {
             };
             session.flights.insert(data.number, flight);
             out.in_flight += 1;
+            flying.0 += 1;
+            flying.1 = Some(link);
             self.counters.transmitted += 1;
             self.counters.retransmitted += u64::from(again);
         }
@@ -320,14 +338,22 @@ impl Engine {
         self.start_load(stream, from, LOAD_RECORDS, LOAD_BYTES, what);
     }
 
+    /// One message less in flight.
+    pub(crate) fn landed(&mut self, number: u32, priority: u8) {
+        let Some(out) = self.outs.get_mut(&number) else {
+            return;
+        };
+        out.in_flight = out.in_flight.saturating_sub(1);
+        if let Some(lane) = out.lanes.get_mut(&priority) {
+            lane.flying.0 = lane.flying.0.saturating_sub(1);
+        }
+    }
+
     /// A message that may have been transmitted: it is asked for, not sent again.
     pub(crate) fn put_in_doubt(&mut self, number: u32, priority: u8, message: Message) {
         let id = message.id;
         let position = message.position;
         if let Some(out) = self.outs.get_mut(&number) {
-            if message.transmitted || id.incarnation == self.incarnation {
-                out.in_flight = out.in_flight.saturating_sub(1);
-            }
             if id.incarnation != self.incarnation {
                 self.prior_incarnations.insert(id.incarnation);
             }

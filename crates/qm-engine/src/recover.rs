@@ -1,15 +1,14 @@
 //! From what the store found to an engine that goes on where it was.
 
 use bytes::Bytes;
-use qm_cache::Admit;
-use qm_wire::{Entry, Envelope, Incarnation, MessageKey};
+use qm_wire::{Entry, Incarnation, MessageId, MessageKey, QmId, Tag};
 
 use crate::backlog::Backlog;
 use crate::engine::{ArrivalKey, Engine};
 use crate::io::{Event, Recovered};
 use crate::outgoing::OutLane;
 use crate::queues::LocalQueue;
-use crate::record::{QueueRecord, StoredHead};
+use crate::record::{QueueRecord, StoredMessage};
 
 impl Engine {
     pub(crate) fn recover(&mut self, recovered: Recovered) {
@@ -35,8 +34,7 @@ impl Engine {
             if let Some(queue) = self.locals.get_mut(&number) {
                 queue.lanes.insert(priority, backlog);
             } else if let Some(out) = self.outs.get_mut(&number) {
-                let doubt = std::collections::BTreeMap::new();
-                out.lanes.insert(priority, OutLane { backlog, doubt });
+                out.lanes.insert(priority, OutLane::new(backlog));
             } else if summary.live_records > 0 {
                 self.event(Event::Unreadable {
                     what: "a stream of no known queue",
@@ -88,37 +86,103 @@ impl Engine {
         }
     }
 
-    /// Fills the duplicate cache from the newest messages in the log, consumed ones included, so
-    /// that a restart opens no window for duplicates.
+    /// Fills the duplicate cache from what arrived last, consumed messages included, so that a
+    /// restart opens no window for duplicates: from the list the last start wrote, then from the
+    /// newest messages in the log. The list is written anew, because the log may forget consumed
+    /// messages before their senders heard of their arrival.
     fn recall_arrivals(&mut self, recovered: &Recovered) {
-        let now_ms = self.now.at.as_ms();
+        let mut arrivals: Vec<MessageKey> = Vec::new();
+        for (key, value) in &recovered.state {
+            if key.starts_with(ARRIVALS) {
+                arrivals.extend(value.chunks_exact(ARRIVAL_BYTES).filter_map(read_arrival));
+            }
+        }
+        let listed = arrivals.len();
         for (stream, head) in &recovered.recent {
-            let Some(head) = StoredHead::decode(head) else {
+            let Some(stored) = StoredMessage::read(head) else {
                 continue;
             };
-            let Ok(envelope) = Envelope::decode(&head.envelope) else {
-                continue;
-            };
+            let envelope = stored.envelope;
             let (number, _) = Self::queue_of(*stream);
             if envelope.source == self.me.qm {
                 // My own earlier lives: their acks are mine to take.
                 self.prior_incarnations.insert(envelope.id.incarnation);
-                continue;
+            } else if stored.dead.is_none() && self.locals.contains_key(&number) {
+                let entry = Entry {
+                    id: envelope.id,
+                    tag: stored.tag,
+                };
+                arrivals.push(MessageKey {
+                    source: envelope.source,
+                    entry,
+                });
             }
-            if head.dead.is_some() || !self.locals.contains_key(&number) {
-                continue;
+        }
+        let news = arrivals.len() > listed;
+        arrivals.drain(..arrivals.len().saturating_sub(self.config.dedup_capacity));
+        let now_ms = self.now.at.as_ms();
+        for key in &arrivals {
+            self.dedup.insert_if_absent(ArrivalKey(*key), now_ms);
+        }
+        if news {
+            let mut written = 0_u32;
+            for chunk in arrivals.chunks(ARRIVALS_PER_VALUE) {
+                let value = chunk.iter().flat_map(arrival_bytes).collect();
+                self.commits.set(arrivals_key(written), value);
+                written += 1;
             }
-            let entry = Entry {
-                id: envelope.id,
-                tag: head.tag,
-            };
-            let key = ArrivalKey(MessageKey {
-                source: envelope.source,
-                entry,
-            });
-            if let Admit::Fresh(ticket) = self.dedup.admit_ticket(key, now_ms) {
-                self.dedup.commit(ticket);
+            for key in recovered
+                .state
+                .keys()
+                .filter(|key| key.starts_with(ARRIVALS))
+            {
+                if *key >= arrivals_key(written) {
+                    self.commits.unset(key.clone());
+                }
             }
         }
     }
+}
+
+/// Names of the values that list arrivals.
+const ARRIVALS: &[u8] = b"arrivals/";
+const ARRIVAL_BYTES: usize = 40;
+/// Values stay small enough for the smallest segments of a store.
+const ARRIVALS_PER_VALUE: usize = 256;
+
+fn arrivals_key(number: u32) -> Bytes {
+    crate::record::prefixed(ARRIVALS, &number.to_be_bytes())
+}
+
+fn arrival_bytes(key: &MessageKey) -> [u8; ARRIVAL_BYTES] {
+    let mut bytes = [0; ARRIVAL_BYTES];
+    let Entry { id, tag } = key.entry;
+    let parts: [&[u8]; 4] = [
+        key.source.as_bytes(),
+        &id.incarnation.0.to_le_bytes(),
+        &id.sequence.to_le_bytes(),
+        &tag.0,
+    ];
+    for (to, from) in bytes.iter_mut().zip(parts.into_iter().flatten()) {
+        *to = *from;
+    }
+    bytes
+}
+
+fn read_arrival(bytes: &[u8]) -> Option<MessageKey> {
+    let (source, rest) = bytes.split_first_chunk::<16>()?;
+    let (incarnation, rest) = rest.split_first_chunk::<8>()?;
+    let (sequence, rest) = rest.split_first_chunk::<8>()?;
+    let id = MessageId {
+        incarnation: Incarnation(u64::from_le_bytes(*incarnation)),
+        sequence: u64::from_le_bytes(*sequence),
+    };
+    let entry = Entry {
+        id,
+        tag: Tag(rest.try_into().ok()?),
+    };
+    Some(MessageKey {
+        source: QmId::from_bytes(*source),
+        entry,
+    })
 }

@@ -591,6 +591,7 @@ impl Engine {
             self.routes.failed(&(peer, life), &Route::Session(link));
         }
         for flight in session.flights.into_values() {
+            self.landed(flight.queue, flight.priority);
             self.put_in_doubt(flight.queue, flight.priority, flight.message);
         }
         self.event(Event::SessionClosed {

@@ -1,0 +1,212 @@
+//! A machine: a disk, a clock, and a queue manager that runs while there is power.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::{Buf, Bytes};
+use qm_engine::{
+    Engine, EngineConfig, Entropy, Identity, Now, Output, SeededEntropy, StoreOp, StreamId,
+    Ticket, Timestamp, Trust,
+};
+use qm_store::adapter;
+use qm_store::{Applied, Fs, Log, LogOptions, SimFs};
+use qm_wire::QmId;
+
+use crate::scenario::Scenario;
+
+/// Wall clock at the beginning of the world: 2026-01-02, microseconds.
+const WALL_START_US: u64 = 1_767_312_000_000_000;
+
+/// See the module.
+pub(crate) struct Machine {
+    pub(crate) number: usize,
+    pub(crate) identity: Identity,
+    pub(crate) disk: Arc<SimFs>,
+    /// Whether the power is set to go at some operation of the disk.
+    pub(crate) cut_armed: bool,
+    pub(crate) running: Option<Running>,
+    /// How often it was started; belongs into the randomness of each life.
+    pub(crate) lives: u64,
+    /// How far the wall clock is off, microseconds.
+    pub(crate) wall_offset_us: i64,
+    /// World time of the next tick that is planned.
+    pub(crate) tick_at: u64,
+    /// World time of the start of this life and node time then.
+    boot: (u64, u64),
+}
+
+/// What is gone when the power is.
+pub(crate) struct Running {
+    pub(crate) engine: Engine,
+    pub(crate) log: Log,
+    /// Batches waiting for the disk.
+    pub(crate) waiting: Vec<(Ticket, Vec<StoreOp>)>,
+    /// Whether a commit is under way.
+    pub(crate) committing: bool,
+}
+
+/// A batch that the disk has answered for.
+pub(crate) enum Committed {
+    /// In the order of tickets: durable or refused.
+    Answers(Vec<(Ticket, Vec<StoreOp>, Applied)>),
+    /// The power went in the middle.
+    PowerLost,
+}
+
+impl Machine {
+    pub(crate) fn new(number: usize, seed: u64) -> Self {
+        let mut random = SeededEntropy::new(seed ^ (number as u64) << 32);
+        let mut public_key = [0; 32];
+        random.fill(&mut public_key);
+        let mut store_id = [0; 16];
+        random.fill(&mut store_id);
+        let qm = QmId::from_ed25519_public_key(&public_key);
+        Self {
+            number,
+            identity: Identity { qm, public_key, store_id },
+            disk: Arc::new(SimFs::new()),
+            cut_armed: false,
+            running: None,
+            lives: 0,
+            wall_offset_us: 0,
+            tick_at: u64::MAX,
+            boot: (0, 0),
+        }
+    }
+
+    /// Both clocks of the machine at a world time.
+    pub(crate) fn now(&self, world_us: u64) -> Now {
+        let (booted, base) = self.boot;
+        Now {
+            at: Timestamp(base + (world_us - booted)),
+            wall_us: WALL_START_US.saturating_add(world_us).saturating_add_signed(self.wall_offset_us),
+        }
+    }
+
+    /// World time of a node time in this life.
+    pub(crate) fn world_time(&self, at: Timestamp) -> u64 {
+        let (booted, base) = self.boot;
+        if at == Timestamp::NEVER { u64::MAX } else { booted + at.0.saturating_sub(base) }
+    }
+
+    /// Recovers the store and starts a life. Returns the heads of the messages that are on disk,
+    /// `None` when the power went during recovery.
+    pub(crate) fn start(
+        &mut self,
+        scenario: &Scenario,
+        world_us: u64,
+    ) -> Result<Option<Vec<Bytes>>, String> {
+        self.lives += 1;
+        self.tick_at = u64::MAX;
+        let life_seed =
+            scenario.seed ^ (self.number as u64) << 40 ^ self.lives.wrapping_mul(0x9e37_79b9);
+        let mut salts = SeededEntropy::new(life_seed ^ 0x5a17);
+        let options = LogOptions {
+            segment_bytes: 256 * 1024,
+            reserve_bytes: 256 * 1024,
+            spare_segments_max: 2,
+            ..LogOptions::default()
+        };
+        let fs: Arc<dyn Fs> = Arc::clone(&self.disk) as Arc<dyn Fs>;
+        let opened =
+            Log::open(fs, Path::new("/store"), options, Box::new(move || salts.next_u64()));
+        let (log, recovered) = match opened {
+            Ok(opened) => opened,
+            Err(_) if self.cut_armed => return Ok(None),
+            Err(error) => return Err(format!("recovery failed: {error}")),
+        };
+        let recovered = adapter::recovered_of(recovered);
+        let heads = recovered.recent.iter().map(|(_, head)| head.clone()).collect();
+        let wall_us = WALL_START_US
+            .saturating_add(world_us)
+            .saturating_add_signed(self.wall_offset_us);
+        self.boot = (world_us, resumed_clock(&recovered, wall_us));
+        let mut config = EngineConfig::default();
+        config.name = format!("node{}", self.number);
+        config.host = config.name.clone();
+        config.listen_port = 1801;
+        config.trust = Trust::Any;
+        config.window_messages = scenario.window_messages;
+        config.resident_bytes_max = scenario.resident_bytes_max;
+        config.ack_wait_ms = 2_000;
+        config.query_interval_ms = 3_000;
+        config.breaks = scenario.breaks;
+        let entropy = Box::new(SeededEntropy::new(life_seed));
+        let now = self.now(world_us);
+        let engine = Engine::new(config, self.identity, recovered, entropy, now);
+        self.running = Some(Running { engine, log, waiting: Vec::new(), committing: false });
+        Ok(Some(heads))
+    }
+
+    /// Does the commit that is due.
+    pub(crate) fn commit(&mut self) -> Result<Committed, String> {
+        let Some(running) = &mut self.running else { return Ok(Committed::Answers(Vec::new())) };
+        let waiting = core::mem::take(&mut running.waiting);
+        let batches: Vec<_> =
+            waiting.iter().map(|(_, ops)| adapter::batch_of(ops.clone())).collect();
+        match running.log.commit(&batches) {
+            Ok(answers) => Ok(Committed::Answers(
+                waiting.into_iter().zip(answers).map(|((t, ops), a)| (t, ops, a)).collect(),
+            )),
+            Err(_) if self.cut_armed => Ok(Committed::PowerLost),
+            Err(error) => Err(format!("node{}: commit failed: {error}", self.number)),
+        }
+    }
+
+    /// The process is gone and the machine lives on: what was written stays written.
+    pub(crate) fn kill(&mut self) {
+        self.running = None;
+        // A copy of the disk has the same content and no open handles or locks.
+        self.disk = Arc::new(self.disk.as_ref().clone());
+        self.disk.heal();
+        self.cut_armed = false;
+    }
+
+    /// The power is gone: what was not flushed may be lost or torn.
+    pub(crate) fn lose_power(&mut self, seed: u64) {
+        self.running = None;
+        self.disk.crash(seed);
+        self.cut_armed = false;
+    }
+
+    pub(crate) fn load(
+        &self,
+        stream: StreamId,
+        from: u64,
+        records_max: usize,
+        bytes_max: usize,
+    ) -> Result<Vec<qm_engine::StoredRecord>, String> {
+        let Some(running) = &self.running else { return Ok(Vec::new()) };
+        running
+            .log
+            .reader()
+            .read(adapter::stream_of(stream), from, records_max, bytes_max)
+            .map(adapter::records_of)
+            .map_err(|error| format!("node{}: read failed: {error}", self.number))
+    }
+}
+
+/// Node time of the last save, and what passed since by the wall clock when it looks sane.
+fn resumed_clock(recovered: &qm_engine::Recovered, wall_us: u64) -> u64 {
+    let Some(value) = recovered.state.get(&b"clock"[..]) else { return 1_000_000 };
+    let mut value = value.clone();
+    let (Ok(1), Ok(node_us), Ok(saved_us)) =
+        (value.try_get_u8(), value.try_get_u64_le(), value.try_get_u64_le())
+    else {
+        return 1_000_000;
+    };
+    // Two seconds cover what passed after the last save.
+    node_us + 2_000_000 + wall_us.saturating_sub(saved_us).min(60_000_000)
+}
+
+/// What a machine asked of the world.
+pub(crate) fn outputs(machine: &mut Machine, world_us: u64) -> Vec<Output> {
+    let now = machine.now(world_us);
+    let mut outputs = Vec::new();
+    if let Some(running) = &mut machine.running {
+        while let Some(output) = running.engine.poll(now) {
+            outputs.push(output);
+        }
+    }
+    outputs
+}
