@@ -143,21 +143,36 @@ fn chars_without_strings(line: &str) -> usize {
         return line.chars().count();
     }
     let mut chars = 0;
-    let mut in_string = false;
-    let mut escaped = false;
-    for char in line.chars() {
-        if in_string && escaped {
-            escaped = false;
-        } else if in_string && char == '\\' {
-            escaped = true;
-        } else if char == '"' {
-            in_string = !in_string;
-            chars += 1;
-        } else if !in_string {
-            chars += 1;
+    let mut rest = line;
+    while let Some(at) = rest.find('"') {
+        let (before, string) = rest.split_at(at);
+        chars += before.chars().count() + 1;
+        rest = &string[1..];
+        let end = if before.ends_with("r#") {
+            rest.find("\"#")
+        } else {
+            end_of_string(rest)
+        };
+        match end {
+            Some(end) => {
+                rest = &rest[end + 1..];
+                chars += 1;
+            }
+            // It goes on in the next line.
+            None => return chars,
         }
     }
-    chars
+    chars + rest.chars().count()
+}
+
+/// Where the string ends whose opening quote was just read.
+fn end_of_string(text: &str) -> Option<usize> {
+    let mut escaped = false;
+    text.char_indices().find_map(|(at, char)| {
+        let ends = char == '"' && !escaped;
+        escaped = char == '\\' && !escaped;
+        ends.then_some(at)
+    })
 }
 
 fn is_crate_root(path: &str) -> bool {
@@ -257,6 +272,8 @@ fn section(manifest: &str, header: &str) -> Vec<String> {
     lines
         .take_while(|line| !line.starts_with('['))
         .filter_map(|line| line.split_once(" = "))
+        // Our own crates may be there for their users only.
+        .filter(|(_, value)| !value.contains("path = "))
         .map(|(name, _)| name.to_owned())
         .collect()
 }
@@ -300,6 +317,7 @@ mod tests {
     fn strings_stay_in_one_piece_and_comments_do_not() {
         let text = "word ".repeat(30);
         assert!(errors("a.rs", &format!(r#"say("{text}\"{text}");"#)).is_empty());
+        assert!(errors("a.rs", &format!("say(r#\"{text}\"{text}\"#);")).is_empty());
         assert_eq!(errors("a.rs", &format!("/// \"{text}\"")).len(), 1);
         assert_eq!(
             errors("a.rs", &format!(r#"say("{text}"); {text}"#)).len(),
@@ -309,7 +327,7 @@ mod tests {
 
     #[test]
     fn sections_of_a_manifest_end_at_the_next_header() {
-        let text = "[a]\nx = 1\n[b]\n# why\ny = { z = 1 }\nz.workspace = true\n\n[c]\nv = 1\n";
+        let text = "[a]\nx = 1\n[b]\n# why\ny = { z = 1 }\nour = { path = \"p\" }\nz.workspace = true\n\n[c]\nv = 1\n";
         assert_eq!(section(text, "[b]"), ["y", "z.workspace"]);
     }
 
