@@ -204,14 +204,8 @@ impl Puts {
                     Outcome::RECEIVED => Progress::Received,
                     other => Progress::Ended(other),
                 };
-                followed.progress.send_if_modified(|now| {
-                    // A late "delivered" takes nothing back.
-                    let news = *now == Progress::Waiting || *now == Progress::Delivered;
-                    if news {
-                        *now = progress;
-                    }
-                    news
-                });
+                // One that has reached its end is no longer here, so this takes nothing back.
+                followed.progress.send_replace(progress);
                 if progress != Progress::Delivered || followed.until == Follow::Delivered {
                     done.push(*sequence);
                 }
