@@ -93,10 +93,12 @@ impl Engine {
             let over = queue.is_over_by(self.config.window_messages, self.config.window_bytes);
             self.tell_full(link, number);
             if over {
-                // The sender was told to stop and goes on: nothing is stored, nothing is said, so
-                // it asks later and sends again.
+                // The sender cannot have seen yet that the queue is full. Taking some of what is
+                // under way and not the rest would break the order: the session ends, and the
+                // next one begins with the queue's state.
                 self.dedup.abort(reservation);
-                return self.settle_arrival(link, data);
+                let text = format!("queue {} is at its quota", envelope.queue);
+                return self.end_session(link, Outcome::QUOTA_EXCEEDED, &text);
             }
         }
         let message = Message {

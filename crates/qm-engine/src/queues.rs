@@ -264,6 +264,20 @@ impl Engine {
         }
     }
 
+    /// A new session begins with the state of the full queues, before any credit.
+    pub(crate) fn tell_full_queues(&mut self, link: LinkId) {
+        let approved = self
+            .sessions
+            .get(&link)
+            .is_some_and(|session| !session.peer_pending);
+        if approved {
+            let told = self.locals.iter().filter(|(_, queue)| queue.told_full);
+            for number in told.map(|(number, _)| *number).collect::<Vec<_>>() {
+                self.tell_full(link, number);
+            }
+        }
+    }
+
     /// Lets senders go on once a tenth of the quota is free.
     pub(crate) fn reopen_if_room(&mut self, number: u32) {
         let Some(queue) = self.locals.get_mut(&number) else {

@@ -360,6 +360,7 @@ impl Engine {
             incarnation,
         });
         self.supersede(link, peer, incarnation);
+        self.tell_full_queues(link);
         self.grant_credit(link);
         self.pay_owed_acks(peer);
         self.connected_to(peer);

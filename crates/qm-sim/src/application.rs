@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use qm_engine::{ConnId, Entropy, SeededEntropy};
-use qm_wire::local::{ClientFrame, ClientHello, Put as PutFrame, Receive, ReceiveMode, Settle, Verdict};
+use qm_wire::local::{
+    ClientFrame, ClientHello, Put as PutFrame, Receive, ReceiveMode, Settle, Verdict,
+};
 use qm_wire::{Class, ClientId, Priority};
 
 use crate::oracle::Put;
@@ -43,10 +45,17 @@ impl Sender {
     /// What is sent first on a new connection: the hello, then everything unanswered.
     pub(crate) fn reconnect(&mut self, conn: ConnId) -> Vec<ClientFrame> {
         self.conn = Some(conn);
-        let hello =
-            ClientHello { protocol: 1, client: self.client, program: "simulation".into() };
+        let hello = ClientHello {
+            protocol: 1,
+            client: self.client,
+            program: "simulation".into(),
+        };
         let mut frames = vec![ClientFrame::Hello(hello)];
-        frames.extend(self.unanswered.values().map(|(_, put)| ClientFrame::Put(put.clone())));
+        frames.extend(
+            self.unanswered
+                .values()
+                .map(|(_, put)| ClientFrame::Put(put.clone())),
+        );
         frames
     }
 
@@ -66,7 +75,10 @@ impl Sender {
             let (put, to, mut frame) = if let Some((put, frame)) = self.again.pop() {
                 (put, usize::MAX, frame)
             } else if self.next <= scenario.messages {
-                let put = Put { application: self.number, number: self.next };
+                let put = Put {
+                    application: self.number,
+                    number: self.next,
+                };
                 self.next += 1;
                 let others = scenario.nodes as u64;
                 let to = usize::try_from(random.next_u64() % others).unwrap_or(0);
@@ -141,8 +153,11 @@ impl Receiver {
         self.conn = Some(conn);
         self.in_hand.clear();
         self.settling.clear();
-        let hello =
-            ClientHello { protocol: 1, client: self.client, program: "simulation".into() };
+        let hello = ClientHello {
+            protocol: 1,
+            client: self.client,
+            program: "simulation".into(),
+        };
         vec![ClientFrame::Hello(hello), self.ask()]
     }
 
@@ -169,7 +184,11 @@ impl Receiver {
                 && put.is_some_and(|put| self.given_back.insert(put));
             let request = self.next_request;
             self.next_request += 1;
-            let verdict = if back { Verdict::GiveBack } else { Verdict::Consume };
+            let verdict = if back {
+                Verdict::GiveBack
+            } else {
+                Verdict::Consume
+            };
             if !back {
                 self.settling.insert(request, vec![put]);
             }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
 use qm_engine::{
-    Engine, EngineConfig, Entropy, Identity, Now, Output, SeededEntropy, StoreOp, StreamId,
-    Ticket, Timestamp, Trust,
+    Engine, EngineConfig, Entropy, Identity, Now, Output, SeededEntropy, StoreOp, StreamId, Ticket,
+    Timestamp, Trust,
 };
 use qm_store::adapter;
 use qm_store::{Applied, Fs, Log, LogOptions, SimFs};
@@ -63,7 +63,11 @@ impl Machine {
         let qm = QmId::from_ed25519_public_key(&public_key);
         Self {
             number,
-            identity: Identity { qm, public_key, store_id },
+            identity: Identity {
+                qm,
+                public_key,
+                store_id,
+            },
             disk: Arc::new(SimFs::new()),
             cut_armed: false,
             running: None,
@@ -79,14 +83,20 @@ impl Machine {
         let (booted, base) = self.boot;
         Now {
             at: Timestamp(base + (world_us - booted)),
-            wall_us: WALL_START_US.saturating_add(world_us).saturating_add_signed(self.wall_offset_us),
+            wall_us: WALL_START_US
+                .saturating_add(world_us)
+                .saturating_add_signed(self.wall_offset_us),
         }
     }
 
     /// World time of a node time in this life.
     pub(crate) fn world_time(&self, at: Timestamp) -> u64 {
         let (booted, base) = self.boot;
-        if at == Timestamp::NEVER { u64::MAX } else { booted + at.0.saturating_sub(base) }
+        if at == Timestamp::NEVER {
+            u64::MAX
+        } else {
+            booted + at.0.saturating_sub(base)
+        }
     }
 
     /// Recovers the store and starts a life. Returns the heads of the messages that are on disk,
@@ -108,15 +118,23 @@ impl Machine {
             ..LogOptions::default()
         };
         let fs: Arc<dyn Fs> = Arc::clone(&self.disk) as Arc<dyn Fs>;
-        let opened =
-            Log::open(fs, Path::new("/store"), options, Box::new(move || salts.next_u64()));
+        let opened = Log::open(
+            fs,
+            Path::new("/store"),
+            options,
+            Box::new(move || salts.next_u64()),
+        );
         let (log, recovered) = match opened {
             Ok(opened) => opened,
             Err(_) if self.cut_armed => return Ok(None),
             Err(error) => return Err(format!("recovery failed: {error}")),
         };
         let recovered = adapter::recovered_of(recovered);
-        let heads = recovered.recent.iter().map(|(_, head)| head.clone()).collect();
+        let heads = recovered
+            .recent
+            .iter()
+            .map(|(_, head)| head.clone())
+            .collect();
         let wall_us = WALL_START_US
             .saturating_add(world_us)
             .saturating_add_signed(self.wall_offset_us);
@@ -134,19 +152,32 @@ impl Machine {
         let entropy = Box::new(SeededEntropy::new(life_seed));
         let now = self.now(world_us);
         let engine = Engine::new(config, self.identity, recovered, entropy, now);
-        self.running = Some(Running { engine, log, waiting: Vec::new(), committing: false });
+        self.running = Some(Running {
+            engine,
+            log,
+            waiting: Vec::new(),
+            committing: false,
+        });
         Ok(Some(heads))
     }
 
     /// Does the commit that is due.
     pub(crate) fn commit(&mut self) -> Result<Committed, String> {
-        let Some(running) = &mut self.running else { return Ok(Committed::Answers(Vec::new())) };
+        let Some(running) = &mut self.running else {
+            return Ok(Committed::Answers(Vec::new()));
+        };
         let waiting = core::mem::take(&mut running.waiting);
-        let batches: Vec<_> =
-            waiting.iter().map(|(_, ops)| adapter::batch_of(ops.clone())).collect();
+        let batches: Vec<_> = waiting
+            .iter()
+            .map(|(_, ops)| adapter::batch_of(ops.clone()))
+            .collect();
         match running.log.commit(&batches) {
             Ok(answers) => Ok(Committed::Answers(
-                waiting.into_iter().zip(answers).map(|((t, ops), a)| (t, ops, a)).collect(),
+                waiting
+                    .into_iter()
+                    .zip(answers)
+                    .map(|((t, ops), a)| (t, ops, a))
+                    .collect(),
             )),
             Err(_) if self.cut_armed => Ok(Committed::PowerLost),
             Err(error) => Err(format!("node{}: commit failed: {error}", self.number)),
@@ -176,7 +207,9 @@ impl Machine {
         records_max: usize,
         bytes_max: usize,
     ) -> Result<Vec<qm_engine::StoredRecord>, String> {
-        let Some(running) = &self.running else { return Ok(Vec::new()) };
+        let Some(running) = &self.running else {
+            return Ok(Vec::new());
+        };
         running
             .log
             .reader()
@@ -188,11 +221,15 @@ impl Machine {
 
 /// Node time of the last save, and what passed since by the wall clock when it looks sane.
 fn resumed_clock(recovered: &qm_engine::Recovered, wall_us: u64) -> u64 {
-    let Some(value) = recovered.state.get(&b"clock"[..]) else { return 1_000_000 };
+    let Some(value) = recovered.state.get(&b"clock"[..]) else {
+        return 1_000_000;
+    };
     let mut value = value.clone();
-    let (Ok(1), Ok(node_us), Ok(saved_us)) =
-        (value.try_get_u8(), value.try_get_u64_le(), value.try_get_u64_le())
-    else {
+    let (Ok(1), Ok(node_us), Ok(saved_us)) = (
+        value.try_get_u8(),
+        value.try_get_u64_le(),
+        value.try_get_u64_le(),
+    ) else {
         return 1_000_000;
     };
     // Two seconds cover what passed after the last save.

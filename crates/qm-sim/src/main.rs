@@ -7,7 +7,11 @@ use qm_sim::{Report, Scenario, run, run_traced};
 
 const USAGE: &str = "usage: qm-sim --seed N [--trace] | --seeds A..B";
 
-#[expect(clippy::print_stdout, clippy::print_stderr, reason = "a command talks to its user")]
+#[expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a command talks to its user"
+)]
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
@@ -30,7 +34,11 @@ fn main() -> ExitCode {
     let mut failed = 0_u64;
     for seed in first..last {
         let scenario = Scenario::from_seed(seed);
-        match if trace { run_traced(scenario) } else { run(scenario) } {
+        match if trace {
+            run_traced(scenario)
+        } else {
+            run(scenario)
+        } {
             Ok(report) => add(&mut sum, &report),
             Err(failure) => {
                 failed += 1;
@@ -42,7 +50,11 @@ fn main() -> ExitCode {
     println!("{sum:#?}");
     println!("{:.1} s", began.elapsed().as_secs_f64());
     println!("{} passed, {failed} failed", runs - failed);
-    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::from(1) }
+    if failed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(1)
+    }
 }
 
 fn add(sum: &mut Report, report: &Report) {

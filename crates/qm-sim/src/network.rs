@@ -34,13 +34,28 @@ impl Network {
     pub(crate) fn connect(&mut self, a: usize, b: usize) -> [End; 2] {
         self.next += 1;
         let id = self.next;
-        let ends =
-            [End { node: a, link: LinkId(id * 2) }, End { node: b, link: LinkId(id * 2 + 1) }];
+        let ends = [
+            End {
+                node: a,
+                link: LinkId(id * 2),
+            },
+            End {
+                node: b,
+                link: LinkId(id * 2 + 1),
+            },
+        ];
         for end in ends {
             self.ends.insert(end, id);
         }
         let lanes = [BTreeMap::new(), BTreeMap::new()];
-        self.links.insert(id, Link { ends, lanes, broken: false });
+        self.links.insert(
+            id,
+            Link {
+                ends,
+                lanes,
+                broken: false,
+            },
+        );
         ends
     }
 
@@ -70,12 +85,20 @@ impl Network {
 
     /// Links that live, in the order of their making.
     pub(crate) fn alive(&self) -> Vec<u64> {
-        self.links.iter().filter(|(_, link)| !link.broken).map(|(id, _)| *id).collect()
+        self.links
+            .iter()
+            .filter(|(_, link)| !link.broken)
+            .map(|(id, _)| *id)
+            .collect()
     }
 
     /// Links that live at a machine.
     pub(crate) fn alive_at(&self, node: usize) -> Vec<u64> {
         let at = |link: &Link| link.ends.iter().any(|end| end.node == node);
-        self.links.iter().filter(|(_, l)| !l.broken && at(l)).map(|(id, _)| *id).collect()
+        self.links
+            .iter()
+            .filter(|(_, l)| !l.broken && at(l))
+            .map(|(id, _)| *id)
+            .collect()
     }
 }

@@ -11,7 +11,8 @@
 //! 5. *The local hop is exactly once*: one put of an application becomes one message, however often
 //!    it is repeated over broken connections and restarts; express puts only while the node lives.
 //! 6. *Order*: messages of one application to one queue, of one priority and recoverable, reach the
-//!    queue in the order in which they were put, unless single buffers are lost on a living link.
+//!    queue in the order in which they were put, unless single buffers are lost on a living link
+//!    or a full disk turned some of them away.
 //! 7. *It ends*: once the faults stop, every queue drains within a bounded time.
 //! 8. The engine's own audit holds after every step.
 
@@ -39,7 +40,10 @@ impl Put {
     #[must_use]
     pub fn from_body(body: &[u8]) -> Option<Self> {
         let (application, number) = core::str::from_utf8(body).ok()?.split_once(':')?;
-        Some(Self { application: application.parse().ok()?, number: number.parse().ok()? })
+        Some(Self {
+            application: application.parse().ok()?,
+            number: number.parse().ok()?,
+        })
     }
 }
 
@@ -81,8 +85,8 @@ pub struct Oracle {
     pub disordered: BTreeSet<u32>,
     /// Whether a machine died.
     pub died: bool,
-    /// Whether single buffers are lost on living links.
-    pub buffers_lost: bool,
+    /// Whether single buffers are lost on living links, or disks turn batches away.
+    pub gaps: bool,
 }
 
 impl Oracle {
@@ -117,7 +121,9 @@ impl Oracle {
             return Err(format!("{put:?} was accepted and never put"));
         };
         if fate.durable && !self.durable[node].contains(&(source, id)) {
-            return Err(format!("rule 1: {put:?} was accepted as {id} before it was on disk"));
+            return Err(format!(
+                "rule 1: {put:?} was accepted as {id} before it was on disk"
+            ));
         }
         fate.accepted.insert(id);
         if fate.accepted.len() > 1 && (fate.durable || !self.died) {
@@ -137,11 +143,17 @@ impl Oracle {
         id: MessageId,
         destination: usize,
     ) -> Result<(), String> {
-        let books = if durable { &self.durable } else { &self.arrived };
+        let books = if durable {
+            &self.durable
+        } else {
+            &self.arrived
+        };
         if books[destination].contains(&(source, id)) {
             Ok(())
         } else {
-            Err(format!("rule 2: {id} was acknowledged and node{destination} never had it safe"))
+            Err(format!(
+                "rule 2: {id} was acknowledged and node{destination} never had it safe"
+            ))
         }
     }
 
@@ -162,17 +174,17 @@ impl Oracle {
         };
         fate.stored += 1;
         if !first && (fate.durable || !self.died) {
-            return Err(format!("rule 4: {put:?} ({id}) was stored twice at node{node}"));
+            return Err(format!(
+                "rule 4: {put:?} ({id}) was stored twice at node{node}"
+            ));
         }
-        if fate.durable
-            && first
-            && !self.buffers_lost
-            && !self.disordered.contains(&put.application)
-        {
+        if fate.durable && first && !self.gaps && !self.disordered.contains(&put.application) {
             let key = (put.application, node, fate.towards.1);
             let last = self.last.entry(key).or_insert(0);
             if put.number < *last {
-                return Err(format!("rule 6: {put:?} ({id}) was stored at node{node} after number {last}"));
+                return Err(format!(
+                    "rule 6: {put:?} ({id}) was stored at node{node} after number {last}"
+                ));
             }
             *last = put.number;
         }
@@ -199,7 +211,9 @@ impl Oracle {
     #[must_use]
     pub fn open(&self) -> usize {
         let open = |fate: &&Fate| {
-            !fate.accepted.is_empty() && fate.seen == 0 && !fate.dead
+            !fate.accepted.is_empty()
+                && fate.seen == 0
+                && !fate.dead
                 && (fate.durable || !self.died)
         };
         self.fates.values().filter(open).count()

@@ -88,7 +88,11 @@ impl Scenario {
             priorities: draw(0, 1) == 1,
             nat: draw(0, 3) == 0,
             window_messages: [1, 4, 64, 4_096][usize::try_from(draw(0, 3)).unwrap_or(3)],
-            quota_messages: if draw(0, 3) == 0 { draw(5, 50) } else { u64::MAX },
+            quota_messages: if draw(0, 3) == 0 {
+                draw(5, 50)
+            } else {
+                u64::MAX
+            },
             resident_bytes_max: if draw(0, 1) == 0 { 2_000 } else { 1 << 20 },
             breaks: Breaks::default(),
         }

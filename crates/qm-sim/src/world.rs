@@ -83,24 +83,64 @@ impl core::error::Error for Failure {}
 
 #[derive(Debug)]
 enum What {
-    Frames { to: End, link: u64, frames: Bytes },
-    LinkDown { end: End, text: &'static str },
-    LinkEnd { link: u64 },
-    Dialled { node: usize, life: u64, dial: u64, address: String, expected: Option<QmId> },
-    Commit { node: usize, life: u64 },
-    Loaded { node: usize, life: u64, load: LoadId, records: Vec<StoredRecord> },
-    Tick { node: usize, life: u64 },
-    Start { node: usize },
-    ToNode { conn: ConnId, frame: ClientFrame },
-    ToApplication { conn: ConnId, frame: NodeFrame },
-    Connect { who: Who },
-    Work { sender: usize },
+    Frames {
+        to: End,
+        link: u64,
+        frames: Bytes,
+    },
+    LinkDown {
+        end: End,
+        text: &'static str,
+    },
+    LinkEnd {
+        link: u64,
+    },
+    Dialled {
+        node: usize,
+        life: u64,
+        dial: u64,
+        address: String,
+        expected: Option<QmId>,
+    },
+    Commit {
+        node: usize,
+        life: u64,
+    },
+    Loaded {
+        node: usize,
+        life: u64,
+        load: LoadId,
+        records: Vec<StoredRecord>,
+    },
+    Tick {
+        node: usize,
+        life: u64,
+    },
+    Start {
+        node: usize,
+    },
+    ToNode {
+        conn: ConnId,
+        frame: ClientFrame,
+    },
+    ToApplication {
+        conn: ConnId,
+        frame: NodeFrame,
+    },
+    Connect {
+        who: Who,
+    },
+    Work {
+        sender: usize,
+    },
     BreakLink,
     LosePower,
     Kill,
     BreakClient,
     FillDisk,
-    EmptyDisk { node: usize },
+    EmptyDisk {
+        node: usize,
+    },
     JumpClock,
 }
 
@@ -157,8 +197,9 @@ pub fn run_traced(scenario: Scenario) -> Result<Report, Box<Failure>> {
 impl World {
     fn new(scenario: Scenario, print: bool) -> Self {
         let mut random = SeededEntropy::new(scenario.seed);
-        let machines: Vec<_> =
-            (0..scenario.nodes).map(|n| Machine::new(n, scenario.seed)).collect();
+        let machines: Vec<_> = (0..scenario.nodes)
+            .map(|n| Machine::new(n, scenario.seed))
+            .collect();
         let mut senders = Vec::new();
         let mut receivers = Vec::new();
         for node in 0..scenario.nodes {
@@ -169,7 +210,7 @@ impl World {
             }
         }
         let mut oracle = Oracle::new(scenario.nodes);
-        oracle.buffers_lost = scenario.lost_buffers_per_mille > 0;
+        oracle.gaps = scenario.lost_buffers_per_mille > 0 || scenario.disk_full_ms > 0;
         Self {
             random,
             now: 0,
@@ -183,7 +224,10 @@ impl World {
             next_conn: 0,
             oracle,
             names: BTreeMap::new(),
-            report: Report { trace_hash: 0xcbf2_9ce4_8422_2325, ..Report::default() },
+            report: Report {
+                trace_hash: 0xcbf2_9ce4_8422_2325,
+                ..Report::default()
+            },
             tail: std::collections::VecDeque::new(),
             full: false,
             print,
@@ -297,12 +341,21 @@ impl World {
         if self.now < self.scenario.fault_ms * 1_000 {
             return false;
         }
-        let idle = self.senders.iter().all(|s| s.is_done(&self.scenario) && s.unanswered.is_empty());
-        if !idle || self.receivers.iter().any(|r| !r.settling.is_empty() || !r.in_hand.is_empty()) {
+        let idle = self
+            .senders
+            .iter()
+            .all(|s| s.is_done(&self.scenario) && s.unanswered.is_empty());
+        if !idle
+            || self
+                .receivers
+                .iter()
+                .any(|r| !r.settling.is_empty() || !r.in_hand.is_empty())
+        {
             return false;
         }
         (0..self.scenario.nodes).all(|node| {
-            self.status(node).is_some_and(|s| s.outgoing_messages == 0 && s.local_messages == 0)
+            self.status(node)
+                .is_some_and(|s| s.outgoing_messages == 0 && s.local_messages == 0)
         })
     }
 
@@ -341,7 +394,14 @@ impl World {
     fn admin(&mut self, node: usize, what: AdminRequest) -> Option<AdminReply> {
         let now = self.machines[node].now(self.now);
         let running = self.machines[node].running.as_mut()?;
-        running.engine.handle(now, Input::Admin { conn: ConnId(0), request: 0, what });
+        running.engine.handle(
+            now,
+            Input::Admin {
+                conn: ConnId(0),
+                request: 0,
+                what,
+            },
+        );
         let mut answer = None;
         for output in outputs(&mut self.machines[node], self.now) {
             match output {
@@ -374,26 +434,48 @@ impl World {
         match what {
             What::Frames { to, link, frames } => {
                 if self.network.is_alive(link) {
-                    self.note(&format!("node{} receives {} bytes on {}", to.node, frames.len(), to.link));
-                    return self.give(to.node, Input::Received { link: to.link, frames });
+                    self.note(&format!(
+                        "node{} receives {} bytes on {}",
+                        to.node,
+                        frames.len(),
+                        to.link
+                    ));
+                    return self.give(
+                        to.node,
+                        Input::Received {
+                            link: to.link,
+                            frames,
+                        },
+                    );
                 }
                 Ok(())
             }
             What::LinkDown { end, text } => {
-                let input = Input::Closed { link: end.link, text: text.to_owned() };
+                let input = Input::Closed {
+                    link: end.link,
+                    text: text.to_owned(),
+                };
                 self.give(end.node, input)
             }
             What::LinkEnd { link } => {
                 if let Some(ends) = self.network.break_link(link) {
                     for end in ends {
-                        let input =
-                            Input::Closed { link: end.link, text: "closed by the peer".to_owned() };
+                        let input = Input::Closed {
+                            link: end.link,
+                            text: "closed by the peer".to_owned(),
+                        };
                         self.give(end.node, input)?;
                     }
                 }
                 Ok(())
             }
-            What::Dialled { node, life, dial, address, expected } => {
+            What::Dialled {
+                node,
+                life,
+                dial,
+                address,
+                expected,
+            } => {
                 if self.is_same_life(node, life) {
                     return self.dialled(node, dial, &address, expected);
                 }
@@ -405,7 +487,12 @@ impl World {
                 }
                 Ok(())
             }
-            What::Loaded { node, life, load, records } => {
+            What::Loaded {
+                node,
+                life,
+                load,
+                records,
+            } => {
                 if self.is_same_life(node, life) {
                     return self.give(node, Input::Loaded { load, records });
                 }
@@ -453,7 +540,9 @@ impl World {
     /// Hands an input to a machine and does what it asks for.
     fn give(&mut self, node: usize, input: Input) -> Result<(), String> {
         let now = self.machines[node].now(self.now);
-        let Some(running) = &mut self.machines[node].running else { return Ok(()) };
+        let Some(running) = &mut self.machines[node].running else {
+            return Ok(());
+        };
         running.engine.handle(now, input);
         // Now and then several inputs are handled before anything leaves.
         if self.draw(0, 7) == 0 {
@@ -471,7 +560,10 @@ impl World {
         }
         let life = self.life(node);
         if let Some(running) = &self.machines[node].running {
-            running.engine.audit().map_err(|text| format!("rule 8: node{node}: {text}"))?;
+            running
+                .engine
+                .audit()
+                .map_err(|text| format!("rule 8: node{node}: {text}"))?;
             let due = self.machines[node].world_time(running.engine.next_deadline());
             let due = due.max(self.now + 1);
             if due < self.machines[node].tick_at {
@@ -493,30 +585,57 @@ impl World {
                 self.close(End { node, link });
                 Ok(())
             }
-            Output::Dial { dial, address, expected } => {
+            Output::Dial {
+                dial,
+                address,
+                expected,
+            } => {
                 let life = self.life(node);
                 let delay = self.draw(100, self.scenario.delay_max_us.max(200) * 2);
-                self.plan(delay, What::Dialled { node, life, dial, address, expected });
+                self.plan(
+                    delay,
+                    What::Dialled {
+                        node,
+                        life,
+                        dial,
+                        address,
+                        expected,
+                    },
+                );
                 Ok(())
             }
             Output::Persist { ticket, ops } => {
                 self.persist(node, ticket, ops);
                 Ok(())
             }
-            Output::Load { load, stream, from, records_max, bytes_max } => {
+            Output::Load {
+                load,
+                stream,
+                from,
+                records_max,
+                bytes_max,
+            } => {
                 let records = self.machines[node].load(stream, from, records_max, bytes_max)?;
                 let life = self.life(node);
                 let delay = self.draw(1, 5_000);
-                self.plan(delay, What::Loaded { node, life, load, records });
+                self.plan(
+                    delay,
+                    What::Loaded {
+                        node,
+                        life,
+                        load,
+                        records,
+                    },
+                );
                 Ok(())
             }
             Output::Client { conn, frame } => {
                 self.reply(conn, frame);
                 Ok(())
             }
-            Output::CloseClient { text, .. } => {
-                Err(format!("node{node} shut a well-behaved application out: {text}"))
-            }
+            Output::CloseClient { text, .. } => Err(format!(
+                "node{node} shut a well-behaved application out: {text}"
+            )),
             Output::Event(event) => self.observe(node, event),
             Output::Admin { .. } => Ok(()),
             other => Err(format!("the world does not know {other:?}")),
@@ -525,17 +644,27 @@ impl World {
 
     fn send(&mut self, from: End, lane: Lane, frames: Bytes) {
         let lossy = matches!(lane, Lane::Ack | Lane::Priority(_));
-        if lossy && self.draw(1, 1_000) <= self.scenario.lost_buffers_per_mille
+        if lossy
+            && self.draw(1, 1_000) <= self.scenario.lost_buffers_per_mille
             && self.now < self.scenario.fault_ms * 1_000
         {
             self.report.lost_buffers += 1;
-            self.note(&format!("node{} loses {} bytes on {}", from.node, frames.len(), from.link));
+            self.note(&format!(
+                "node{} loses {} bytes on {}",
+                from.node,
+                frames.len(),
+                from.link
+            ));
             return;
         }
         let delay = self.draw(10, self.scenario.delay_max_us);
         let now = self.now;
-        let Some(link) = self.network.id_of(from) else { return };
-        let Some((to, lanes)) = self.network.towards(from) else { return };
+        let Some(link) = self.network.id_of(from) else {
+            return;
+        };
+        let Some((to, lanes)) = self.network.towards(from) else {
+            return;
+        };
         let at = (now + delay).max(lanes.get(&lane).copied().unwrap_or(0) + 1);
         lanes.insert(lane, at);
         self.plan_at(at, What::Frames { to, link, frames });
@@ -544,8 +673,12 @@ impl World {
     /// The other end gets what was sent, then the end.
     fn close(&mut self, from: End) {
         let now = self.now;
-        let Some(link) = self.network.id_of(from) else { return };
-        let Some((_, lanes)) = self.network.towards(from) else { return };
+        let Some(link) = self.network.id_of(from) else {
+            return;
+        };
+        let Some((_, lanes)) = self.network.towards(from) else {
+            return;
+        };
         let at = lanes.values().copied().max().unwrap_or(0).max(now) + 1;
         self.plan_at(at, What::LinkEnd { link });
     }
@@ -555,7 +688,13 @@ impl World {
             self.report.broken_links += 1;
             for end in ends {
                 let delay = self.draw(1, 2_000_000);
-                self.plan(delay, What::LinkDown { end, text: "the connection was lost" });
+                self.plan(
+                    delay,
+                    What::LinkDown {
+                        end,
+                        text: "the connection was lost",
+                    },
+                );
             }
         }
     }
@@ -576,7 +715,11 @@ impl World {
             address == format!("node{n}:{PORT}") || address == Self::address_of(*n).to_string()
         });
         let hidden = |n: usize| self.scenario.nat && n == self.scenario.nodes - 1;
-        let fail = |failure, text: &str| Input::DialFailed { dial, failure, text: text.to_owned() };
+        let fail = |failure, text: &str| Input::DialFailed {
+            dial,
+            failure,
+            text: text.to_owned(),
+        };
         let Some(target) = target else {
             return self.give(node, fail(DialFailure::Unresolved, "no such host"));
         };
@@ -584,7 +727,10 @@ impl World {
             return self.give(node, fail(DialFailure::Refused, "nothing listens there"));
         }
         if expected.is_some_and(|qm| qm != self.machines[target].identity.qm) {
-            return self.give(node, fail(DialFailure::WrongIdentity, "somebody else answers"));
+            return self.give(
+                node,
+                fail(DialFailure::WrongIdentity, "somebody else answers"),
+            );
         }
         let [here, there] = self.network.connect(node, target);
         let (me, peer) = (self.machines[node].identity, self.machines[target].identity);
@@ -644,7 +790,9 @@ impl World {
                 continue;
             }
             for op in &ops {
-                let StoreOp::Put { head, body, .. } = op else { continue };
+                let StoreOp::Put { head, body, .. } = op else {
+                    continue;
+                };
                 let Some(stored) = StoredMessage::read(head) else {
                     return Err(format!("node{node}: an unreadable head was stored"));
                 };
@@ -669,7 +817,10 @@ impl World {
         for input in inputs {
             self.give(node, input)?;
         }
-        let more = self.machines[node].running.as_ref().is_some_and(|r| !r.waiting.is_empty());
+        let more = self.machines[node]
+            .running
+            .as_ref()
+            .is_some_and(|r| !r.waiting.is_empty());
         if more {
             let life = self.life(node);
             let delay = self.draw(10, self.scenario.commit_max_us);
@@ -694,9 +845,9 @@ impl World {
                 }
                 Ok(())
             }
-            Event::PeerMisbehaved { text, .. } => {
-                Err(format!("node{node} finds fault with a well-behaved peer: {text}"))
-            }
+            Event::PeerMisbehaved { text, .. } => Err(format!(
+                "node{node} finds fault with a well-behaved peer: {text}"
+            )),
             Event::Unreadable { what } => Err(format!("node{node} cannot read {what}")),
             Event::IdentityChanged { .. } => Err(format!("node{node} takes a peer for another")),
             _ => Ok(()),
@@ -715,7 +866,8 @@ impl World {
         };
         for stored in heads.iter().filter_map(StoredMessage::read) {
             // A commit that the power cut short may still have reached the disk whole.
-            self.oracle.flushed(node, stored.envelope.source, stored.envelope.id);
+            self.oracle
+                .flushed(node, stored.envelope.source, stored.envelope.id);
         }
         self.note(&format!("node{node} starts"));
         if self.machines[node].lives == 1 || self.queue_is_missing(node) {
@@ -761,9 +913,9 @@ impl World {
     /// The queue was created and its creation did not survive.
     fn queue_is_missing(&mut self, node: usize) -> bool {
         match self.admin(node, AdminRequest::Queues) {
-            Some(AdminReply::Queues(views)) => {
-                !views.iter().any(|view| view.settings.name.as_str() == "inbox")
-            }
+            Some(AdminReply::Queues(views)) => !views
+                .iter()
+                .any(|view| view.settings.name.as_str() == "inbox"),
             _ => false,
         }
     }
@@ -781,8 +933,12 @@ impl World {
         for link in self.network.alive_at(node) {
             self.break_link(link);
         }
-        let gone: Vec<_> =
-            self.conns.iter().filter(|(_, c)| c.node == node).map(|(id, _)| *id).collect();
+        let gone: Vec<_> = self
+            .conns
+            .iter()
+            .filter(|(_, c)| c.node == node)
+            .map(|(id, _)| *id)
+            .collect();
         for conn in gone {
             self.drop_conn(conn);
         }
@@ -792,7 +948,9 @@ impl World {
     }
 
     fn drop_conn(&mut self, conn: ConnId) {
-        let Some(Conn { who, .. }) = self.conns.remove(&conn) else { return };
+        let Some(Conn { who, .. }) = self.conns.remove(&conn) else {
+            return;
+        };
         match who {
             Who::Sender(sender) => self.senders[sender].conn = None,
             Who::Receiver(node) => {
@@ -805,7 +963,10 @@ impl World {
 
     fn connect(&mut self, who: Who) -> Result<(), String> {
         let (node, connected) = match who {
-            Who::Sender(sender) => (self.senders[sender].node, self.senders[sender].conn.is_some()),
+            Who::Sender(sender) => (
+                self.senders[sender].node,
+                self.senders[sender].conn.is_some(),
+            ),
             Who::Receiver(node) => (node, self.receivers[node].conn.is_some()),
         };
         if connected || self.machines[node].running.is_none() {
@@ -813,7 +974,14 @@ impl World {
         }
         self.next_conn += 1;
         let conn = ConnId(self.next_conn);
-        self.conns.insert(conn, Conn { node, who, paces: [0; 2] });
+        self.conns.insert(
+            conn,
+            Conn {
+                node,
+                who,
+                paces: [0; 2],
+            },
+        );
         let frames = match who {
             Who::Sender(sender) => self.senders[sender].reconnect(conn),
             Who::Receiver(node) => self.receivers[node].reconnect(conn),
@@ -873,7 +1041,9 @@ impl World {
     }
 
     fn to_application(&mut self, conn: ConnId, frame: NodeFrame) -> Result<(), String> {
-        let Some(who) = self.conns.get(&conn).map(|conn| conn.who) else { return Ok(()) };
+        let Some(who) = self.conns.get(&conn).map(|conn| conn.who) else {
+            return Ok(());
+        };
         match who {
             Who::Sender(sender) => self.to_sender(sender, frame),
             Who::Receiver(node) => self.to_receiver(conn, node, frame),
@@ -897,13 +1067,17 @@ impl World {
                 Ok(())
             }
             NodeFrame::Refused(refused) => {
-                let Some((put, frame)) =
-                    self.senders[sender].unanswered.remove(&refused.sequence)
+                let Some((put, frame)) = self.senders[sender].unanswered.remove(&refused.sequence)
                 else {
-                    return Err(format!("application {sender}: {} answered twice", refused.sequence));
+                    return Err(format!(
+                        "application {sender}: {} answered twice",
+                        refused.sequence
+                    ));
                 };
                 match refused.outcome {
-                    Outcome::STORE_FULL | Outcome::QUOTA_EXCEEDED | Outcome::BAD_DESTINATION_QUEUE
+                    Outcome::STORE_FULL
+                    | Outcome::QUOTA_EXCEEDED
+                    | Outcome::BAD_DESTINATION_QUEUE
                     | Outcome::BAD_DESTINATION_NAME => {
                         // Put again later, behind what was put meanwhile.
                         self.oracle.disordered.insert(put.application);
@@ -936,7 +1110,10 @@ impl World {
                 if let Some(outcome) = done.outcome
                     && outcome != Outcome::NOT_FOUND
                 {
-                    return Err(format!("node{node}: receive failed: {outcome} {}", done.text));
+                    return Err(format!(
+                        "node{node}: receive failed: {outcome} {}",
+                        done.text
+                    ));
                 }
                 let scenario = self.scenario.clone();
                 let mut random = SeededEntropy::new(self.random.next_u64());
@@ -947,7 +1124,9 @@ impl World {
                 let puts = self.receivers[node].settling.remove(&settled.request);
                 if settled.outcome.is_none() {
                     for put in puts.into_iter().flatten().flatten() {
-                        let Some(fate) = self.oracle.fates.get_mut(&put) else { continue };
+                        let Some(fate) = self.oracle.fates.get_mut(&put) else {
+                            continue;
+                        };
                         fate.consumed += 1;
                         if fate.durable && fate.consumed > 1 {
                             return Err(format!("rule 4: {put:?} was consumed twice"));
@@ -1008,9 +1187,13 @@ impl World {
             return Ok(());
         }
         let conn = conns[self.draw(0, conns.len() as u64 - 1) as usize];
-        let Some(Conn { node, who, .. }) = self.conns.get(&conn) else { return Ok(()) };
+        let Some(Conn { node, who, .. }) = self.conns.get(&conn) else {
+            return Ok(());
+        };
         let (node, who) = (*node, *who);
-        self.note(&format!("an application of node{node} loses its connection"));
+        self.note(&format!(
+            "an application of node{node} loses its connection"
+        ));
         self.drop_conn(conn);
         let delay = self.draw(1, 200_000);
         self.plan(delay, What::Connect { who });
@@ -1036,7 +1219,9 @@ impl World {
                 for priority in 0..8 {
                     let stream = qm_engine::StreamId(number * 8 + priority);
                     for record in self.machines[node].load(stream, 0, 10_000, usize::MAX)? {
-                        let Some(stored) = StoredMessage::read(&record.head) else { continue };
+                        let Some(stored) = StoredMessage::read(&record.head) else {
+                            continue;
+                        };
                         if stored.dead.is_some()
                             && let Some(put) = Put::from_body(&record.body)
                             && let Some(fate) = self.oracle.fates.get_mut(&put)
