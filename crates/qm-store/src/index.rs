@@ -270,7 +270,17 @@ impl Stream {
     /// Returns where the position was before, if it was live.
     fn insert(&mut self, position: u64, at: Location) -> Option<Location> {
         let mut empty = None;
-        if let Some((base, chunk)) = self.chunks.range_mut(..=position).next_back() {
+        // Nearly always the last chunk, which is found without comparing.
+        let is_tail = self
+            .chunks
+            .last_key_value()
+            .is_some_and(|(base, _)| *base <= position);
+        let found = if is_tail {
+            self.chunks.iter_mut().next_back()
+        } else {
+            self.chunks.range_mut(..=position).next_back()
+        };
+        if let Some((base, chunk)) = found {
             if let Ok(delta) = u16::try_from(position - base) {
                 let rank = chunk.rank(u64::from(delta));
                 match chunk.entries.get_mut(rank) {

@@ -48,6 +48,11 @@ pub(crate) struct Scan<'a, 'f> {
     pub(crate) ignore_batch_end: bool,
 }
 
+/// Where a record has its kind.
+const KIND_AT: usize = 4;
+/// What a search looks at at once.
+const LOOK_BYTES: usize = 64 * 1024;
+
 impl Scan<'_, '_> {
     pub(crate) fn run(mut self) -> Result<Tail, StoreError> {
         let limit = self.known_end.unwrap_or(self.segment_bytes);
@@ -180,24 +185,53 @@ impl Scan<'_, '_> {
             .filter(|header| header.record_bytes() <= u64::from(to.saturating_sub(at))))
     }
 
+    /// The first group that starts at or after `from` and lies before `to`.
     fn find_group(&mut self, from: u32, to: u32) -> Result<Option<u32>, StoreError> {
         let mut at = from;
-        while at.saturating_add(RECORD) <= to {
-            if self.group_at(at)?.is_some() {
-                return Ok(Some(at));
+        while let Some(found) = self.find_kind(at, to, |kind| kind == Kind::Group as u8)? {
+            if self.group_at(found)?.is_some() {
+                return Ok(Some(found));
             }
-            at += STEP;
+            at = found + STEP;
         }
         Ok(None)
     }
 
+    /// The first record that starts at or after `from` and ends before `to`.
     fn find_record(&mut self, from: u32, to: u32) -> Result<Option<u32>, StoreError> {
         let mut at = from;
-        while at.saturating_add(RECORD) <= to {
-            if self.record_at(at, to)?.is_some() {
-                return Ok(Some(at));
+        while let Some(found) = self.find_kind(at, to, |kind| kind != 0)? {
+            if self.record_at(found, to)?.is_some() {
+                return Ok(Some(found));
             }
-            at += STEP;
+            at = found + STEP;
+        }
+        Ok(None)
+    }
+
+    /// The first place that could be a record by the byte of its kind: most of what is searched
+    /// is zeros, and checksums take longer than looking.
+    fn find_kind(
+        &mut self,
+        from: u32,
+        to: u32,
+        wanted: impl Fn(u8) -> bool,
+    ) -> Result<Option<u32>, StoreError> {
+        let mut at = from;
+        while at.saturating_add(RECORD) <= to {
+            let count = LOOK_BYTES.min((to - at) as usize);
+            let bytes = self.window.bytes(at, count)?;
+            let mut steps = 0;
+            for step in bytes.chunks_exact(STEP as usize) {
+                if wanted(step[KIND_AT]) {
+                    return Ok(Some(at + steps * STEP));
+                }
+                steps += 1;
+            }
+            if steps == 0 {
+                return Ok(None);
+            }
+            at += steps * STEP;
         }
         Ok(None)
     }
