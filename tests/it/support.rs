@@ -205,12 +205,15 @@ pub(crate) fn receive(client: &Client, queue: &str, count: usize) -> Vec<String>
         let options = ReceiveOptions::new()
             .limit(left)
             .wait(Duration::from_secs(1));
-        for delivery in client
-            .receive_batch(&queue.parse().unwrap(), &options)
-            .unwrap()
-        {
+        let deliveries = client.receive_batch(&queue.parse().unwrap(), &options);
+        // Settled together: one commit, not one each.
+        let mut settlings = Vec::new();
+        for delivery in deliveries.unwrap() {
             bodies.push(String::from_utf8(delivery.body().to_vec()).unwrap());
-            client.wait(delivery.consume()).unwrap();
+            settlings.push(delivery.consume());
+        }
+        for settling in settlings {
+            client.wait(settling).unwrap();
         }
     }
     bodies

@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use qm_engine::{LoadId, Recovered, StoreOp, StoredRecord, StreamId, Ticket};
 use qm_store::{
-    Applied, Committer, Completion, Log, LogOptions, Op, Reader, RealFs, RecoveryNote, StoreError,
+    Applied, Committer, Completion, Fs, Log, LogOptions, Op, Reader, RecoveryNote, StoreError,
     adapter,
 };
 use tokio::sync::{mpsc, oneshot};
@@ -60,9 +60,12 @@ pub(crate) type Opened = (Disk, Recovered, [u8; 16]);
 
 impl Disk {
     /// Opens the store in a directory by recovery; a new one gets an identity.
-    pub(crate) fn open(dir: &Path, options: &LogOptions) -> Result<Opened, StoreError> {
-        let salt = Box::new(random_u64);
-        let (mut log, found) = Log::open(Arc::new(RealFs), dir, options.clone(), salt)?;
+    pub(crate) fn open(
+        fs: Arc<dyn Fs>,
+        dir: &Path,
+        options: LogOptions,
+    ) -> Result<Opened, StoreError> {
+        let (mut log, found) = Log::open(fs, dir, options, Box::new(random_u64))?;
         for note in &found.notes {
             log_note(note);
         }

@@ -13,7 +13,7 @@ pub(crate) fn log(event: &Event) {
         Event::DuplicateRemoved { source, id } => {
             tracing::debug!(event = "duplicate_removed", %source, %id, "a duplicate was removed");
         }
-        Event::Dead { id, outcome, kept } => tracing::info!(
+        Event::Dead { id, outcome, kept } => tracing::debug!(
             event = "dead",
             %id,
             %outcome,

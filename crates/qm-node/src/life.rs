@@ -7,11 +7,12 @@ use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use qm_engine::{Engine, Entropy, Identity, Recovered};
-use qm_store::LogOptions;
+use qm_store::{Fs, LogOptions};
 use qm_transport::{BindError, Endpoint, NodeKey};
 use qm_wire::Incarnation;
 use qm_wire::limits::{FRAME_HEADER_BYTES, data_frame_bytes};
 use tokio::sync::{Notify, mpsc};
+use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tracing::Instrument as _;
 
@@ -73,13 +74,13 @@ impl Owned {
 }
 
 /// Opens the data directory: the store first, for its lock, then the identity.
-pub(crate) fn own(config: &NodeConfig) -> Result<(Disk, Owned), RunError> {
+pub(crate) fn own(config: &NodeConfig, fs: Arc<dyn Fs>) -> Result<(Disk, Owned), RunError> {
     let data = &config.data;
     if !config.create && identity_file::load_key(data)?.is_none() {
         return Err(RunError::NotInitialised { data: data.clone() });
     }
     identity_file::create_data_dir(data)?;
-    let (disk, recovered, store_id) = Disk::open(&data.join(STORE_DIR), &store_options(config))?;
+    let (disk, recovered, store_id) = Disk::open(fs, &data.join(STORE_DIR), store_options(config))?;
     let (key, created) = match identity_file::load_key(data)? {
         Some(key) => (key, false),
         None if recovered.streams.is_empty() && recovered.state.is_empty() => {
@@ -128,19 +129,23 @@ fn frame_bytes_max(config: &NodeConfig) -> usize {
 /// Runs a node until it is told to stop.
 pub(crate) async fn serve(
     config: NodeConfig,
+    fs: Arc<dyn Fs>,
     stop: &Notify,
     ready: impl FnOnce(&NodeInfo),
 ) -> Result<(), RunError> {
-    let (disk, owned) = own(&config)?;
-    let qm = owned.key.qm_id();
-    let span = tracing::info_span!("node", %qm);
-    live(config, disk, owned, stop, ready)
+    let (disk, owned) = own(&config, Arc::clone(&fs))?;
+    // The beginning of the identity tells the nodes of one process apart.
+    let qm = owned.key.qm_id().to_string();
+    let qm = qm.get(..8).unwrap_or(&qm);
+    let span = tracing::info_span!("node", qm);
+    live(config, &fs, disk, owned, stop, ready)
         .instrument(span)
         .await
 }
 
 async fn live(
     mut config: NodeConfig,
+    fs: &Arc<dyn Fs>,
     mut disk: Disk,
     mut owned: Owned,
     stop: &Notify,
@@ -197,6 +202,9 @@ async fn live(
         let mut driver = Driver::new(engine, endpoint.clone(), disk, clock, info);
         let ended = driver.run(network_events, &mut local_events, stop).await;
         disk = driver.end();
+        if matches!(ended, Ended::Stopped) {
+            stop_serving(server.take()).await;
+        }
         if timeout(GOODBYE, endpoint.shutdown()).await.is_err() {
             tracing::debug!("a peer did not take the goodbye in time");
         }
@@ -204,7 +212,7 @@ async fn live(
         let Ended::StoreFailed { cause } = ended else {
             break Ok(());
         };
-        match reopen(&config, cause, &mut failures, stop).await {
+        match reopen(&config, fs, cause, &mut failures, stop).await {
             Ok(Some((reopened, recovered, store_id))) => {
                 disk = reopened;
                 owned.recovered = recovered;
@@ -215,11 +223,7 @@ async fn live(
         }
         skip_stale(&mut local_events);
     };
-    if let Some(server) = server {
-        server.abort();
-        // The socket's file is gone when this returns.
-        drop(server.await);
-    }
+    stop_serving(server).await;
     // The last answers are written by the connections' own tasks.
     tokio::task::yield_now().await;
     tracing::info!(
@@ -230,9 +234,18 @@ async fn live(
     ended
 }
 
+/// Takes no more applications; the socket's file is gone when this returns.
+async fn stop_serving(server: Option<JoinHandle<()>>) {
+    if let Some(server) = server {
+        server.abort();
+        drop(server.await);
+    }
+}
+
 /// Recovers the store after a failure; `None` when the node is told to stop meanwhile.
 async fn reopen(
     config: &NodeConfig,
+    fs: &Arc<dyn Fs>,
     mut cause: String,
     failures: &mut VecDeque<Instant>,
     stop: &Notify,
@@ -265,7 +278,11 @@ async fn reopen(
             () = sleep(pause) => {}
             () = stop.notified() => return Ok(None),
         }
-        match Disk::open(&config.data.join(STORE_DIR), &store_options(config)) {
+        match Disk::open(
+            Arc::clone(fs),
+            &config.data.join(STORE_DIR),
+            store_options(config),
+        ) {
             Ok(opened) => {
                 tracing::warn!(event = "store_reopened", "the store is open again");
                 return Ok(Some(opened));
@@ -355,3 +372,6 @@ impl Entropy for SystemEntropy {
         getrandom::fill(bytes).expect("invariant: the system gives random bytes once it did");
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use qm_engine::EngineConfig;
-use qm_store::{LogOptions, StoreError};
+use qm_store::{LogOptions, RealFs, StoreError};
 use qm_transport::{BindError, EndpointConfig};
 use qm_wire::{Incarnation, QmId};
 use tokio::runtime::Runtime;
@@ -274,7 +274,7 @@ pub fn run(config: NodeConfig, ready: impl FnOnce(&NodeInfo)) -> Result<(), RunE
                 signalled.notify_one();
             }
         });
-        life::serve(config, &stop, ready).await
+        life::serve(config, Arc::new(RealFs), &stop, ready).await
     })
 }
 
@@ -287,7 +287,7 @@ pub fn run(config: NodeConfig, ready: impl FnOnce(&NodeInfo)) -> Result<(), RunE
 pub fn init(config: &NodeConfig) -> Result<NodeInfo, RunError> {
     let runtime = runtime()?;
     runtime.block_on(async {
-        let (disk, owned) = life::own(config)?;
+        let (disk, owned) = life::own(config, Arc::new(RealFs))?;
         disk.close().await;
         Ok(owned.info(config, Incarnation(0), config.listen))
     })
@@ -346,7 +346,7 @@ impl Node {
             .name("qm-node".to_owned())
             .spawn(move || {
                 let runtime = runtime()?;
-                runtime.block_on(life::serve(config, &asked, |info| {
+                runtime.block_on(life::serve(config, Arc::new(RealFs), &asked, |info| {
                     // Nobody waits any more only if the starting thread panicked.
                     drop(tell.send(info.clone()));
                 }))

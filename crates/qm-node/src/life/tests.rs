@@ -1,0 +1,153 @@
+use std::sync::mpsc::Receiver;
+use std::thread;
+
+use qm_client::blocking::Client;
+use qm_client::{Message, ReceiveOptions, SendError};
+use qm_engine::Trust;
+use qm_store::{Fault, SimFs};
+use qm_wire::Outcome;
+use tempfile::TempDir;
+
+use super::*;
+
+/// A node on a simulated disk.
+struct Simulated {
+    fs: Arc<SimFs>,
+    socket: std::path::PathBuf,
+    stop: Arc<Notify>,
+    ended: Receiver<Result<(), RunError>>,
+    _dir: TempDir,
+}
+
+fn start(change: impl FnOnce(&mut NodeConfig)) -> Simulated {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = NodeConfig::new(dir.path());
+    config.listen = SocketAddr::from(([127, 0, 0, 1], 0));
+    config.engine.trust = Trust::Any;
+    config.engine.body_bytes_max = 64 << 10;
+    config.store.segment_bytes = 1 << 20;
+    config.store.reserve_bytes = 1 << 20;
+    change(&mut config);
+    let socket = config.socket.clone();
+    let fs = Arc::new(SimFs::new());
+    let disk = Arc::clone(&fs);
+    let stop = Arc::new(Notify::new());
+    let asked = Arc::clone(&stop);
+    let (tell_ready, ready) = std::sync::mpsc::channel();
+    let (tell_ended, ended) = std::sync::mpsc::channel();
+    thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let served = runtime.block_on(serve(config, disk, &asked, |_| {
+            tell_ready.send(()).unwrap();
+        }));
+        tell_ended.send(served).unwrap();
+    });
+    ready.recv().unwrap();
+    Simulated {
+        fs,
+        socket,
+        stop,
+        ended,
+        _dir: dir,
+    }
+}
+
+fn create_queue(client: &Client) {
+    client.admin(r#"{"do":"queue.create","name":"q"}"#).unwrap();
+}
+
+/// Bodies of the messages in the queue.
+fn peek(client: &Client) -> Vec<Vec<u8>> {
+    let options = ReceiveOptions::new().limit(1000);
+    let seen = client.peek(&"q".parse().unwrap(), &options).unwrap();
+    seen.iter().map(|message| message.body().to_vec()).collect()
+}
+
+#[test]
+fn a_failed_flush_is_survived_by_recovery_and_nothing_accepted_is_lost_or_doubled() {
+    let node = start(|_| {});
+    let client = Client::connect(&node.socket).unwrap();
+    create_queue(&client);
+    let first_life = client.node().incarnation;
+    let mut accepted: Vec<Vec<u8>> = Vec::new();
+    for round in 0..3_u8 {
+        for number in 0..10_u8 {
+            let body = vec![round, number];
+            if number == 5 {
+                // The flush or the write of one of the next commits.
+                let next = node.fs.operations() + u64::from(round);
+                node.fs.inject(Fault::FailAt(next));
+            }
+            // The client connects again by itself and repeats what has no answer.
+            client.send(Message::new("q", body.clone())).unwrap();
+            accepted.push(body);
+        }
+    }
+    assert_eq!(peek(&client), accepted);
+    assert_ne!(client.node().incarnation, first_life);
+    node.stop.notify_one();
+    node.ended.recv().unwrap().unwrap();
+}
+
+#[test]
+fn a_disk_that_stays_broken_ends_the_node_with_the_cause() {
+    let node = start(|_| {});
+    let client = Client::connect(&node.socket).unwrap();
+    create_queue(&client);
+    node.fs.inject(Fault::FailWrites);
+    let sending = thread::spawn(move || client.send(Message::new("q", "never")));
+    let error = node
+        .ended
+        .recv_timeout(Duration::from_secs(30))
+        .unwrap()
+        .unwrap_err();
+    assert_eq!(error.code(), "store_failed");
+    assert!(error.to_string().contains("could not"), "{error}");
+    assert!(sending.join().unwrap().is_err());
+    assert!(!node.socket.exists());
+}
+
+#[test]
+fn a_full_disk_refuses_with_its_reason_and_can_be_drained() {
+    let node = start(|_| {});
+    let client = Client::connect(&node.socket).unwrap();
+    create_queue(&client);
+    node.fs.set_capacity(Some(80 << 20));
+    let body = vec![7; 60 << 10];
+    let mut accepted = 0_usize;
+    let refused = loop {
+        match client.send(Message::new("q", body.clone())) {
+            Ok(_) => accepted += 1,
+            Err(error) => break error,
+        }
+        assert!(accepted < 4000, "the disk never fills");
+    };
+    assert!(
+        matches!(&refused, SendError::Rejected { outcome, .. } if *outcome == Outcome::STORE_FULL),
+        "{refused:?}"
+    );
+    let queue = "q".parse().unwrap();
+    let mut received = 0_usize;
+    loop {
+        let batch = client
+            .receive_batch(&queue, &ReceiveOptions::new().limit(64))
+            .unwrap();
+        if batch.is_empty() {
+            break;
+        }
+        received += batch.len();
+        let settlings: Vec<_> = batch
+            .into_iter()
+            .map(|delivery| delivery.consume())
+            .collect();
+        for settling in settlings {
+            client.wait(settling).unwrap();
+        }
+    }
+    assert_eq!(received, accepted);
+    node.stop.notify_one();
+    node.ended.recv().unwrap().unwrap();
+}
