@@ -16,6 +16,7 @@
 //! assert!(error.to_string().contains("queue.show"));
 //! ```
 
+mod caches;
 mod document;
 mod request;
 mod time;
@@ -26,10 +27,10 @@ use serde::Serialize;
 
 use crate::info::NodeInfo;
 
+pub use caches::{DedupDocument, RouteDocument, RouteStatsDocument};
 pub use document::{
-    CountersDocument, DedupDocument, Document, DoneDocument, ErrorDocument, List, NodeDocument,
-    OutgoingDocument, PeerDocument, QueueDocument, RouteDocument, RouteStatsDocument,
-    StatusDocument, WhyDocument,
+    CountersDocument, Document, DoneDocument, ErrorDocument, List, NodeDocument, OutgoingDocument,
+    PeerDocument, QueueDocument, StatusDocument, WhyDocument,
 };
 pub use request::{Request, Which};
 pub use time::rfc3339;

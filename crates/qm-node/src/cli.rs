@@ -142,7 +142,8 @@ pub(crate) struct SendArgs {
     #[arg(conflicts_with_all = ["file", "lines"])]
     pub(crate) body: Option<String>,
     /// Send a file as one message; - for standard input
-    #[arg(long, value_name = "FILE", conflicts_with = "lines", value_hint = clap::ValueHint::FilePath)]
+    #[arg(long, value_name = "FILE", conflicts_with = "lines")]
+    #[arg(value_hint = clap::ValueHint::FilePath)]
     pub(crate) file: Option<PathBuf>,
     /// Send every line of a file as a message; - for standard input
     #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
@@ -247,7 +248,8 @@ pub(crate) struct ReceiveArgs {
     /// A queue of this node
     pub(crate) queue: QueueName,
     /// Stop after this many messages, waiting for them unless --wait says otherwise
-    #[arg(long, value_name = "N", conflicts_with = "follow", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", conflicts_with = "follow")]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) count: Option<u64>,
     /// Go on until interrupted. What was written to a pipe counts as received, whether it was read
     /// or not: to take a few messages use --count rather than `head`
@@ -260,7 +262,8 @@ pub(crate) struct ReceiveArgs {
     #[arg(long, value_name = "FORM", default_value = "text")]
     pub(crate) output: Form,
     /// Write each body to a file in this directory and print its path
-    #[arg(long, value_name = "DIR", conflicts_with = "output", value_hint = clap::ValueHint::DirPath)]
+    #[arg(long, value_name = "DIR", conflicts_with = "output")]
+    #[arg(value_hint = clap::ValueHint::DirPath)]
     pub(crate) out_dir: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) filter: Filter,
@@ -271,7 +274,8 @@ pub(crate) struct PeekArgs {
     /// A queue of this node
     pub(crate) queue: QueueName,
     /// Show this many messages
-    #[arg(long, value_name = "N", default_value = "20", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", default_value = "20")]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) count: u64,
     /// Go on behind this lookup id: the next page
     #[arg(long, value_name = "LOOKUP-ID")]

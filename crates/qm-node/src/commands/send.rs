@@ -129,7 +129,8 @@ pub(crate) async fn send(
     match fate {
         Ok(()) => Ok(Exit::Done),
         Err(failure) if failure.code == "fate_open" => {
-            Err(explained(node, &args.to, failure).await)
+            let fix = format!("`qm-node why {id}` tells more; the message is still on its way");
+            Err(explained(node, &args.to, failure.with_fix(fix)).await)
         }
         Err(failure) => Err(failure),
     }

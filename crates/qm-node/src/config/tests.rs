@@ -241,6 +241,18 @@ fn places_follow_the_user_and_the_data_directory() {
         place("/var/lib/qm", "/run/qm/node.sock")
     );
 
+    assert_eq!(
+        places(
+            &around(&[("QM_DATA", "/d"), ("XDG_RUNTIME_DIR", "/r")]),
+            &none
+        ),
+        place("/d", "/d/node.sock")
+    );
+    assert_eq!(
+        places(&around(&[("QM_DATA", "/d"), ("QM_SOCKET", "/s")]), &data),
+        place("/tmp/a", "/s")
+    );
+
     let long = Flags {
         config: None,
         values: vec![("--data", "data", format!("/{}", "x".repeat(120)))],
