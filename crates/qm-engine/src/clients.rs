@@ -28,6 +28,14 @@ const FOLLOWED_MAX: usize = 1 << 20;
 /// Clients and keys remembered at a time; the longest untouched are forgotten first.
 const REMEMBERED_MAX: usize = 100_000;
 
+/// One connection of an application.
+#[derive(Debug, Default)]
+struct Conn {
+    client: Option<ClientId>,
+    /// Highest number of a receive request: numbers rise on a connection.
+    last_receive: Option<u64>,
+}
+
 /// What is remembered of one application.
 #[derive(Debug, Default)]
 struct ClientState {
@@ -66,7 +74,7 @@ struct Followed {
 /// See the module.
 #[derive(Debug, Default)]
 pub(crate) struct Clients {
-    conns: BTreeMap<ConnId, Option<ClientId>>,
+    conns: BTreeMap<ConnId, Conn>,
     states: BTreeMap<ClientId, ClientState>,
     keys: BTreeMap<[u8; 16], KeyState>,
     followed: BTreeMap<MessageId, Followed>,
@@ -179,7 +187,7 @@ impl Engine {
         match frame {
             ClientFrame::Hello(hello) => {
                 let client = hello.client;
-                self.clients.conns.insert(conn, Some(client));
+                self.clients.conns.entry(conn).or_default().client = Some(client);
                 let state = self.clients.states.entry(client).or_default();
                 state.conn = Some(conn);
                 state.touched = self.now.at;
@@ -194,12 +202,11 @@ impl Engine {
                 });
                 self.outputs.push_back(Output::Client { conn, frame });
             }
-            ClientFrame::Put(put) => match self.clients.conns.get(&conn) {
-                Some(Some(client)) => {
-                    let client = *client;
+            ClientFrame::Put(put) => match self.clients.conns.get(&conn).and_then(|c| c.client) {
+                Some(client) => {
                     self.on_put(client, put);
                 }
-                _ => self.close_client(conn, "a message before the hello"),
+                None => self.close_client(conn, "a message before the hello"),
             },
             ClientFrame::Receive(receive) => {
                 self.clients.conns.entry(conn).or_default();
@@ -210,6 +217,14 @@ impl Engine {
         }
     }
 
+    /// Whether this number was not used by an earlier receive request of the connection.
+    pub(crate) fn is_new_receive(&mut self, conn: ConnId, request: u64) -> bool {
+        let last = &mut self.clients.conns.entry(conn).or_default().last_receive;
+        let new = last.is_none_or(|last| request > last);
+        *last = Some(last.map_or(request, |last| last.max(request)));
+        new
+    }
+
     fn close_client(&mut self, conn: ConnId, text: &str) {
         self.outputs.push_back(Output::CloseClient {
             conn,
@@ -218,7 +233,7 @@ impl Engine {
     }
 
     pub(crate) fn on_client_closed(&mut self, conn: ConnId) {
-        if let Some(Some(client)) = self.clients.conns.remove(&conn)
+        if let Some(client) = self.clients.conns.remove(&conn).and_then(|c| c.client)
             && let Some(state) = self.clients.states.get_mut(&client)
             && state.conn == Some(conn)
         {

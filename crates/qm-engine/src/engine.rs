@@ -40,6 +40,7 @@ impl Key for ArrivalKey {
     type Words = [u64; 5];
     const WORDS: usize = 5;
     const IDENTITY_WORDS: usize = 4;
+    const OWNER_WORDS: usize = 2;
 
     fn to_words(&self) -> [u64; 5] {
         let qm = u128::from_le_bytes(*self.0.source.as_bytes());

@@ -313,6 +313,10 @@ impl Engine {
     }
 
     pub(crate) fn on_receive(&mut self, conn: ConnId, receive: Receive) {
+        if !self.is_new_receive(conn, receive.request) && !self.forget_waiter(conn, &receive) {
+            // Its answer is on its way.
+            return;
+        }
         let Some(number) = self.local_names.get(&receive.queue).copied() else {
             let text = format!(
                 "there is no queue {}; create it with: qm-node queue create {}",
@@ -358,6 +362,20 @@ impl Engine {
             self.arm(until, Timer::Receivers(number));
         }
         self.busy_queues.insert(number);
+    }
+
+    /// A second request under the number of one that waits takes its place. Returns whether there
+    /// was one.
+    fn forget_waiter(&mut self, conn: ConnId, receive: &Receive) -> bool {
+        let number = self.local_names.get(&receive.queue);
+        let Some(queue) = number.and_then(|number| self.locals.get_mut(number)) else {
+            return false;
+        };
+        let before = queue.waiters.len();
+        queue
+            .waiters
+            .retain(|w| w.conn != conn || w.request != receive.request);
+        queue.waiters.len() < before
     }
 
     fn receive_done(

@@ -112,7 +112,7 @@ impl Machine {
             scenario.seed ^ (self.number as u64) << 40 ^ self.lives.wrapping_mul(0x9e37_79b9);
         let mut salts = SeededEntropy::new(life_seed ^ 0x5a17);
         let options = LogOptions {
-            segment_bytes: 256 * 1024,
+            segment_bytes: scenario.segment_bytes,
             reserve_bytes: 256 * 1024,
             spare_segments_max: 2,
             ..LogOptions::default()
