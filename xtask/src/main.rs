@@ -78,8 +78,8 @@ fn run(arguments: &[&str]) -> anyhow::Result<()> {
         ["fuzz", ref rest @ ..] => fuzz::search(rest),
         ["fuzz-replay"] => fuzz::replay().run(),
         ["sim", ref rest @ ..] => sim::command(rest).run(),
-        ["loom"] => loom::explore(None),
-        ["loom", model] => loom::explore(Some(model)),
+        ["loom"] => loom::explore(None).run(),
+        ["loom", model] => loom::explore(Some(model)).run(),
         ["bench"] => bench(),
         _ => bail!(
             "no such command: {}; see cargo xtask help",

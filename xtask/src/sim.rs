@@ -7,7 +7,7 @@ use anyhow::Context;
 use crate::repo::{Program, cargo};
 
 /// How many seeds a range that nobody chose has.
-const FRESH_SEEDS: u64 = 50;
+const FRESH_SEEDS: u64 = 100;
 
 /// The simulator with these arguments.
 pub(crate) fn command(arguments: &[&str]) -> Program {
