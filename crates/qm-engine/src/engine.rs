@@ -307,7 +307,7 @@ impl Engine {
         }
     }
 
-    /// The next thing that shall happen outside, `None` when all is said for now.
+    /// The next thing that shall happen outside, `None` when nothing is left to say.
     pub fn poll(&mut self, now: Now) -> Option<Output> {
         self.advance(now);
         if !self.flushed {
@@ -401,6 +401,7 @@ impl Engine {
         self.routes.purge(now_ms);
         self.purge_outcomes();
         self.forget_lives();
+        self.count_stored_bytes();
         let interval = self.config.ack_route_purge_interval_ms.max(1_000);
         self.arm(self.now.at.plus_ms(interval), Timer::Maintenance);
     }
@@ -416,6 +417,24 @@ impl Engine {
                 self.commits.unset(life_key(life));
             }
         }
+    }
+
+    /// Counts anew what the books hold, so that estimates made at recovery do not last.
+    fn count_stored_bytes(&mut self) {
+        let locals = self
+            .locals
+            .values()
+            .map(|queue| queue.waiting().1 + queue.leased_bytes);
+        let outs = self.outs.values().map(|out| {
+            let doubts = out.lanes.values().flat_map(|lane| lane.doubt.values());
+            out.waiting().1 + doubts.map(Message::credit).sum::<u64>()
+        });
+        let flights = self
+            .sessions
+            .values()
+            .flat_map(|session| session.flights.values());
+        let flights = flights.map(|flight| flight.message.credit()).sum::<u64>();
+        self.stored_bytes = locals.sum::<u64>() + outs.sum::<u64>() + flights;
     }
 
     fn on_store_retry(&mut self) {

@@ -16,7 +16,8 @@
 //! // On a real disk: `RealFs` instead, and salts from the operating system.
 //! let disk = Arc::new(SimFs::new());
 //! let salts = || { let mut salt = 0; Box::new(move || { salt += 1; salt }) };
-//! let (mut log, found) = Log::open(disk.clone(), Path::new("/data"), LogOptions::default(), salts())?;
+//! let (mut log, found) =
+//!     Log::open(disk.clone(), Path::new("/data"), LogOptions::default(), salts())?;
 //! assert!(found.clean && found.streams.is_empty());
 //!
 //! let inbox = StreamId(1);

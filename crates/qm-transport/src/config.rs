@@ -26,7 +26,8 @@ pub struct EndpointConfig {
     /// Address of the UDP socket; `[::]` takes IPv4 as well. Default `[::]:0`.
     pub listen: SocketAddr,
     /// Longest frame accepted, header included; frames without a message, and all frames of the
-    /// control and ack lanes, are limited to [`CONTROL_BYTES_MAX`](qm_wire::limits::CONTROL_BYTES_MAX) as well. Default: a message of
+    /// control and ack lanes, are limited to
+    /// [`CONTROL_BYTES_MAX`](qm_wire::limits::CONTROL_BYTES_MAX) as well. Default: a message of
     /// 4 MiB ([`FRAME_BODY_BYTES_DEFAULT`]).
     pub max_frame_bytes: usize,
     /// A link on which nothing arrives for this long is closed. Default 30 s.

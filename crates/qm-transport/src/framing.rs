@@ -168,7 +168,10 @@ mod tests {
         /// However the bytes are cut on the way, the same frames come out, whole and in order.
         #[test]
         fn any_chunking_gives_the_same_frames(
-            bodies in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..80), 0..40),
+            bodies in proptest::collection::vec(
+                proptest::collection::vec(any::<u8>(), 0..80),
+                0..40,
+            ),
             cuts in proptest::collection::vec(1_usize..200, 1..60),
             group in 1_usize..5,
         ) {
@@ -186,7 +189,8 @@ mod tests {
             for group in chunks.chunks(group) {
                 if let Some(run) = cutter.push(group).unwrap() {
                     let mut alone = FrameCutter::new(80);
-                    prop_assert_eq!(alone.push(std::slice::from_ref(&run)).unwrap(), Some(run.clone()));
+                    let cut = alone.push(std::slice::from_ref(&run)).unwrap();
+                    prop_assert_eq!(cut, Some(run.clone()));
                     prop_assert_eq!(alone.finish(), Ok(()));
                     received.extend_from_slice(&run);
                 }

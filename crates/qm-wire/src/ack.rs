@@ -122,8 +122,8 @@ pub struct Refusal {
     pub outcome: Outcome,
 }
 
-/// Transmissions of this session are refused (W-ACK-7, W-USE-9). Valid only on the session of the transmission it
-/// answers: a late one would kill what was delivered since.
+/// Transmissions of this session are refused (W-ACK-7, W-USE-9). Valid only on the session of the
+/// transmission it answers: a late one would kill what was delivered since.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reject {
     /// The transmissions.

@@ -106,7 +106,10 @@ impl Default for Priority {
 }
 
 macro_rules! bit_set {
-    ($(#[$meta:meta])* $name:ident, $what:literal, { $($(#[$doc:meta])* $flag:ident = $bit:literal,)* }) => {
+    (
+        $(#[$meta:meta])* $name:ident, $what:literal,
+        { $($(#[$doc:meta])* $flag:ident = $bit:literal,)* }
+    ) => {
         $(#[$meta])*
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
         pub struct $name(u8);

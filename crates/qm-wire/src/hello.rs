@@ -85,8 +85,8 @@ pub struct Credit {
     pub bytes: u64,
 }
 
-/// Whether a destination queue accepts messages (W-SES-4). Sent when it changes; a queue never mentioned
-/// accepts.
+/// Whether a destination queue accepts messages (W-SES-4). Sent when it changes; a queue never
+/// mentioned accepts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QueueState {
     /// The queue on the sender of this frame.

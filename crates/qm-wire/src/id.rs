@@ -57,7 +57,8 @@ impl QmId {
     }
 }
 
-/// The full 32-byte digest a key is pinned by; its first half, stamped as `UUIDv8`, is the [`QmId`].
+/// The full 32-byte digest a key is pinned by; its first half, stamped as `UUIDv8`, is the
+/// [`QmId`].
 ///
 /// Allow-lists compare this digest, never the 122 bits of the id alone (W-ID-2).
 #[must_use]

@@ -67,8 +67,8 @@ impl PeerFrame {
 
     /// Appends the frame so that the peer accepts it, whatever its size.
     ///
-    /// W-LIM-3: a list of more than [`ENTRIES_MAX`] entries goes out as several frames, an empty one as
-    /// none; a text over its limit is cut. A skipped frame appends nothing. See
+    /// W-LIM-3: a list of more than [`ENTRIES_MAX`] entries goes out as several frames, an empty
+    /// one as none; a text over its limit is cut. A skipped frame appends nothing. See
     /// [`SessionAck::cover`] for acks of many ranges.
     pub fn encode(&self, to: &mut BytesMut) {
         let Some(kind) = self.kind() else { return };
@@ -107,7 +107,8 @@ impl PeerFrame {
             if raw.kind < FIRST_IGNORABLE_KIND {
                 return Err(DecodeError::UnknownKind { kind: raw.kind });
             }
-            // W-VER-3: without this, one flipped bit would turn a message into a frame to be skipped.
+            // W-VER-3: without this, one flipped bit would turn a message into a frame to be
+            // skipped.
             raw.verify(raw.body.len())?;
             return Ok(Self::Ignored { kind: raw.kind });
         };

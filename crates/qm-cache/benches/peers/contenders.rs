@@ -208,7 +208,10 @@ impl Order {
 }
 
 macro_rules! table_and_queue {
-    ($name:ident, $title:literal, $table:ty, $new:expr, $insert:expr, $remove:expr, $holds:expr) => {
+    (
+        $name:ident, $title:literal, $table:ty, $new:expr,
+        $insert:expr, $remove:expr, $holds:expr
+    ) => {
         pub(crate) struct $name {
             table: $table,
             order: Order,

@@ -57,7 +57,10 @@ async fn a_refused_message_says_why_and_others_are_not_affected() {
     link.accept_puts(2, 1).await;
     let error = a.await.unwrap_err();
     assert!(
-        matches!(&error, SendError::Rejected { outcome, .. } if *outcome == Outcome::BAD_DESTINATION_NAME),
+        matches!(
+            &error,
+            SendError::Rejected { outcome, .. } if *outcome == Outcome::BAD_DESTINATION_NAME
+        ),
         "{error}"
     );
     assert_eq!(
@@ -388,7 +391,10 @@ async fn a_followed_message_tells_its_fate() {
     assert_eq!(delivered.delivered().await.unwrap(), id(102));
     let error = expired.delivered().await.unwrap_err();
     assert!(
-        matches!(error, FateError::Ended { id: found, outcome } if found == id(103) && outcome == expiry),
+        matches!(
+            error,
+            FateError::Ended { id: found, outcome } if found == id(103) && outcome == expiry
+        ),
         "{error}"
     );
     assert!(timeout(SHORT, received.received()).await.is_err());

@@ -54,9 +54,11 @@ pub struct Put {
     pub ack_wishes: AckWishes,
     /// What to report.
     pub follow: Follow,
-    /// Time to reach the queue, milliseconds or [`INFINITE_MS`](crate::INFINITE_MS); `None` is the node's default.
+    /// Time to reach the queue, milliseconds or [`INFINITE_MS`](crate::INFINITE_MS); `None` is the
+    /// node's default.
     pub time_to_reach_queue_ms: Option<u64>,
-    /// Time to be received, milliseconds or [`INFINITE_MS`](crate::INFINITE_MS); `None` is the node's default.
+    /// Time to be received, milliseconds or [`INFINITE_MS`](crate::INFINITE_MS); `None` is the
+    /// node's default.
     pub time_to_be_received_ms: Option<u64>,
     /// The application's own name of the message.
     pub idempotency: Option<IdempotencyKey>,

@@ -496,10 +496,11 @@ proptest! {
     /// W-TXT-2, W-LIM-3: texts for people go out so that the peer accepts them.
     #[test]
     fn any_name_can_be_sent(name in any::<String>(), long in "\\PC{0,300}é{0,300}") {
-        let Some(PeerFrame::Hello(sent)) = valid().into_iter().find_map(|vector| match vector.value {
+        let hello = valid().into_iter().find_map(|vector| match vector.value {
             Value::Peer(frame @ PeerFrame::Hello(_)) => Some(frame),
             _ => None,
-        }) else {
+        });
+        let Some(PeerFrame::Hello(sent)) = hello else {
             panic!("there is a hello among the vectors");
         };
         let sent = PeerFrame::Hello(Hello { name: name.into(), host: long.into(), ..sent });
@@ -592,7 +593,8 @@ fn an_envelope_over_its_limit_does_not_panic() {
     assert!(data.open().is_err());
 }
 
-/// W-DAT-1, W-DAT-5, W-DAT-6: a link on a message that has no stream; hops and times do not touch the tag.
+/// W-DAT-1, W-DAT-5, W-DAT-6: a link on a message that has no stream; hops and times do not touch
+/// the tag.
 #[test]
 fn a_link_belongs_to_a_transactional_message() {
     let mut data = data_of(full_envelope(), b"hello", false);
