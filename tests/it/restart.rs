@@ -1,6 +1,7 @@
 //! Nodes that stop, crash and come back.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use qm_client::Class;
 use qm_node::{Node, NodeConfig, RunError};
@@ -37,6 +38,28 @@ fn a_restarted_sender_goes_on_with_what_it_had_accepted() {
     b.go_on();
     let receiver = b.client();
     assert_eq!(receive(&receiver, "orders", 30), texts(0..30));
+    assert!(is_drained(&receiver, "orders"));
+}
+
+#[test]
+fn a_backlog_beyond_memory_is_delivered_whole_and_in_order_after_a_restart() {
+    if !slow_tests() {
+        return;
+    }
+    let (mut a, mut b) = (TestNode::start("a"), TestNode::start("b"));
+    b.create_queue("orders");
+    let to = b.queue("orders");
+    b.stop();
+    // More than a node keeps in memory: 16 MiB.
+    send(&a.client(), &to, 0..100_000);
+    a.stop();
+    a.go_on();
+    b.go_on();
+    let receiver = b.client();
+    assert!(
+        receive(&receiver, "orders", 100_000) == texts(0..100_000),
+        "lost or out of order"
+    );
     assert!(is_drained(&receiver, "orders"));
 }
 
@@ -127,6 +150,31 @@ fn a_store_without_its_key_is_not_given_a_new_one() {
     std::fs::write(&key, kept).unwrap();
     a.go_on();
     assert_eq!(receive(&a.client(), "here", 1), texts(0..1));
+}
+
+#[test]
+fn a_process_told_to_stop_ends_in_order_within_seconds() {
+    if !slow_tests() {
+        return;
+    }
+    let (dir_a, dir_b) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let at_b = free_port();
+    let a = Process::start(dir_a.path(), free_port());
+    let b = Process::start(dir_b.path(), at_b);
+    let create = serde_json::json!({"do": "queue.create", "name": "orders"});
+    crate::support::admin(&b.client(), &create);
+    send(&a.client(), &format!("qm://{at_b}/orders"), 0..10);
+    assert_eq!(receive(&b.client(), "orders", 10), texts(0..10));
+    for (process, dir) in [(a, &dir_a), (b, &dir_b)] {
+        let began = Instant::now();
+        assert_eq!(process.terminate(), Some(0));
+        assert!(
+            began.elapsed() < Duration::from_secs(5),
+            "{:?}",
+            began.elapsed()
+        );
+        assert!(!dir.path().join("node.sock").exists());
+    }
 }
 
 #[test]

@@ -128,6 +128,18 @@ impl Process {
         Client::connect(&self.socket).unwrap()
     }
 
+    /// SIGTERM, then its exit code.
+    pub(crate) fn terminate(mut self) -> Option<i32> {
+        let mut kill = Command::new("kill");
+        assert!(
+            kill.arg(self.child.id().to_string())
+                .status()
+                .unwrap()
+                .success()
+        );
+        self.child.wait().unwrap().code()
+    }
+
     /// SIGKILL: nothing is flushed, nobody hears a goodbye.
     pub(crate) fn kill(mut self) {
         self.child.kill().unwrap();
@@ -144,7 +156,7 @@ impl Drop for Process {
 }
 
 /// The binary under test: `QM_NODE_BIN`, or what cargo builds beside this test.
-fn binary() -> PathBuf {
+pub(crate) fn binary() -> PathBuf {
     if let Some(path) = std::env::var_os("QM_NODE_BIN") {
         return path.into();
     }
