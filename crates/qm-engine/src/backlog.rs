@@ -125,7 +125,11 @@ impl Backlog {
         backlog.resident_to = summary.first_live;
         backlog.spilled = summary.live_records;
         backlog.messages = summary.live_records;
-        backlog.bytes = summary.live_bytes;
+        // An estimate: the store counts the head's own fields too.
+        let heads = summary
+            .live_records
+            .saturating_mul(crate::record::HEAD_BYTES);
+        backlog.bytes = summary.live_bytes.saturating_sub(heads);
         backlog
     }
 
@@ -165,8 +169,7 @@ impl Backlog {
 
     /// Takes back messages whose commit was refused. Returns bytes of memory set free.
     pub(crate) fn refuse(&mut self, position: u64, credit: u64) -> usize {
-        self.messages = self.messages.saturating_sub(1);
-        self.bytes = self.bytes.saturating_sub(credit);
+        self.count_out(credit);
         match self.ready.remove(&position) {
             Some(message) => message.cost(),
             None => {
@@ -174,6 +177,16 @@ impl Backlog {
                 0
             }
         }
+    }
+
+    /// One message less. What was estimated at recovery is settled when the last one leaves.
+    const fn count_out(&mut self, credit: u64) {
+        self.messages = self.messages.saturating_sub(1);
+        self.bytes = if self.messages == 0 {
+            0
+        } else {
+            self.bytes.saturating_sub(credit)
+        };
     }
 
     /// Position of the message that [`Backlog::pop`] would hand out.
@@ -193,8 +206,7 @@ impl Backlog {
     pub(crate) fn pop(&mut self) -> Option<Message> {
         self.peek()?;
         let (_, message) = self.ready.pop_first()?;
-        self.messages = self.messages.saturating_sub(1);
-        self.bytes = self.bytes.saturating_sub(message.credit());
+        self.count_out(message.credit());
         Some(message)
     }
 
@@ -205,8 +217,7 @@ impl Backlog {
             return None;
         }
         let message = self.ready.remove(&position)?;
-        self.messages = self.messages.saturating_sub(1);
-        self.bytes = self.bytes.saturating_sub(message.credit());
+        self.count_out(message.credit());
         Some(message)
     }
 
@@ -216,8 +227,7 @@ impl Backlog {
             return false;
         }
         self.spilled = self.spilled.saturating_sub(1);
-        self.messages = self.messages.saturating_sub(1);
-        self.bytes = self.bytes.saturating_sub(credit);
+        self.count_out(credit);
         true
     }
 

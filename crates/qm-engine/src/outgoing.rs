@@ -274,6 +274,13 @@ impl Engine {
             let Some(message) = lane.backlog.pop() else {
                 break;
             };
+            // In flight it is bounded by the window, not by what may be kept beside the disk.
+            let held = if message.class.is_durable() {
+                &mut self.resident_bytes
+            } else {
+                &mut self.express_bytes
+            };
+            *held = held.saturating_sub(message.cost());
             let flying = &mut lane.flying;
             let again = message.transmitted;
             let data = Data {

@@ -595,7 +595,7 @@ impl Engine {
             |engine: &Self, name: &str| engine.peers.names.contains_key(&name.to_lowercase());
         let name = match name {
             Some(name) => Some(name.to_owned()),
-            None if self.peers.name_of_peer(peer).is_some() => None,
+            None if self.entry_of_peer(peer).is_some() => None,
             None if !announced.is_empty() && !announced.contains('/') => {
                 (!taken(self, &announced)).then_some(announced)
             }
@@ -624,6 +624,19 @@ impl Engine {
             }
             self.grant_credit(link);
         }
+    }
+
+    /// The operator's name for a queue manager, whether given to its id or to its address.
+    pub(crate) fn entry_of_peer(&self, peer: QmId) -> Option<&BookEntry> {
+        self.peers.name_of_peer(peer).or_else(|| {
+            self.peers.names.values().find(|entry| {
+                let number = self.remote_keys.get(&entry.remote);
+                number
+                    .and_then(|number| self.remotes.get(number))
+                    .and_then(Remote::peer)
+                    == Some(peer)
+            })
+        })
     }
 
     pub(crate) fn write_name(&mut self, entry: BookEntry) {

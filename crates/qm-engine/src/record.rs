@@ -8,6 +8,9 @@ use qm_wire::{MessageId, Outcome, QmId, QueueName, Tag, Text};
 
 const VERSION: u8 = 1;
 
+/// Bytes of a stored head before the envelope, for a message that is no dead letter.
+pub(crate) const HEAD_BYTES: u64 = 1 + 8 + 8 + 8 + 8 + 8 + 2;
+
 /// What a node knows of a stored message beside its envelope.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct StoredHead {

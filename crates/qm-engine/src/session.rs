@@ -153,6 +153,12 @@ impl Session {
             || (self.flights.is_empty() && self.credit.bytes > 0)
     }
 
+    /// Where the peer says it can be dialled.
+    fn listens_at(&self) -> Option<String> {
+        let port = self.hello.as_ref()?.listen_port;
+        (port != 0).then(|| SocketAddr::new(self.remote.ip(), port).to_string())
+    }
+
     /// The incarnation and priors for which acks may be routed to this session.
     fn lives(&self) -> Vec<Incarnation> {
         self.hello.as_ref().map_or_else(Vec::new, |hello| {
@@ -336,30 +342,32 @@ impl Engine {
         }
         session.opened = true;
         session.last_activity = self.now.at;
-        let (peer, remote) = (session.peer, session.remote);
+        let peer = session.peer;
         let Some(hello) = session.hello.as_ref() else {
             return;
         };
         let incarnation = hello.incarnation;
-        let listen_port = hello.listen_port;
-        for life in session.lives() {
-            self.routes
-                .learn((peer, life), Route::Session(link), self.now.at.as_ms());
-            if listen_port != 0 {
-                // The session stays in front: it is known to work.
-                let address = SocketAddr::new(remote.ip(), listen_port).to_string();
-                self.routes
-                    .learn((peer, life), Route::Address(address), self.now.at.as_ms());
-                self.routes
-                    .learn((peer, life), Route::Session(link), self.now.at.as_ms());
-            }
-        }
+        let lives = session.lives();
         self.event(Event::SessionOpened {
             link,
             peer,
             incarnation,
         });
         self.supersede(link, peer, incarnation);
+        if !self.sessions.contains_key(&link) {
+            return;
+        }
+        let now_ms = self.now.at.as_ms();
+        for life in lives {
+            // The address was for the time without a session.
+            for route in self.routes.candidates(&(peer, life), now_ms) {
+                if matches!(route, Route::Address(_)) {
+                    self.routes.failed(&(peer, life), &route);
+                }
+            }
+            self.routes
+                .learn((peer, life), Route::Session(link), now_ms);
+        }
         self.tell_full_queues(link);
         self.grant_credit(link);
         self.pay_owed_acks(peer);
@@ -590,6 +598,11 @@ impl Engine {
         }
         for life in session.lives() {
             self.routes.failed(&(peer, life), &Route::Session(link));
+            if let Some(address) = session.listens_at() {
+                let now_ms = self.now.at.as_ms();
+                self.routes
+                    .learn((peer, life), Route::Address(address), now_ms);
+            }
         }
         for flight in session.flights.into_values() {
             self.landed(flight.queue, flight.priority);

@@ -198,15 +198,7 @@ impl Engine {
             .known
             .iter()
             .map(|(qm, record)| {
-                let entry = self.peers.name_of_peer(*qm).or_else(|| {
-                    self.peers.names.values().find(|entry| {
-                        self.remote_keys
-                            .get(&entry.remote)
-                            .and_then(|number| self.remotes.get(number))
-                            .and_then(Remote::peer)
-                            == Some(*qm)
-                    })
-                });
+                let entry = self.entry_of_peer(*qm);
                 PeerView {
                     name: entry.map(|entry| entry.name.clone()),
                     announced_name: record.announced_name.clone(),

@@ -208,11 +208,15 @@ impl Engine {
                 let what = error
                     .clone()
                     .unwrap_or_else(|| "there is no connection".to_owned());
-                (
-                    code,
-                    format!("{name} cannot be reached: {what}"),
-                    fix_of(failure, &name),
-                )
+                let fix = if what.contains("blocked") {
+                    Some(format!(
+                        "on {name}, run: qm-node peers approve {}",
+                        self.me.qm
+                    ))
+                } else {
+                    fix_of(failure, &name)
+                };
+                (code, format!("{name} cannot be reached: {what}"), fix)
             }
             OutgoingState::Waiting | OutgoingState::Idle => {
                 ("idle", "nothing waits".to_owned(), None)

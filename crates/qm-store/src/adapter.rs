@@ -81,13 +81,19 @@ fn op_of(op: StoreOp) -> Op {
     }
 }
 
+/// Bytes of a record beside head and body: its header, and the padding on average.
+const FRAMING_BYTES: u64 = crate::format::RECORD_BYTES as u64 + 3;
+
 fn summary_of(summary: StreamSummary) -> qm_engine::StreamSummary {
     qm_engine::StreamSummary {
         next_position: summary.next_position,
         // In a drained stream whatever comes next is the first.
         first_live: summary.first_live.unwrap_or(summary.next_position),
         live_records: summary.live_records,
-        live_bytes: summary.live_bytes,
+        // Heads and bodies, without the framing that the engine knows nothing of.
+        live_bytes: summary
+            .live_bytes
+            .saturating_sub(summary.live_records.saturating_mul(FRAMING_BYTES)),
     }
 }
 
