@@ -95,7 +95,8 @@ fn a_failed_flush_is_survived_by_recovery_and_nothing_accepted_is_lost_or_double
 #[test]
 fn a_disk_that_stays_broken_ends_the_node_with_the_cause() {
     let node = start(|_| {});
-    let client = Client::connect(&node.socket).unwrap();
+    let impatient = qm_client::Client::builder().reconnect_for(Duration::from_secs(1));
+    let client = Client::connect_with(impatient, &node.socket).unwrap();
     create_queue(&client);
     node.fs.inject(Fault::FailWrites);
     let sending = thread::spawn(move || client.send(Message::new("q", "never")));
