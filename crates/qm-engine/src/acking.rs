@@ -18,6 +18,8 @@ use crate::session::Flight;
 
 /// Acks owed to one life of a peer at most; beyond, the peer's own query fetches them.
 const OWED_MAX: usize = 16 * 1024;
+/// Lives of peers to which acks are owed at a time.
+const OWED_LIVES_MAX: usize = 4_096;
 
 impl Engine {
     pub(crate) fn on_received(&mut self, link: LinkId, mut frames: Bytes) {
@@ -255,6 +257,10 @@ impl Engine {
     }
 
     fn owe(&mut self, key: RouteKey, entries: Vec<Entry>) {
+        if self.owed.len() >= OWED_LIVES_MAX && !self.owed.contains_key(&key) {
+            // A peer may claim any number of lives; its query finds what is not kept here.
+            return;
+        }
         let owed = self.owed.entry(key).or_default();
         let room = OWED_MAX.saturating_sub(owed.len());
         owed.extend(entries.into_iter().take(room));
@@ -340,7 +346,7 @@ impl Engine {
                     if let Some(session) = self.sessions.get_mut(&link) {
                         let soon = self.now.at.plus_ms(1_000);
                         session.next_query = session.next_query.min(soon);
-                        self.arm(soon, crate::engine::Timer::Session(link));
+                        self.arm_session(link, soon);
                     }
                 }
                 Known::Delivered => {

@@ -301,6 +301,24 @@ impl Backlog {
         freed
     }
 
+    /// Takes out every message that is in memory only.
+    pub(crate) fn drain_express(&mut self) -> Vec<Message> {
+        let express: Vec<u64> = self
+            .ready
+            .values()
+            .filter(|message| !message.class.is_durable())
+            .map(|message| message.position)
+            .collect();
+        express
+            .into_iter()
+            .filter_map(|position| {
+                let message = self.ready.remove(&position)?;
+                self.count_out(message.credit());
+                Some(message)
+            })
+            .collect()
+    }
+
     /// Whether a read that is under way concerns what was purged meanwhile.
     pub(crate) fn resident(&self) -> impl Iterator<Item = &Message> {
         self.ready.values()

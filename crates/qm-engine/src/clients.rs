@@ -509,7 +509,7 @@ impl Engine {
         Ok(())
     }
 
-    fn put_out(&mut self, number: u32, priority: u8, message: Message) -> PutAt {
+    pub(crate) fn put_out(&mut self, number: u32, priority: u8, message: Message) -> PutAt {
         let durable = message.class.is_durable();
         let credit = message.credit();
         let keep = self.may_keep(message.cost());

@@ -257,6 +257,7 @@ impl Engine {
     /// Takes one input in.
     pub fn handle(&mut self, now: Now, input: Input) {
         self.advance(now);
+        self.flushed = false;
         match input {
             Input::Connected {
                 link,
@@ -453,6 +454,7 @@ impl Engine {
         for link in links {
             self.end_session(link, qm_wire::Outcome::STOPPING, "the node is stopping");
         }
+        self.spill_express();
     }
 
     pub(crate) fn arm(&mut self, at: Timestamp, timer: Timer) {

@@ -19,6 +19,7 @@ mod queues;
 mod record;
 mod recover;
 mod session;
+mod spill;
 mod time;
 mod views;
 mod why;

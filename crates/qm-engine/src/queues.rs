@@ -26,8 +26,8 @@ const SCAN_RECORDS: usize = 256;
 #[derive(Debug)]
 pub(crate) struct Leased {
     pub(crate) conn: ConnId,
-    priority: u8,
-    message: Message,
+    pub(crate) priority: u8,
+    pub(crate) message: Message,
 }
 
 /// An application that waits for messages.
@@ -836,11 +836,9 @@ impl Engine {
             });
             return None;
         };
-        let class = if head.dead.is_some() {
-            qm_wire::Class::Recoverable
-        } else {
-            envelope.class
-        };
+        // Whatever lies in the store is durable: dead letters, and express messages that an
+        // orderly stop saved.
+        let class = envelope.class.max(qm_wire::Class::Recoverable);
         Some(Message {
             position: record.position,
             source: envelope.source,

@@ -50,6 +50,8 @@ pub(crate) struct Session {
     pub(crate) pending: bool,
     pub(crate) opened: bool,
     pub(crate) last_activity: Timestamp,
+    /// When the session is looked at next.
+    pub(crate) timer: Timestamp,
 
     // Sending.
     pub(crate) next_number: u64,
@@ -101,6 +103,7 @@ impl Session {
             pending: false,
             opened: false,
             last_activity: now,
+            timer: Timestamp::NEVER,
             next_number: 1,
             flights: BTreeMap::new(),
             credit: none,
@@ -260,10 +263,7 @@ impl Engine {
         self.sessions.insert(link, session);
         self.by_peer.entry(peer).or_default().insert(link);
         self.busy_sessions.insert(link);
-        self.arm(
-            self.now.at.plus_ms(self.config.handshake_timeout_ms),
-            Timer::Session(link),
-        );
+        self.arm_session(link, self.now.at.plus_ms(self.config.handshake_timeout_ms));
     }
 
     pub(crate) fn on_hello(&mut self, link: LinkId, hello: Hello) {
@@ -374,10 +374,7 @@ impl Engine {
         self.connected_to(peer);
         self.query_doubts(peer);
         self.busy_peers.insert(peer);
-        self.arm(
-            self.now.at.plus_ms(self.config.ack_wait_ms),
-            Timer::Session(link),
-        );
+        self.arm_session(link, self.now.at.plus_ms(self.config.ack_wait_ms));
     }
 
     /// Of two sessions with the same life of a peer only one stays: the one dialled by the node
@@ -518,17 +515,35 @@ impl Engine {
         }
     }
 
+    /// Looks at a session at this time, or earlier when that is planned already.
+    pub(crate) fn arm_session(&mut self, link: LinkId, at: Timestamp) {
+        if let Some(session) = self.sessions.get_mut(&link)
+            && at < session.timer
+        {
+            session.timer = at;
+            self.arm(at, Timer::Session(link));
+        }
+    }
+
     pub(crate) fn on_session_timer(&mut self, link: LinkId) {
+        let now = self.now.at;
+        let Some(session) = self.sessions.get_mut(&link) else {
+            return;
+        };
+        if session.timer > now {
+            // A later plan that an earlier one overtook.
+            return;
+        }
+        session.timer = Timestamp::NEVER;
         let Some(session) = self.sessions.get(&link) else {
             return;
         };
-        let now = self.now.at;
         if !session.opened {
             let due = session.began.plus_ms(self.config.handshake_timeout_ms);
             if now >= due {
                 self.end_session(link, Outcome::PROTOCOL, "the handshake took too long");
             } else {
-                self.arm(due, Timer::Session(link));
+                self.arm_session(link, due);
             }
             return;
         }
@@ -538,7 +553,7 @@ impl Engine {
         }
         self.query_overdue(link);
         let period = self.config.ack_wait_ms.max(100);
-        self.arm(now.plus_ms(period), Timer::Session(link));
+        self.arm_session(link, now.plus_ms(period));
     }
 
     pub(crate) fn on_goodbye(&mut self, link: LinkId, goodbye: &Goodbye) {

@@ -1,0 +1,53 @@
+//! An orderly stop loses nothing: express messages go to disk once, as if they were recoverable.
+
+use qm_wire::Class;
+
+use crate::backlog::Message;
+use crate::engine::Engine;
+
+impl Engine {
+    /// Called when all sessions have ended, so nothing is in flight.
+    pub(crate) fn spill_express(&mut self) {
+        let mut local: Vec<(u32, u8, Message)> = Vec::new();
+        for (number, queue) in &mut self.locals {
+            for (priority, lane) in &mut queue.lanes {
+                local.extend(
+                    lane.drain_express()
+                        .into_iter()
+                        .map(|m| (*number, *priority, m)),
+                );
+            }
+            // What an application holds comes back when its connection goes, which is after this.
+            for leased in queue.leased.values() {
+                if !leased.message.class.is_durable() {
+                    local.push((*number, leased.priority, leased.message.clone()));
+                }
+            }
+        }
+        let mut outgoing: Vec<(u32, u8, Message)> = Vec::new();
+        for (number, out) in &mut self.outs {
+            for (priority, lane) in &mut out.lanes {
+                let waiting = lane.backlog.drain_express();
+                let doubtful = lane
+                    .doubt
+                    .values()
+                    .filter(|m| !m.class.is_durable())
+                    .cloned();
+                let all: Vec<_> = doubtful.chain(waiting).collect();
+                outgoing.extend(all.into_iter().map(|m| (*number, *priority, m)));
+            }
+        }
+        for (number, priority, mut message) in local {
+            message.class = Class::Recoverable;
+            self.put_local(number, priority, message);
+        }
+        for (number, priority, mut message) in outgoing {
+            self.doubts.remove(&message.id);
+            if let Some(lane) = self.out_lane(number, priority) {
+                lane.doubt.remove(&message.position);
+            }
+            message.class = Class::Recoverable;
+            self.put_out(number, priority, message);
+        }
+    }
+}

@@ -1,0 +1,553 @@
+//! Two engines on a perfect network and perfect disks: what each rule does when nothing fails.
+//! What happens when things fail is the simulation's business.
+
+use std::collections::BTreeMap;
+
+use bytes::{Bytes, BytesMut};
+use qm_engine::admin::{AdminReply, AdminRequest, OutgoingState};
+use qm_engine::{
+    ConnId, Engine, EngineConfig, Event, Identity, Input, LinkId, LocalSettings, Now, Output,
+    Recovered, SeededEntropy, StoreOp, StoredMessage, StoredRecord, StreamId, StreamSummary,
+    Timestamp, Trust,
+};
+use qm_wire::local::{ClientFrame, ClientHello, NodeFrame, Put, Receive, Settle, Verdict};
+use qm_wire::{
+    Class, ClientId, Entry, Incarnation, MessageId, Outcome, PeerFrame, QmId, RoutedAck,
+    SessionAck, Tag,
+};
+
+const APPLICATION: ConnId = ConnId(1);
+
+/// An engine with its disk and what it said.
+struct Node {
+    engine: Engine,
+    identity: Identity,
+    records: BTreeMap<(StreamId, u64), StoredRecord>,
+    state: BTreeMap<Bytes, Bytes>,
+    /// Frames to the peer, dials, and everything else, since they were last looked at.
+    sent: Vec<Bytes>,
+    dials: Vec<u64>,
+    closed: Vec<Outcome>,
+    told: Vec<NodeFrame>,
+    events: Vec<Event>,
+    admin: Option<AdminReply>,
+    next_sequence: u64,
+    next_request: u64,
+}
+
+fn config(trust: Trust) -> EngineConfig {
+    let mut config = EngineConfig::default();
+    config.trust = trust;
+    config.listen_port = 1801;
+    config
+}
+
+impl Node {
+    fn new(seed: u8, trust: Trust) -> Self {
+        let public_key = [seed; 32];
+        let qm = QmId::from_ed25519_public_key(&public_key);
+        let identity = Identity {
+            qm,
+            public_key,
+            store_id: [seed; 16],
+        };
+        Self::over(
+            identity,
+            BTreeMap::new(),
+            BTreeMap::new(),
+            trust,
+            u64::from(seed),
+        )
+    }
+
+    fn over(
+        identity: Identity,
+        records: BTreeMap<(StreamId, u64), StoredRecord>,
+        state: BTreeMap<Bytes, Bytes>,
+        trust: Trust,
+        seed: u64,
+    ) -> Self {
+        let mut recovered = Recovered {
+            state: state.clone(),
+            ..Recovered::default()
+        };
+        for ((stream, position), record) in &records {
+            let summary = recovered.streams.entry(*stream).or_insert(StreamSummary {
+                first_live: *position,
+                ..StreamSummary::default()
+            });
+            summary.next_position = position + 1;
+            summary.live_records += 1;
+            recovered.recent.push((*stream, record.head.clone()));
+        }
+        let entropy = Box::new(SeededEntropy::new(seed));
+        let engine = Engine::new(config(trust), identity, recovered, entropy, Now::default());
+        Self {
+            engine,
+            identity,
+            records,
+            state,
+            sent: Vec::new(),
+            dials: Vec::new(),
+            closed: Vec::new(),
+            told: Vec::new(),
+            events: Vec::new(),
+            admin: None,
+            next_sequence: 1,
+            next_request: 1,
+        }
+    }
+
+    /// The same machine after an orderly stop and a new start.
+    fn restart(self, trust: Trust) -> Self {
+        Self::over(self.identity, self.records, self.state, trust, 99)
+    }
+
+    fn give(&mut self, at_ms: u64, input: Input) {
+        let now = Now {
+            at: Timestamp(at_ms * 1_000),
+            wall_us: 1,
+        };
+        self.engine.handle(now, input);
+        while let Some(output) = self.engine.poll(now) {
+            match output {
+                Output::Send { frames, .. } => self.sent.push(frames),
+                Output::Dial { dial, .. } => self.dials.push(dial),
+                Output::Close { reason, .. } => self.closed.push(reason),
+                Output::Client { frame, .. } => self.told.push(frame),
+                Output::Event(event) => self.events.push(event),
+                Output::Admin { reply, .. } => self.admin = Some(reply),
+                Output::Persist { ticket, ops } => {
+                    self.apply(ops);
+                    self.engine.handle(now, Input::Persisted { ticket });
+                }
+                Output::Load {
+                    load,
+                    stream,
+                    from,
+                    records_max,
+                    ..
+                } => {
+                    let records = self
+                        .records
+                        .range((stream, from)..=(stream, u64::MAX))
+                        .take(records_max)
+                        .map(|(_, record)| record.clone())
+                        .collect();
+                    self.engine.handle(now, Input::Loaded { load, records });
+                }
+                other => panic!("unexpected {other:?}"),
+            }
+        }
+        self.engine.audit().unwrap();
+    }
+
+    fn apply(&mut self, ops: Vec<StoreOp>) {
+        for op in ops {
+            match op {
+                StoreOp::Put {
+                    stream,
+                    position,
+                    head,
+                    body,
+                } => {
+                    let record = StoredRecord {
+                        position,
+                        head,
+                        body,
+                    };
+                    self.records.insert((stream, position), record);
+                }
+                StoreOp::Remove {
+                    stream,
+                    first,
+                    last,
+                } => {
+                    self.records
+                        .retain(|(s, p), _| *s != stream || *p < first || *p > last);
+                }
+                StoreOp::Set { key, value } => {
+                    self.state.insert(key, value);
+                }
+                StoreOp::Unset { key } => {
+                    self.state.remove(&key);
+                }
+            }
+        }
+    }
+
+    fn admin(&mut self, what: AdminRequest) -> AdminReply {
+        self.give(
+            0,
+            Input::Admin {
+                conn: APPLICATION,
+                request: 1,
+                what,
+            },
+        );
+        self.admin.take().expect("every request is answered")
+    }
+
+    fn create(&mut self, queue: &str) {
+        let settings = LocalSettings::new(queue.parse().unwrap());
+        assert!(matches!(
+            self.admin(AdminRequest::QueueCreate(settings)),
+            AdminReply::Done { count: 1 }
+        ));
+    }
+
+    fn client(&mut self, frame: ClientFrame) {
+        self.give(
+            0,
+            Input::Client {
+                conn: APPLICATION,
+                frame,
+            },
+        );
+    }
+
+    fn hello(&mut self) {
+        let client = ClientId([7; 16]);
+        self.client(ClientFrame::Hello(ClientHello {
+            protocol: 1,
+            client,
+            program: "test".into(),
+        }));
+    }
+
+    fn put(&mut self, to: &str, body: &'static [u8], change: impl FnOnce(&mut Put)) {
+        if self.next_sequence == 1 {
+            self.hello();
+        }
+        let mut put = Put::new(self.next_sequence, to, Bytes::from_static(body));
+        self.next_sequence += 1;
+        put.class = Class::Recoverable;
+        change(&mut put);
+        self.client(ClientFrame::Put(put));
+    }
+
+    fn receive_all(&mut self, queue: &str) -> Vec<Bytes> {
+        let mut receive = Receive::new(self.next_request, queue.parse().unwrap());
+        self.next_request += 1;
+        receive.messages_max = 100;
+        receive.bytes_max = u32::MAX;
+        receive.wait_ms = 0;
+        self.told.clear();
+        self.client(ClientFrame::Receive(receive));
+        let bodies = |frame: &NodeFrame| match frame {
+            NodeFrame::Delivery(delivery) => Some(delivery.body.clone()),
+            _ => None,
+        };
+        self.told.iter().filter_map(bodies).collect()
+    }
+
+    fn outgoing_state(&mut self) -> OutgoingState {
+        match self.admin(AdminRequest::Outgoing) {
+            AdminReply::Outgoing(views) => views[0].state,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// Carries frames to and fro until neither side has any.
+fn carry(a: &mut Node, b: &mut Node, link: LinkId) {
+    loop {
+        let (to_b, to_a) = (std::mem::take(&mut a.sent), std::mem::take(&mut b.sent));
+        if to_b.is_empty() && to_a.is_empty() {
+            return;
+        }
+        for frames in to_b {
+            b.give(0, Input::Received { link, frames });
+        }
+        for frames in to_a {
+            a.give(0, Input::Received { link, frames });
+        }
+    }
+}
+
+/// `a` has dialled `b`.
+fn connect(a: &mut Node, b: &mut Node, link: LinkId) {
+    let dial = a.dials.pop();
+    let connected = |peer: Identity, dial| Input::Connected {
+        link,
+        peer: peer.qm,
+        public_key: peer.public_key,
+        remote: "10.0.0.1:1801".parse().unwrap(),
+        dial,
+    };
+    a.give(0, connected(b.identity, dial));
+    b.give(0, connected(a.identity, None));
+    carry(a, b, link);
+}
+
+const LINK: LinkId = LinkId(1);
+
+#[test]
+fn a_message_goes_from_put_to_receive_and_leaves_nothing_behind() {
+    let (mut a, mut b) = (Node::new(1, Trust::Any), Node::new(2, Trust::Any));
+    b.create("orders");
+    for (class, body) in [(Class::Recoverable, &b"one"[..]), (Class::Express, b"two")] {
+        a.put("qm://b/orders", body, |put| put.class = class);
+    }
+    connect(&mut a, &mut b, LINK);
+    assert_eq!(b.receive_all("orders"), ["one", "two"]);
+    assert_eq!(a.engine.counters().acknowledged, 2);
+    let left = a.records.values().chain(b.records.values());
+    let left: Vec<_> = left.map(|record| record.body.clone()).collect();
+    assert_eq!(
+        left,
+        ["one"],
+        "only the leased recoverable message is on disk"
+    );
+    let ranges = b
+        .told
+        .iter()
+        .filter_map(|frame| match frame {
+            NodeFrame::Delivery(delivery) => Some((delivery.lookup, delivery.lookup)),
+            _ => None,
+        })
+        .collect();
+    let queue = "orders".parse().unwrap();
+    let verdict = Verdict::Consume;
+    b.client(ClientFrame::Settle(Settle {
+        request: 50,
+        queue,
+        verdict,
+        ranges,
+    }));
+    assert!(b.records.is_empty());
+}
+
+#[test]
+fn a_repeated_put_gets_the_same_answer_also_after_a_restart() {
+    let mut a = Node::new(1, Trust::Any);
+    a.create("here");
+    a.put("here", b"x", |_| {});
+    let accepted = |node: &Node| {
+        node.told.iter().rev().find_map(|frame| match frame {
+            NodeFrame::Accepted(accepted) => Some((accepted.first_id, accepted.repeated)),
+            _ => None,
+        })
+    };
+    let (id, repeated) = accepted(&a).unwrap();
+    assert!(!repeated);
+    let mut a = a.restart(Trust::Any);
+    a.put("here", b"x", |_| {});
+    assert_eq!(accepted(&a), Some((id, true)));
+    assert_eq!(a.records.len(), 1);
+}
+
+#[test]
+fn an_idempotency_key_names_the_message_whoever_asks() {
+    use qm_wire::local::IdempotencyKey;
+    let mut a = Node::new(1, Trust::Any);
+    a.create("here");
+    let key = |number| IdempotencyKey {
+        key: Bytes::from_static(b"job"),
+        number,
+    };
+    a.put("here", b"x", |put| put.idempotency = Some(key(None)));
+    a.put("here", b"x", |put| put.idempotency = Some(key(None)));
+    assert_eq!(a.records.len(), 1);
+    a.put("here", b"y", |put| put.idempotency = Some(key(None)));
+    assert!(matches!(
+        a.told.last(),
+        Some(NodeFrame::Refused(refused)) if refused.outcome == Outcome::IDEMPOTENCY_CONFLICT
+    ));
+}
+
+#[test]
+fn an_unknown_queue_makes_a_dead_letter_with_its_reason() {
+    let (mut a, mut b) = (Node::new(1, Trust::Any), Node::new(2, Trust::Any));
+    a.put("qm://b/nowhere", b"x", |_| {});
+    connect(&mut a, &mut b, LINK);
+    let dead: Vec<_> = a
+        .records
+        .values()
+        .filter_map(|record| StoredMessage::read(&record.head)?.dead)
+        .collect();
+    assert_eq!(dead, [Outcome::BAD_DESTINATION_QUEUE]);
+}
+
+#[test]
+fn a_pending_peer_gets_no_credit_until_it_is_approved() {
+    let (mut a, mut b) = (Node::new(1, Trust::Any), Node::new(2, Trust::Approve));
+    b.create("orders");
+    a.put("qm://b/orders", b"x", |_| {});
+    connect(&mut a, &mut b, LINK);
+    assert_eq!(a.outgoing_state(), OutgoingState::PendingApproval);
+    assert_eq!(a.engine.counters().transmitted, 0);
+    let who = a.identity.qm.to_string();
+    b.admin(AdminRequest::PeerApprove { who, name: None });
+    carry(&mut a, &mut b, LINK);
+    assert_eq!(b.receive_all("orders"), ["x"]);
+}
+
+#[test]
+fn what_may_have_been_sent_is_asked_for_before_it_is_sent_again() {
+    let (mut a, mut b) = (Node::new(1, Trust::Any), Node::new(2, Trust::Any));
+    b.create("orders");
+    a.put("qm://b/orders", b"x", |_| {});
+    connect(&mut a, &mut b, LINK);
+    // The ack is lost with the link.
+    a.put("qm://b/orders", b"y", |_| {});
+    for frames in std::mem::take(&mut a.sent) {
+        b.give(0, Input::Received { link: LINK, frames });
+    }
+    b.sent.clear();
+    for node in [&mut a, &mut b] {
+        node.give(
+            0,
+            Input::Closed {
+                link: LINK,
+                text: "lost".to_owned(),
+            },
+        );
+    }
+    a.give(1_000, Input::Tick);
+    connect(&mut a, &mut b, LinkId(2));
+    assert_eq!(a.engine.counters().transmitted, 2);
+    assert_eq!(a.engine.counters().acknowledged, 2);
+    assert_eq!(b.receive_all("orders"), ["x", "y"]);
+}
+
+#[test]
+fn a_peer_is_not_heard_about_messages_that_were_not_sent_to_it() {
+    let (mut a, mut b) = (Node::new(1, Trust::Any), Node::new(2, Trust::Any));
+    let mut c = Node::new(3, Trust::Any);
+    a.put("qm://b/orders", b"x", |_| {});
+    a.dials.clear();
+    connect(&mut c, &mut a, LINK);
+    let sent = a
+        .records
+        .values()
+        .find_map(|record| StoredMessage::read(&record.head))
+        .unwrap();
+    let entry = Entry {
+        id: sent.envelope.id,
+        tag: sent.tag,
+    };
+    let foreign = MessageId {
+        incarnation: Incarnation(1),
+        sequence: 1,
+    };
+    let entries = vec![
+        entry,
+        Entry {
+            id: foreign,
+            tag: Tag([0; 8]),
+        },
+    ];
+    let mut frames = BytesMut::new();
+    let ack = RoutedAck {
+        source: a.identity.qm,
+        duplicate: false,
+        entries,
+    };
+    PeerFrame::RoutedAck(ack).encode(&mut frames);
+    a.give(
+        0,
+        Input::Received {
+            link: LINK,
+            frames: frames.freeze(),
+        },
+    );
+    assert_eq!(a.engine.counters().acknowledged, 0);
+    assert_eq!(a.engine.counters().acks_not_held, 2);
+    assert!(a.events.iter().any(|event| matches!(
+        event,
+        Event::AckNotHeld {
+            entries: 2,
+            foreign_incarnation: true,
+            ..
+        }
+    )));
+    assert!(!a.records.is_empty());
+    let _unused = &mut b;
+}
+
+#[test]
+fn an_ack_whose_hash_does_not_match_is_not_applied() {
+    let (mut a, mut b) = (Node::new(1, Trust::Any), Node::new(2, Trust::Any));
+    b.create("orders");
+    a.put("qm://b/orders", b"x", |_| {});
+    connect(&mut a, &mut b, LINK);
+    a.put("qm://b/orders", b"y", |_| {});
+    a.sent.clear();
+    let mut frames = BytesMut::new();
+    let ack = SessionAck {
+        duplicate: false,
+        tag_hash: 1,
+        ranges: vec![(2, 2)],
+    };
+    PeerFrame::SessionAck(ack).encode(&mut frames);
+    a.give(
+        0,
+        Input::Received {
+            link: LINK,
+            frames: frames.freeze(),
+        },
+    );
+    assert_eq!(a.engine.counters().acks_unverified, 1);
+    assert_eq!(a.engine.counters().acknowledged, 1);
+    assert!(!a.sent.is_empty(), "the message is asked for instead");
+}
+
+#[test]
+fn an_orderly_stop_saves_express_messages() {
+    let mut a = Node::new(1, Trust::Any);
+    a.create("here");
+    a.put("here", b"local", |put| put.class = Class::Express);
+    a.put("qm://b/orders", b"remote", |put| put.class = Class::Express);
+    assert!(a.records.is_empty());
+    a.give(0, Input::Stop);
+    assert_eq!(a.records.len(), 2);
+    let (mut a, mut b) = (a.restart(Trust::Any), Node::new(2, Trust::Any));
+    b.create("orders");
+    assert_eq!(a.receive_all("here"), ["local"]);
+    connect(&mut a, &mut b, LINK);
+    assert_eq!(b.receive_all("orders"), ["remote"]);
+    assert_eq!(
+        a.records.len(),
+        1,
+        "what was delivered is gone, what is leased stays"
+    );
+}
+
+#[test]
+fn expired_messages_become_dead_letters_and_are_not_sent() {
+    let mut a = Node::new(1, Trust::Any);
+    a.put("qm://b/orders", b"x", |put| {
+        put.time_to_reach_queue_ms = Some(500)
+    });
+    a.give(400, Input::Tick);
+    assert_eq!(a.engine.counters().dead_letters, 0);
+    assert!(a.engine.next_deadline() <= Timestamp(500_000));
+    a.give(501, Input::Tick);
+    assert_eq!(a.engine.counters().dead_letters, 1);
+}
+
+#[test]
+fn a_peer_that_sends_beyond_its_credit_is_shut_out() {
+    let (mut a, mut b) = (Node::new(1, Trust::Any), Node::new(2, Trust::Any));
+    b.create("orders");
+    a.put("qm://b/orders", b"x", |_| {});
+    connect(&mut a, &mut b, LINK);
+    a.put("qm://b/orders", b"y", |_| {});
+    let mut bytes = std::mem::take(&mut a.sent).remove(0);
+    let PeerFrame::Data(mut data) = PeerFrame::next(&mut bytes, 1 << 20).unwrap().unwrap() else {
+        panic!("a message was sent");
+    };
+    data.number = u64::MAX;
+    let mut frames = BytesMut::new();
+    data.encode(&mut frames);
+    b.give(
+        0,
+        Input::Received {
+            link: LINK,
+            frames: frames.freeze(),
+        },
+    );
+    assert_eq!(b.closed, [Outcome::PROTOCOL]);
+    assert_eq!(b.engine.counters().misbehaved, 1);
+}
