@@ -1,9 +1,13 @@
 //! Integration tests: real nodes on loopback, in this process and as processes of their own.
 //!
-//! What takes long or kills processes runs only with `QM_SLOW_TESTS=1`.
+//! With `QM_SLOW_TESTS=1` at full size: a hundred thousand lines and more, outages of a minute, a
+//! million waiting messages. Figures are told with `--nocapture`; `QM_NODE_BIN` names the program
+//! to test, else it is built.
 
 #![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
 
+mod lines;
+mod program;
 mod restart;
 mod support;
 mod two_nodes;
