@@ -26,7 +26,8 @@ pub(crate) enum Progress {
     Unknown,
 }
 
-pub(crate) type Answer = Result<MessageId, SendError>;
+/// The message's id, and whether the node had accepted the message before.
+pub(crate) type Answer = Result<(MessageId, bool), SendError>;
 
 #[derive(Debug)]
 struct Pending {
@@ -173,7 +174,7 @@ impl Puts {
                 followed.accepted = true;
             }
             // Nobody waits when the ticket was dropped.
-            let _nobody = pending.answer.send(Ok(id));
+            let _nobody = pending.answer.send(Ok((id, run.repeated)));
         }
         self.trim();
         Ok(())

@@ -50,6 +50,17 @@ impl PutTicket {
         std::future::poll_fn(|cx| self.poll_accepted(cx)).await
     }
 
+    /// Whether the node had accepted the message before, under its idempotency key or on a
+    /// connection that broke, and only repeated its answer; `None` until it is accepted.
+    #[must_use]
+    pub fn repeated(&self) -> Option<bool> {
+        self.known
+            .as_ref()?
+            .as_ref()
+            .ok()
+            .map(|(_, repeated)| *repeated)
+    }
+
     /// Waits until the destination node has the message to its class. The message must have been
     /// put with [`follow`](crate::Message::follow).
     ///
@@ -97,7 +108,7 @@ impl PutTicket {
         }
     }
 
-    fn poll_accepted(&mut self, cx: &mut Context<'_>) -> Poll<Answer> {
+    fn poll_accepted(&mut self, cx: &mut Context<'_>) -> Poll<Result<MessageId, SendError>> {
         if let Some(answer) = &mut self.answer {
             let Poll::Ready(result) = Pin::new(answer).poll(cx) else {
                 return Poll::Pending;
@@ -108,7 +119,7 @@ impl PutTicket {
             self.answer = None;
         }
         match &self.known {
-            Some(known) => Poll::Ready(known.clone()),
+            Some(known) => Poll::Ready(known.clone().map(|(id, _)| id)),
             None => Poll::Pending,
         }
     }

@@ -116,6 +116,7 @@ async fn collect(answers: &mut mpsc::Receiver<Put>, tally: &mut Tally) {
             Ok(mut ticket) => {
                 let accepted = ticket.accepted().await;
                 tally.accepted(number, bytes, &accepted);
+                tally.repeated += u64::from(ticket.repeated() == Some(true));
                 if accepted.is_err() || tally.until == Until::Accepted {
                     continue;
                 }
@@ -149,6 +150,8 @@ struct Tally {
     bytes_total: Option<u64>,
     bytes: u64,
     accepted: u64,
+    /// Of these, accepted before: by an earlier command with the same key.
+    repeated: u64,
     settled: u64,
     open: u64,
     unknown: u64,
@@ -164,6 +167,8 @@ struct Tally {
 struct SummaryDocument<'a> {
     schema: &'static str,
     accepted: u64,
+    /// Of these, accepted before under the same idempotency key, and not again.
+    repeated: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     delivered: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -191,6 +196,7 @@ impl Tally {
             bytes_total,
             bytes: 0,
             accepted: 0,
+            repeated: 0,
             settled: 0,
             open: 0,
             unknown: 0,
@@ -283,6 +289,9 @@ impl Tally {
 
     fn counts(&self) -> String {
         let mut text = format!("{} accepted", self.accepted);
+        if self.repeated > 0 {
+            text.push_str(&format!(" ({} of them before)", self.repeated));
+        }
         match self.until {
             Until::Accepted => {}
             Until::Delivered => text.push_str(&format!(", {} delivered", self.settled)),
@@ -323,6 +332,7 @@ impl Tally {
         out.document(&SummaryDocument {
             schema: "qm.send_summary/1",
             accepted: self.accepted,
+            repeated: self.repeated,
             delivered: settled(Until::Delivered),
             received: settled(Until::Received),
             rejected: &self.rejected,
