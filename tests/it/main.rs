@@ -6,7 +6,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
 
+mod kills;
 mod lines;
+mod outage;
 mod program;
 mod restart;
 mod support;

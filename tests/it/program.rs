@@ -1,12 +1,11 @@
 //! The program as people run it: nodes as processes, and commands beside them.
 
 use std::fs::File;
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::sync::OnceLock;
-use std::sync::mpsc;
+use std::process::{Child, ChildStdin, Command, ExitStatus, Output, Stdio};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, mpsc};
 use std::time::{Duration, Instant};
 
 use qm_client::blocking::Client;
@@ -204,6 +203,7 @@ impl Drop for Program {
 pub(crate) struct Application {
     args: Vec<String>,
     output: PathBuf,
+    input: Option<Arc<Feed>>,
     child: Child,
     /// How often it was started.
     pub(crate) starts: u32,
@@ -211,11 +211,22 @@ pub(crate) struct Application {
 
 impl Application {
     pub(crate) fn start(node: &Program, args: &[&str], output: &Path) -> Self {
+        Self::start_with(node, args, output, None)
+    }
+
+    /// The same with standard input.
+    pub(crate) fn start_with(
+        node: &Program,
+        args: &[&str],
+        output: &Path,
+        input: Option<Arc<Feed>>,
+    ) -> Self {
         let args: Vec<String> = args.iter().map(|&arg| arg.to_owned()).collect();
         Self {
-            child: spawn(node, &args, output),
+            child: spawn(node, &args, output, input.as_ref()),
             args,
             output: output.to_owned(),
+            input,
             starts: 1,
         }
     }
@@ -225,10 +236,10 @@ impl Application {
         self.child.try_wait().unwrap()
     }
 
-    /// Starts it again; its output goes on where it stopped.
+    /// Starts it again; its output goes on where it stopped, its input begins anew.
     pub(crate) fn start_again(&mut self, node: &Program) {
         assert!(self.ended().is_some(), "it runs still");
-        self.child = spawn(node, &self.args, &self.output);
+        self.child = spawn(node, &self.args, &self.output, self.input.as_ref());
         self.starts += 1;
     }
 
@@ -258,10 +269,55 @@ impl Drop for Application {
     }
 }
 
-fn spawn(node: &Program, args: &[String], output: &Path) -> Child {
+fn spawn(node: &Program, args: &[String], output: &Path, input: Option<&Arc<Feed>>) -> Child {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let mut command = node.command(&args);
-    command.stdout(appended(output)).spawn().unwrap()
+    let Some(feed) = input.cloned() else {
+        return command.stdout(appended(output)).spawn().unwrap();
+    };
+    command.stdin(Stdio::piped()).stdout(appended(output));
+    let mut child = command.spawn().unwrap();
+    let stdin = child.stdin.take().unwrap();
+    std::thread::spawn(move || feed.pour(stdin));
+    child
+}
+
+/// Standard input that goes on only as far as the test lets it.
+pub(crate) struct Feed {
+    bytes: Vec<u8>,
+    open: Mutex<usize>,
+    opened: Condvar,
+}
+
+impl Feed {
+    pub(crate) fn new(bytes: Vec<u8>) -> Arc<Self> {
+        Arc::new(Self {
+            bytes,
+            open: Mutex::new(0),
+            opened: Condvar::new(),
+        })
+    }
+
+    /// Lets the first so many bytes through.
+    pub(crate) fn open_to(&self, end: usize) {
+        *self.open.lock().unwrap() = end;
+        self.opened.notify_all();
+    }
+
+    /// Ends with the bytes, or with the reader.
+    fn pour(&self, mut to: ChildStdin) {
+        let mut from = 0;
+        while from < self.bytes.len() {
+            let open = self.open.lock().unwrap();
+            let open = self.opened.wait_while(open, |end| *end <= from).unwrap();
+            let end = self.bytes.len().min(*open);
+            drop(open);
+            if to.write_all(&self.bytes[from..end]).is_err() {
+                return;
+            }
+            from = end;
+        }
+    }
 }
 
 fn appended(path: &Path) -> File {
