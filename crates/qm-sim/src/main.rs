@@ -1,4 +1,5 @@
 //! Runs seeds: `qm-sim --seed N [--trace]` or `qm-sim --seeds A..B`.
+#![forbid(unsafe_code)]
 
 use std::process::ExitCode;
 use std::time::Instant;

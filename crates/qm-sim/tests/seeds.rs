@@ -31,6 +31,7 @@ fn the_same_seed_gives_the_same_run() {
     assert_ne!(one.trace_hash, two.trace_hash);
 }
 
+/// W-USE-2.
 #[test]
 fn an_ack_before_the_message_is_durable_is_noticed() {
     let breaks = Breaks {
@@ -51,6 +52,7 @@ fn remembering_a_message_before_it_is_stored_is_noticed() {
     assert!(failure.text.starts_with("rule 2"), "{failure}");
 }
 
+/// W-ACK-2 and W-USE-4: applied by name.
 #[test]
 fn an_ack_applied_by_position_is_noticed() {
     let breaks = Breaks {
