@@ -1,5 +1,7 @@
 //! What can be typed.
 
+mod trials;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -8,7 +10,14 @@ use qm_wire::{Class, Destination, QmId, QueueName};
 use crate::config::Flags;
 use crate::config::units::{parse_duration, parse_size};
 
+pub(crate) use self::trials::{
+    BenchArgs, BenchCommand, DemoArgs, OutageArgs, PlaceArgs, StreamArgs,
+};
+
 const EXAMPLES: &str = "\
+See it work:
+  qm-node demo
+
 Try it, on one machine:
   qm-node run                                in a second terminal:
   qm-node queue create orders
@@ -95,6 +104,10 @@ pub(crate) enum Command {
         /// A message id, a queue, a destination or a peer
         subject: String,
     },
+    /// Send a text through two nodes on this machine, and kill one of them in the middle
+    Demo(DemoArgs),
+    /// Measure two nodes on this machine, beside what its disk can do
+    Bench(Box<BenchArgs>),
     /// Error codes, with what to do
     Errors {
         /// A code or its name; all without it

@@ -1,13 +1,16 @@
 //! What each command does.
 
+mod bench;
 mod caches;
 mod configuration;
+mod demo;
 mod identity;
 mod message;
 mod node;
 mod outgoing;
 mod paper;
 mod peers;
+mod processes;
 mod queue;
 mod receive;
 mod run;
@@ -39,6 +42,9 @@ pub(crate) fn execute(cli: &Cli, out: &Output) -> Result<Exit, Failure> {
             return Ok(Exit::Done);
         }
         Command::Man { dir } => return paper::man(dir.as_deref(), out),
+        // These start nodes of their own, which must not be configured as the user's.
+        Command::Demo(args) => return block_on(demo::demo(args, out)),
+        Command::Bench(args) => return block_on(bench::bench(args, out)),
         _ => {}
     }
     let around = Surroundings::of_process();

@@ -104,6 +104,18 @@ pub(crate) const CODES: &[(&str, Exit, &str, &str)] = &[
         "check that it is there, that you may use it, and that its disk has room",
     ),
     (
+        "not_intact",
+        Exit::Failed,
+        "messages are missing, changed or out of order",
+        "report it: this must not happen; the nodes' directory with their logs was kept",
+    ),
+    (
+        "trial",
+        Exit::Failed,
+        "a node that was started for a demonstration or measurement failed",
+        "the cause shows the end of its log; --keep leaves all of it",
+    ),
+    (
         "aborted",
         Exit::Failed,
         "the operator answered no",

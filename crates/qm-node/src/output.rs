@@ -30,6 +30,15 @@ impl Output {
         }
     }
 
+    /// Aligned tables with heads also on a pipe, for reports that scripts read as documents.
+    pub(crate) const fn for_people(self) -> Self {
+        Self {
+            colour: self.colour && self.terminal,
+            terminal: true,
+            ..self
+        }
+    }
+
     /// A document on a line of its own.
     pub(crate) fn document(&self, document: &impl Serialize) -> Result<(), Failure> {
         let mut line = serde_json::to_vec(document)

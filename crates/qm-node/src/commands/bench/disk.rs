@@ -1,0 +1,70 @@
+//! What the disk can do: a plain file to which the same bytes are appended.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use crate::exit::Failure;
+
+use super::super::processes::per_second;
+
+/// How long the disk is measured.
+const TIME: Duration = Duration::from_secs(1);
+/// Size of the file; when it is full, writing begins anew at its start.
+const FILE_BYTES: usize = 64 << 20;
+
+/// Messages a second that a plain file takes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Append {
+    pub(super) messages_per_s: u64,
+    /// Messages between two flushes.
+    pub(super) batch: u32,
+}
+
+/// Appends bodies of `size` bytes to a preallocated file, with one write and one fdatasync for
+/// each `batch` of them.
+pub(super) fn append(dir: &Path, size: u32, batch: u32) -> Result<Append, Failure> {
+    let path = dir.join("plain");
+    let failed = |e: std::io::Error| Failure::io(path.display(), &e);
+    let chunk = vec![0x5a; size as usize * batch as usize];
+    let file = File::options()
+        .write(true)
+        .create_new(true)
+        .open(&path)
+        .map_err(failed)?;
+    let length = FILE_BYTES.max(chunk.len());
+    // Written, not only reserved: the first write to a reserved block costs a journal entry.
+    file.write_all_at(&vec![0; length], 0).map_err(failed)?;
+    file.sync_all().map_err(failed)?;
+    let (mut at, mut batches) = (0, 0_u64);
+    let started = Instant::now();
+    while started.elapsed() < TIME {
+        if at + chunk.len() > length {
+            at = 0;
+        }
+        file.write_all_at(&chunk, at as u64).map_err(failed)?;
+        file.sync_data().map_err(failed)?;
+        at += chunk.len();
+        batches += 1;
+    }
+    let messages_per_s = per_second(batches.saturating_mul(batch.into()), started.elapsed());
+    std::fs::remove_file(&path).map_err(failed)?;
+    Ok(Append {
+        messages_per_s,
+        batch,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_file_is_gone_afterwards() {
+        let dir = tempfile::tempdir().unwrap();
+        let append = append(dir.path(), 100, 16).unwrap();
+        assert!(append.messages_per_s > 0);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+}
