@@ -52,7 +52,7 @@ fn remembering_a_message_before_it_is_stored_is_noticed() {
     assert!(failure.text.starts_with("rule 2"), "{failure}");
 }
 
-/// W-ACK-2 and W-USE-4: applied by name.
+/// W-ACK-3 and W-USE-4: applied by name.
 #[test]
 fn an_ack_applied_by_position_is_noticed() {
     let breaks = Breaks {
