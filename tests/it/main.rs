@@ -8,6 +8,7 @@
 
 mod kills;
 mod lines;
+mod nat;
 mod outage;
 mod program;
 mod restart;

@@ -248,12 +248,6 @@ impl Application {
         self.child.wait().unwrap();
     }
 
-    /// Asks it to end.
-    pub(crate) fn stop(mut self) -> ExitStatus {
-        terminate(&self.child);
-        self.child.wait().unwrap()
-    }
-
     /// Waits until it ends by itself, as it must: with success.
     pub(crate) fn finish(&mut self, node: &Program) {
         let what = self.args.join(" ");
