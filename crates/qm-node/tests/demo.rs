@@ -2,10 +2,8 @@
 #![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 use std::fmt::Write as _;
-use std::io::Read as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
 
 use expect_test::expect;
 use serde_json::Value;
@@ -106,11 +104,16 @@ fn every_line_survives_the_crash_of_the_receiver() {
         sent
         text
         unexpected
-    "#]].assert_eq(&shape(&document, 0));
+    "#]]
+    .assert_eq(&shape(&document, 0));
 }
 
+#[cfg(target_os = "linux")]
 #[test]
 fn whoever_ends_it_leaves_nothing_behind() {
+    use std::io::Read as _;
+    use std::time::{Duration, Instant};
+
     let home = tempfile::tempdir().unwrap();
     // Enough for the signal to come in the middle.
     let text = "a line of some length, as lines are\n".repeat(2_000_000);
@@ -158,6 +161,7 @@ fn whoever_ends_it_leaves_nothing_behind() {
 }
 
 /// The processes whose command line names a path in this directory.
+#[cfg(target_os = "linux")]
 fn processes_below(dir: &Path) -> Vec<u32> {
     let dir = format!("{}/", dir.display());
     let names_it = |pid: &u32| {

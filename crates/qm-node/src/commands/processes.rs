@@ -76,8 +76,8 @@ impl Workplace {
     pub(super) fn is_memory(&self) -> bool {
         #[cfg(target_os = "linux")]
         {
-            const TMPFS_MAGIC: i64 = 0x0102_1994;
-            rustix::fs::statfs(&self.path).is_ok_and(|fs| i64::from(fs.f_type) == TMPFS_MAGIC)
+            const TMPFS_MAGIC: rustix::fs::FsWord = 0x0102_1994;
+            rustix::fs::statfs(&self.path).is_ok_and(|fs| fs.f_type == TMPFS_MAGIC)
         }
         #[cfg(not(target_os = "linux"))]
         false

@@ -125,10 +125,8 @@ impl Load {
             .await;
         let (messages, accepted_in) = match sent {
             Ok(sent) => sent,
-            Err(failure) => {
-                consumer.abandon();
-                return Err(failure);
-            }
+            // When the receiving application has failed, that is why the sending one did.
+            Err(failure) => return Err(consumer.finish(0).await.err().unwrap_or(failure)),
         };
         let counts = consumer.finish(messages).await?;
         let after = cpu();
@@ -305,7 +303,10 @@ impl Consumer {
                     .await;
                 let client = client.map_err(|e| super::super::node::from_client(&e))?;
                 let counts = consume(&client, &queue, &kept, bodies).await;
-                client.close().await;
+                if !kept.abandoned.load(Ordering::Relaxed) {
+                    // What was received last is settled before the processes are looked at.
+                    client.close().await;
+                }
                 counts
             });
             // Whoever waits for room must not wait for ever.
@@ -348,18 +349,12 @@ impl Consumer {
             _ => Err(Failure::of("trial", "the receiving application panicked")),
         }
     }
-
-    fn abandon(self) {
-        self.shared.abandoned.store(true, Ordering::Relaxed);
-    }
 }
 
 impl Drop for Consumer {
     fn drop(&mut self) {
-        // A thread that nobody waits for ends by itself.
-        self.shared
-            .abandoned
-            .store(self.thread.is_some(), Ordering::Relaxed);
+        // A thread that nobody waits for any more ends at its next look.
+        self.shared.abandoned.store(true, Ordering::Relaxed);
     }
 }
 

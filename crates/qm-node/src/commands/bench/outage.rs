@@ -303,7 +303,8 @@ mod tests {
                 268435456,
                 335544320
               ]
-            }"#]].assert_eq(&serde_json::to_string_pretty(&document()).unwrap());
+            }"#]]
+        .assert_eq(&serde_json::to_string_pretty(&document()).unwrap());
     }
 
     #[test]
@@ -320,6 +321,7 @@ mod tests {
             delivered: 81,004 a second, in 12.3 s
             received: 1,000,000, 80,000 a second, in 12.5 s
             afterwards: sender 50.0 MiB of memory, 256 MiB of disk; receiver 40.0 MiB, 320 MiB
-        "#]].assert_eq(&text);
+        "#]]
+        .assert_eq(&text);
     }
 }

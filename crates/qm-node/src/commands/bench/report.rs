@@ -354,7 +354,8 @@ mod tests {
                   }
                 }
               ]
-            }"#]].assert_eq(&serde_json::to_string_pretty(&document).unwrap());
+            }"#]]
+        .assert_eq(&serde_json::to_string_pretty(&document).unwrap());
     }
 
     #[test]
@@ -367,6 +368,7 @@ mod tests {
             .collect();
         expect![[r#"
             recoverable	100	25,000	4.0	-	6.7	30.0 MiB + 40.0 MiB	100,000	0.25
-            recoverable	100	1,000	1.50 / 2.97 / 3.00	1.25 / 1.25 / 1.25	0.00 / 0.00 / 0.00"#]].assert_eq(&lines.join("\n"));
+            recoverable	100	1,000	1.50 / 2.97 / 3.00	1.25 / 1.25 / 1.25	0.00 / 0.00 / 0.00"#]]
+        .assert_eq(&lines.join("\n"));
     }
 }
