@@ -498,7 +498,7 @@ mod tests {
         std::fs::write(&log, format!("{}\nlast\n", "ü".repeat(LOG_SHOWN_BYTES))).unwrap();
         let end = end_of(&log);
         assert!(
-            end.ends_with("ü | last") && end.len() <= LOG_SHOWN_BYTES,
+            end.ends_with("ü | last") && end.len() < LOG_SHOWN_BYTES + 3,
             "{end}"
         );
     }
