@@ -90,5 +90,5 @@ fn run(arguments: &[&str]) -> anyhow::Result<()> {
 
 fn bench() -> anyhow::Result<()> {
     cargo(["run", "--release", "-p", "qm-node", "--", "bench"]).run()?;
-    cargo(["bench", "--workspace", "--benches"]).run()
+    cargo(["bench", "--workspace", "--bench", "*"]).run()
 }
