@@ -104,8 +104,9 @@ fn words(path: &str, text: &str, findings: &mut Findings) {
 }
 
 fn source(path: &str, text: &str, findings: &mut Findings) {
+    let mut open = Open::Nothing;
     for (number, line) in (1..).zip(text.lines()) {
-        let chars = chars_without_strings(line);
+        let chars = code_chars(line, &mut open);
         if chars > LINE_CHARS_MAX {
             findings.errors.push(format!(
                 "{path}:{number}: {chars} characters, {LINE_CHARS_MAX} at most"
@@ -136,36 +137,47 @@ fn source(path: &str, text: &str, findings: &mut Findings) {
     }
 }
 
-/// The length of a line, where the text of a string literal counts nothing: what people read stays
-/// in one piece, so that it can be searched for. Comments count in full.
-fn chars_without_strings(line: &str) -> usize {
-    if line.trim_start().starts_with("//") {
-        return line.chars().count();
-    }
-    let mut chars = 0;
-    let mut rest = line;
-    while let Some(at) = rest.find('"') {
-        let (before, string) = rest.split_at(at);
-        chars += before.chars().count() + 1;
-        rest = &string[1..];
-        let end = if before.ends_with("r#") {
-            rest.find("\"#")
-        } else {
-            end_of_string(rest)
-        };
-        match end {
-            Some(end) => {
-                rest = &rest[end + 1..];
-                chars += 1;
-            }
-            // It goes on in the next line.
-            None => return chars,
-        }
-    }
-    chars + rest.chars().count()
+/// Which string literal goes on in the next line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Open {
+    Nothing,
+    Plain,
+    Raw,
 }
 
-/// Where the string ends whose opening quote was just read.
+/// The length of a line, where the text of a string literal counts nothing: what people read stays
+/// in one piece, so that it can be searched for. Comments count in full.
+fn code_chars(line: &str, open: &mut Open) -> usize {
+    if *open == Open::Nothing && line.trim_start().starts_with("//") {
+        return line.chars().count();
+    }
+    // Quotes that open nothing.
+    let line = line.replace("'\"'", "'_'").replace("'\\\"'", "'__'");
+    let mut rest = line.as_str();
+    let mut chars = 0;
+    loop {
+        let end = match *open {
+            Open::Nothing => match rest.find('"') {
+                Some(start) => {
+                    chars += rest[..=start].chars().count();
+                    let is_raw = rest[..start].ends_with("r#");
+                    *open = if is_raw { Open::Raw } else { Open::Plain };
+                    rest = &rest[start + 1..];
+                    continue;
+                }
+                None => return chars + rest.chars().count(),
+            },
+            Open::Plain => end_of_string(rest),
+            Open::Raw => rest.find("\"#"),
+        };
+        let Some(end) = end else { return chars };
+        rest = &rest[end + 1..];
+        chars += 1;
+        *open = Open::Nothing;
+    }
+}
+
+/// Where the string ends whose opening quote was read.
 fn end_of_string(text: &str) -> Option<usize> {
     let mut escaped = false;
     text.char_indices().find_map(|(at, char)| {
@@ -318,6 +330,12 @@ mod tests {
         let text = "word ".repeat(30);
         assert!(errors("a.rs", &format!(r#"say("{text}\"{text}");"#)).is_empty());
         assert!(errors("a.rs", &format!("say(r#\"{text}\"{text}\"#);")).is_empty());
+        let expected = format!("expect![[r#\"\n{text}\n{text}\"#]];\nlet a = 1;\n");
+        assert!(errors("a.rs", &expected).is_empty());
+        assert_eq!(errors("a.rs", &format!("{expected}{text}")).len(), 1);
+        let wrapped = format!("say(\"a \\\n{text} \\\n {text}\");\nlet a = '\"';\n");
+        assert!(errors("a.rs", &wrapped).is_empty());
+        assert_eq!(errors("a.rs", &format!("{wrapped}{text}")).len(), 1);
         assert_eq!(errors("a.rs", &format!("/// \"{text}\"")).len(), 1);
         assert_eq!(
             errors("a.rs", &format!(r#"say("{text}"); {text}"#)).len(),
