@@ -86,15 +86,21 @@ async fn measure(
         Some(messages) => Volume::Messages(messages),
         None => Volume::Time(Duration::from_millis(args.duration)),
     };
+    // Before and after, because a machine that others use as well changes from second to second.
+    let plain = || match class {
+        Class::Recoverable => disk::append(pair.place.path(), size, DISK_BATCH).map(Some),
+        Class::Express | Class::Transactional => Ok(None),
+    };
+    let disk_before = plain()?;
     let full = load.run(&pair, &queue, volume).await?;
+    let disk_after = plain()?;
     out.note(&format!("  {} a second", grouped(full.received_per_s())));
     let resident = [pair.sender.resident_bytes(), pair.receiver.resident_bytes()];
     let messages = args.paced.saturating_mul(PACE_PER_S.into()) / 1000;
     let paced = load.pace(&pair, &queue, PACE_PER_S, messages).await?;
-    let disk = match class {
-        Class::Recoverable => Some(disk::append(pair.place.path(), size, DISK_BATCH)?),
-        Class::Express | Class::Transactional => None,
-    };
+    let disk = disk_before
+        .zip(disk_after)
+        .map(|(before, after)| before.and(after));
     let received = first.received.saturating_add(full.received);
     let expected = first.messages.saturating_add(full.messages);
     pair.place.tell(out);

@@ -9,17 +9,33 @@ use crate::exit::Failure;
 
 use super::super::processes::per_second;
 
-/// How long the disk is measured.
-const TIME: Duration = Duration::from_secs(1);
+/// How long the disk is measured at a time.
+const TIME: Duration = Duration::from_millis(500);
 /// Size of the file; when it is full, writing begins anew at its start.
 const FILE_BYTES: usize = 64 << 20;
 
-/// Messages a second that a plain file takes.
+/// What a plain file took.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Append {
-    pub(super) messages_per_s: u64,
+    pub(super) messages: u64,
+    pub(super) time: Duration,
     /// Messages between two flushes.
     pub(super) batch: u32,
+}
+
+impl Append {
+    pub(super) fn messages_per_s(&self) -> u64 {
+        per_second(self.messages, self.time)
+    }
+
+    /// Both measurements as one.
+    pub(super) fn and(self, other: Self) -> Self {
+        Self {
+            messages: self.messages.saturating_add(other.messages),
+            time: self.time.saturating_add(other.time),
+            ..self
+        }
+    }
 }
 
 /// Appends bodies of `size` bytes to a preallocated file, with one write and one fdatasync for
@@ -48,10 +64,11 @@ pub(super) fn append(dir: &Path, size: u32, batch: u32) -> Result<Append, Failur
         at += chunk.len();
         batches += 1;
     }
-    let messages_per_s = per_second(batches.saturating_mul(batch.into()), started.elapsed());
+    let time = started.elapsed();
     std::fs::remove_file(&path).map_err(failed)?;
     Ok(Append {
-        messages_per_s,
+        messages: batches.saturating_mul(batch.into()),
+        time,
         batch,
     })
 }
@@ -64,7 +81,8 @@ mod tests {
     fn the_file_is_gone_afterwards() {
         let dir = tempfile::tempdir().unwrap();
         let append = append(dir.path(), 100, 16).unwrap();
-        assert!(append.messages_per_s > 0);
+        assert!(append.messages_per_s() > 0);
+        assert_eq!(append.and(append).messages_per_s(), append.messages_per_s());
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 }

@@ -121,7 +121,7 @@ impl Case {
                 received: LatencyDocument::new(&self.paced.received),
             },
             disk: self.disk.map(|disk| DiskDocument {
-                messages_per_s: disk.messages_per_s,
+                messages_per_s: disk.messages_per_s(),
                 messages_per_flush: disk.batch,
                 ratio: hundredths(self.ratio(disk)),
             }),
@@ -130,7 +130,7 @@ impl Case {
 
     #[expect(clippy::cast_precision_loss, reason = "rates are far below 2^52")]
     fn ratio(&self, disk: Append) -> f64 {
-        self.full.received_per_s() as f64 / disk.messages_per_s.max(1) as f64
+        self.full.received_per_s() as f64 / disk.messages_per_s().max(1) as f64
     }
 
     /// A line of the table of rates.
@@ -152,7 +152,7 @@ impl Case {
                     format!("{} + {}", about_size(sender), about_size(receiver))
                 }),
             self.disk
-                .map_or_else(none, |disk| grouped(disk.messages_per_s)),
+                .map_or_else(none, |disk| grouped(disk.messages_per_s())),
             self.disk
                 .map_or_else(none, |disk| format!("{:.2}", self.ratio(disk))),
         ]
@@ -293,7 +293,8 @@ mod tests {
             paced,
             resident: [Some(30 << 20), Some(40 << 20)],
             disk: Some(Append {
-                messages_per_s: 100_000,
+                messages: 100_000,
+                time: second,
                 batch: 256,
             }),
         };
