@@ -111,6 +111,9 @@ impl Engine {
         let Some(flight) = self.take_flight(link, number) else {
             return;
         };
+        if let Some(session) = self.sessions.get_mut(&link) {
+            session.ack_came(self.now.at.ms_since(flight.sent));
+        }
         self.settle_delivered(flight.queue, flight.priority, &flight.message);
     }
 
@@ -376,13 +379,15 @@ impl Engine {
             // The frame may still be on its way on another lane of a live session: only when it
             // was sent on the very session that answers, and long ago, is it lost.
             Known::Unknown => {
+                let wait_ms = self
+                    .sessions
+                    .get(&at)
+                    .map_or(0, |session| session.ack_wait_ms(&self.config));
                 let overdue = self
                     .sessions
                     .get(&at)
                     .and_then(|s| s.flights.get(&number))
-                    .is_some_and(|flight| {
-                        flight.sent.plus_ms(self.config.ack_wait_ms) <= self.now.at
-                    });
+                    .is_some_and(|flight| flight.sent.plus_ms(wait_ms) <= self.now.at);
                 if asked != at || !overdue {
                     return;
                 }

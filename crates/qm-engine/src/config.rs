@@ -49,7 +49,11 @@ pub struct EngineConfig {
     pub handshake_timeout_ms: u64,
     /// A session without messages for this long is closed, unless the peer is kept connected.
     pub idle_session_ms: u64,
-    /// Unacknowledged for this long, a message is asked for (never resent blindly).
+    /// Unacknowledged for this long, a message is asked for (never resent blindly): at the least,
+    /// however fast acks are. A peer that restarted is noticed by that question.
+    pub ack_wait_min_ms: u64,
+    /// The same at the most, however slow acks are; between the two it is eight times as long as
+    /// acks take.
     pub ack_wait_ms: u64,
     /// While answers stay open they are asked for again at this interval.
     pub query_interval_ms: u64,
@@ -104,7 +108,8 @@ impl Default for EngineConfig {
             reconnect_max_ms: 30_000,
             handshake_timeout_ms: 10_000,
             idle_session_ms: 300_000,
-            ack_wait_ms: 5_000,
+            ack_wait_min_ms: 1_000,
+            ack_wait_ms: 20_000,
             query_interval_ms: 30_000,
             express_reach_queue_ms: 4 * 24 * 60 * 60 * 1_000,
             recoverable_reach_queue_ms: qm_wire::INFINITE_MS,

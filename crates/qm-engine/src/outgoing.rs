@@ -217,6 +217,7 @@ impl Engine {
     /// Returns whether messages of an earlier life were found whose fate must be asked.
     fn pump_lane(&mut self, link: LinkId, number: u32, priority: u8) -> bool {
         let mut asked = false;
+        let mut first_flight = false;
         loop {
             let now = self.now;
             let doubts = self.doubts.len();
@@ -313,8 +314,13 @@ impl Engine {
             out.in_flight += 1;
             flying.0 += 1;
             flying.1 = Some(link);
+            first_flight |= session.flights.len() == 1;
             self.counters.transmitted += 1;
             self.counters.retransmitted += u64::from(again);
+        }
+        if first_flight && let Some(session) = self.sessions.get(&link) {
+            let wait_ms = session.ack_wait_ms(&self.config);
+            self.arm_session(link, self.now.at.plus_ms(wait_ms));
         }
         self.refill_out(number, priority);
         asked
@@ -422,8 +428,10 @@ impl Engine {
             };
             session.push(Lane::Control, &PeerFrame::Query(query));
         }
-        session.next_query = self.now.at.plus_ms(interval);
+        let next_query = self.now.at.plus_ms(interval);
+        session.next_query = next_query;
         self.counters.queried += entries.len() as u64;
+        self.arm_session(link, next_query);
         self.busy_sessions.insert(link);
     }
 
@@ -440,11 +448,12 @@ impl Engine {
             return;
         }
         let peer = session.peer;
+        let wait_ms = session.ack_wait_ms(&self.config);
         let mut entries: Vec<Entry> = session
             .flights
             .values()
             .take(ENTRIES_MAX)
-            .filter(|flight| flight.sent.plus_ms(self.config.ack_wait_ms) <= now)
+            .filter(|flight| flight.sent.plus_ms(wait_ms) <= now)
             .map(|flight| flight.message.entry())
             .collect();
         if self.sending_session(peer) == Some(link) {

@@ -12,6 +12,7 @@ use qm_wire::{
 };
 
 use crate::backlog::Message;
+use crate::config::EngineConfig;
 use crate::engine::{Engine, Route, Timer};
 use crate::io::{Event, Lane, LinkId, Output};
 use crate::peers::Approval;
@@ -50,6 +51,8 @@ pub(crate) struct Session {
     pub(crate) pending: bool,
     pub(crate) opened: bool,
     pub(crate) last_activity: Timestamp,
+    /// How long acks take, smoothed, milliseconds.
+    ack_takes_ms: u64,
     /// When the session is looked at next.
     pub(crate) timer: Timestamp,
 
@@ -103,6 +106,7 @@ impl Session {
             pending: false,
             opened: false,
             last_activity: now,
+            ack_takes_ms: 0,
             timer: Timestamp::NEVER,
             next_number: 1,
             flights: BTreeMap::new(),
@@ -154,6 +158,19 @@ impl Session {
         }
         self.sent.bytes.saturating_add(bytes) <= self.credit.bytes
             || (self.flights.is_empty() && self.credit.bytes > 0)
+    }
+
+    /// Learns how long acks take.
+    pub(crate) const fn ack_came(&mut self, after_ms: u64) {
+        self.ack_takes_ms = (7 * self.ack_takes_ms + after_ms) / 8;
+    }
+
+    /// How long a message may be unacknowledged before it is asked for.
+    pub(crate) fn ack_wait_ms(&self, config: &EngineConfig) -> u64 {
+        let most = config.ack_wait_ms.max(config.ack_wait_min_ms);
+        self.ack_takes_ms
+            .saturating_mul(8)
+            .clamp(config.ack_wait_min_ms, most)
     }
 
     /// Where the peer says it can be dialled.
@@ -374,7 +391,7 @@ impl Engine {
         self.connected_to(peer);
         self.query_doubts(peer);
         self.busy_peers.insert(peer);
-        self.arm_session(link, self.now.at.plus_ms(self.config.ack_wait_ms));
+        self.arm_session(link, self.now.at.plus_ms(self.config.idle_session_ms));
     }
 
     /// Of two sessions with the same life of a peer only one stays: the one dialled by the node
@@ -552,8 +569,15 @@ impl Engine {
             return self.end_session(link, Outcome::IDLE, "nothing was sent for a while");
         }
         self.query_overdue(link);
-        let period = self.config.ack_wait_ms.max(100);
-        self.arm_session(link, now.plus_ms(period));
+        let Some(session) = self.sessions.get(&link) else {
+            return;
+        };
+        let next = if session.flights.is_empty() && session.next_query == Timestamp::NEVER {
+            idle_at.max(now.plus_ms(1_000))
+        } else {
+            now.plus_ms(session.ack_wait_ms(&self.config).max(100))
+        };
+        self.arm_session(link, next);
     }
 
     pub(crate) fn on_goodbye(&mut self, link: LinkId, goodbye: &Goodbye) {

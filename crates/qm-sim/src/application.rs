@@ -109,7 +109,9 @@ impl Sender {
         } else {
             format!("qm://node{to}:1801/inbox")
         };
-        let mut frame = PutFrame::new(0, destination, Bytes::from(put.to_body()));
+        let most = scenario.body_bytes_max.max(1);
+        let bytes = usize::try_from(random.next_u64() % most).unwrap_or(0);
+        let mut frame = PutFrame::new(0, destination, Bytes::from(put.to_body(bytes)));
         frame.class = if random.next_u64() % 1_000 < scenario.express_per_mille {
             Class::Express
         } else {

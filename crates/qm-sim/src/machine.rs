@@ -146,7 +146,7 @@ impl Machine {
         config.trust = Trust::Any;
         config.window_messages = scenario.window_messages;
         config.resident_bytes_max = scenario.resident_bytes_max;
-        config.ack_wait_ms = 2_000;
+        config.ack_wait_ms = 5_000;
         config.query_interval_ms = 3_000;
         config.breaks = scenario.breaks;
         let entropy = Box::new(SeededEntropy::new(life_seed));

@@ -30,16 +30,19 @@ pub struct Put {
 }
 
 impl Put {
-    /// The body that carries this name.
+    /// A body that carries this name and is at least so long.
     #[must_use]
-    pub fn to_body(self) -> Vec<u8> {
-        format!("{}:{}", self.application, self.number).into_bytes()
+    pub fn to_body(self, bytes: usize) -> Vec<u8> {
+        let mut body = format!("{}:{} ", self.application, self.number).into_bytes();
+        body.resize(body.len().max(bytes), b'.');
+        body
     }
 
     /// The name that a body carries.
     #[must_use]
     pub fn from_body(body: &[u8]) -> Option<Self> {
-        let (application, number) = core::str::from_utf8(body).ok()?.split_once(':')?;
+        let name = body.split(|byte| *byte == b' ').next()?;
+        let (application, number) = core::str::from_utf8(name).ok()?.split_once(':')?;
         Some(Self {
             application: application.parse().ok()?,
             number: number.parse().ok()?,

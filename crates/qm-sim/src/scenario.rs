@@ -48,6 +48,8 @@ pub struct Scenario {
     pub quota_messages: u64,
     /// Bytes of waiting messages that a machine keeps in memory.
     pub resident_bytes_max: usize,
+    /// Longest body of a message.
+    pub body_bytes_max: u64,
     /// Segments of the store; with small ones the log soon forgets consumed messages, and a
     /// machine that died may take a message twice whose sender died too.
     pub segment_bytes: u32,
@@ -97,6 +99,7 @@ impl Scenario {
                 u64::MAX
             },
             resident_bytes_max: if draw(0, 1) == 0 { 2_000 } else { 1 << 20 },
+            body_bytes_max: [16, 3_000][usize::try_from(draw(0, 1)).unwrap_or(0)],
             segment_bytes: if draw(0, 1) == 0 { 64 << 10 } else { 8 << 20 },
             breaks: Breaks::default(),
         }
