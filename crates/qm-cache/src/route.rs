@@ -288,11 +288,16 @@ where
                     unreachable!("a row has a route")
                 };
                 let seen_before = old.iter().any(|c| Arc::ptr_eq(c, front));
+                // It may have stood behind routes that are no more: then nobody moved.
+                let was_newest = old
+                    .iter()
+                    .find(|c| self.is_live(c, now))
+                    .is_some_and(|c| Arc::ptr_eq(c, front));
                 let _still_held = front.see(now);
                 self.retire(old, new, now);
                 let learned = match (new.len(), seen_before) {
                     (1, false) => Learned::New,
-                    (1, true) => Learned::Refreshed,
+                    (_, true) if was_newest => Learned::Refreshed,
                     (_, seen_before) => Learned::Alternative {
                         first_seen: !seen_before,
                     },

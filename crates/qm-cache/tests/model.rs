@@ -419,3 +419,17 @@ proptest! {
         check_routes(calls);
     }
 }
+
+#[test]
+fn a_route_behind_one_that_expired_has_not_moved() {
+    check_routes(vec![
+        RouteCall::Learn(3, 1),
+        RouteCall::Learn(3, 3),
+        RouteCall::Learn(3, 0),
+        RouteCall::Pass(26),
+        RouteCall::Refresh(0),
+        RouteCall::Refresh(1),
+        RouteCall::Pass(35),
+        RouteCall::Learn(3, 3),
+    ]);
+}
