@@ -49,7 +49,7 @@ pub(crate) const STEPS: &[Step] = &[
         about: "lints, with warnings denied",
         run: |_| {
             let lint = |arguments: &[&str]| {
-                cargo(["clippy", "--locked"])
+                cargo(["clippy", "--locked", "--keep-going"])
                     .args(arguments)
                     .args(["--", "-D", "warnings"])
                     .run()
@@ -62,8 +62,10 @@ pub(crate) const STEPS: &[Step] = &[
         name: "test",
         about: "the tests of every crate, then the wire crate without bincode",
         run: |tests| {
-            cargo(["test", "--locked", "--workspace"]).run_tests(tests)?;
-            cargo(["test", "--locked", "-p", "qm-wire", "--no-default-features"]).run_tests(tests)
+            let test =
+                |arguments: &[&str]| cargo(["test", "--locked", "--no-fail-fast"]).args(arguments);
+            test(&["--workspace"]).run_tests(tests)?;
+            test(&["-p", "qm-wire", "--no-default-features"]).run_tests(tests)
         },
     },
     Step {
