@@ -102,7 +102,9 @@ impl Engine {
 
     /// A transmission is settled, one way or another.
     fn take_flight(&mut self, link: LinkId, number: u64) -> Option<Flight> {
-        let flight = self.sessions.get_mut(&link)?.flights.remove(&number)?;
+        let session = self.sessions.get_mut(&link)?;
+        let flight = session.flights.remove(&number)?;
+        session.flight_bytes = session.flight_bytes.saturating_sub(flight.message.credit());
         self.landed(flight.queue, flight.priority);
         Some(flight)
     }
@@ -210,6 +212,14 @@ impl Engine {
         }
         let mut by_life: BTreeMap<RouteKey, Vec<Entry>> = BTreeMap::new();
         for (entry, _) in not_held.entries {
+            // Only what is really here can be owed.
+            let key = ArrivalKey(MessageKey {
+                source: peer,
+                entry,
+            });
+            if self.dedup.probe(key) != Some(KeyState::Committed) {
+                continue;
+            }
             by_life
                 .entry((peer, entry.id.incarnation))
                 .or_default()

@@ -85,6 +85,8 @@ pub(crate) struct Backlog {
     /// `committed_to` when the read under way was asked for.
     load_saw: u64,
     starved: bool,
+    /// Waiting messages below this position were purged.
+    forgotten_to: u64,
     /// Given-back messages below this position were purged meanwhile.
     purged_to: u64,
     /// Positions at or above `resident_to` that were handed out of turn.
@@ -109,6 +111,7 @@ impl Backlog {
             loading: false,
             load_saw: 0,
             starved: false,
+            forgotten_to: 0,
             purged_to: 0,
             ahead: BTreeSet::new(),
             deadline: Timestamp::NEVER,
@@ -169,6 +172,9 @@ impl Backlog {
 
     /// Takes back messages whose commit was refused. Returns bytes of memory set free.
     pub(crate) fn refuse(&mut self, position: u64, credit: u64) -> usize {
+        if position < self.forgotten_to {
+            return 0;
+        }
         self.count_out(credit);
         match self.ready.remove(&position) {
             Some(message) => message.cost(),
@@ -243,10 +249,16 @@ impl Backlog {
         Some(cost)
     }
 
-    /// Whether more should be read from disk: from which position.
-    pub(crate) fn wants_load(&self, low_water: usize) -> Option<u64> {
-        (self.spilled > 0 && !self.loading && !self.starved && self.ready.len() < low_water)
-            .then_some(self.resident_to)
+    /// Whether more should be read from disk: from which position. Ahead of need only when there is
+    /// `room` in memory.
+    pub(crate) fn wants_load(&self, low_water: usize, room: bool) -> Option<u64> {
+        // Express messages behind what is on disk do not count: they wait for it.
+        let hungry = self
+            .ready
+            .first_key_value()
+            .is_none_or(|(first, _)| *first >= self.resident_to);
+        let wanted = hungry || (room && self.ready.len() < low_water);
+        (self.spilled > 0 && !self.loading && !self.starved && wanted).then_some(self.resident_to)
     }
 
     pub(crate) const fn load_started(&mut self) {
@@ -254,23 +266,29 @@ impl Backlog {
         self.load_saw = self.committed_to;
     }
 
-    /// Takes in what was read. Returns bytes of memory now held for it.
-    pub(crate) fn loaded(&mut self, messages: Vec<Message>) -> usize {
+    /// Takes in what was read, in the order of positions; a record that cannot be understood is
+    /// passed over and stays on disk. Returns bytes of memory now held.
+    pub(crate) fn loaded(&mut self, records: Vec<(u64, Option<Message>)>) -> usize {
         self.loading = false;
         let mut held = 0;
         // Nothing there: the next commit brings it, unless one came while this read was under way.
-        self.starved = messages.is_empty() && self.committed_to == self.load_saw;
-        for message in messages {
-            if message.position < self.resident_to || message.position < self.purged_to {
+        self.starved = records.is_empty() && self.committed_to == self.load_saw;
+        for (position, message) in records {
+            if position < self.resident_to || position < self.forgotten_to {
                 continue;
             }
-            self.resident_to = message.position + 1;
-            if self.ahead.remove(&message.position) {
+            self.resident_to = position + 1;
+            if self.ahead.remove(&position) {
                 continue;
             }
             self.spilled = self.spilled.saturating_sub(1);
-            held += message.cost();
-            self.ready.insert(message.position, message);
+            match message {
+                Some(message) => {
+                    held += message.cost();
+                    self.ready.insert(position, message);
+                }
+                None => self.count_out(0),
+            }
         }
         if self.spilled == 0 {
             self.resident_to = self.next;
@@ -279,26 +297,18 @@ impl Backlog {
         held
     }
 
-    /// A stored record that cannot be understood is passed over and stays on disk.
-    pub(crate) fn skip(&mut self, position: u64) {
-        if position >= self.resident_to {
-            self.resident_to = position + 1;
-            self.spilled = self.spilled.saturating_sub(1);
-            self.messages = self.messages.saturating_sub(1);
-        }
-    }
-
-    /// Forgets everything that waits. Returns bytes of memory set free.
-    pub(crate) fn purge(&mut self) -> usize {
-        let freed = self.ready.values().map(Message::cost).sum();
+    /// Forgets everything that waits; with `returning` also what is handed out and comes back.
+    pub(crate) fn purge(&mut self, returning: bool) {
         self.ready.clear();
         self.resident_to = self.next;
-        self.purged_to = self.next;
+        self.forgotten_to = self.next;
+        if returning {
+            self.purged_to = self.next;
+        }
         self.ahead.clear();
         self.spilled = 0;
         self.messages = 0;
         self.bytes = 0;
-        freed
     }
 
     /// Takes out every message that is in memory only.
@@ -394,11 +404,11 @@ mod tests {
         let (second, _) = backlog.push(message(Class::Express), true);
         backlog.committed(first + 1);
         assert!(backlog.pop().is_none(), "the older one must be read first");
-        assert_eq!(backlog.wants_load(10), Some(0));
+        assert_eq!(backlog.wants_load(10, true), Some(0));
         backlog.load_started();
         let mut read = message(Class::Recoverable);
         read.position = first;
-        backlog.loaded(vec![read]);
+        backlog.loaded(vec![(first, Some(read))]);
         assert_eq!(backlog.pop().map(|m| m.position), Some(first));
         assert_eq!(backlog.pop().map(|m| m.position), Some(second));
         backlog.audit().unwrap();
@@ -409,7 +419,7 @@ mod tests {
         let mut backlog = Backlog::new(StreamId(0));
         backlog.push(message(Class::Express), true);
         let taken = backlog.pop().unwrap();
-        backlog.purge();
+        backlog.purge(true);
         assert!(backlog.give_back(taken).is_none());
     }
 }

@@ -8,19 +8,22 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::{Bytes, BytesMut};
 use qm_wire::local::{Accepted, ClientFrame, Fate, Follow, NodeFrame, NodeHello, Put, Refused};
-use qm_wire::{Class, ClientId, Destination, Envelope, MessageId, Outcome, QueueName, Tag, Text};
+use qm_wire::{Class, ClientId, Envelope, MessageId, Outcome, Tag, Text};
 
 use crate::backlog::Message;
 use crate::commits::{PutAt, Then};
+use crate::destination::Target;
 use crate::engine::Engine;
 use crate::io::{ConnId, Event, Output, StoreOp};
-use crate::record::{RemoteKey, Run, decode_runs, encode_runs, prefixed};
+use crate::record::{Run, decode_runs, encode_runs, prefixed};
 use crate::time::Timestamp;
 
 /// Version of the protocol between an application and its node.
 const LOCAL_PROTOCOL: u16 = 1;
 /// Runs of answers kept per client and per key.
 const RUNS_MAX: usize = 1_024;
+/// Runs kept per idempotency key; beyond, only its next number is taken.
+const KEY_RUNS_MAX: usize = 4_096;
 /// Refusals kept per client.
 const REFUSALS_MAX: usize = 1_024;
 /// Messages whose fate is followed at a time.
@@ -85,6 +88,10 @@ pub(crate) struct Clients {
 }
 
 impl Clients {
+    pub(crate) fn is_connected(&self, conn: ConnId) -> bool {
+        self.conns.contains_key(&conn)
+    }
+
     pub(crate) fn connected(&self) -> usize {
         self.conns.len()
     }
@@ -174,12 +181,6 @@ fn hash16(parts: &[&[u8]]) -> [u8; 16] {
     let mut hash = [0; 16];
     hasher.finalize_xof().fill(&mut hash);
     hash
-}
-
-/// Where a put goes.
-enum Target {
-    Local(u32),
-    Remote(RemoteKey, QueueName),
 }
 
 impl Engine {
@@ -346,80 +347,6 @@ impl Engine {
             text,
         });
         self.outputs.push_back(Output::Client { conn, frame });
-    }
-
-    /// Resolves a destination as an application writes it.
-    fn resolve(&mut self, text: &str) -> Result<Target, (Outcome, String)> {
-        let bad = |text: String| (Outcome::BAD_DESTINATION_NAME, text);
-        let destination: Destination = text
-            .parse()
-            .map_err(|error: qm_wire::AddressError| bad(error.to_string()))?;
-        let key = match &destination {
-            Destination::Local { queue } => return self.local_target(queue),
-            Destination::Peer { peer, .. } => match self.peers.names.get(&peer.to_lowercase()) {
-                Some(entry) => entry.remote.clone(),
-                None => match self.peers.find(peer).as_slice() {
-                    [qm] => RemoteKey::Id(*qm),
-                    [] => {
-                        return Err(bad(format!(
-                            "no peer is called {peer}; add it with: qm-node peers add {peer} HOST[:PORT]"
-                        )));
-                    }
-                    _ => return Err(bad(format!("several peers are called {peer}"))),
-                },
-            },
-            Destination::Host {
-                qm: Some(qm),
-                host,
-                port,
-                ..
-            } => {
-                self.learn_host(*qm, host, *port);
-                RemoteKey::Id(*qm)
-            }
-            Destination::Host {
-                qm: None,
-                host,
-                port,
-                ..
-            } => RemoteKey::Host(join_host(host, *port)),
-            Destination::Id { qm, .. } => RemoteKey::Id(*qm),
-            _ => return Err(bad("this form of destination is not known here".to_owned())),
-        };
-        if key == RemoteKey::Id(self.me.qm) {
-            return self.local_target(destination.queue());
-        }
-        Ok(Target::Remote(key, destination.queue().clone()))
-    }
-
-    fn local_target(&self, queue: &QueueName) -> Result<Target, (Outcome, String)> {
-        match self.local_names.get(queue) {
-            Some(_) if queue.is_system() => {
-                let text = format!("{queue} belongs to the system; it cannot be sent to");
-                Err((Outcome::ACCESS_DENIED, text))
-            }
-            Some(number) => Ok(Target::Local(*number)),
-            None => {
-                let text = format!(
-                    "there is no queue {queue} on this node; create it with: qm-node queue create {queue}"
-                );
-                Err((Outcome::BAD_DESTINATION_QUEUE, text))
-            }
-        }
-    }
-
-    fn learn_host(&mut self, qm: qm_wire::QmId, host: &str, port: u16) {
-        use crate::peers::{Approval, PeerRecord};
-        let record = self
-            .peers
-            .known
-            .entry(qm)
-            .or_insert_with(|| PeerRecord::new([0; 32], Approval::Known));
-        let address = join_host(host, port);
-        if !record.addresses.contains(&address) {
-            record.learn_address(address);
-            self.save_peer(qm);
-        }
     }
 
     fn accept(&mut self, client: ClientId, put: &Put) -> Result<(), (Outcome, String)> {
@@ -640,6 +567,15 @@ impl Engine {
         };
         state.touched = self.now.at;
         let number = key.number.unwrap_or(0);
+        let known = state.runs.iter().any(|run| run.id_of(number).is_some());
+        let grows = state
+            .runs
+            .last()
+            .is_some_and(|run| run.last.checked_add(1) == Some(number));
+        if !known && !grows && state.runs.len() >= KEY_RUNS_MAX {
+            let text = "this idempotency key has too many gaps to remember; use another one";
+            return Err((Outcome::BUSY, text.to_owned()));
+        }
         let Some(id) = state.runs.iter().rev().find_map(|run| run.id_of(number)) else {
             return Ok(None);
         };
@@ -658,6 +594,7 @@ impl Engine {
                 client,
                 sequence,
                 id,
+                key: (hash, number),
             });
         } else {
             if let Some(state) = self.clients.states.get_mut(&client) {
@@ -698,29 +635,28 @@ impl Engine {
         }
     }
 
-    /// Adds the answers of this batch to it.
+    /// Adds the answers of this batch to it; corrections after a refusal need no room.
     pub(crate) fn save_clients(&mut self) {
-        if !self.commits.has_puts() {
-            return;
-        }
+        let mut values = Vec::new();
         for client in core::mem::take(&mut self.clients.dirty_clients) {
             if let Some(state) = self.clients.states.get_mut(&client) {
                 state.dirty = false;
                 let value = encode_runs(state.touched.0, [0; 16], state.runs.iter());
-                self.commits.put(StoreOp::Set {
-                    key: client_key(client),
-                    value,
-                });
+                values.push((client_key(client), value));
             }
         }
         for hash in core::mem::take(&mut self.clients.dirty_keys) {
             if let Some(state) = self.clients.keys.get_mut(&hash) {
                 state.dirty = false;
                 let value = encode_runs(state.touched.0, state.digest, state.runs.iter());
-                self.commits.put(StoreOp::Set {
-                    key: idempotency_key(hash),
-                    value,
-                });
+                values.push((idempotency_key(hash), value));
+            }
+        }
+        for (key, value) in values {
+            if self.commits.has_puts() {
+                self.commits.put(StoreOp::Set { key, value });
+            } else {
+                self.commits.set(key, value);
             }
         }
     }
@@ -748,8 +684,23 @@ impl Engine {
         }
     }
 
-    /// The first message of a repeated one is durable.
-    pub(crate) fn confirm_repeated(&mut self, client: ClientId, sequence: u64, id: MessageId) {
+    /// The batch behind the first message of a repeated one is durable. Whether the first one is,
+    /// its key tells: a refused message is not remembered.
+    pub(crate) fn confirm_repeated(
+        &mut self,
+        client: ClientId,
+        sequence: u64,
+        id: MessageId,
+        (hash, number): ([u8; 16], u64),
+    ) {
+        let held = self
+            .clients
+            .keys
+            .get(&hash)
+            .is_some_and(|state| state.runs.iter().any(|run| run.id_of(number) == Some(id)));
+        if !held {
+            return self.unaccept(client, sequence, id, None);
+        }
         let Some(state) = self.clients.states.get_mut(&client) else {
             return;
         };
@@ -768,12 +719,17 @@ impl Engine {
         if let Some(state) = self.clients.states.get_mut(&client) {
             state.pending.remove(&sequence);
             state.runs = remove_number(state.runs.drain(..), sequence).into();
+            // A later batch may have stored the answer that is void now.
+            state.dirty = true;
+            self.clients.dirty_clients.insert(client);
         }
         if let Some((hash, number)) = key
             && let Some(state) = self.clients.keys.get_mut(&hash)
         {
             state.pending.remove(&number);
             state.runs = remove_number(state.runs.drain(..), number);
+            state.dirty = true;
+            self.clients.dirty_keys.insert(hash);
         }
         self.clients.followed.remove(&id);
         let text = "the disk is full; make room or wait until messages have left".to_owned();
@@ -956,14 +912,6 @@ impl Engine {
             self.clients.keys.insert(id, state);
         }
         Some(true)
-    }
-}
-
-fn join_host(host: &str, port: u16) -> String {
-    if host.contains(':') {
-        format!("[{host}]:{port}")
-    } else {
-        format!("{host}:{port}")
     }
 }
 

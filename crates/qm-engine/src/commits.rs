@@ -10,6 +10,7 @@ use qm_cache::Ticket as DedupTicket;
 use qm_wire::local::Settled;
 use qm_wire::{ClientId, Entry, MessageId, QmId};
 
+use crate::backlog::Message;
 use crate::io::{ConnId, LinkId, StoreOp, Ticket};
 
 /// One message put into a queue, to be confirmed or undone.
@@ -19,6 +20,15 @@ pub(crate) struct PutAt {
     pub(crate) priority: u8,
     pub(crate) position: u64,
     pub(crate) credit: u64,
+}
+
+/// Where a message came from that is moved.
+#[derive(Debug)]
+pub(crate) struct Origin {
+    pub(crate) local: bool,
+    pub(crate) queue: u32,
+    pub(crate) priority: u8,
+    pub(crate) message: Message,
 }
 
 /// What happens when a batch is durable.
@@ -38,6 +48,7 @@ pub(crate) enum Then {
         client: ClientId,
         sequence: u64,
         id: MessageId,
+        key: ([u8; 16], u64),
     },
     /// A message from a peer is safe.
     Arrived {
@@ -49,14 +60,14 @@ pub(crate) enum Then {
         reservation: Option<DedupTicket>,
         acked: bool,
     },
-    /// A dead letter is safe.
-    DeadLetter { put: PutAt },
+    /// A dead letter is safe, or a message is in its poison queue; refused, it is where it was.
+    DeadLetter { put: PutAt, from: Option<Origin> },
     /// Consumed deliveries are gone.
     Settled { conn: ConnId, settled: Settled },
 }
 
-/// A batch is closed when it is about this large, so that it fits any segment of the store.
-const BATCH_BYTES: usize = 8 << 20;
+/// What an operation takes in a store beside its contents, about.
+const OP_BYTES: usize = 48;
 
 #[derive(Debug, Default)]
 struct Gathering {
@@ -96,10 +107,12 @@ impl Commits {
             *high = *last;
             return;
         }
+        self.settling.bytes += OP_BYTES;
         self.settling.ops.push(op);
     }
 
     pub(crate) fn set(&mut self, key: Bytes, value: Bytes) {
+        self.settling.bytes += key.len() + value.len();
         self.settling.ops.push(StoreOp::Set { key, value });
     }
 
@@ -113,9 +126,11 @@ impl Commits {
 
     /// Adds a message, or a change that must stand or fall with messages of this batch.
     pub(crate) fn put(&mut self, op: StoreOp) {
-        if let StoreOp::Put { head, body, .. } = &op {
-            self.putting.bytes += head.len() + body.len();
-        }
+        self.putting.bytes += match &op {
+            StoreOp::Put { head, body, .. } => OP_BYTES + head.len() + body.len(),
+            StoreOp::Set { key, value } => OP_BYTES + key.len() + value.len(),
+            StoreOp::Remove { .. } | StoreOp::Unset { .. } => OP_BYTES,
+        };
         self.putting.ops.push(op);
     }
 
@@ -123,8 +138,9 @@ impl Commits {
         self.putting.then.push(then);
     }
 
-    pub(crate) const fn is_large(&self) -> bool {
-        self.putting.bytes >= BATCH_BYTES
+    /// Bytes of the larger batch gathered so far.
+    pub(crate) fn gathered_bytes(&self) -> usize {
+        self.putting.bytes.max(self.settling.bytes)
     }
 
     pub(crate) fn has_puts(&self) -> bool {

@@ -67,6 +67,9 @@ pub struct EngineConfig {
     pub express_bytes_max: usize,
     /// Bytes of live messages that the store may hold.
     pub store_bytes_max: u64,
+    /// A batch for the store is closed when it is about this large; with one more message it must
+    /// fit a segment of the store.
+    pub batch_bytes_max: usize,
     /// Peers that may await approval at a time.
     pub pending_peers_max: usize,
     /// How long the outcomes of an application's requests and its idempotency keys are kept.
@@ -116,6 +119,7 @@ impl Default for EngineConfig {
             resident_bytes_max: 16 << 20,
             express_bytes_max: 64 << 20,
             store_bytes_max: 64 << 30,
+            batch_bytes_max: 8 << 20,
             pending_peers_max: 1_000,
             outcome_retention_ms: 24 * 60 * 60 * 1_000,
             #[cfg(feature = "__breaks")]

@@ -3,12 +3,9 @@
 use qm_wire::Outcome;
 
 use crate::backlog::Backlog;
-use crate::commits::{PutAt, Then};
-use crate::engine::{Engine, Timer};
+use crate::commits::{Origin, PutAt, Then};
+use crate::engine::Engine;
 use crate::io::{Event, Output};
-
-/// How often a full disk is tried again.
-const STORE_RETRY_MS: u64 = 1_000;
 
 impl Engine {
     pub(crate) fn on_durable(&mut self, batch: Vec<Then>) {
@@ -32,8 +29,9 @@ impl Engine {
                     client,
                     sequence,
                     id,
+                    key,
                 } => {
-                    self.confirm_repeated(client, sequence, id);
+                    self.confirm_repeated(client, sequence, id, key);
                 }
                 Then::Arrived {
                     put,
@@ -50,7 +48,7 @@ impl Engine {
                     }
                     self.arrived(link, put, number, source, entry, acked);
                 }
-                Then::DeadLetter { put } => {
+                Then::DeadLetter { put, .. } => {
                     self.put_durable(true, put);
                     self.busy_queues.insert(put.queue);
                 }
@@ -82,9 +80,6 @@ impl Engine {
         if let Some(backlog) = self.backlog_of(local, put) {
             backlog.committed(put.position + 1);
         }
-        if !local {
-            self.refill_out(put.queue, put.priority);
-        }
     }
 
     /// The disk is full: nothing of the batch was done. Applications are told, peers get no ack
@@ -107,6 +102,7 @@ impl Engine {
                     client,
                     sequence,
                     id,
+                    ..
                 } => {
                     self.unaccept(client, sequence, id, None);
                 }
@@ -126,10 +122,12 @@ impl Engine {
                         unsettled.bytes = unsettled.bytes.saturating_sub(put.credit);
                     }
                 }
-                Then::DeadLetter { put } => {
-                    // The removal was refused with it: the message is where it was, on disk, and
-                    // is found there at the next start; memory has let go of it.
+                Then::DeadLetter { put, from } => {
+                    // The removal was refused with it: the message is where it was.
                     self.put_refused(true, put);
+                    if let Some(from) = from {
+                        self.put_back(from);
+                    }
                 }
                 Then::Settled { conn, mut settled } => {
                     settled.outcome = Some(Outcome::STORE_FULL);
@@ -143,7 +141,34 @@ impl Engine {
             self.store_full = true;
             self.event(Event::StoreFull { full: true });
         }
-        self.arm(self.now.at.plus_ms(STORE_RETRY_MS), Timer::StoreRetry);
+        self.arm_store_retry();
+    }
+
+    /// A message that could not be moved waits where it was.
+    fn put_back(&mut self, from: Origin) {
+        let Origin {
+            local,
+            queue,
+            priority,
+            message,
+        } = from;
+        let durable = message.class.is_durable();
+        self.stored_bytes = self.stored_bytes.saturating_add(message.credit());
+        if !local && message.transmitted {
+            return self.put_in_doubt(queue, priority, message);
+        }
+        let at = PutAt {
+            queue,
+            priority,
+            position: message.position,
+            credit: 0,
+        };
+        let cost = self
+            .backlog_of(local, at)
+            .and_then(|backlog| backlog.give_back(message));
+        if let Some(cost) = cost {
+            self.hold(durable, cost);
+        }
     }
 
     fn put_refused(&mut self, local: bool, put: PutAt) {
@@ -152,5 +177,9 @@ impl Engine {
             .map_or(0, |b| b.refuse(put.position, put.credit));
         self.resident_bytes = self.resident_bytes.saturating_sub(freed);
         self.stored_bytes = self.stored_bytes.saturating_sub(put.credit);
+        if local {
+            self.reopen_if_room(put.queue);
+            self.busy_queues.insert(put.queue);
+        }
     }
 }

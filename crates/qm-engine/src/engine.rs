@@ -66,6 +66,9 @@ pub enum Route {
     Address(String),
 }
 
+/// How often a full disk or a reached limit is looked at again.
+const STORE_RETRY_MS: u64 = 1_000;
+
 /// Key of the ack-route cache.
 pub(crate) type RouteKey = (QmId, Incarnation);
 
@@ -113,6 +116,7 @@ pub struct Engine {
     pub(crate) life_saved: bool,
     pub(crate) stopping: bool,
     pub(crate) store_full: bool,
+    store_retry_armed: bool,
 
     pub(crate) locals: BTreeMap<u32, LocalQueue>,
     pub(crate) local_names: BTreeMap<QueueName, u32>,
@@ -194,6 +198,7 @@ impl Engine {
             life_saved: false,
             stopping: false,
             store_full: false,
+            store_retry_armed: false,
             locals: BTreeMap::new(),
             local_names: BTreeMap::new(),
             outs: BTreeMap::new(),
@@ -303,9 +308,7 @@ impl Engine {
             Input::Tick => {}
             Input::Stop => self.on_stop(),
         }
-        if self.commits.is_large() {
-            self.seal();
-        }
+        self.seal_if_large();
     }
 
     /// The next thing that shall happen outside, `None` when nothing is left to say.
@@ -363,13 +366,20 @@ impl Engine {
         self.seal();
     }
 
+    /// Keeps a batch within a segment of the store.
+    pub(crate) fn seal_if_large(&mut self) {
+        if self.commits.gathered_bytes() >= self.config.batch_bytes_max {
+            self.seal();
+        }
+    }
+
     /// Closes the batches gathered so far and hands them to the store.
-    fn seal(&mut self) {
+    pub(crate) fn seal(&mut self) {
+        self.save_clients();
         if self.commits.is_empty() {
             return;
         }
         self.save_clock();
-        self.save_clients();
         for (ticket, ops) in self.commits.seal() {
             self.outputs.push_back(Output::Persist { ticket, ops });
         }
@@ -438,13 +448,21 @@ impl Engine {
         self.stored_bytes = locals.sum::<u64>() + outs.sum::<u64>() + flights;
     }
 
+    /// Looks again in a second whether there is room.
+    pub(crate) fn arm_store_retry(&mut self) {
+        if !core::mem::replace(&mut self.store_retry_armed, true) {
+            self.arm(self.now.at.plus_ms(STORE_RETRY_MS), Timer::StoreRetry);
+        }
+    }
+
     fn on_store_retry(&mut self) {
+        self.store_retry_armed = false;
         if self.store_full {
             self.store_full = false;
             self.event(Event::StoreFull { full: false });
-            for link in self.sessions.keys() {
-                self.busy_sessions.insert(*link);
-            }
+        }
+        for link in self.sessions.keys() {
+            self.busy_sessions.insert(*link);
         }
     }
 

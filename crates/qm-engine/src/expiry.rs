@@ -4,6 +4,7 @@
 use qm_wire::{MessageFlags, Outcome};
 
 use crate::backlog::{Backlog, Message};
+use crate::commits::Origin;
 use crate::engine::{Engine, Timer};
 use crate::io::{Event, StoreOp};
 use crate::time::Timestamp;
@@ -77,7 +78,8 @@ impl Engine {
             }
         }
         if rearm != Timestamp::NEVER {
-            self.arm(rearm, Timer::Expiry);
+            // Many deadlines close together are looked at together.
+            self.arm(rearm.max(now.plus_ms(100)), Timer::Expiry);
         }
     }
 
@@ -104,7 +106,13 @@ impl Engine {
             last: message.position,
         });
         if kept {
-            self.put_dead_letter(message, outcome, &destination, removal);
+            let from = Some(Origin {
+                local: true,
+                queue: number,
+                priority,
+                message: message.clone(),
+            });
+            self.put_dead_letter(message, outcome, &destination, removal, from);
             self.counters.dead_letters += 1;
         } else {
             if let Some(removal) = removal {
@@ -117,6 +125,7 @@ impl Engine {
             outcome,
             kept,
         });
+        self.tell_fate(message.id, outcome);
         self.reopen_if_room(number);
     }
 }

@@ -7,6 +7,7 @@ mod backlog;
 mod clients;
 mod commits;
 mod config;
+mod destination;
 mod durable;
 mod engine;
 mod entropy;

@@ -9,6 +9,7 @@ use qm_wire::{
 };
 
 use crate::backlog::{Backlog, Message, left_ms};
+use crate::commits::Origin;
 use crate::engine::{Engine, LoadFor};
 use crate::io::{DialFailure, Event, Lane, LinkId, Output, StoreOp};
 use crate::record::{QueueRecord, RemoteKey};
@@ -19,8 +20,11 @@ use crate::time::Timestamp;
 const LOAD_RECORDS: usize = 1_024;
 /// Bytes read from disk at a time.
 const LOAD_BYTES: usize = 1 << 20;
-/// Messages in doubt of one peer at a time: bounds memory, and each is one entry of a query.
-const DOUBTS_MAX: usize = 2 * ENTRIES_MAX;
+/// Messages of an earlier life in doubt at a time, for one priority of one queue: their bodies are
+/// in memory, and each is one entry of a query.
+const DOUBTS_MAX: usize = LOAD_RECORDS;
+/// Bytes of the same.
+const DOUBT_BYTES_MAX: u64 = 4 << 20;
 
 /// A destination node as addressed.
 #[derive(Debug)]
@@ -81,6 +85,7 @@ pub(crate) struct OutLane {
     /// Messages that may have been transmitted before, by position; none is sent again before the
     /// destination said that it does not have it.
     pub(crate) doubt: BTreeMap<u64, Message>,
+    doubt_bytes: u64,
     /// Messages of this priority in flight, and on which session: all on one, because two
     /// sessions are not ordered among themselves.
     flying: (u64, Option<LinkId>),
@@ -91,6 +96,7 @@ impl OutLane {
         Self {
             backlog,
             doubt: BTreeMap::new(),
+            doubt_bytes: 0,
             flying: (0, None),
         }
     }
@@ -220,7 +226,6 @@ impl Engine {
         let mut first_flight = false;
         loop {
             let now = self.now;
-            let doubts = self.doubts.len();
             let incarnation = self.incarnation;
             let Some(out) = self.outs.get_mut(&number) else {
                 return asked;
@@ -240,7 +245,7 @@ impl Engine {
             // Order within a priority: nothing leaves before what is older and in doubt.
             let inherited = next.id.incarnation != incarnation && !next.transmitted;
             if inherited {
-                if doubts >= DOUBTS_MAX {
+                if lane.doubt.len() >= DOUBTS_MAX || lane.doubt_bytes >= DOUBT_BYTES_MAX {
                     break;
                 }
                 let Some(message) = lane.backlog.pop() else {
@@ -310,6 +315,7 @@ impl Engine {
                 sent: now.at,
                 message,
             };
+            session.flight_bytes = session.flight_bytes.saturating_add(flight.message.credit());
             session.flights.insert(data.number, flight);
             out.in_flight += 1;
             flying.0 += 1;
@@ -328,6 +334,7 @@ impl Engine {
 
     /// Reads on from disk when memory runs low.
     pub(crate) fn refill_out(&mut self, number: u32, priority: u8) {
+        let room = self.may_keep(LOAD_BYTES);
         let Some(lane) = self
             .outs
             .get_mut(&number)
@@ -338,7 +345,7 @@ impl Engine {
         if lane.doubt.len() >= DOUBTS_MAX {
             return;
         }
-        let Some(from) = lane.backlog.wants_load(LOAD_RECORDS) else {
+        let Some(from) = lane.backlog.wants_load(LOAD_RECORDS, room) else {
             return;
         };
         lane.backlog.load_started();
@@ -373,6 +380,7 @@ impl Engine {
             if let Some(lane) = out.lanes.get_mut(&priority) {
                 let mut message = message;
                 message.transmitted = true;
+                lane.doubt_bytes = lane.doubt_bytes.saturating_add(message.credit());
                 lane.doubt.insert(position, message);
                 self.doubts.insert(id, (number, priority, position));
             }
@@ -392,6 +400,7 @@ impl Engine {
             return None;
         }
         let message = lane.doubt.remove(&position)?;
+        lane.doubt_bytes = lane.doubt_bytes.saturating_sub(message.credit());
         self.doubts.remove(&entry.id);
         Some((number, priority, message))
     }
@@ -500,6 +509,12 @@ impl Engine {
 
     /// The message will not be delivered: dead letter, or nothing when its sender wished so.
     pub(crate) fn bury(&mut self, number: u32, priority: u8, message: &Message, outcome: Outcome) {
+        // A refusal that claims success is a fault of the peer, and a dead letter all the same.
+        let outcome = if outcome.0 == 0 || outcome.is_positive() {
+            Outcome::PROTOCOL
+        } else {
+            outcome
+        };
         let kept = message.flags.contains(MessageFlags::DEAD_LETTER);
         let destination = self.outs.get(&number).map_or_else(String::new, |out| {
             let remote = self
@@ -519,7 +534,13 @@ impl Engine {
         });
         if kept {
             // In one batch with the removal: the message is always in exactly one of the two.
-            self.put_dead_letter(message, outcome, &destination, removal);
+            let from = Some(Origin {
+                local: false,
+                queue: number,
+                priority,
+                message: message.clone(),
+            });
+            self.put_dead_letter(message, outcome, &destination, removal, from);
             self.counters.dead_letters += 1;
         } else {
             if let Some(removal) = removal {

@@ -391,7 +391,8 @@ impl Engine {
             })
         });
         if busy {
-            return;
+            // The other dial may fail, and with it what wanted it: look again.
+            return self.back_off(number);
         }
         let Some(remote) = self.remotes.get_mut(&number) else {
             return;
@@ -623,6 +624,15 @@ impl Engine {
                 session.peer_pending = false;
             }
             self.grant_credit(link);
+        }
+        let remotes: Vec<_> = self
+            .remotes
+            .iter()
+            .filter(|(_, remote)| remote.peer() == Some(peer))
+            .map(|(number, _)| *number)
+            .collect();
+        for number in remotes {
+            self.retry_now(number);
         }
     }
 

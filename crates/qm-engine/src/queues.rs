@@ -9,7 +9,7 @@ use qm_wire::local::{
 use qm_wire::{Envelope, Outcome, PeerFrame, QueueName, QueueState, Text};
 
 use crate::backlog::{Backlog, Message, left_ms};
-use crate::commits::{PutAt, Then};
+use crate::commits::{Origin, PutAt, Then};
 use crate::engine::{Engine, LoadFor, Timer};
 use crate::io::{ConnId, Event, Lane, LinkId, LoadId, Output, StoreOp, StoredRecord};
 use crate::record::{DeadReason, LocalSettings, QueueRecord, StoredHead};
@@ -47,6 +47,8 @@ pub(crate) struct LocalQueue {
     pub(crate) lanes: BTreeMap<u8, Backlog>,
     pub(crate) leased: BTreeMap<u64, Leased>,
     waiters: VecDeque<Waiter>,
+    /// When the waiters are looked at next.
+    timer: Timestamp,
     pub(crate) leased_bytes: u64,
     pub(crate) arrived: u64,
     pub(crate) received: u64,
@@ -84,6 +86,7 @@ impl LocalQueue {
             lanes: BTreeMap::new(),
             leased: BTreeMap::new(),
             waiters: VecDeque::new(),
+            timer: Timestamp::NEVER,
             leased_bytes: 0,
             arrived: 0,
             received: 0,
@@ -179,6 +182,7 @@ impl Engine {
         outcome: Outcome,
         destination: &str,
         removal: Option<StoreOp>,
+        from: Option<Origin>,
     ) {
         let number = self.dead_queue();
         let stream = Self::stream_of(number, 0);
@@ -218,7 +222,8 @@ impl Engine {
             position,
             credit,
         };
-        self.commits.after_putting(Then::DeadLetter { put });
+        self.commits.after_putting(Then::DeadLetter { put, from });
+        self.seal_if_large();
     }
 
     fn dead_queue(&mut self) -> u32 {
@@ -278,6 +283,20 @@ impl Engine {
         }
     }
 
+    /// Tells every session that was told otherwise that messages for a queue may come.
+    pub(crate) fn tell_open(&mut self, name: &QueueName) {
+        for (link, session) in &mut self.sessions {
+            if session.told_full.remove(name) {
+                let state = QueueState {
+                    queue: name.clone(),
+                    open: true,
+                };
+                session.push(Lane::Control, &PeerFrame::QueueState(state));
+                self.busy_sessions.insert(*link);
+            }
+        }
+    }
+
     /// Lets senders go on once a tenth of the quota is free.
     pub(crate) fn reopen_if_room(&mut self, number: u32) {
         let Some(queue) = self.locals.get_mut(&number) else {
@@ -296,16 +315,7 @@ impl Engine {
         }
         queue.told_full = false;
         let name = queue.settings.name.clone();
-        for (link, session) in &mut self.sessions {
-            if session.told_full.remove(&name) {
-                let state = QueueState {
-                    queue: name.clone(),
-                    open: true,
-                };
-                session.push(Lane::Control, &PeerFrame::QueueState(state));
-                self.busy_sessions.insert(*link);
-            }
-        }
+        self.tell_open(&name);
         self.event(Event::QueueFull {
             queue: name,
             full: false,
@@ -358,9 +368,7 @@ impl Engine {
         if let Some(queue) = self.locals.get_mut(&number) {
             queue.waiters.push_back(waiter);
         }
-        if until > self.now.at && until != Timestamp::NEVER {
-            self.arm(until, Timer::Receivers(number));
-        }
+        self.arm_receivers(number, until);
         self.busy_queues.insert(number);
     }
 
@@ -465,6 +473,7 @@ impl Engine {
     }
 
     pub(crate) fn refill_local(&mut self, number: u32, priority: u8) {
+        let room = self.may_keep(LOAD_BYTES);
         let Some(lane) = self
             .locals
             .get_mut(&number)
@@ -472,7 +481,7 @@ impl Engine {
         else {
             return;
         };
-        let Some(from) = lane.wants_load(LOAD_RECORDS / 4) else {
+        let Some(from) = lane.wants_load(LOAD_RECORDS / 4, room) else {
             return;
         };
         lane.load_started();
@@ -661,7 +670,13 @@ impl Engine {
                 first,
                 last,
             });
-            self.commits.after_putting(Then::DeadLetter { put });
+            let from = Some(Origin {
+                local: true,
+                queue: number,
+                priority,
+                message: message.clone(),
+            });
+            self.commits.after_putting(Then::DeadLetter { put, from });
         }
         true
     }
@@ -686,8 +701,26 @@ impl Engine {
         }
     }
 
+    /// One timer a queue, whatever the number of requests.
+    fn arm_receivers(&mut self, number: u32, until: Timestamp) {
+        if let Some(queue) = self.locals.get_mut(&number)
+            && until > self.now.at
+            && until < queue.timer
+        {
+            queue.timer = until;
+            self.arm(until, Timer::Receivers(number));
+        }
+    }
+
     pub(crate) fn on_receivers_timer(&mut self, number: u32) {
         let now = self.now.at;
+        if self
+            .locals
+            .get(&number)
+            .is_none_or(|queue| queue.timer > now)
+        {
+            return;
+        }
         let mut done = Vec::new();
         if let Some(queue) = self.locals.get_mut(&number) {
             queue.waiters.retain(|waiter| {
@@ -700,6 +733,13 @@ impl Engine {
         }
         for (conn, request) in done {
             self.receive_done(conn, request, 0, None, String::new());
+        }
+        let next = self.locals.get_mut(&number).and_then(|queue| {
+            queue.timer = Timestamp::NEVER;
+            queue.waiters.iter().map(|waiter| waiter.until).min()
+        });
+        if let Some(next) = next {
+            self.arm_receivers(number, next);
         }
     }
 
@@ -718,6 +758,9 @@ impl Engine {
     }
 
     fn on_scanned(&mut self, mut job: Box<ScanJob>, records: Vec<StoredRecord>) {
+        if !self.clients.is_connected(job.conn) {
+            return;
+        }
         let wanted = if job.receive.lookup.is_some() {
             1
         } else {
@@ -867,20 +910,18 @@ impl Engine {
                 local,
                 ..
             }) => {
-                let positions: Vec<_> = records.iter().map(|r| r.position).collect();
                 let messages: Vec<_> = records
                     .into_iter()
-                    .filter_map(|r| self.message_of(r))
+                    .map(|r| (r.position, self.message_of(r)))
                     .collect();
                 let mut deadline = Timestamp::NEVER;
-                for message in &messages {
+                for message in messages.iter().filter_map(|(_, message)| message.as_ref()) {
                     deadline = deadline.min(if local {
                         message.receive_deadline()
                     } else {
                         message.reach_deadline()
                     });
                 }
-                let readable: Vec<_> = messages.iter().map(|m| m.position).collect();
                 let backlog = if local {
                     self.locals
                         .get_mut(&queue)
@@ -893,11 +934,6 @@ impl Engine {
                 };
                 let Some(backlog) = backlog else { return };
                 let held = backlog.loaded(messages);
-                if readable.len() < positions.len() {
-                    for position in positions.iter().filter(|p| !readable.contains(p)) {
-                        backlog.skip(*position);
-                    }
-                }
                 self.hold(true, held);
                 self.watch(local, queue, priority, deadline);
                 if local {

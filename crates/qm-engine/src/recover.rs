@@ -130,6 +130,7 @@ impl Engine {
                 let value = chunk.iter().flat_map(arrival_bytes).collect();
                 self.commits.set(arrivals_key(written), value);
                 written += 1;
+                self.seal_if_large();
             }
             for key in recovered
                 .state

@@ -20,6 +20,10 @@ use crate::time::Timestamp;
 
 /// Frames are handed to the transport in buffers of about this size.
 const BUFFER_BYTES: usize = 64 << 10;
+/// Messages in flight on one session.
+const FLIGHTS_MAX: usize = 4_096;
+/// Bytes in flight on one session; the last message may exceed it.
+const FLIGHT_BYTES_MAX: u64 = 16 << 20;
 /// Refusals remembered per session.
 pub(crate) const REFUSED_MAX: usize = 4_096;
 
@@ -59,6 +63,7 @@ pub(crate) struct Session {
     // Sending.
     pub(crate) next_number: u64,
     pub(crate) flights: BTreeMap<u64, Flight>,
+    pub(crate) flight_bytes: u64,
     pub(crate) credit: Credit,
     pub(crate) sent: Credit,
     pub(crate) closed_queues: BTreeSet<QueueName>,
@@ -110,6 +115,7 @@ impl Session {
             timer: Timestamp::NEVER,
             next_number: 1,
             flights: BTreeMap::new(),
+            flight_bytes: 0,
             credit: none,
             sent: none,
             closed_queues: BTreeSet::new(),
@@ -153,7 +159,11 @@ impl Session {
     /// Whether a message of this size may leave now: within credit, or alone when it exceeds every
     /// credit.
     pub(crate) fn admits(&self, bytes: u64) -> bool {
-        if self.sent.messages >= self.credit.messages {
+        // The peer's credit cannot make this node keep more in flight than a window of its own.
+        if self.sent.messages >= self.credit.messages
+            || self.flights.len() >= FLIGHTS_MAX
+            || self.flight_bytes >= FLIGHT_BYTES_MAX
+        {
             return false;
         }
         self.sent.bytes.saturating_add(bytes) <= self.credit.bytes
@@ -247,11 +257,11 @@ impl Engine {
         let approval = self.peers.met(peer, public_key, &self.config);
         if approval == Approval::Blocked {
             self.close_link(link, Outcome::BLOCKED, "this peer is blocked");
-            return;
+            return self.disconnected_from(peer, 0, "this peer is blocked here");
         }
         if approval == Approval::Overflow {
             self.close_link(link, Outcome::BUSY, "too many peers await approval");
-            return;
+            return self.disconnected_from(peer, 0, "too many peers await approval here");
         }
         self.next_attempt += 1;
         let attempt = self.next_attempt;
@@ -435,6 +445,12 @@ impl Engine {
         if self.store_full || self.stopping {
             return;
         }
+        if self.express_bytes > self.config.express_bytes_max
+            || self.stored_bytes > self.config.store_bytes_max
+        {
+            // Looked at again when room may have come back.
+            return self.arm_store_retry();
+        }
         let Some(session) = self.sessions.get_mut(&link) else {
             return;
         };
@@ -487,9 +503,17 @@ impl Engine {
         let Some(session) = self.sessions.get_mut(&link) else {
             return;
         };
+        let peer = session.peer;
+        let used = self
+            .remotes
+            .values()
+            .any(|remote| remote.peer() == Some(peer) && remote.queues.contains_key(&state.queue));
+        let Some(session) = self.sessions.get_mut(&link) else {
+            return;
+        };
         if state.open {
             session.closed_queues.remove(&state.queue);
-        } else if session.closed_queues.len() < 65_536 {
+        } else if used {
             session.closed_queues.insert(state.queue.detach());
         }
         let peer = session.peer;

@@ -40,6 +40,7 @@ impl Engine {
         for (number, priority, mut message) in local {
             message.class = Class::Recoverable;
             self.put_local(number, priority, message);
+            self.seal_if_large();
         }
         for (number, priority, mut message) in outgoing {
             self.doubts.remove(&message.id);
@@ -48,6 +49,7 @@ impl Engine {
             }
             message.class = Class::Recoverable;
             self.put_out(number, priority, message);
+            self.seal_if_large();
         }
     }
 }

@@ -72,6 +72,19 @@ impl Engine {
                 qm,
                 keep_connected,
             } => self.admin_peer_add(name, address, qm, keep_connected),
+            AdminRequest::PeerApprove {
+                name: Some(name), ..
+            } if name.is_empty()
+                || name.len() > qm_wire::limits::NAME_BYTES_MAX
+                || name.contains(['/', ':', '@', ' ']) =>
+            {
+                let cause = "this is no name for a peer".to_owned();
+                failed(
+                    Outcome::BAD_REQUEST,
+                    cause,
+                    "use letters, digits, dots and dashes",
+                )
+            }
             AdminRequest::PeerApprove { who, name } => {
                 self.for_peer(&who, |engine, peer| engine.approve(peer, name.as_deref()))
             }
@@ -354,6 +367,7 @@ impl Engine {
         self.commits.unset(QueueRecord::key(number));
         self.local_names.remove(name);
         self.locals.remove(&number);
+        self.tell_open(name);
         done(waiting)
     }
 
@@ -370,6 +384,8 @@ impl Engine {
 
     /// Removes what waits and is visible; messages in the hands of applications stay theirs.
     fn purge_local(&mut self, number: u32) -> u64 {
+        // What was put before the purge goes to disk before it.
+        self.seal();
         let Some(queue) = self.locals.get_mut(&number) else {
             return 0;
         };
@@ -379,7 +395,7 @@ impl Engine {
         for lane in queue.lanes.values_mut() {
             let leased_below = lane.next_position();
             released.extend(lane.resident().cloned());
-            lane.purge();
+            lane.purge(true);
             if leased_below > 0 {
                 removals.push((lane.stream, leased_below - 1));
             }
@@ -399,6 +415,7 @@ impl Engine {
     }
 
     fn purge_outgoing(&mut self, number: u32) -> u64 {
+        self.seal();
         let Some(out) = self.outs.get_mut(&number) else {
             return 0;
         };
@@ -413,7 +430,8 @@ impl Engine {
             // What was transmitted stays until its destination has spoken.
             let kept: Vec<u64> = lane.doubt.keys().copied().collect();
             removals.push((lane.backlog.stream, lane.backlog.next_position(), kept));
-            lane.backlog.purge();
+            // What is in flight or in doubt stays until its destination has spoken.
+            lane.backlog.purge(false);
         }
         let in_flight: Vec<_> = self
             .sessions
@@ -561,7 +579,16 @@ impl Engine {
         qm: Option<QmId>,
         keep_connected: bool,
     ) -> AdminReply {
-        if name.is_empty() || name.contains(['/', ':', '@', ' ']) {
+        let long = |text: &str| text.len() > qm_wire::limits::NAME_BYTES_MAX;
+        if address.as_deref().is_some_and(long) {
+            let cause = "the address is too long".to_owned();
+            return failed(
+                Outcome::BAD_REQUEST,
+                cause,
+                "qm-node peers add NAME HOST[:PORT]",
+            );
+        }
+        if name.is_empty() || long(&name) || name.contains(['/', ':', '@', ' ']) {
             let cause = format!("{name:?} is no name for a peer");
             return failed(
                 Outcome::BAD_REQUEST,

@@ -100,7 +100,7 @@ impl Scenario {
             },
             resident_bytes_max: if draw(0, 1) == 0 { 2_000 } else { 1 << 20 },
             body_bytes_max: [16, 3_000][usize::try_from(draw(0, 1)).unwrap_or(0)],
-            segment_bytes: if draw(0, 1) == 0 { 64 << 10 } else { 8 << 20 },
+            segment_bytes: if draw(0, 1) == 0 { 192 << 10 } else { 8 << 20 },
             breaks: Breaks::default(),
         }
     }

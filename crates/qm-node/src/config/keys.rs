@@ -318,8 +318,12 @@ keys! {
     "A session without messages is closed after this time, unless the peer is kept connected.",
     duration!(idle_session_ms), set_duration!(idle_session_ms);
 
+    "session.ack_wait_min", Kind::Duration,
+    "A message unacknowledged for eight times as long as acks take is asked for, and never resent\nblindly; after this time at the earliest.",
+    duration!(ack_wait_min_ms), set_duration!(ack_wait_min_ms);
+
     "session.ack_wait", Kind::Duration,
-    "A message unacknowledged for this long is asked for; it is never resent blindly.",
+    "The same, at the latest.",
     duration!(ack_wait_ms), set_duration!(ack_wait_ms);
 
     "session.query_interval", Kind::Duration,

@@ -1,0 +1,96 @@
+//! Where a message goes: from what an application writes to a queue here or a node elsewhere.
+
+use qm_wire::{Destination, Outcome, QueueName};
+
+use crate::engine::Engine;
+use crate::record::RemoteKey;
+
+/// Where a put goes.
+pub(crate) enum Target {
+    Local(u32),
+    Remote(RemoteKey, QueueName),
+}
+
+impl Engine {
+    /// Resolves a destination as an application writes it.
+    pub(crate) fn resolve(&mut self, text: &str) -> Result<Target, (Outcome, String)> {
+        let bad = |text: String| (Outcome::BAD_DESTINATION_NAME, text);
+        let destination: Destination = text
+            .parse()
+            .map_err(|error: qm_wire::AddressError| bad(error.to_string()))?;
+        let key = match &destination {
+            Destination::Local { queue } => return self.local_target(queue),
+            Destination::Peer { peer, .. } => match self.peers.names.get(&peer.to_lowercase()) {
+                Some(entry) => entry.remote.clone(),
+                None => match self.peers.find(peer).as_slice() {
+                    [qm] => RemoteKey::Id(*qm),
+                    [] => {
+                        return Err(bad(format!(
+                            "no peer is called {peer}; add it with: qm-node peers add {peer} HOST[:PORT]"
+                        )));
+                    }
+                    _ => return Err(bad(format!("several peers are called {peer}"))),
+                },
+            },
+            Destination::Host {
+                qm: Some(qm),
+                host,
+                port,
+                ..
+            } => {
+                self.learn_host(*qm, host, *port);
+                RemoteKey::Id(*qm)
+            }
+            Destination::Host {
+                qm: None,
+                host,
+                port,
+                ..
+            } => RemoteKey::Host(join_host(host, *port)),
+            Destination::Id { qm, .. } => RemoteKey::Id(*qm),
+            _ => return Err(bad("this form of destination is not known here".to_owned())),
+        };
+        if key == RemoteKey::Id(self.me.qm) {
+            return self.local_target(destination.queue());
+        }
+        Ok(Target::Remote(key, destination.queue().clone()))
+    }
+
+    fn local_target(&self, queue: &QueueName) -> Result<Target, (Outcome, String)> {
+        match self.local_names.get(queue) {
+            Some(_) if queue.is_system() => {
+                let text = format!("{queue} belongs to the system; it cannot be sent to");
+                Err((Outcome::ACCESS_DENIED, text))
+            }
+            Some(number) => Ok(Target::Local(*number)),
+            None => {
+                let text = format!(
+                    "there is no queue {queue} on this node; create it with: qm-node queue create {queue}"
+                );
+                Err((Outcome::BAD_DESTINATION_QUEUE, text))
+            }
+        }
+    }
+
+    fn learn_host(&mut self, qm: qm_wire::QmId, host: &str, port: u16) {
+        use crate::peers::{Approval, PeerRecord};
+        let record = self
+            .peers
+            .known
+            .entry(qm)
+            .or_insert_with(|| PeerRecord::new([0; 32], Approval::Known));
+        let address = join_host(host, port);
+        if !record.addresses.contains(&address) {
+            record.learn_address(address);
+            self.save_peer(qm);
+        }
+    }
+}
+
+fn join_host(host: &str, port: u16) -> String {
+    if host.contains(':') {
+        format!("[{host}]:{port}")
+    } else {
+        format!("{host}:{port}")
+    }
+}
