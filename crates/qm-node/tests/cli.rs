@@ -368,7 +368,10 @@ fn lines_go_through_in_order_and_once_per_key() {
     node.done(&["queue", "create", "orders"]);
     let input: String = (1..=5_000).map(|n| format!("{n}\n")).collect();
     let args = ["send", "orders", "--lines", "-", "--idempotency-key", "k"];
-    for summary in ["5000 accepted in ", "5000 accepted (5000 of them before) in "] {
+    for summary in [
+        "5000 accepted in ",
+        "5000 accepted (5000 of them before) in ",
+    ] {
         let (code, out, error) = node.feed(&args, input.as_bytes());
         assert_eq!((code, out.as_str()), (0, ""), "{error}");
         assert!(error.starts_with(summary), "{error}");
