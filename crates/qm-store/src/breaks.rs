@@ -11,6 +11,8 @@ pub enum Break {
     ReportBeforeSync,
     /// A segment is reused although records its marks removed are still on disk.
     IgnoreMarkDependencies,
+    /// What a reused segment had replaced is forgotten by those that replaced its own records.
+    ForgetReplaced,
     /// A segment counts as empty although its header still stands.
     SkipVoid,
     /// Writing goes on behind an unfinished write.

@@ -48,7 +48,11 @@ pub enum StoreError {
         supported: u32,
     },
     /// Bytes that were durable once no longer match their checksum.
-    #[error("segment {segment} ({}) is damaged at offset {offset}: {what}", path.display())]
+    #[error(
+        "segment {segment} ({}) is damaged at offset {offset}: {what}; {}",
+        path.display(),
+        advice(record.as_ref())
+    )]
     Damaged {
         /// Sequence number of the segment.
         segment: u64,
@@ -75,6 +79,16 @@ pub enum StoreError {
         /// Which, and what would be right.
         what: &'static str,
     },
+}
+
+const fn advice(record: Option<&(StreamId, u64)>) -> &'static str {
+    match record {
+        Some(_) => "the other records are served; remove this one, or restore a backup",
+        None => {
+            "restore a backup of the directory, or open it with the option `salvage`, which keeps \
+             what can be read"
+        }
+    }
 }
 
 impl StoreError {

@@ -35,9 +35,33 @@ pub(crate) struct Segment {
     pub(crate) puts: u64,
     pub(crate) live_records: u64,
     pub(crate) live_bytes: u64,
-    /// Sequence numbers of segments that hold records this one removed or replaced: were it
-    /// gone and one of them not, recovery would bring those records back.
+    /// Sequence numbers of segments that hold records this one removed: were it gone and one of
+    /// them not, recovery would bring those records back.
     pub(crate) depends: BTreeSet<u64>,
+    /// Those that hold records of streams this one has copies of. It need not outlive them: it
+    /// is empty when other segments have removed or replaced the copies, and what those did
+    /// keeps the older records away as well. They take this over, see [`Segments::take`].
+    pub(crate) copied: BTreeSet<u64>,
+    /// The same for keys this one set again.
+    pub(crate) reset: BTreeSet<u64>,
+}
+
+impl Segment {
+    pub(crate) const fn new(file: Arc<SegmentFile>, sequence: u64, seed: Seed, end: u32) -> Self {
+        Self {
+            file,
+            sequence,
+            seed,
+            end,
+            sealed: false,
+            puts: 0,
+            live_records: 0,
+            live_bytes: 0,
+            depends: BTreeSet::new(),
+            copied: BTreeSet::new(),
+            reset: BTreeSet::new(),
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -56,7 +80,9 @@ impl Index {
         match stream.insert(position, at) {
             Some(old) => {
                 stream.live_bytes -= u64::from(old.bytes);
-                self.segments.died(old, at.slot);
+                if let Some(sequence) = self.segments.died(old, at.slot) {
+                    self.segments.get_mut(at.slot).copied.insert(sequence);
+                }
             }
             None => stream.live_records += 1,
         }
@@ -73,7 +99,16 @@ impl Index {
         stream.remove(first, last, |old| {
             records += 1;
             bytes += u64::from(old.bytes);
-            segments.died(old, by);
+            match segments.died(old, by) {
+                Some(sequence) => {
+                    segments.get_mut(by).depends.insert(sequence);
+                }
+                // Should it have been a copy, this mark now keeps the older ones away.
+                None => {
+                    let segment = segments.get_mut(by);
+                    segment.depends.append(&mut segment.copied);
+                }
+            }
         });
         stream.live_records -= records;
         stream.live_bytes -= bytes;
@@ -81,15 +116,42 @@ impl Index {
 
     pub(crate) fn set(&mut self, key: Bytes, at: Location) {
         self.segments.born(at);
-        if let Some(old) = self.state.insert(key, at) {
-            self.segments.died(old, at.slot);
+        let died = |old| self.segments.died(old, at.slot);
+        if let Some(sequence) = self.state.insert(key, at).and_then(died) {
+            self.segments.get_mut(at.slot).reset.insert(sequence);
         }
     }
 
     pub(crate) fn unset(&mut self, key: &[u8], by: Slot) {
-        if let Some(old) = self.state.remove(key) {
-            self.segments.died(old, by);
+        let Some(old) = self.state.remove(key) else {
+            return;
+        };
+        match self.segments.died(old, by) {
+            Some(sequence) => {
+                self.segments.get_mut(by).depends.insert(sequence);
+            }
+            None => {
+                let segment = self.segments.get_mut(by);
+                segment.depends.append(&mut segment.reset);
+            }
         }
+    }
+
+    /// What is live in a segment, in the order it stands there. Walks the whole index.
+    pub(crate) fn live_in(&self, slot: Slot) -> Vec<Location> {
+        let records = self
+            .streams
+            .values()
+            .flat_map(|stream| stream.live_from(0).map(|(_, at)| at));
+        let mut found: Vec<Location> = self
+            .state
+            .values()
+            .copied()
+            .chain(records)
+            .filter(|at| at.slot == slot)
+            .collect();
+        found.sort_unstable_by_key(|at| at.offset);
+        found
     }
 
     pub(crate) fn memory_bytes(&self) -> u64 {
@@ -132,8 +194,27 @@ impl Segments {
         Some(slot)
     }
 
-    pub(crate) fn take(&mut self, slot: Slot) -> Option<Segment> {
-        self.slots.get_mut(usize::from(slot))?.take()
+    /// Takes a segment out that is empty and depends on none. Those that emptied it `inherit` what
+    /// it replaced.
+    pub(crate) fn take(&mut self, slot: Slot, inherit: bool) -> Option<Segment> {
+        let mut taken = self.slots.get_mut(usize::from(slot))?.take()?;
+        if !inherit {
+            taken.copied.clear();
+            taken.reset.clear();
+        }
+        for other in self.slots.iter_mut().flatten() {
+            if other.depends.remove(&taken.sequence) {
+                other.depends.extend(&taken.copied);
+                other.depends.extend(&taken.reset);
+            }
+            if other.copied.remove(&taken.sequence) {
+                other.copied.extend(&taken.copied);
+            }
+            if other.reset.remove(&taken.sequence) {
+                other.reset.extend(&taken.reset);
+            }
+        }
+        Some(taken)
     }
 
     pub(crate) fn get(&self, slot: Slot) -> &Segment {
@@ -170,15 +251,14 @@ impl Segments {
         segment.live_bytes += u64::from(at.bytes);
     }
 
-    fn died(&mut self, old: Location, by: Slot) {
+    /// A record is gone because of one in segment `by`; returns the sequence number of the
+    /// segment it was in when that is another.
+    fn died(&mut self, old: Location, by: Slot) -> Option<u64> {
         self.live_bytes -= u64::from(old.bytes);
         let segment = self.get_mut(old.slot);
         segment.live_records -= 1;
         segment.live_bytes -= u64::from(old.bytes);
-        if old.slot != by {
-            let sequence = segment.sequence;
-            self.get_mut(by).depends.insert(sequence);
-        }
+        (old.slot != by).then_some(segment.sequence)
     }
 }
 

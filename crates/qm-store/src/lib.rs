@@ -58,7 +58,8 @@
 //!   served. One thing cannot be known: damage to the very last commit before a crash looks
 //!   like that commit being cut short.
 //! * **Room to drain.** Removals and state use a reserve that puts cannot touch; a full store
-//!   answers [`Applied::Full`] to puts and recovers by itself. The reserve is finite: it
+//!   answers [`Applied::Full`] to puts and recovers by itself: once no more than a quarter is
+//!   live the next put is accepted, see `FORMAT.md`. The reserve is finite: it
 //!   holds one removal for every 72 bytes, fewer when they share commits, and what is emptied
 //!   meanwhile is used again.
 //! * **Bounded.** The log takes at most about twice what is live and eight segments more; the index

@@ -3,7 +3,9 @@
 mod carry;
 mod options;
 mod recover;
+mod room;
 mod space;
+mod take_up;
 mod tidy;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -59,6 +61,8 @@ pub struct Log {
     store_id: u64,
     last_group_bytes: usize,
     untidy: bool,
+    /// Bytes of the group whose puts were turned away last, until puts are accepted again.
+    refused_bytes: usize,
     scratch: Scratch,
     /// Holds the directory's lock.
     _lock: Arc<dyn File>,
@@ -219,8 +223,9 @@ impl Log {
     }
 
     /// Housekeeping that need not delay a commit: seals, gives emptied segments back, prepares
-    /// the next. One small step a call; returns whether there is more to do. Every commit does
-    /// what an owner that never calls this left undone.
+    /// the next, and when the disk is full moves what is live together, so that puts find room.
+    /// One small step a call; returns whether there is more to do. Every commit does what an owner
+    /// that never calls this left undone.
     ///
     /// With `idle`, also does what would disturb a busy disk.
     ///
@@ -265,33 +270,22 @@ impl Log {
         if bytes == 0 {
             return Ok(());
         }
-        let mut room = self.active.map_or(0, |active| active.room());
-        if bytes + RECORD_BYTES > room {
-            if self.space.spares() == 0 && !self.space.create()? && !self.reclaim_one(true)? {
-                for (size, answer) in sizes.iter_mut().zip(answers) {
-                    if std::mem::take(size) > 0 {
-                        *answer = Applied::Full;
-                    }
+        if !self.has_room(bytes + RECORD_BYTES)? {
+            for (size, answer) in sizes.iter_mut().zip(answers) {
+                if std::mem::take(size) > 0 {
+                    *answer = Applied::Full;
                 }
-                return Ok(());
             }
-            self.active = None;
-            room = self.options.capacity();
+            return Ok(());
         }
+        if !self.fits(bytes + RECORD_BYTES) {
+            self.active = None;
+        }
+        let room = self
+            .active
+            .map_or_else(|| self.options.capacity(), |active| active.room());
         let carried = self.next_carried(room - bytes - RECORD_BYTES, bytes)?;
         self.write_group(batches, sizes, &carried, 0)
-    }
-
-    /// Whether a group with puts may be written without touching the reserve.
-    fn has_room_for_puts(&mut self, bytes: usize) -> Result<bool, StoreError> {
-        let fits = self.active.is_some_and(|active| bytes <= active.room());
-        let needed = self.options.reserve_segments() + usize::from(!fits);
-        while self.space.spares() < needed {
-            if !self.space.create()? && !self.reclaim_one(true)? {
-                return Ok(false);
-            }
-        }
-        Ok(true)
     }
 
     /// Writes and flushes one group, then shows it to readers.
@@ -415,17 +409,7 @@ impl Log {
         let index = &mut *index;
         if let Some(Fresh { file, sequence }) = fresh {
             let path = file.path.clone();
-            let segment = Segment {
-                file,
-                sequence,
-                seed: active.seed,
-                end,
-                sealed: false,
-                puts: 0,
-                live_records: 0,
-                live_bytes: 0,
-                depends: BTreeSet::new(),
-            };
+            let segment = Segment::new(file, sequence, active.seed, end);
             active.slot = index.segments.insert(segment).ok_or_else(|| {
                 StoreError::io("count", path, std::io::Error::other("too many segments"))
             })?;

@@ -77,10 +77,10 @@ impl Log {
     ) -> Result<Vec<Carried>, StoreError> {
         let pressed = self.space.spares() < self.options.reserve_segments();
         if !pressed {
-            let segment_bytes = u64::from(self.options.segment_bytes);
+            let capacity = self.options.capacity() as u64;
             let live_bytes = self.shared.index().segments.live_bytes();
-            let slack = (self.options.spare_segments_max + RETAINED_MAX) as u64 * segment_bytes;
-            if self.order.len() as u64 * segment_bytes <= 2 * live_bytes + slack {
+            let slack = (self.options.spare_segments_max + RETAINED_MAX) as u64 * capacity;
+            if self.order.len() as u64 * capacity <= 2 * live_bytes + slack {
                 return Ok(Vec::new());
             }
         }
@@ -156,16 +156,58 @@ impl Log {
         Ok(carried)
     }
 
+    /// Copies of live records of a segment, in the order given, at most `bytes_max` with the group
+    /// around them; `None` when one of them cannot be read.
+    pub(super) fn read_live(
+        &self,
+        slot: Slot,
+        live: &[Location],
+        bytes_max: usize,
+    ) -> Option<Vec<Carried>> {
+        let (file, seed) = {
+            let index = self.shared.index();
+            let segment = index.segments.get(slot);
+            (Arc::clone(&segment.file), segment.seed)
+        };
+        let mut window = Window::new(&file);
+        let mut carried = Vec::new();
+        let mut group_bytes = RECORD_BYTES;
+        for at in live {
+            group_bytes += at.bytes as usize;
+            if group_bytes > bytes_max && !carried.is_empty() {
+                break;
+            }
+            let header = record_at(&mut window, at.offset, seed)
+                .filter(|header| header.record_bytes() == u64::from(at.bytes))?;
+            let count = header.head_bytes as usize + header.body_bytes as usize;
+            let payload = window.bytes(at.offset + RECORD, count).ok()?;
+            if payload.len() < count || !header.payload_matches(seed, at.offset, payload) {
+                return None;
+            }
+            carried.push(Carried {
+                header,
+                payload: Bytes::copy_from_slice(payload),
+            });
+        }
+        Some(carried)
+    }
+
     /// The segment to empty: the one begun, else the oldest that would then be free; when room
     /// is short the one with the least to copy, if that fits.
     fn victim(&mut self, pressed: bool, room: usize) -> Option<Carry> {
+        let active = self.active.map(|active| active.slot);
+        let index = self.shared.index();
+        // The reserve is there for removals, not for copies: until the last of it is at stake
+        // only what takes little of it moves.
+        let half = if self.space.spares() > 0 { 2 } else { 1 };
+        let most = (room as u64).min(self.options.capacity() as u64 / half);
+        let fits = |slot| !pressed || index.segments.get(slot).live_bytes <= most;
         if let Some(carry) = self.carry.take()
             && self.order.get(&carry.sequence) == Some(&carry.slot)
+            && fits(carry.slot)
         {
             return Some(carry);
         }
-        let active = self.active.map(|active| active.slot);
-        let index = self.shared.index();
         let mut candidates = self
             .order
             .iter()
@@ -178,7 +220,7 @@ impl Log {
             });
         let (sequence, slot, _) = if pressed {
             candidates
-                .filter(|(_, _, segment)| segment.live_bytes <= room as u64)
+                .filter(|(_, slot, _)| fits(*slot))
                 .min_by_key(|(_, _, segment)| segment.live_bytes)?
         } else {
             candidates.next()?

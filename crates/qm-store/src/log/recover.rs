@@ -132,6 +132,7 @@ pub(super) fn open(
         .last_key_value()
         .map(|(sequence, slot)| (*sequence, replay.index.segments.get(*slot).end));
     let mut active = None;
+    let mut unsealed = None;
     if let Some((slot, tail)) = last {
         let segment = replay.index.segments.get(slot);
         let resumes = (closed
@@ -161,7 +162,11 @@ pub(super) fn open(
         // the emptied headers and the names are written again before anything builds on them.
         for slot in order.values().rev().take(2).rev().copied() {
             let segment = replay.index.segments.get_mut(slot);
-            if active.is_none_or(|active| active.slot != slot) {
+            let is_newest = last.is_some_and(|(newest, _)| newest == slot);
+            if is_newest && active.is_none() && !segment.sealed {
+                // Or it is taken up again, if there is no room to begin another.
+                unsealed = Some(slot);
+            } else if active.is_none_or(|active| active.slot != slot) {
                 segment.file.seal(segment.seed, segment.end)?;
                 segment.sealed = true;
             }
@@ -180,6 +185,8 @@ pub(super) fn open(
 
     let shared = Arc::new(Shared::default());
     *shared.index_mut() = std::mem::take(&mut replay.index);
+    // These hold files, and what is held is not used again.
+    drop((segments, replay));
     let mut log = Log {
         options,
         salt_source,
@@ -188,7 +195,7 @@ pub(super) fn open(
         rules,
         active,
         order,
-        unsealed: None,
+        unsealed,
         carry: None,
         pinned: BTreeSet::new(),
         newest,
@@ -196,6 +203,7 @@ pub(super) fn open(
         store_id,
         last_group_bytes: 0,
         untidy: false,
+        refused_bytes: 0,
         scratch: Scratch::default(),
         _lock: lock,
     };
@@ -204,12 +212,20 @@ pub(super) fn open(
         log.write_group(&[], &[], &[], 0)?;
     }
     while log.reclaim_one(false)? {}
-    let needed = log.options.reserve_segments() + usize::from(log.active.is_none());
-    while log.space.spares() < needed {
-        if !log.space.create()? {
-            notes.push(RecoveryNote::ReserveIncomplete);
-            break;
-        }
+    let reserve = log.options.reserve_segments();
+    let mut is_full = false;
+    while !is_full && log.space.spares() < reserve + usize::from(log.active.is_none()) {
+        is_full = !log.space.create()? && !log.reclaim_one(true)?;
+    }
+    if let Some((_, tail)) = last
+        && is_full
+        && !log.options.salvage
+    {
+        log.take_up(tail)?;
+    }
+    log.seal_previous()?;
+    if log.space.spares() < reserve + usize::from(log.active.is_none()) {
+        notes.push(RecoveryNote::ReserveIncomplete);
     }
     recovered.notes = notes;
     Ok((log, recovered))
@@ -376,17 +392,8 @@ impl Replay {
     }
 
     fn begin(&mut self, listed: &Listed, seed: crate::format::Seed) -> Result<Slot, StoreError> {
-        let segment = Segment {
-            file: Arc::clone(&listed.file),
-            sequence: listed.header.sequence,
-            seed,
-            end: DATA_AT,
-            sealed: false,
-            puts: 0,
-            live_records: 0,
-            live_bytes: 0,
-            depends: BTreeSet::new(),
-        };
+        let file = Arc::clone(&listed.file);
+        let segment = Segment::new(file, listed.header.sequence, seed, DATA_AT);
         let path = listed.file.path.clone();
         self.slot = self
             .index

@@ -14,7 +14,7 @@ use super::{LogOptions, file_path};
 const STEP_BYTES: u64 = 64 * 1024;
 const IDLE_STEP_BYTES: u64 = 4 * 1024 * 1024;
 /// Zeros written between two flushes of a file being prepared: no flush is a long one.
-const FLUSH_BYTES: u64 = 4 * 1024 * 1024;
+pub(super) const FLUSH_BYTES: u64 = 4 * 1024 * 1024;
 /// How many requests for room pass before a full disk is asked again, at most.
 const PATIENCE_MAX: u32 = 64;
 
@@ -135,6 +135,12 @@ impl Space {
 
     /// Makes one more spare, or says that there is no room.
     pub(super) fn create(&mut self) -> Result<bool, StoreError> {
+        let spares = self.spares.len();
+        self.collect_drained();
+        if self.spares.len() > spares {
+            return Ok(true);
+        }
+        self.remove_misfits()?;
         if self.waiting > 0 {
             self.waiting -= 1;
             return Ok(false);
@@ -158,9 +164,7 @@ impl Space {
         soon: bool,
         group_bytes: usize,
     ) -> Result<bool, StoreError> {
-        while let Some(file) = self.misfits.pop() {
-            self.remove(&file)?;
-        }
+        self.remove_misfits()?;
         if self.spares.len() <= reserve && soon && self.waiting == 0 {
             let step = if idle {
                 IDLE_STEP_BYTES
@@ -182,6 +186,13 @@ impl Space {
             return Ok(true);
         }
         Ok(false)
+    }
+
+    fn remove_misfits(&mut self) -> Result<(), StoreError> {
+        while let Some(file) = self.misfits.pop() {
+            self.remove(&file)?;
+        }
+        Ok(())
     }
 
     fn remove(&self, file: &SegmentFile) -> Result<(), StoreError> {

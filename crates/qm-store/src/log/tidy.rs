@@ -16,13 +16,17 @@ impl Log {
         if self.reclaim_one(false)? {
             return Ok(true);
         }
-        self.space.prepare(
-            idle,
-            reserve,
-            self.active
-                .is_none_or(|active| active.end > active.segment_bytes / 2),
-            self.last_group_bytes,
-        )
+        let soon = self
+            .active
+            .is_none_or(|active| active.end > active.segment_bytes / 2);
+        let soon = soon || self.space.spares() < reserve;
+        if self
+            .space
+            .prepare(idle, reserve, soon, self.last_group_bytes)?
+        {
+            return Ok(true);
+        }
+        self.relieve()
     }
 
     pub(super) fn seal_previous(&mut self) -> Result<(), StoreError> {
@@ -70,6 +74,9 @@ impl Log {
         let Some((sequence, slot)) = found else {
             return Ok(false);
         };
+        if self.unsealed == Some(slot) {
+            self.seal_previous()?;
+        }
         // Its header may be all that tells where the segment before it ends.
         if let Some((_, before)) = self.order.range(..sequence).next_back() {
             let sealed = self.shared.index().segments.get(*before).sealed;
@@ -83,15 +90,14 @@ impl Log {
         }
         drop(file);
         self.order.remove(&sequence);
+        let inherit = !self.options.broken(Break::ForgetReplaced);
         let mut index = self.shared.index_mut();
         let segment = index
             .segments
-            .take(slot)
+            .take(slot, inherit)
             .expect("invariant: ordered slots are filled");
-        for other in self.order.values() {
-            index.segments.get_mut(*other).depends.remove(&sequence);
-        }
         drop(index);
+        self.pinned.remove(&sequence);
         self.space.give(segment.file);
         Ok(true)
     }

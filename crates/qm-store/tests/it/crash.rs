@@ -22,6 +22,8 @@ struct Machine {
     phase: u64,
     crashes: u32,
     torn_tails: u32,
+    /// Batches turned away.
+    full: u32,
 }
 
 impl Machine {
@@ -36,6 +38,7 @@ impl Machine {
             phase: seed,
             crashes: 0,
             torn_tails: 0,
+            full: 0,
         }
     }
 
@@ -66,6 +69,7 @@ impl Machine {
             match note {
                 RecoveryNote::TornTail { .. } => self.torn_tails += 1,
                 RecoveryNote::DamagedHeader { .. } | RecoveryNote::SetAside { .. } => {}
+                RecoveryNote::ReserveIncomplete if self.options.disk_bytes_max.is_some() => {}
                 other => return Err(format!("a power cut damages nothing, but: {other}")),
             }
         }
@@ -122,7 +126,7 @@ impl Machine {
     /// One batch as the present phase has them.
     fn batch(&mut self) -> Batch {
         let mut ops = Vec::new();
-        match self.phase % 5 {
+        match self.phase % 6 {
             // Short-lived: what is put goes with the next batch or two.
             0 => {
                 let last = self.next[1];
@@ -170,6 +174,17 @@ impl Machine {
                     }
                 }
             }
+            // State comes, changes and goes, among what stays.
+            4 => {
+                for _ in 0..=self.random.below(3) {
+                    let key = [self.random.below(12) as u8];
+                    ops.push(if self.random.below(3) == 0 {
+                        unset(key)
+                    } else {
+                        set(key, vec![7; self.random.below(900) as usize])
+                    });
+                }
+            }
             // The tide goes out.
             _ => {
                 let stream = self.random.below(u64::from(STREAMS)) as u32;
@@ -188,13 +203,19 @@ impl Machine {
             if self.random.below(12) == 0 {
                 self.phase = self.random.next();
             }
-            let group: Vec<Batch> = (0..=self.random.below(4)).map(|_| self.batch()).collect();
+            // Where batches are turned away, those of a failed commit cannot be told from them.
+            let is_tight = self.options.disk_bytes_max.is_some();
+            let others = if is_tight { 0 } else { self.random.below(4) };
+            let group: Vec<Batch> = (0..=others).map(|_| self.batch()).collect();
             match log.commit(&group) {
                 Ok(answers) => {
-                    if answers.iter().any(|answer| *answer != Applied::Done) {
-                        return Err(format!("there is room, yet {answers:?}"));
+                    for (batch, answer) in group.iter().zip(answers) {
+                        match answer {
+                            Applied::Done => self.model.apply(batch),
+                            Applied::Full if is_tight => self.full += 1,
+                            answer => return Err(format!("there is room, yet {answer:?}")),
+                        }
                     }
-                    group.iter().for_each(|batch| self.model.apply(batch));
                 }
                 Err(_) => {
                     self.in_flight = group;
@@ -217,7 +238,7 @@ impl Machine {
 }
 
 /// One machine's life: long stretches of work and power cuts at random operations.
-pub(crate) fn life(seed: u64, options: LogOptions, crashes: u32) -> Result<(u32, u32), String> {
+pub(crate) fn life(seed: u64, options: LogOptions, crashes: u32) -> Result<Lived, String> {
     let mut machine = Machine::new(seed, options);
     let mut log = machine.recover()?;
     while machine.crashes < crashes {
@@ -247,7 +268,34 @@ pub(crate) fn life(seed: u64, options: LogOptions, crashes: u32) -> Result<(u32,
             .recover()
             .map_err(|error| format!("seed {seed}: {error}"))?;
     }
-    Ok((machine.crashes, machine.torn_tails))
+    Ok(Lived {
+        torn_tails: machine.torn_tails,
+        full: machine.full,
+    })
+}
+
+/// What a life met.
+pub(crate) struct Lived {
+    pub(crate) torn_tails: u32,
+    pub(crate) full: u32,
+}
+
+/// On a disk that is nearly always full everything moves all the time, and what is left of the
+/// reserve is taken up after each cut.
+#[test]
+fn nothing_is_lost_on_a_full_disk_either() {
+    let mut full = 0;
+    for seed in 0..scale(20) {
+        let options = LogOptions {
+            disk_bytes_max: Some(20 * 1024 * (5 + seed % 4)),
+            ..small()
+        };
+        match life(seed, options, 40) {
+            Ok(lived) => full += lived.full,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert!(full > 1000, "the disk must be full: {full}");
 }
 
 #[test]
@@ -255,7 +303,7 @@ fn nothing_reported_done_is_lost_over_many_power_cuts() {
     let mut torn_tails = 0;
     for seed in 0..scale(40) {
         match life(seed, small(), 40) {
-            Ok((_, torn)) => torn_tails += torn,
+            Ok(lived) => torn_tails += lived.torn_tails,
             Err(error) => panic!("{error}"),
         }
     }

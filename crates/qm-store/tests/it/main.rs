@@ -9,6 +9,7 @@ mod common;
 mod contract;
 mod crash;
 mod faults;
+mod full;
 mod kill;
 #[cfg(feature = "__breaks")]
 mod mutants;

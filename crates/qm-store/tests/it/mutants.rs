@@ -43,6 +43,11 @@ fn ignoring_what_marks_depend_on_is_caught() {
 }
 
 #[test]
+fn forgetting_what_a_reused_segment_had_replaced_is_caught() {
+    assert!(caught(Break::ForgetReplaced).is_some());
+}
+
+#[test]
 fn leaving_the_header_of_an_emptied_segment_is_caught() {
     assert!(caught(Break::SkipVoid).is_some());
 }
