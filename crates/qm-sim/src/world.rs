@@ -1,6 +1,7 @@
 //! The world: what happens next, to whom, and whether what must hold still does.
 
 mod faults;
+mod links;
 mod machines;
 mod people;
 

@@ -3,22 +3,6 @@
 use super::*;
 
 impl World {
-    pub(super) fn break_link(&mut self, link: u64) {
-        if let Some(ends) = self.network.break_link(link) {
-            self.report.broken_links += 1;
-            for end in ends {
-                let delay = self.draw(1, 2_000_000);
-                self.plan(
-                    delay,
-                    What::LinkDown {
-                        end,
-                        text: "the connection was lost",
-                    },
-                );
-            }
-        }
-    }
-
     /// The process is gone; its disk may have lost what was not flushed.
     pub(super) fn die(&mut self, node: usize, power: bool) -> Result<(), String> {
         self.report.deaths += 1;
