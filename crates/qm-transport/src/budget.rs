@@ -75,12 +75,10 @@ impl Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        let before = self
-            .budget
-            .held_bytes
-            .fetch_sub(self.bytes, Ordering::AcqRel);
+        let counted = self.bytes + EVENT_BYTES;
+        let before = self.budget.held_bytes.fetch_sub(counted, Ordering::AcqRel);
         let limit = self.budget.limit_bytes;
-        if before >= limit && before - self.bytes < limit {
+        if before >= limit && before - counted < limit {
             self.budget.room.notify_waiters();
         }
     }
@@ -111,5 +109,13 @@ mod tests {
         drop(first);
         waiting.await.unwrap();
         assert_eq!(second.bytes(), 60);
+    }
+    #[test]
+    fn whatever_was_held_is_given_back_in_full() {
+        let budget = Budget::new(4 * EVENT_BYTES);
+        for bytes in (0..1_000).map(|n| n % 7) {
+            drop(budget.hold(bytes));
+            assert_eq!(budget.held_bytes.load(Ordering::Acquire), 0);
+        }
     }
 }
