@@ -1,5 +1,6 @@
 //! Connection ids from a seed, so that a simulated network can repeat them.
 
+use core::sync::atomic::{AtomicU64, Ordering};
 use core::time::Duration;
 
 use quinn::{ConnectionId, ConnectionIdGenerator};
@@ -7,6 +8,8 @@ use ring::hmac;
 
 /// Long enough that ids of a former life of the node are not given out again by chance.
 const CID_BYTES: usize = 8;
+/// The longest that QUIC allows.
+const FIRST_ID_BYTES: usize = 20;
 
 /// Makes unpredictable connection ids from a secret seed.
 ///
@@ -25,6 +28,21 @@ impl CidGenerator {
             key: hmac::Key::new(hmac::HMAC_SHA256, seed),
             count: 0,
         }
+    }
+}
+
+/// Makes the ids under which dials address a peer before it has given one of its own: unpredictable
+/// (RFC 9000, section 7.2), from the same secret seed.
+pub(crate) fn first_ids(seed: &[u8; 32]) -> impl Fn() -> ConnectionId + Send + Sync + 'static {
+    let key = hmac::Key::new(hmac::HMAC_SHA256, seed);
+    let count = AtomicU64::new(0);
+    move || {
+        let mut context = hmac::Context::with_key(&key);
+        context.update(b"first id");
+        let count = count.fetch_add(1, Ordering::Relaxed);
+        context.update(&count.to_le_bytes());
+        let digest = context.sign();
+        ConnectionId::new(digest.as_ref().get(..FIRST_ID_BYTES).unwrap_or_default())
     }
 }
 
@@ -57,5 +75,22 @@ mod tests {
         let distinct: std::collections::BTreeSet<Vec<u8>> =
             ids.iter().map(|id| id.to_vec()).collect();
         assert_eq!(distinct.len(), ids.len());
+    }
+
+    #[test]
+    fn first_ids_repeat_with_the_seed_and_never_within_one() {
+        let (one, same, other) = (
+            first_ids(&[1; 32]),
+            first_ids(&[1; 32]),
+            first_ids(&[2; 32]),
+        );
+        let mut distinct = std::collections::BTreeSet::new();
+        for _ in 0..100 {
+            let id = one();
+            assert_eq!(id, same());
+            distinct.insert(id.to_vec());
+            distinct.insert(other().to_vec());
+        }
+        assert_eq!(distinct.len(), 200);
     }
 }

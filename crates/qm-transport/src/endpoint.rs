@@ -25,6 +25,7 @@ use crate::link::{self, Link, canonical, tell};
 use crate::memory::Network;
 use crate::quic::{Client, Quic, code};
 use crate::stats::LinkStats;
+use crate::tls::crypto_provider;
 
 /// A node's place on the network: a UDP socket and the links over it.
 ///
@@ -95,7 +96,7 @@ impl Endpoint {
             endpoint,
             server,
             client,
-        } = Quic::new(&config, key, seed)?;
+        } = Quic::new(&config, key, seed, crypto_provider())?;
         let socket = udp_socket(&config).map_err(|e| BindError::io(listen, e))?;
         let quinn = quinn::Endpoint::new(endpoint, Some(server), socket, Arc::new(TokioRuntime))
             .map_err(|e| BindError::io(listen, e))?;
@@ -111,8 +112,11 @@ impl Endpoint {
     ///
     /// [`BindError::AddressInUse`] if another endpoint of that network has the address, and
     /// [`BindError::Config`] if a setting makes no sense.
-    #[expect(clippy::unused_async, reason = "the same shape as `bind`")]
-    pub async fn bind_memory(
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime.
+    pub fn bind_memory(
         config: EndpointConfig,
         key: &NodeKey,
         events: mpsc::UnboundedSender<Event>,
@@ -124,11 +128,15 @@ impl Endpoint {
             .socket(listen)
             .map_err(|e| BindError::io(listen, e))?;
         let seed = network.endpoint_seed();
+        let provider = crypto_provider();
+        #[cfg(feature = "simulation")]
+        let provider = crate::memory::tls::seeded(provider);
         let Quic {
             endpoint,
-            server,
+            mut server,
             client,
-        } = Quic::new(&config, key, seed)?;
+        } = Quic::new(&config, key, seed, provider)?;
+        server.time_source(network.clock());
         let quinn = quinn::Endpoint::new_with_abstract_socket(
             endpoint,
             Some(server),

@@ -8,11 +8,15 @@
 //!
 //! On a current-thread runtime with the clock paused, the same seed, the same keys and the same
 //! calls give the same run: the same datagrams in number, size, time, order and fate, and so the
-//! same events in the same order. [`Network::trace`] is a digest of all of it. The *bytes* differ
-//! from run to run, because the TLS library draws its own randomness, of which nothing but
-//! ciphertext depends. What the caller must see to: no `HashMap` iteration, `biased` in every
-//! `select!`, no blocking threads, keys from constants
-//! ([`NodeKey::generate`](crate::NodeKey::generate)).
+//! same events in the same order. [`Network::trace`] is a digest of all of it. What the caller
+//! must see to: no `HashMap` iteration, `biased` in every `select!`, no blocking threads, keys
+//! from constants ([`NodeKey::generate`](crate::NodeKey::generate)).
+//!
+//! Without the feature `simulation` the *bytes* differ from run to run, because the TLS library
+//! draws its own randomness; nothing but ciphertext depends on it, as long as no fault looks at
+//! the bytes. With the feature, TLS draws from the seed, too, in exchange for all secrecy, and the
+//! bytes are the same ([`Network::trace_bytes`]). Its state is one per thread, begun anew by
+//! [`Network::new`].
 //!
 //! ```
 //! use qm_transport::{Endpoint, EndpointConfig, Event, NodeKey, memory::Network};
@@ -27,12 +31,12 @@
 //! let hub_config =
 //!     EndpointConfig { listen: "10.0.0.1:7000".parse().unwrap(), ..EndpointConfig::default() };
 //! let hub_key = NodeKey::generate([1; 32]);
-//! let hub = Endpoint::bind_memory(hub_config, &hub_key, hub_events, &network).await.unwrap();
+//! let hub = Endpoint::bind_memory(hub_config, &hub_key, hub_events, &network).unwrap();
 //! network.name("hub.example:7000", hub.local_addr().unwrap());
 //!
 //! let key = NodeKey::generate([2; 32]);
 //! let node =
-//!     Endpoint::bind_memory(EndpointConfig::default(), &key, events, &network).await.unwrap();
+//!     Endpoint::bind_memory(EndpointConfig::default(), &key, events, &network).unwrap();
 //! node.dial(1, "hub.example:7000", Some(hub_key.qm_id()));
 //! assert!(matches!(told.recv().await, Some(Event::Connected { dial: Some(1), .. })));
 //! # });
@@ -43,12 +47,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use bytes::Bytes;
 use tokio::time::Instant;
 
 mod random;
 mod socket;
+#[cfg(feature = "simulation")]
+pub(crate) mod tls;
 
 use random::Random;
 use socket::{Datagram, Inbox, SimSocket};
@@ -73,6 +80,13 @@ pub struct Faults {
     pub delay_max: Duration,
     /// Longest datagram that passes, without IP and UDP headers; longer ones are lost.
     pub mtu: usize,
+    /// Datagrams, of a thousand, that arrive with one bit turned. No checksum of UDP stands in the
+    /// way here; QUIC must notice.
+    pub corrupt_per_mille: u32,
+    /// What the path carries; a datagram waits until those before it have passed. 0: no limit.
+    pub bytes_per_second: u64,
+    /// Longest wait for that; who would have to wait longer is lost, as in a full queue.
+    pub queue_max: Duration,
 }
 
 impl Default for Faults {
@@ -86,6 +100,9 @@ impl Default for Faults {
             delay_min: Duration::from_millis(1),
             delay_max: Duration::from_millis(1),
             mtu: 1472,
+            corrupt_per_mille: 0,
+            bytes_per_second: 0,
+            queue_max: Duration::from_millis(200),
         }
     }
 }
@@ -101,6 +118,10 @@ pub struct Stats {
     pub lost: u64,
     /// Datagrams lost in a cut path, at an address nobody has, or for their length.
     pub blocked: u64,
+    /// Datagrams lost because too many waited before them.
+    pub overflowed: u64,
+    /// Datagrams that arrive with a bit turned.
+    pub corrupted: u64,
     /// Bytes of the datagrams handed in.
     pub sent_bytes: u64,
 }
@@ -126,9 +147,12 @@ struct World {
     faults: Faults,
     paths: BTreeMap<(SocketAddr, SocketAddr), Faults>,
     cut: BTreeSet<(SocketAddr, SocketAddr)>,
+    /// When the last datagram of a path of limited bandwidth has passed.
+    busy_until: BTreeMap<(SocketAddr, SocketAddr), Instant>,
     last_port: u16,
     last_datagram: u64,
     trace: u64,
+    trace_bytes: u64,
     stats: Stats,
 }
 
@@ -136,6 +160,8 @@ impl Network {
     /// An empty network without faults. Call it inside the runtime whose clock it shall use.
     #[must_use]
     pub fn new(seed: u64) -> Self {
+        #[cfg(feature = "simulation")]
+        tls::seed(seed);
         let world = World {
             random: Random::new(seed),
             start: Instant::now(),
@@ -146,9 +172,11 @@ impl Network {
             faults: Faults::default(),
             paths: BTreeMap::new(),
             cut: BTreeSet::new(),
+            busy_until: BTreeMap::new(),
             last_port: FIRST_PORT,
             last_datagram: 0,
             trace: seed,
+            trace_bytes: seed,
             stats: Stats::default(),
         };
         Self {
@@ -210,6 +238,28 @@ impl Network {
         world.forget(bound);
     }
 
+    /// Puts a datagram of anybody's making on its way to the endpoint that others see at `to`, as
+    /// if it came from `from`: a forgery, noise, or an old datagram again. Faults of the path do
+    /// not touch it. Returns whether an endpoint is there.
+    pub fn inject(&self, from: SocketAddr, to: SocketAddr, bytes: Bytes) -> bool {
+        let mut world = self.world();
+        let inbox = world
+            .inside
+            .get(&to)
+            .and_then(|bound| world.inboxes.get(bound))
+            .map(Arc::clone);
+        let Some(inbox) = inbox else { return false };
+        let datagram = Datagram {
+            from,
+            bytes,
+            ecn: None,
+        };
+        let delay = Duration::from_millis(1);
+        world.note(from, to, &datagram.bytes, delay, Fate::Injected);
+        world.deliver(&inbox, delay, datagram);
+        true
+    }
+
     /// Lets [`dial`](crate::Endpoint::dial) find `name` (`host:port`) at an address.
     pub fn name(&self, name: &str, address: SocketAddr) {
         self.world().names.insert(name.to_owned(), address);
@@ -223,6 +273,13 @@ impl Network {
         self.world().trace
     }
 
+    /// A digest of the bytes of every datagram so far. Repeats itself only with the feature
+    /// `simulation`.
+    #[must_use]
+    pub fn trace_bytes(&self) -> u64 {
+        self.world().trace_bytes
+    }
+
     /// Counts of what has happened so far.
     #[must_use]
     pub fn stats(&self) -> Stats {
@@ -231,6 +288,13 @@ impl Network {
 
     pub(crate) fn resolve(&self, name: &str) -> Option<SocketAddr> {
         self.world().names.get(name).copied()
+    }
+
+    /// The wall clock of every endpoint: it dates address tokens.
+    pub(crate) fn clock(&self) -> Arc<dyn quinn::TimeSource> {
+        Arc::new(WallClock {
+            start: self.world().start,
+        })
     }
 
     /// Randomness for one endpoint's QUIC state.
@@ -306,16 +370,29 @@ impl fmt::Debug for Network {
     }
 }
 
+/// Begins in 2026 with the network.
+struct WallClock {
+    start: Instant,
+}
+
+impl quinn::TimeSource for WallClock {
+    fn now(&self) -> SystemTime {
+        UNIX_EPOCH + Duration::from_secs(1_767_312_000) + self.start.elapsed()
+    }
+}
+
 /// What became of a datagram, as it enters the trace.
 #[derive(Clone, Copy)]
 enum Fate {
     Carried = 1,
     Lost = 2,
     Blocked = 3,
+    Overflowed = 4,
+    Injected = 5,
 }
 
 impl World {
-    fn carry(&mut self, from: SocketAddr, to: SocketAddr, datagram: Datagram) {
+    fn carry(&mut self, from: SocketAddr, to: SocketAddr, mut datagram: Datagram) {
         let length = datagram.bytes.len();
         self.stats.sent += 1;
         self.stats.sent_bytes += length as u64;
@@ -329,6 +406,8 @@ impl World {
         let lost = self.random.one_of_thousand(faults.loss_per_mille);
         let twice = self.random.one_of_thousand(faults.duplicate_per_mille);
         let (first, second) = (self.delay(&faults), self.delay(&faults));
+        let corrupt = self.random.one_of_thousand(faults.corrupt_per_mille);
+        let bit = self.random.below(length as u64 * 8);
 
         let inbox = bound
             .and_then(|bound| self.inboxes.get(&bound))
@@ -336,31 +415,61 @@ impl World {
         let open = path.is_some_and(|path| !self.cut.contains(&path));
         let Some(inbox) = inbox.filter(|_inbox| open && length <= faults.mtu) else {
             self.stats.blocked += 1;
-            self.note(from, to, length, Duration::ZERO, Fate::Blocked);
+            self.note(from, to, &datagram.bytes, Duration::ZERO, Fate::Blocked);
             return;
         };
         if lost {
             self.stats.lost += 1;
-            self.note(from, to, length, Duration::ZERO, Fate::Lost);
+            self.note(from, to, &datagram.bytes, Duration::ZERO, Fate::Lost);
             return;
         }
-        let shown = self.outside.get(&from).copied().unwrap_or(from);
-        let datagram = Datagram {
-            from: shown,
-            ..datagram
+        let Some(wait) = path.and_then(|path| self.queue(path, length, &faults)) else {
+            self.stats.overflowed += 1;
+            self.note(from, to, &datagram.bytes, Duration::ZERO, Fate::Overflowed);
+            return;
         };
+        if corrupt {
+            self.stats.corrupted += 1;
+            datagram.bytes = with_bit_turned(&datagram.bytes, bit);
+        }
+        datagram.from = self.outside.get(&from).copied().unwrap_or(from);
         let copies = [Some(first), twice.then_some(second)];
         for delay in copies.into_iter().flatten() {
             self.stats.carried += 1;
-            self.note(from, to, length, delay, Fate::Carried);
-            self.last_datagram += 1;
-            socket::deliver(
-                &inbox,
-                Instant::now() + delay,
-                self.last_datagram,
-                datagram.clone(),
-            );
+            self.note(from, to, &datagram.bytes, wait + delay, Fate::Carried);
+            self.deliver(&inbox, wait + delay, datagram.clone());
         }
+    }
+
+    fn deliver(&mut self, inbox: &Mutex<Inbox>, delay: Duration, datagram: Datagram) {
+        self.last_datagram += 1;
+        socket::deliver(inbox, Instant::now() + delay, self.last_datagram, datagram);
+    }
+
+    /// How long a datagram waits until it has passed a path; `None` if the queue is full.
+    fn queue(
+        &mut self,
+        path: (SocketAddr, SocketAddr),
+        length: usize,
+        faults: &Faults,
+    ) -> Option<Duration> {
+        let micros = (length as u64)
+            .saturating_mul(1_000_000)
+            .checked_div(faults.bytes_per_second);
+        let Some(micros) = micros else {
+            return Some(Duration::ZERO);
+        };
+        let now = Instant::now();
+        let free = self
+            .busy_until
+            .get(&path)
+            .map_or(now, |free| now.max(*free));
+        if free - now > faults.queue_max {
+            return None;
+        }
+        let passed = free + Duration::from_micros(micros);
+        self.busy_until.insert(path, passed);
+        Some(passed - now)
     }
 
     fn delay(&mut self, faults: &Faults) -> Duration {
@@ -381,10 +490,11 @@ impl World {
         &mut self,
         from: SocketAddr,
         to: SocketAddr,
-        length: usize,
+        bytes: &[u8],
         delay: Duration,
         fate: Fate,
     ) {
+        let length = bytes.len();
         let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         let end = |address: SocketAddr| {
             let ip = match address.ip() {
@@ -406,6 +516,13 @@ impl World {
         for fact in facts {
             self.trace = random::mix(self.trace ^ fact);
         }
+        self.trace_bytes = bytes.chunks(8).fold(self.trace_bytes, |digest, chunk| {
+            let mut word = [0; 8];
+            for (to, from) in word.iter_mut().zip(chunk) {
+                *to = *from;
+            }
+            random::mix(digest ^ u64::from_le_bytes(word))
+        });
         tracing::trace!(?from, ?to, length, fate = fate as u64, "datagram");
     }
 
@@ -414,4 +531,13 @@ impl World {
             self.inside.remove(&shown);
         }
     }
+}
+
+fn with_bit_turned(bytes: &[u8], bit: u64) -> Bytes {
+    let mut turned = bytes.to_vec();
+    let at = usize::try_from(bit / 8).unwrap_or(usize::MAX);
+    if let Some(byte) = turned.get_mut(at) {
+        *byte ^= 1 << (bit % 8);
+    }
+    turned.into()
 }

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use quinn::{IdleTimeout, MtuDiscoveryConfig, NoneTokenStore, VarInt};
-use ring::hmac;
+use quinn::{ConnectionId, IdleTimeout, MtuDiscoveryConfig, NoneTokenStore, VarInt};
+use ring::{hkdf, hmac};
+use rustls::crypto::CryptoProvider;
 
-use crate::cid::CidGenerator;
+use crate::cid::{self, CidGenerator};
 use crate::config::EndpointConfig;
 use crate::error::BindError;
 use crate::key::NodeKey;
@@ -34,6 +35,7 @@ pub(crate) struct Quic {
 pub(crate) struct Client {
     pub(crate) tls: Tls,
     transport: Arc<quinn::TransportConfig>,
+    first_ids: Arc<dyn Fn() -> ConnectionId + Send + Sync>,
 }
 
 impl Client {
@@ -45,6 +47,7 @@ impl Client {
         client.transport_config(Arc::clone(&self.transport));
         // Address tokens are kept by server name, and all our servers share one.
         client.token_store(Arc::new(NoneTokenStore));
+        client.initial_dst_cid_provider(Arc::clone(&self.first_ids));
         client
     }
 }
@@ -54,12 +57,16 @@ impl Quic {
         config: &EndpointConfig,
         key: &NodeKey,
         seed: [u8; 32],
+        provider: CryptoProvider,
     ) -> Result<Self, BindError> {
-        let (tls, server_crypto) = Tls::new(key).map_err(|e| BindError::Key {
+        let (tls, server_crypto) = Tls::new(key, provider).map_err(|e| BindError::Key {
             reason: e.to_string(),
         })?;
         let transport = Arc::new(transport(config)?);
-        let mut server = quinn::ServerConfig::with_crypto(server_crypto);
+        // Seals the addresses that callers have proved; what an endpoint's next life cannot read
+        // is proved again.
+        let token_key = hkdf::Salt::new(hkdf::HKDF_SHA256, b"qm-transport token").extract(&seed);
+        let mut server = quinn::ServerConfig::new(server_crypto, Arc::new(token_key));
         server
             .transport_config(Arc::clone(&transport))
             .migration(true)
@@ -69,7 +76,11 @@ impl Quic {
         Ok(Self {
             endpoint: endpoint(config, key, seed)?,
             server,
-            client: Client { tls, transport },
+            client: Client {
+                tls,
+                transport,
+                first_ids: Arc::new(cid::first_ids(&seed)),
+            },
         })
     }
 }

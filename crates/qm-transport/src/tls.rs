@@ -32,8 +32,11 @@ pub(crate) struct Tls {
 }
 
 impl Tls {
-    pub(crate) fn new(key: &NodeKey) -> Result<(Self, Arc<QuicServerConfig>), Error> {
-        let provider = Arc::new(crypto_provider());
+    pub(crate) fn new(
+        key: &NodeKey,
+        provider: CryptoProvider,
+    ) -> Result<(Self, Arc<QuicServerConfig>), Error> {
+        let provider = Arc::new(provider);
         let signing = provider::sign::any_eddsa_type(&PrivatePkcs8KeyDer::from(key.to_pkcs8()))?;
         let certified = Arc::new(CertifiedKey::new(
             vec![CertificateDer::from(key.spki())],
@@ -87,7 +90,7 @@ impl Tls {
 }
 
 /// ring, with the suite that costs least on hardware with AES instructions first.
-fn crypto_provider() -> CryptoProvider {
+pub(crate) fn crypto_provider() -> CryptoProvider {
     let mut provider = provider::default_provider();
     provider
         .cipher_suites

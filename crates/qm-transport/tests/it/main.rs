@@ -7,6 +7,8 @@ mod loopback;
 #[cfg(test)]
 mod memory;
 #[cfg(test)]
+mod network;
+#[cfg(test)]
 mod raw;
 #[cfg(test)]
 mod support;

@@ -53,9 +53,7 @@ impl Node {
         };
         let (events, told) = mpsc::unbounded_channel();
         let key = NodeKey::generate([seed; 32]);
-        let endpoint = Endpoint::bind_memory(config, &key, events, network)
-            .await
-            .unwrap();
+        let endpoint = Endpoint::bind_memory(config, &key, events, network).unwrap();
         Self {
             endpoint,
             key,
