@@ -100,13 +100,14 @@ pub(crate) struct Backlog {
 }
 
 impl Backlog {
-    pub(crate) const fn new(stream: StreamId) -> Self {
+    /// An empty one whose first message gets the position `first`.
+    pub(crate) const fn new(stream: StreamId, first: u64) -> Self {
         Self {
             stream,
-            next: 0,
-            committed_to: 0,
+            next: first,
+            committed_to: first,
             ready: BTreeMap::new(),
-            resident_to: 0,
+            resident_to: first,
             spilled: 0,
             loading: false,
             load_saw: 0,
@@ -120,12 +121,17 @@ impl Backlog {
         }
     }
 
-    /// As recovery found it: everything on disk, nothing in memory.
-    pub(crate) const fn recovered(stream: StreamId, summary: crate::io::StreamSummary) -> Self {
-        let mut backlog = Self::new(stream);
-        backlog.next = summary.next_position;
-        backlog.committed_to = summary.next_position;
-        backlog.resident_to = summary.first_live;
+    /// As recovery found it: everything on disk, nothing in memory; new messages get positions
+    /// from `first` on.
+    pub(crate) fn recovered(
+        stream: StreamId,
+        summary: crate::io::StreamSummary,
+        first: u64,
+    ) -> Self {
+        let mut backlog = Self::new(stream, first.max(summary.next_position));
+        if summary.live_records > 0 {
+            backlog.resident_to = summary.first_live;
+        }
         backlog.spilled = summary.live_records;
         backlog.messages = summary.live_records;
         // An estimate: the store counts the head's own fields too.
@@ -388,7 +394,7 @@ mod tests {
 
     #[test]
     fn durable_messages_are_handed_out_only_after_their_commit() {
-        let mut backlog = Backlog::new(StreamId(0));
+        let mut backlog = Backlog::new(StreamId(0), 0);
         let (position, _) = backlog.push(message(Class::Recoverable), true);
         assert!(backlog.pop().is_none());
         backlog.committed(position + 1);
@@ -399,7 +405,7 @@ mod tests {
 
     #[test]
     fn an_express_message_does_not_overtake_what_is_on_disk() {
-        let mut backlog = Backlog::new(StreamId(0));
+        let mut backlog = Backlog::new(StreamId(0), 0);
         let (first, _) = backlog.push(message(Class::Recoverable), false);
         let (second, _) = backlog.push(message(Class::Express), true);
         backlog.committed(first + 1);
@@ -416,7 +422,7 @@ mod tests {
 
     #[test]
     fn what_was_purged_does_not_come_back() {
-        let mut backlog = Backlog::new(StreamId(0));
+        let mut backlog = Backlog::new(StreamId(0), 0);
         backlog.push(message(Class::Express), true);
         let taken = backlog.pop().unwrap();
         backlog.purge(true);

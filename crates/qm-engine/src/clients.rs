@@ -243,6 +243,7 @@ impl Engine {
         }
         self.clients.answers.remove(&conn);
         self.clients.fates.remove(&conn);
+        self.early_receives.retain(|(waiting, _)| *waiting != conn);
         self.release_leases(conn);
     }
 

@@ -62,6 +62,8 @@ pub(crate) enum Then {
     },
     /// A dead letter is safe, or a message is in its poison queue; refused, it is where it was.
     DeadLetter { put: PutAt, from: Option<Origin> },
+    /// The number of this life is safe.
+    LifeBegun,
     /// Consumed deliveries are gone.
     Settled { conn: ConnId, settled: Settled },
 }

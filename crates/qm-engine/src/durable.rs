@@ -52,6 +52,7 @@ impl Engine {
                     self.put_durable(true, put);
                     self.busy_queues.insert(put.queue);
                 }
+                Then::LifeBegun => self.on_life_begun(),
                 Then::Settled { conn, settled } => {
                     let frame = qm_wire::local::NodeFrame::Settled(settled);
                     self.outputs.push_back(Output::Client { conn, frame });
@@ -129,6 +130,7 @@ impl Engine {
                         self.put_back(from);
                     }
                 }
+                Then::LifeBegun => self.life_refused = true,
                 Then::Settled { conn, mut settled } => {
                     settled.outcome = Some(Outcome::STORE_FULL);
                     settled.text = "the disk is full".into();

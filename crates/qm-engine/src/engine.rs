@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use qm_cache::{AckRouteCache, DedupCache, DedupConfig, Key, RouteConfig};
+use qm_wire::local::Receive;
 use qm_wire::{Entry, Incarnation, MessageId, MessageKey, QmId, QueueName};
 
 use crate::admin::Counters;
@@ -13,7 +14,7 @@ use crate::clients::Clients;
 use crate::commits::Commits;
 use crate::config::EngineConfig;
 use crate::entropy::Entropy;
-use crate::io::{Event, Input, LinkId, LoadId, Output, Recovered, StreamId};
+use crate::io::{ConnId, Event, Input, LinkId, LoadId, Output, Recovered, StreamId};
 use crate::outgoing::{OutQueue, Remote};
 use crate::peers::PeerBook;
 use crate::queues::{LocalQueue, ScanJob};
@@ -113,6 +114,15 @@ pub struct Engine {
     pub(crate) counters: Counters,
     pub(crate) commits: Commits,
     pub(crate) clock_saved: Timestamp,
+    /// How often this queue manager was started, this time included.
+    pub(crate) life: u32,
+    /// Position of the first message of a queue that had none before this life.
+    pub(crate) first_position: u64,
+    /// Whether the number of this life is on disk; nothing is handed out before.
+    pub(crate) life_begun: bool,
+    pub(crate) life_refused: bool,
+    /// Requests that wait for it.
+    pub(crate) early_receives: Vec<(ConnId, Receive)>,
     pub(crate) life_saved: bool,
     pub(crate) stopping: bool,
     pub(crate) store_full: bool,
@@ -195,6 +205,11 @@ impl Engine {
             counters: Counters::default(),
             commits: Commits::default(),
             clock_saved: Timestamp(0),
+            life: 0,
+            first_position: 0,
+            life_begun: false,
+            life_refused: false,
+            early_receives: Vec::new(),
             life_saved: false,
             stopping: false,
             store_full: false,
@@ -457,6 +472,9 @@ impl Engine {
 
     fn on_store_retry(&mut self) {
         self.store_retry_armed = false;
+        if core::mem::take(&mut self.life_refused) {
+            self.begin_life(self.life);
+        }
         if self.store_full {
             self.store_full = false;
             self.event(Event::StoreFull { full: false });

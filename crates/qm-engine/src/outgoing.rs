@@ -167,10 +167,11 @@ impl Engine {
 
     pub(crate) fn out_lane(&mut self, number: u32, priority: u8) -> Option<&mut OutLane> {
         let stream = Self::stream_of(number, priority);
+        let first = self.first_position;
         self.outs.get_mut(&number).map(|out| {
             out.lanes
                 .entry(priority)
-                .or_insert_with(|| OutLane::new(Backlog::new(stream)))
+                .or_insert_with(|| OutLane::new(Backlog::new(stream, first)))
         })
     }
 

@@ -55,6 +55,9 @@ pub(crate) struct LocalQueue {
     told_full: bool,
 }
 
+/// Requests for messages that wait for the first commit of a life; more come back empty.
+const EARLY_RECEIVES_MAX: usize = 4_096;
+
 /// A look through a queue, in memory and on disk, page by page.
 #[derive(Debug)]
 pub(crate) struct ScanJob {
@@ -128,6 +131,7 @@ impl Engine {
         let keep = self.may_keep(cost);
         let deadline = message.receive_deadline();
         let stream = Self::stream_of(number, priority);
+        let first = self.first_position;
         let stored = durable.then(|| (self.head_of(&message, None), message.body.clone()));
         let position = match self.locals.get_mut(&number) {
             Some(queue) => {
@@ -135,7 +139,7 @@ impl Engine {
                 let lane = queue
                     .lanes
                     .entry(priority)
-                    .or_insert_with(|| Backlog::new(stream));
+                    .or_insert_with(|| Backlog::new(stream, first));
                 let (position, held) = lane.push(message, keep);
                 self.hold(durable, held);
                 position
@@ -199,11 +203,15 @@ impl Engine {
         let body = message.body.clone();
         let credit = message.credit();
         let keep = self.may_keep(message.cost());
+        let first = self.first_position;
         let Some(queue) = self.locals.get_mut(&number) else {
             return;
         };
         queue.arrived += 1;
-        let lane = queue.lanes.entry(0).or_insert_with(|| Backlog::new(stream));
+        let lane = queue
+            .lanes
+            .entry(0)
+            .or_insert_with(|| Backlog::new(stream, first));
         let (position, held) = lane.push(message, keep);
         self.hold(true, held);
         self.stored_bytes = self.stored_bytes.saturating_add(credit);
@@ -323,6 +331,14 @@ impl Engine {
     }
 
     pub(crate) fn on_receive(&mut self, conn: ConnId, receive: Receive) {
+        if !self.life_begun {
+            // The lookup ids of this life might come again in the next one.
+            if self.early_receives.len() < EARLY_RECEIVES_MAX {
+                self.early_receives.push((conn, receive));
+                return;
+            }
+            return self.receive_done(conn, receive.request, 0, None, String::new());
+        }
         if !self.is_new_receive(conn, receive.request) && !self.forget_waiter(conn, &receive) {
             // Its answer is on its way.
             return;

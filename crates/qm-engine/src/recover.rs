@@ -4,6 +4,7 @@ use bytes::Bytes;
 use qm_wire::{Entry, Incarnation, MessageId, MessageKey, QmId, Tag};
 
 use crate::backlog::Backlog;
+use crate::commits::Then;
 use crate::engine::{ArrivalKey, Engine};
 use crate::io::{Event, Recovered};
 use crate::outgoing::OutLane;
@@ -12,9 +13,13 @@ use crate::record::{QueueRecord, StoredMessage};
 
 impl Engine {
     pub(crate) fn recover(&mut self, recovered: Recovered) {
+        let lives = recovered.state.get(LIVES).map(AsRef::as_ref);
+        let lives = lives.and_then(|value| <[u8; 4]>::try_from(value).ok());
+        self.begin_life(lives.map_or(0, u32::from_le_bytes).saturating_add(1));
         for (key, value) in &recovered.state {
             let understood = match QueueRecord::number_of(key) {
                 Some(number) => self.recover_queue(number, QueueRecord::decode(value)),
+                None if key == LIVES => true,
                 None => self
                     .recover_life(key)
                     .or_else(|| self.recover_peer(key, value))
@@ -29,7 +34,7 @@ impl Engine {
         }
         for (stream, summary) in &recovered.streams {
             let (number, priority) = Self::queue_of(*stream);
-            let backlog = Backlog::recovered(*stream, *summary);
+            let backlog = Backlog::recovered(*stream, *summary, self.first_position);
             self.stored_bytes = self.stored_bytes.saturating_add(summary.live_bytes);
             if let Some(queue) = self.locals.get_mut(&number) {
                 queue.lanes.insert(priority, backlog);
@@ -56,6 +61,28 @@ impl Engine {
             }
         }
         self.connect_kept();
+    }
+
+    /// Gives this life positions that no other has, and makes that durable: the store forgets what
+    /// was consumed, and express messages were never in it, but a lookup id names one message for
+    /// ever.
+    pub(crate) fn begin_life(&mut self, life: u32) {
+        self.life = life;
+        let life = u64::from(life).min(LIFE_MAX);
+        self.first_position = life << LIFE_POSITION_BITS;
+        self.commits.set(
+            Bytes::from_static(LIVES),
+            Bytes::copy_from_slice(&self.life.to_le_bytes()),
+        );
+        self.commits.after_settling(Then::LifeBegun);
+    }
+
+    /// The number of this life is on disk: messages may be handed out.
+    pub(crate) fn on_life_begun(&mut self) {
+        self.life_begun = true;
+        for (conn, receive) in core::mem::take(&mut self.early_receives) {
+            self.on_receive(conn, receive);
+        }
     }
 
     fn recover_life(&mut self, key: &Bytes) -> Option<bool> {
@@ -144,6 +171,13 @@ impl Engine {
         }
     }
 }
+
+/// Name of the value that counts the lives of this queue manager.
+const LIVES: &[u8] = b"lives";
+/// Positions have 60 bits: 2^36 of each life for every priority of every queue, in 2^24 lives.
+const LIFE_POSITION_BITS: u32 = 36;
+/// Lives beyond share the positions of the last; only then may a lookup id come again.
+const LIFE_MAX: u64 = (1 << 24) - 1;
 
 /// Names of the values that list arrivals.
 const ARRIVALS: &[u8] = b"arrivals/";

@@ -15,6 +15,7 @@
 //!    or a full disk turned some of them away.
 //! 7. *It ends*: once the faults stop, every queue drains within a bounded time.
 //! 8. The engine's own audit holds after every step.
+//! 9. *A lookup id names one message* of its queue for ever, restarts and express messages included.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -92,6 +93,8 @@ pub struct Oracle {
     pub forgetful: bool,
     /// Whether single buffers are lost on living links, or disks turn batches away.
     pub gaps: bool,
+    /// What was handed out under each lookup id of each node.
+    places: BTreeMap<(usize, u64), Put>,
 }
 
 impl Oracle {
@@ -194,6 +197,19 @@ impl Oracle {
             *last = put.number;
         }
         Ok(())
+    }
+
+    /// An application is handed a message of its queue.
+    ///
+    /// # Errors
+    /// Rule 9.
+    pub fn handed_out(&mut self, node: usize, lookup: u64, put: Put) -> Result<(), String> {
+        match self.places.insert((node, lookup), put) {
+            Some(before) if before != put => Err(format!(
+                "rule 9: node{node} gave {before:?} and {put:?} the lookup id {lookup}"
+            )),
+            _ => Ok(()),
+        }
     }
 
     /// At the end, after the last fault and a bounded time.

@@ -164,10 +164,11 @@ impl World {
                 if put.is_none() {
                     return Err(format!("node{node} delivered a body nobody sent"));
                 }
-                if let Some(put) = put
-                    && let Some(fate) = self.oracle.fates.get_mut(&put)
-                {
-                    fate.seen += 1;
+                if let Some(put) = put {
+                    self.oracle.handed_out(node, delivery.lookup, put)?;
+                    if let Some(fate) = self.oracle.fates.get_mut(&put) {
+                        fate.seen += 1;
+                    }
                 }
                 self.receivers[node].in_hand.push((delivery.lookup, put));
             }
