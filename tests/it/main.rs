@@ -13,4 +13,5 @@ mod outage;
 mod program;
 mod restart;
 mod support;
+mod torture;
 mod two_nodes;

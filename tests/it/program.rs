@@ -40,17 +40,23 @@ impl Program {
         listen: SocketAddr,
         namespace: Option<String>,
     ) -> Self {
-        let mut program = Self {
+        let mut program = Self::prepare(name, listen);
+        program.namespace = namespace;
+        program.launch();
+        program
+    }
+
+    /// A node that does not run yet.
+    pub(crate) fn prepare(name: &'static str, listen: SocketAddr) -> Self {
+        Self {
             home: tempfile::tempdir().unwrap(),
             name,
             listen,
-            namespace,
+            namespace: None,
             child: None,
             identity: String::new(),
             admin: None,
-        };
-        program.launch();
-        program
+        }
     }
 
     /// Starts on the data directory as it is, and waits until the node says that it runs.

@@ -20,6 +20,7 @@ mod repo;
 mod sim;
 mod spec;
 mod tidy;
+mod torture;
 
 use std::process::ExitCode;
 
@@ -40,6 +41,9 @@ cargo xtask COMMAND
   sim --seed N                  one simulated run
   sim --seeds A..B              a range of simulated runs, B excluded
   loom [MODEL]                  explore the interleavings of the lock-free caches
+  torture [--seconds N] [--seed N]
+                                real processes killed, stopped, cut off and out of disk for five
+                                minutes; every message is accounted for
   bench                         the node on loopback, then every crate's benchmark
 
 Steps of ci, in order:";
@@ -80,6 +84,7 @@ fn run(arguments: &[&str]) -> anyhow::Result<()> {
         ["sim", ref rest @ ..] => sim::command(rest).run(),
         ["loom"] => loom::explore(None).run(),
         ["loom", model] => loom::explore(Some(model)).run(),
+        ["torture", ref rest @ ..] => torture::run(rest),
         ["bench"] => bench(),
         _ => bail!(
             "no such command: {}; see cargo xtask help",
