@@ -21,6 +21,14 @@ pub struct ConnId(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StreamId(pub u32);
 
+impl StreamId {
+    /// Which priority of its queue it holds.
+    #[must_use]
+    pub const fn priority(self) -> u8 {
+        crate::engine::Engine::queue_of(self).1
+    }
+}
+
 /// A persist request; the store reports them durable in their order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ticket(pub u64);

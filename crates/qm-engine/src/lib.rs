@@ -34,5 +34,5 @@ pub use io::{
     ConnId, DialFailure, Event, Input, Lane, LinkId, LoadId, Output, Recovered, StoreOp,
     StoredRecord, StreamId, StreamSummary, Ticket,
 };
-pub use record::{LocalSettings, RemoteKey, StoredMessage};
+pub use record::{LocalSettings, RemoteKey, StoredMessage, StoredQueue};
 pub use time::{Now, Timestamp};

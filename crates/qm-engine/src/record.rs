@@ -62,6 +62,32 @@ impl StoredMessage {
     }
 }
 
+/// What a stream of the store holds, for tools that look into a store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StoredQueue {
+    /// The queue; with the node it waits for when it is an outgoing one.
+    pub name: String,
+    /// Which of its priorities.
+    pub priority: u8,
+}
+
+impl StoredQueue {
+    /// Looks a stream up in a store's keyed state; `None` when nothing there names it.
+    #[must_use]
+    pub fn read(
+        stream: crate::io::StreamId,
+        state: &std::collections::BTreeMap<Bytes, Bytes>,
+    ) -> Option<Self> {
+        let (number, priority) = crate::engine::Engine::queue_of(stream);
+        let name = match QueueRecord::decode(state.get(&QueueRecord::key(number))?)? {
+            QueueRecord::Local(settings) => settings.name.to_string(),
+            QueueRecord::Outgoing { remote, queue, .. } => format!("{remote}/{queue}"),
+        };
+        Some(Self { name, priority })
+    }
+}
+
 impl StoredHead {
     pub(crate) fn encode(&self) -> Bytes {
         let mut to = BytesMut::with_capacity(48 + self.envelope.len());

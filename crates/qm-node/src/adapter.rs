@@ -267,7 +267,7 @@ fn name_store(log: &mut Log) -> Result<[u8; 16], StoreError> {
     }
 }
 
-fn random_u64() -> u64 {
+pub(crate) fn random_u64() -> u64 {
     // As for the engine's entropy: the node's key was drawn from it, or could be.
     getrandom::u64().expect("invariant: the system gives random bytes")
 }

@@ -99,6 +99,9 @@ pub(crate) enum Command {
     /// What is configured
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// The message store on disk, while the node does not run
+    #[command(subcommand)]
+    Store(StoreCommand),
     /// Why is it not moving? One line of cause, what to do, the evidence
     Why {
         /// A message id, a queue, a destination or a peer
@@ -492,6 +495,26 @@ pub(crate) enum IdentityCommand {
 }
 
 #[derive(Debug, Subcommand)]
+pub(crate) enum StoreCommand {
+    /// Verify every byte and name what is damaged; changes nothing
+    Check,
+    /// Save everything undamaged into a new store; the damaged one is kept
+    Repair {
+        /// Write the new store into this directory, which must not be there yet, and leave the
+        /// node's as it is
+        #[arg(long, value_name = "DIR", required_unless_present = "in_place")]
+        #[arg(value_hint = clap::ValueHint::DirPath)]
+        out: Option<PathBuf>,
+        /// Put the new store in the place of the damaged one, which stays beside it as
+        /// store.damaged-N
+        #[arg(long, conflicts_with = "out")]
+        in_place: bool,
+        #[command(flatten)]
+        confirm: Confirm,
+    },
+}
+
+#[derive(Debug, Subcommand)]
 pub(crate) enum ConfigCommand {
     /// Every key with its value and where it comes from
     Show,
@@ -620,6 +643,11 @@ mod tests {
             ("outgoing purge", ErrorKind::MissingRequiredArgument),
             ("outgoing purge hub --all", ErrorKind::ArgumentConflict),
             ("peers add hub", ErrorKind::MissingRequiredArgument),
+            ("store repair", ErrorKind::MissingRequiredArgument),
+            (
+                "store repair --out d --in-place",
+                ErrorKind::ArgumentConflict,
+            ),
             ("queu list", ErrorKind::InvalidSubcommand),
         ] {
             assert_eq!(parse(line).unwrap_err().kind(), kind, "{line}");

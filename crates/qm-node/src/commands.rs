@@ -17,6 +17,7 @@ mod run;
 mod send;
 mod send_lines;
 mod status;
+mod store;
 mod why;
 
 use std::future::Future;
@@ -56,6 +57,7 @@ pub(crate) fn execute(cli: &Cli, out: &Output) -> Result<Exit, Failure> {
     match &cli.command {
         Command::Run(_) => run::run(&settings, out),
         Command::Init(_) => run::init(&settings, out),
+        Command::Store(command) => store::store(&settings, command, out),
         Command::Config(ConfigCommand::Show) => configuration::show(&settings, out),
         Command::Config(ConfigCommand::Check { .. } | ConfigCommand::Example) => {
             configuration::check(&settings, out)

@@ -104,6 +104,12 @@ pub(crate) const CODES: &[(&str, Exit, &str, &str)] = &[
         "check that it is there, that you may use it, and that its disk has room",
     ),
     (
+        "store_damaged",
+        Exit::Failed,
+        "bytes of the message store are not what was written",
+        "`qm-node store repair --in-place` saves everything undamaged and keeps the damaged store",
+    ),
+    (
         "not_intact",
         Exit::Failed,
         "messages are missing, changed or out of order",

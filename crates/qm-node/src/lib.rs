@@ -53,6 +53,7 @@ mod info;
 mod life;
 mod local;
 pub mod run;
+pub mod store_tools;
 
 pub use embed::{Builder, QueueManager, TestNode};
 pub use identity_file::IdentityError;

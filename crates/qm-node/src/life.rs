@@ -25,7 +25,7 @@ use crate::local::{self, LocalEvent, LocalSocket, Window};
 use crate::run::{NodeConfig, RunError};
 
 /// Directory of the log inside the data directory.
-const STORE_DIR: &str = "store";
+pub(crate) const STORE_DIR: &str = "store";
 /// The largest segment a store may have.
 const SEGMENT_BYTES_MAX: u32 = 2 << 30;
 /// The store may fail this often within [`PATIENCE`].
@@ -110,7 +110,7 @@ pub(crate) fn own(config: &NodeConfig, fs: Arc<dyn Fs>) -> Result<(Disk, Owned),
 }
 
 /// The store's options, with segments that hold the largest batch the loop can gather.
-fn store_options(config: &NodeConfig) -> LogOptions {
+pub(crate) fn store_options(config: &NodeConfig) -> LogOptions {
     const PAGE: usize = 4096;
     let batch = GATHERED_BYTES_MAX.saturating_add(frame_bytes_max(config).saturating_mul(2));
     let wanted = batch.div_ceil(PAGE).saturating_mul(PAGE);

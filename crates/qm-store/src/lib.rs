@@ -87,10 +87,12 @@ mod index;
 mod log;
 mod memory;
 mod reader;
+mod repair;
 mod rules;
 mod scan;
 mod segment;
 mod store;
+mod survey;
 mod types;
 
 pub use committer::{Committer, Completion};
@@ -99,7 +101,9 @@ pub use fs::{Fault, File, Fs, RealFs, SimFs};
 pub use log::{Log, LogOptions, SaltSource};
 pub use memory::MemoryStore;
 pub use reader::Reader;
+pub use repair::{Repaired, repair};
 pub use store::Store;
+pub use survey::{Checked, Damage, Lost, LostRecord, StoreLock, check};
 pub use types::{
     Applied, Batch, HEAD_BYTES_MAX, KEY_BYTES_MAX, Op, RecentPut, Record, Recovered, RecoveryNote,
     Refusal, StreamId, StreamSummary, Usage,

@@ -5,6 +5,7 @@
     reason = "random numbers are cut to size"
 )]
 
+mod check;
 mod common;
 mod contract;
 mod crash;

@@ -1,0 +1,179 @@
+//! `store check` and `store repair`, and a node that runs over damage.
+#![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
+
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use serde_json::Value;
+
+fn qm(home: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_qm-node"));
+    command.env_clear().env("HOME", home);
+    command.args(["--data", "node"]).args(args);
+    command.env("QM_STORE__SEGMENT_BYTES", "1MiB");
+    command.env("QM_STORE__RESERVE_BYTES", "1MiB");
+    command.env("QM_LIMITS__BODY_BYTES", "64KiB");
+    command.stdin(Stdio::null()).current_dir(home);
+    command
+}
+
+fn run(home: &Path, args: &[&str]) -> (i32, String, String) {
+    let output = qm(home, args).output().unwrap();
+    (
+        output.status.code().unwrap(),
+        String::from_utf8(output.stdout).unwrap(),
+        String::from_utf8(output.stderr).unwrap(),
+    )
+}
+
+fn done(home: &Path, args: &[&str]) -> String {
+    let (code, out, error) = run(home, args);
+    assert_eq!(code, 0, "{args:?}: {out}{error}");
+    out
+}
+
+fn json(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
+}
+
+struct Running(Child);
+
+impl Running {
+    fn start(home: &Path) -> Self {
+        let args = ["--json", "run", "--listen", "127.0.0.1:0"];
+        let log = fs::File::create(home.join("log")).unwrap();
+        let mut command = qm(home, &args);
+        let mut child = command.stdout(Stdio::piped()).stderr(log).spawn().unwrap();
+        let mut ready = String::new();
+        BufReader::new(child.stdout.as_mut().unwrap())
+            .read_line(&mut ready)
+            .unwrap();
+        assert!(ready.contains("qm.node/1"), "{ready}");
+        Self(child)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let pid = self.0.id().to_string();
+        let asked = Command::new("kill").args(["-TERM", &pid]).status();
+        if asked.is_err() {
+            drop(self.0.kill());
+        }
+        drop(self.0.wait());
+    }
+}
+
+const COUNT: usize = 8;
+
+fn body(number: usize) -> String {
+    format!("message {number} {}", "x".repeat(300))
+}
+
+/// A stopped node with messages in the queue `orders`; returns their ids.
+fn filled(home: &Path) -> Vec<String> {
+    let node = Running::start(home);
+    done(home, &["queue", "create", "orders"]);
+    let ids = (0..COUNT).map(|number| {
+        let sent = json(&done(home, &["--json", "send", "orders", &body(number)]));
+        sent["id"].as_str().unwrap().to_owned()
+    });
+    let ids = ids.collect();
+    drop(node);
+    ids
+}
+
+/// Flips a bit in the body of a message, and says in which file and where.
+fn damage(home: &Path, number: usize) -> (PathBuf, usize) {
+    let body = body(number);
+    for entry in fs::read_dir(home.join("node/store")).unwrap() {
+        let path = entry.unwrap().path();
+        let mut content = fs::read(&path).unwrap();
+        let found = content
+            .windows(body.len())
+            .position(|part| part == body.as_bytes());
+        if let Some(at) = found {
+            content[at + 100] ^= 4;
+            fs::write(&path, content).unwrap();
+            return (path, at);
+        }
+    }
+    panic!("message {number} is nowhere");
+}
+
+#[test]
+fn a_damaged_message_is_named_and_the_rest_is_saved() {
+    let home = tempfile::tempdir().unwrap();
+    let home = home.path();
+    let (code, _, error) = run(home, &["store", "check"]);
+    assert_eq!(code, 2, "{error}");
+    let ids = filled(home);
+
+    let checked = json(&done(home, &["--json", "store", "check"]));
+    assert_eq!(checked["schema"], "qm.store_check/1");
+    assert_eq!(checked["sound"], true);
+    assert_eq!(checked["messages"], COUNT);
+    assert_eq!(checked["queues"][0]["queue"], "orders");
+    let (_, _, note) = run(home, &["store", "repair", "--in-place", "--yes"]);
+    assert!(note.contains("nothing was done"), "{note}");
+
+    let (path, _) = damage(home, 3);
+    let (code, out, error) = run(home, &["--json", "store", "check"]);
+    assert_eq!(code, 1, "{out}{error}");
+    assert_eq!(json(&error)["code"], "store_damaged");
+    let checked = json(&out);
+    assert_eq!(checked["lost_messages"], 1);
+    let place = &checked["damages"][0];
+    let file = place["file"].as_str().unwrap();
+    assert_eq!(Path::new(file).file_name(), path.file_name());
+    assert_eq!(place["lost"], "message");
+    assert_eq!(place["message"]["queue"], "orders");
+    assert_eq!(place["message"]["id"].as_str(), Some(&*ids[3]));
+    let (_, out, _) = run(home, &["store", "check"]);
+    assert!(out.contains("of orders (id "), "{out}");
+
+    // Without --yes nobody can be asked, and nothing happens.
+    let (code, _, error) = run(home, &["store", "repair", "--in-place"]);
+    assert_eq!(code, 2, "{error}");
+    let dry = done(
+        home,
+        &["--json", "store", "repair", "--in-place", "--dry-run"],
+    );
+    assert_eq!(json(&dry)["lost_messages"], 1);
+    let damaged = fs::read(&path).unwrap();
+
+    done(home, &["store", "repair", "--out", "saved"]);
+    assert!(home.join("saved/00000001.seg").exists());
+    assert_eq!(
+        fs::read(&path).unwrap(),
+        damaged,
+        "the original is as it was"
+    );
+    let (code, _, error) = run(home, &["store", "repair", "--out", "saved"]);
+    assert!(code == 1 && error.contains("not empty"), "{error}");
+
+    let repaired = json(&done(
+        home,
+        &["--json", "store", "repair", "--in-place", "--yes"],
+    ));
+    assert_eq!(repaired["schema"], "qm.store_repair/1");
+    assert_eq!(repaired["messages"], COUNT - 1);
+    let kept = home
+        .join("node/store.damaged-1")
+        .join(path.file_name().unwrap());
+    assert_eq!(fs::read(kept).unwrap(), damaged, "the original is kept");
+    done(home, &["store", "check"]);
+
+    let node = Running::start(home);
+    let (code, _, error) = run(home, &["store", "check"]);
+    assert!(code == 1 && error.contains("data_dir_locked"), "{error}");
+    let received = done(home, &["receive", "orders", "--count", "7"]);
+    let expected: String = (0..COUNT)
+        .filter(|number| *number != 3)
+        .map(|number| format!("{}\n", body(number)))
+        .collect();
+    assert_eq!(received, expected);
+    drop(node);
+}
