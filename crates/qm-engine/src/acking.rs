@@ -8,18 +8,18 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use qm_cache::KeyState;
 use qm_wire::{
-    Answer, Entry, Known, MessageId, MessageKey, NotHeld, OpenError, Outcome, PeerFrame, QmId,
-    Query, Reject, RoutedAck, SessionAck, Tag, TagHash,
+    Answer, Entry, Incarnation, Known, MessageId, MessageKey, NotHeld, OpenError, Outcome,
+    PeerFrame, QmId, Query, Reject, RoutedAck, SessionAck, Tag, TagHash,
 };
 
 use crate::engine::{ArrivalKey, Engine, Route, RouteKey};
 use crate::io::{Event, Lane, LinkId};
+use crate::limits::{OWED_LIVES_MAX, OWED_LIVES_PER_PEER_MAX, OWED_MAX, OWED_TOTAL_MAX};
 use crate::session::Flight;
 
-/// Acks owed to one life of a peer at most; beyond, the peer's own query fetches them.
-const OWED_MAX: usize = 16 * 1024;
-/// Lives of peers to which acks are owed at a time.
-const OWED_LIVES_MAX: usize = 4_096;
+/// Up to so many entries are looked for one by one among the messages in flight; for more an index
+/// is made, which costs as much as some dozens of such looks.
+const LOOKED_FOR_MAX: usize = 32;
 
 impl Engine {
     pub(crate) fn on_received(&mut self, link: LinkId, mut frames: Bytes) {
@@ -75,29 +75,58 @@ impl Engine {
             return;
         };
         let peer = session.peer;
+        // A few bytes can name a window: only what is held of it is looked at.
+        let held = || {
+            ack.ranges
+                .iter()
+                .flat_map(|(first, last)| session.flights.range(*first..=*last))
+        };
+        let named: u64 = ack
+            .ranges
+            .iter()
+            .map(|(first, last)| (last - first).saturating_add(1))
+            .fold(0, u64::saturating_add);
         let mut hash = TagHash::default();
-        let mut all_held = true;
-        for number in ack.numbers() {
-            match session.flights.get(&number) {
-                Some(flight) => hash.push(flight.message.tag),
-                None => all_held = false,
-            }
+        let mut count: u64 = 0;
+        for (_, flight) in held() {
+            hash.push(flight.message.tag);
+            count += 1;
         }
-        if !all_held || hash.finish() != ack.tag_hash {
-            // Not applied by position or in part: what it names and I hold is asked for instead.
-            let entries: Vec<_> = ack
-                .numbers()
-                .filter_map(|number| session.flights.get(&number))
-                .map(|flight| flight.message.entry())
-                .collect();
+        if count != named || hash.finish() != ack.tag_hash {
             self.counters.acks_unverified += 1;
-            self.event(Event::AckUnverified { peer });
-            return self.send_query(link, &entries);
+            if count == 0 {
+                // It came late: a query was quicker.
+                return;
+            }
+            // Not applied by position or in part: what it names and I hold is asked for instead.
+            let entries: Vec<_> = held().map(|(_, flight)| flight.message.entry()).collect();
+            return self.ask_instead(link, peer, &entries);
         }
         for number in ack.numbers() {
             self.settle_flight(link, number);
         }
         self.busy_peers.insert(peer);
+    }
+
+    /// An ack that names what is in flight does not fit it. Asking costs far more than such an ack:
+    /// once a second, and a peer that goes on with it is no good peer.
+    fn ask_instead(&mut self, link: LinkId, peer: QmId, entries: &[Entry]) {
+        let now = self.now.at;
+        let Some(session) = self.sessions.get_mut(&link) else {
+            return;
+        };
+        if !session.unverified.admits(now) {
+            return self.misbehaved(link, "too many acks that do not fit what they name");
+        }
+        if session
+            .asked_instead
+            .is_some_and(|asked| now.ms_since(asked) < 1_000)
+        {
+            return;
+        }
+        session.asked_instead = Some(now);
+        self.event(Event::AckUnverified { peer });
+        self.send_query(link, entries);
     }
 
     /// A transmission is settled, one way or another.
@@ -137,12 +166,22 @@ impl Engine {
         self.busy_peers.insert(peer);
     }
 
-    /// Message numbers of the entries in flight towards a peer, over all its sessions.
-    fn flights_by_id(&self, peer: QmId) -> BTreeMap<MessageId, (LinkId, u64, Tag)> {
+    /// Message numbers of the entries in flight towards a peer, over all its sessions: at least of
+    /// those that are asked for. What an ack of one entry costs does not grow with the window more
+    /// than a glance at each message does: peers may send nothing else.
+    fn flights_by_id<'a>(
+        &self,
+        peer: QmId,
+        wanted: impl ExactSizeIterator<Item = &'a Entry> + Clone,
+    ) -> BTreeMap<MessageId, (LinkId, u64, Tag)> {
         let mut index = BTreeMap::new();
+        let few = wanted.len() <= LOOKED_FOR_MAX;
         for link in self.by_peer.get(&peer).into_iter().flatten() {
             if let Some(session) = self.sessions.get(link) {
                 for (number, flight) in &session.flights {
+                    if few && !wanted.clone().any(|entry| entry.id == flight.message.id) {
+                        continue;
+                    }
                     index.insert(flight.message.id, (*link, *number, flight.message.tag));
                 }
             }
@@ -159,7 +198,7 @@ impl Engine {
         if ack.source != self.me.qm {
             return self.misbehaved(link, "a routed ack for another queue manager");
         }
-        let flights = self.flights_by_id(peer);
+        let flights = self.flights_by_id(peer, ack.entries.iter());
         let mut not_held = Vec::new();
         for entry in &ack.entries {
             match flights.get(&entry.id) {
@@ -270,12 +309,20 @@ impl Engine {
     }
 
     fn owe(&mut self, key: RouteKey, entries: Vec<Entry>) {
-        if self.owed.len() >= OWED_LIVES_MAX && !self.owed.contains_key(&key) {
-            // A peer may claim any number of lives; its query finds what is not kept here.
-            return;
+        if !self.owed.contains_key(&key) {
+            let lives = (key.0, Incarnation(0))..=(key.0, Incarnation(u64::MAX));
+            if self.owed.len() >= OWED_LIVES_MAX
+                || self.owed.range(lives).count() >= OWED_LIVES_PER_PEER_MAX
+            {
+                // A peer may claim any number of lives; its query finds what is not kept here.
+                return;
+            }
         }
+        let total: usize = self.owed.values().map(Vec::len).sum();
         let owed = self.owed.entry(key).or_default();
-        let room = OWED_MAX.saturating_sub(owed.len());
+        let room = OWED_MAX
+            .saturating_sub(owed.len())
+            .min(OWED_TOTAL_MAX.saturating_sub(total));
         owed.extend(entries.into_iter().take(room));
     }
 
@@ -345,7 +392,7 @@ impl Engine {
         if answer.source != self.me.qm {
             return self.misbehaved(link, "an answer for another queue manager");
         }
-        let flights = self.flights_by_id(peer);
+        let flights = self.flights_by_id(peer, answer.entries.iter().map(|(entry, _)| entry));
         for (entry, known) in answer.entries {
             if let Some((at, number, tag)) = flights.get(&entry.id)
                 && *tag == entry.tag

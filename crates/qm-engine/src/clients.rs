@@ -15,28 +15,27 @@ use crate::commits::{PutAt, Then};
 use crate::destination::Target;
 use crate::engine::Engine;
 use crate::io::{ConnId, Event, Output, StoreOp};
+use crate::limits::{
+    CLIENT_REFUSALS_MAX, CLIENT_RUNS_MAX, FOLLOWED_MAX, KEY_RUNS_MAX, QUEUES_MAX, REMEMBERED_MAX,
+    REMEMBERED_SLACK_MAX,
+};
 use crate::record::{Run, decode_runs, encode_runs, prefixed};
 use crate::time::Timestamp;
 
 /// Version of the protocol between an application and its node.
 const LOCAL_PROTOCOL: u16 = 1;
-/// Runs of answers kept per client and per key.
-const RUNS_MAX: usize = 1_024;
-/// Runs kept per idempotency key; beyond, only its next number is taken.
-const KEY_RUNS_MAX: usize = 4_096;
-/// Refusals kept per client.
-const REFUSALS_MAX: usize = 1_024;
-/// Messages whose fate is followed at a time.
-const FOLLOWED_MAX: usize = 1 << 20;
-/// Clients and keys remembered at a time; the longest untouched are forgotten first.
-const REMEMBERED_MAX: usize = 100_000;
 
 /// One connection of an application.
 #[derive(Debug, Default)]
-struct Conn {
+pub(crate) struct Conn {
     client: Option<ClientId>,
     /// Highest number of a receive request: numbers rise on a connection.
     last_receive: Option<u64>,
+    /// Receive requests without an answer.
+    pub(crate) receives: usize,
+    /// Messages held unsettled, and their bytes.
+    pub(crate) leases: usize,
+    pub(crate) lease_bytes: u64,
 }
 
 /// What is remembered of one application.
@@ -77,12 +76,14 @@ struct Followed {
 /// See the module.
 #[derive(Debug, Default)]
 pub(crate) struct Clients {
-    conns: BTreeMap<ConnId, Conn>,
+    pub(crate) conns: BTreeMap<ConnId, Conn>,
     states: BTreeMap<ClientId, ClientState>,
     keys: BTreeMap<[u8; 16], KeyState>,
     followed: BTreeMap<MessageId, Followed>,
     answers: BTreeMap<ConnId, Vec<Accepted>>,
     fates: BTreeMap<ConnId, Vec<(u64, u64, Outcome)>>,
+    /// Bytes of the messages that all applications hold unsettled.
+    pub(crate) lease_bytes: u64,
     dirty_clients: BTreeSet<ClientId>,
     dirty_keys: BTreeSet<[u8; 16]>,
 }
@@ -95,6 +96,11 @@ impl Clients {
     pub(crate) fn connected(&self) -> usize {
         self.conns.len()
     }
+
+    /// Clients, keys and followed messages.
+    pub(crate) fn remembered(&self) -> (usize, usize, usize) {
+        (self.states.len(), self.keys.len(), self.followed.len())
+    }
 }
 
 impl ClientState {
@@ -106,7 +112,7 @@ impl ClientState {
         {
             return;
         }
-        if self.runs.len() >= RUNS_MAX
+        if self.runs.len() >= CLIENT_RUNS_MAX
             && let Some(oldest) = self.runs.pop_front()
         {
             self.forgotten_below = self.forgotten_below.max(oldest.last.saturating_add(1));
@@ -188,6 +194,14 @@ impl Engine {
         match frame {
             ClientFrame::Hello(hello) => {
                 let client = hello.client;
+                if self
+                    .clients
+                    .conns
+                    .get(&conn)
+                    .is_some_and(|c| c.client.is_some())
+                {
+                    return self.close_client(conn, "a second hello on one connection");
+                }
                 self.clients.conns.entry(conn).or_default().client = Some(client);
                 let state = self.clients.states.entry(client).or_default();
                 state.conn = Some(conn);
@@ -202,6 +216,9 @@ impl Engine {
                     window_bytes: self.config.client_window_bytes,
                 });
                 self.outputs.push_back(Output::Client { conn, frame });
+                if self.clients.states.len() >= REMEMBERED_MAX + REMEMBERED_SLACK_MAX {
+                    self.purge_outcomes();
+                }
             }
             ClientFrame::Put(put) => match self.clients.conns.get(&conn).and_then(|c| c.client) {
                 Some(client) => {
@@ -210,7 +227,10 @@ impl Engine {
                 None => self.close_client(conn, "a message before the hello"),
             },
             ClientFrame::Receive(receive) => {
-                self.clients.conns.entry(conn).or_default();
+                let waiting = self.clients.conns.entry(conn).or_default().receives;
+                if waiting >= qm_wire::limits::CLIENT_REQUESTS_MAX {
+                    return self.close_client(conn, "too many receive requests without an answer");
+                }
                 self.on_receive(conn, receive);
             }
             ClientFrame::Settle(settle) => self.on_settle(conn, &settle),
@@ -307,7 +327,7 @@ impl Engine {
             .values()
             .any(|out| out.has_work() || out.in_flight > 0);
         let sequence = put.sequence;
-        if waits {
+        if waits && self.clients.followed.len() < FOLLOWED_MAX {
             self.clients.followed.insert(
                 id,
                 Followed {
@@ -324,7 +344,7 @@ impl Engine {
     fn refuse_put(&mut self, client: ClientId, sequence: u64, outcome: Outcome, text: String) {
         self.counters.refused += 1;
         if let Some(state) = self.clients.states.get_mut(&client) {
-            if state.refusals.len() >= REFUSALS_MAX {
+            if state.refusals.len() >= CLIENT_REFUSALS_MAX {
                 state.refusals.pop_front();
             }
             state.refusals.push_back((sequence, outcome));
@@ -372,6 +392,10 @@ impl Engine {
             return Ok(answered);
         }
         self.check_room(put, &target)?;
+        if put.follow != Follow::None && self.clients.followed.len() >= FOLLOWED_MAX {
+            let text = "too many messages are being followed; wait, or send without following";
+            return Err((Outcome::BUSY, text.to_owned()));
+        }
         let id = MessageId {
             incarnation: self.incarnation,
             sequence: self.next_sequence,
@@ -400,7 +424,7 @@ impl Engine {
             body: put.body.clone(),
         };
         let idempotency = self.note_key(put, id);
-        if put.follow != Follow::None && self.clients.followed.len() < FOLLOWED_MAX {
+        if put.follow != Follow::None {
             let followed = Followed {
                 client,
                 sequence: put.sequence,
@@ -535,6 +559,13 @@ impl Engine {
             );
             return Err((Outcome::STORE_FULL, text));
         }
+        if let Target::Remote(key, queue) = target
+            && !self.may_add_queue()
+            && !self.is_out_queue(key, queue)
+        {
+            let text = format!("this node has {QUEUES_MAX} queues and may not have more");
+            return Err((Outcome::BUSY, text));
+        }
         if let Target::Local(number) = target
             && let Some(queue) = self.locals.get(number)
         {
@@ -610,6 +641,9 @@ impl Engine {
     fn note_key(&mut self, put: &Put, id: MessageId) -> Option<([u8; 16], u64)> {
         let key = put.idempotency.as_ref()?;
         let hash = hash16(&[&key.key]);
+        if self.clients.keys.len() >= REMEMBERED_MAX + REMEMBERED_SLACK_MAX {
+            self.purge_outcomes();
+        }
         let state = self.clients.keys.entry(hash).or_default();
         state.touched = self.now.at;
         let number = key.number.unwrap_or(0);
@@ -820,7 +854,7 @@ impl Engine {
             }
         }
         for (conn, fates) in core::mem::take(&mut self.clients.fates) {
-            for chunk in fates.chunks(RUNS_MAX) {
+            for chunk in fates.chunks(CLIENT_RUNS_MAX) {
                 let frame = NodeFrame::Fate(Fate {
                     runs: chunk.to_vec(),
                 });
@@ -892,7 +926,11 @@ impl Engine {
         if client {
             let highest = runs.iter().map(|run| run.last).max().unwrap_or(0);
             let oldest = runs.first().map_or(0, |run| run.first);
-            let forgotten_below = if runs.len() < RUNS_MAX { 0 } else { oldest };
+            let forgotten_below = if runs.len() < CLIENT_RUNS_MAX {
+                0
+            } else {
+                oldest
+            };
             let runs = runs.into();
             let state = ClientState {
                 highest,

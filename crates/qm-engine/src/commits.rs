@@ -145,6 +145,11 @@ impl Commits {
         self.putting.bytes.max(self.settling.bytes)
     }
 
+    /// Batches at the disk.
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
     pub(crate) fn has_puts(&self) -> bool {
         !self.putting.ops.is_empty() || !self.putting.then.is_empty()
     }

@@ -22,7 +22,7 @@ impl Engine {
             Destination::Local { queue } => return self.local_target(queue),
             Destination::Peer { peer, .. } => match self.peers.names.get(&peer.to_lowercase()) {
                 Some(entry) => entry.remote.clone(),
-                None => match self.peers.find(peer).as_slice() {
+                None => match self.peers.find_for_sending(peer).as_slice() {
                     [qm] => RemoteKey::Id(*qm),
                     [] => {
                         return Err(bad(format!(
@@ -74,6 +74,10 @@ impl Engine {
 
     fn learn_host(&mut self, qm: qm_wire::QmId, host: &str, port: u16) {
         use crate::peers::{Approval, PeerRecord};
+        let known = &self.peers.known;
+        if known.len() >= crate::limits::PEERS_MAX && !known.contains_key(&qm) {
+            return;
+        }
         let record = self
             .peers
             .known

@@ -17,6 +17,7 @@ use crate::entropy::Entropy;
 use crate::io::{ConnId, Event, Input, LinkId, LoadId, Output, Recovered, StreamId};
 use crate::outgoing::{OutQueue, Remote};
 use crate::peers::PeerBook;
+use crate::penalty::Penalties;
 use crate::queues::{LocalQueue, ScanJob};
 use crate::record::RemoteKey;
 use crate::session::Session;
@@ -150,6 +151,7 @@ pub struct Engine {
     pub(crate) routes: Arc<AckRouteCache<RouteKey, Route>>,
 
     pub(crate) clients: Clients,
+    pub(crate) penalties: Penalties,
 
     pub(crate) loads: BTreeMap<LoadId, LoadFor>,
     pub(crate) next_load: u64,
@@ -188,7 +190,7 @@ impl Engine {
         let hash_key = [entropy.next_u64(), entropy.next_u64()];
         let mut dedup_config = DedupConfig::with_capacity(config.dedup_capacity);
         dedup_config.purge_interval_ms = config.dedup_purge_interval_ms;
-        dedup_config.in_flight_max = 65_536;
+        dedup_config.in_flight_max = crate::limits::RESERVED_MAX;
         let route_config = RouteConfig {
             lifetime_ms: config.ack_route_lifetime_ms,
             ..RouteConfig::default()
@@ -233,6 +235,7 @@ impl Engine {
             dedup: Arc::new(DedupCache::new(dedup_config, hash_key)),
             routes: Arc::new(AckRouteCache::new(route_config, hash_key)),
             clients: Clients::default(),
+            penalties: Penalties::default(),
             loads: BTreeMap::new(),
             next_load: 0,
             resident_bytes: 0,
@@ -426,6 +429,7 @@ impl Engine {
         self.dedup.purge(now_ms);
         self.routes.purge(now_ms);
         self.purge_outcomes();
+        self.forgive();
         self.forget_lives();
         self.count_stored_bytes();
         let interval = self.config.ack_route_purge_interval_ms.max(1_000);

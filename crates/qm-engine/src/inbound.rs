@@ -275,10 +275,7 @@ impl Engine {
         if let Some(id) = id
             && outcome != Outcome::DAMAGED
         {
-            if session.refused.len() >= crate::session::REFUSED_MAX {
-                session.refused.pop_first();
-            }
-            session.refused.insert(Entry { id, tag: data.tag }, outcome);
+            session.remember_refusal(Entry { id, tag: data.tag }, outcome);
         }
     }
 }

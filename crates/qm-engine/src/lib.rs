@@ -14,12 +14,16 @@ mod entropy;
 mod expiry;
 mod inbound;
 mod io;
+mod leases;
+pub mod limits;
 mod outgoing;
 mod peers;
+mod penalty;
 mod queues;
 mod record;
 mod recover;
 mod session;
+mod sizes;
 mod spill;
 mod time;
 mod views;
@@ -35,4 +39,5 @@ pub use io::{
     StoredRecord, StreamId, StreamSummary, Ticket,
 };
 pub use record::{LocalSettings, RemoteKey, StoredMessage, StoredQueue};
+pub use sizes::Sizes;
 pub use time::{Now, Timestamp};

@@ -12,6 +12,7 @@ use crate::backlog::{Backlog, Message, left_ms};
 use crate::commits::Origin;
 use crate::engine::{Engine, LoadFor};
 use crate::io::{DialFailure, Event, Lane, LinkId, Output, StoreOp};
+use crate::limits::{DOUBT_BYTES_MAX, DOUBTS_MAX, QUEUES_MAX};
 use crate::record::{QueueRecord, RemoteKey};
 use crate::session::Flight;
 use crate::time::Timestamp;
@@ -20,11 +21,6 @@ use crate::time::Timestamp;
 const LOAD_RECORDS: usize = 1_024;
 /// Bytes read from disk at a time.
 const LOAD_BYTES: usize = 1 << 20;
-/// Messages of an earlier life in doubt at a time, for one priority of one queue: their bodies are
-/// in memory, and each is one entry of a query.
-const DOUBTS_MAX: usize = LOAD_RECORDS;
-/// Bytes of the same.
-const DOUBT_BYTES_MAX: u64 = 4 << 20;
 
 /// A destination node as addressed.
 #[derive(Debug)]
@@ -141,6 +137,20 @@ impl Engine {
         self.commits.set(QueueRecord::key(number), record.encode());
         self.insert_out_queue(number, remote, queue, false);
         number
+    }
+
+    /// Whether another queue may be made, here or towards a remote.
+    pub(crate) fn may_add_queue(&self) -> bool {
+        // Each priority of a queue is a stream, numbered in 32 bits and never again.
+        self.locals.len() + self.outs.len() < QUEUES_MAX && self.next_queue < u32::MAX / 8
+    }
+
+    pub(crate) fn is_out_queue(&self, key: &RemoteKey, queue: &QueueName) -> bool {
+        let remote = self
+            .remote_keys
+            .get(key)
+            .and_then(|number| self.remotes.get(number));
+        remote.is_some_and(|remote| remote.queues.contains_key(queue))
     }
 
     pub(crate) fn insert_out_queue(

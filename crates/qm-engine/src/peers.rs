@@ -9,11 +9,9 @@ use qm_wire::{Hello, Incarnation, QmId, Text, key_digest};
 use crate::config::{EngineConfig, Trust};
 use crate::engine::{Engine, Timer};
 use crate::io::{DialFailure, Event, Output};
+use crate::limits::{ADDRESSES_MAX, PEERS_MAX};
 use crate::outgoing::{DialState, Remote};
 use crate::record::{RemoteKey, prefixed, put_bytes, take_array, take_bytes, take_text};
-
-/// Addresses remembered per peer.
-const ADDRESSES_MAX: usize = 8;
 
 /// Whether a peer may send to this node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -173,6 +171,20 @@ impl PeerBook {
     }
 }
 
+impl PeerBook {
+    /// The peers that a sender's word names. A stranger says of itself what it likes: it must not be
+    /// sent what is meant for another, nor make another's name ambiguous.
+    pub(crate) fn find_for_sending(&self, who: &str) -> Vec<QmId> {
+        let mut found = self.find(who);
+        let vouched = |qm: &QmId| {
+            let approval = self.known.get(qm).map(|record| record.approval);
+            matches!(approval, None | Some(Approval::Approved | Approval::Known))
+        };
+        found.retain(vouched);
+        found
+    }
+}
+
 impl PeerRecord {
     pub(crate) const fn new(digest: [u8; 32], approval: Approval) -> Self {
         Self {
@@ -289,6 +301,33 @@ pub(crate) fn pin_key(host: &str) -> Bytes {
 }
 
 impl Engine {
+    /// What a queue manager may do that has just proven its key. A stranger for whom there is no
+    /// room takes the place of the one seen longest ago: so nobody who invents keys can keep all
+    /// others from being seen.
+    pub(crate) fn meet(&mut self, peer: QmId, public_key: &[u8; 32]) -> Approval {
+        if !self.peers.known.contains_key(&peer) {
+            let pending = |record: &PeerRecord| record.approval == Approval::Pending;
+            let waiting = self.peers.known.values().filter(|r| pending(r)).count();
+            if waiting >= self.config.pending_peers_max && self.config.trust == Trust::Approve {
+                let oldest = self
+                    .peers
+                    .known
+                    .iter()
+                    .filter(|(qm, record)| pending(record) && !self.by_peer.contains_key(*qm))
+                    .min_by_key(|(_, record)| record.last_seen_us)
+                    .map(|(qm, _)| *qm);
+                if let Some(oldest) = oldest {
+                    self.peers.known.remove(&oldest);
+                    self.commits.unset(peer_key(oldest));
+                }
+            }
+            if self.peers.known.len() >= PEERS_MAX {
+                return Approval::Overflow;
+            }
+        }
+        self.peers.met(peer, public_key, &self.config)
+    }
+
     pub(crate) fn save_peer(&mut self, peer: QmId) {
         if let Some(record) = self.peers.known.get(&peer) {
             let value = record.encode();
@@ -592,6 +631,7 @@ impl Engine {
         record.approval = Approval::Approved;
         let announced = record.announced_name.clone();
         self.save_peer(peer);
+        self.forgive_peer(peer);
         let taken =
             |engine: &Self, name: &str| engine.peers.names.contains_key(&name.to_lowercase());
         let name = match name {

@@ -32,8 +32,8 @@ pub(crate) struct Leased {
 
 /// An application that waits for messages.
 #[derive(Debug)]
-struct Waiter {
-    conn: ConnId,
+pub(crate) struct Waiter {
+    pub(crate) conn: ConnId,
     request: u64,
     messages_max: u32,
     bytes_max: u32,
@@ -46,7 +46,7 @@ pub(crate) struct LocalQueue {
     pub(crate) settings: LocalSettings,
     pub(crate) lanes: BTreeMap<u8, Backlog>,
     pub(crate) leased: BTreeMap<u64, Leased>,
-    waiters: VecDeque<Waiter>,
+    pub(crate) waiters: VecDeque<Waiter>,
     /// When the waiters are looked at next.
     timer: Timestamp,
     pub(crate) leased_bytes: u64,
@@ -106,6 +106,14 @@ impl LocalQueue {
 
     pub(crate) fn waiting_receivers(&self) -> usize {
         self.waiters.len()
+    }
+
+    /// Connections and requests of the applications that wait; none waits afterwards.
+    pub(crate) fn take_waiters(&mut self) -> Vec<(ConnId, u64)> {
+        self.waiters
+            .drain(..)
+            .map(|waiter| (waiter.conn, waiter.request))
+            .collect()
     }
 
     /// Whether the quota is reached.
@@ -343,6 +351,7 @@ impl Engine {
             // Its answer is on its way.
             return;
         }
+        self.clients.receive_taken(conn);
         let Some(number) = self.local_names.get(&receive.queue).copied() else {
             let text = format!(
                 "there is no queue {}; create it with: qm-node queue create {}",
@@ -399,10 +408,14 @@ impl Engine {
         queue
             .waiters
             .retain(|w| w.conn != conn || w.request != receive.request);
-        queue.waiters.len() < before
+        let gone = before - queue.waiters.len();
+        for _ in 0..gone {
+            self.clients.receive_answered(conn);
+        }
+        gone > 0
     }
 
-    fn receive_done(
+    pub(crate) fn receive_done(
         &mut self,
         conn: ConnId,
         request: u64,
@@ -410,6 +423,7 @@ impl Engine {
         outcome: Option<Outcome>,
         text: String,
     ) {
+        self.clients.receive_answered(conn);
         let text = Text::from(text);
         let frame = NodeFrame::ReceiveDone(ReceiveDone {
             request,
@@ -426,15 +440,33 @@ impl Engine {
             let Some(queue) = self.locals.get_mut(&number) else {
                 return;
             };
-            let Some(waiter) = queue.waiters.front() else {
+            let now = self.now.at;
+            let clients = &self.clients;
+            let Some(at) = queue
+                .waiters
+                .iter()
+                .position(|waiter| clients.may_lease(waiter.conn) || waiter.until <= now)
+            else {
+                return;
+            };
+            let Some(waiter) = queue.waiters.get(at) else {
                 return;
             };
             let (conn, request) = (waiter.conn, waiter.request);
             let (most, most_bytes) = (waiter.messages_max, u64::from(waiter.bytes_max));
             let until = waiter.until;
+            if !self.clients.may_lease(conn) {
+                queue.waiters.remove(at);
+                let text = "too much is held unsettled; settle some of it first".to_owned();
+                self.receive_done(conn, request, 0, Some(Outcome::BUSY), text);
+                continue;
+            }
             let mut handed = 0_u32;
             let mut handed_bytes = 0;
-            while handed < most && (handed == 0 || handed_bytes < most_bytes) {
+            while handed < most
+                && (handed == 0 || handed_bytes < most_bytes)
+                && self.clients.may_lease(conn)
+            {
                 let Some((priority, message)) = self.next_message(number) else {
                     break;
                 };
@@ -447,7 +479,7 @@ impl Engine {
                 return;
             }
             if let Some(queue) = self.locals.get_mut(&number) {
-                queue.waiters.pop_front();
+                queue.waiters.remove(at);
             }
             self.receive_done(conn, request, handed, None, String::new());
         }
@@ -517,6 +549,7 @@ impl Engine {
             conn,
             frame: NodeFrame::Delivery(delivery),
         });
+        self.clients.leased(conn, message.credit());
         if let Some(queue) = self.locals.get_mut(&number) {
             queue.leased_bytes = queue.leased_bytes.saturating_add(message.credit());
             queue.leased.insert(
@@ -595,17 +628,29 @@ impl Engine {
     }
 
     /// Returns whether the disk must confirm it.
-    fn settle_one(&mut self, number: u32, lookup: u64, verdict: Verdict) -> bool {
+    pub(crate) fn settle_one(&mut self, number: u32, lookup: u64, verdict: Verdict) -> bool {
         let Some(queue) = self.locals.get_mut(&number) else {
             return false;
         };
         let Some(Leased {
-            priority, message, ..
+            conn,
+            priority,
+            message,
         }) = queue.leased.remove(&lookup)
         else {
             return false;
         };
         queue.leased_bytes = queue.leased_bytes.saturating_sub(message.credit());
+        if self.clients.unleased(conn, message.credit()) {
+            let waited = self
+                .locals
+                .iter()
+                .filter(|(_, q)| q.waiting_receivers() > 0);
+            self.busy_queues.extend(waited.map(|(number, _)| *number));
+        }
+        let Some(queue) = self.locals.get_mut(&number) else {
+            return false;
+        };
         let durable = message.class.is_durable();
         match verdict {
             Verdict::Consume => {
@@ -695,26 +740,6 @@ impl Engine {
             self.commits.after_putting(Then::DeadLetter { put, from });
         }
         true
-    }
-
-    /// Everything a vanished application held goes back.
-    pub(crate) fn release_leases(&mut self, conn: ConnId) {
-        let numbers: Vec<_> = self.locals.keys().copied().collect();
-        for number in numbers {
-            let Some(queue) = self.locals.get_mut(&number) else {
-                continue;
-            };
-            queue.waiters.retain(|waiter| waiter.conn != conn);
-            let held: Vec<_> = queue
-                .leased
-                .iter()
-                .filter(|(_, leased)| leased.conn == conn)
-                .map(|(lookup, _)| *lookup)
-                .collect();
-            for lookup in held.into_iter().rev() {
-                self.settle_one(number, lookup, Verdict::GiveBack);
-            }
-        }
     }
 
     /// One timer a queue, whatever the number of requests.
@@ -837,6 +862,9 @@ impl Engine {
                     conn: job.conn,
                     frame,
                 });
+            } else if !self.clients.may_lease(job.conn) {
+                job.found -= 1;
+                return self.scan_done(&job);
             } else if let Some(message) = self.take_at(number, priority, message) {
                 self.lease(job.conn, job.receive.request, number, priority, message);
             } else {

@@ -15,17 +15,12 @@ use crate::backlog::Message;
 use crate::config::EngineConfig;
 use crate::engine::{Engine, Route, Timer};
 use crate::io::{Event, Lane, LinkId, Output};
+use crate::limits::{DOUBTFUL_MAX, DOUBTFUL_SPAN_MS, FLIGHT_BYTES_MAX, FLIGHTS_MAX, REFUSED_MAX};
 use crate::peers::Approval;
 use crate::time::Timestamp;
 
 /// Frames are handed to the transport in buffers of about this size.
 const BUFFER_BYTES: usize = 64 << 10;
-/// Messages in flight on one session.
-const FLIGHTS_MAX: usize = 4_096;
-/// Bytes in flight on one session; the last message may exceed it.
-const FLIGHT_BYTES_MAX: u64 = 16 << 20;
-/// Refusals remembered per session.
-pub(crate) const REFUSED_MAX: usize = 4_096;
 
 /// A transmitted message that is not settled.
 #[derive(Debug)]
@@ -34,6 +29,24 @@ pub(crate) struct Flight {
     pub(crate) priority: u8,
     pub(crate) sent: Timestamp,
     pub(crate) message: Message,
+}
+
+/// How much of something doubtful a peer may do: so many in a span.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Allowance {
+    since: Timestamp,
+    used: u32,
+}
+
+impl Allowance {
+    pub(crate) const fn admits(&mut self, now: Timestamp) -> bool {
+        if now.ms_since(self.since) >= DOUBTFUL_SPAN_MS {
+            self.since = now;
+            self.used = 0;
+        }
+        self.used += 1;
+        self.used <= DOUBTFUL_MAX
+    }
 }
 
 /// See the module.
@@ -79,6 +92,11 @@ pub(crate) struct Session {
     pub(crate) refusals: Vec<Refusal>,
     /// What was refused on this session (rule A6); the oldest are forgotten first.
     pub(crate) refused: BTreeMap<Entry, Outcome>,
+    refused_order: VecDeque<Entry>,
+    /// Acks that did not fit what they named.
+    pub(crate) unverified: Allowance,
+    /// When messages were last asked for because of one.
+    pub(crate) asked_instead: Option<Timestamp>,
     /// Queues that the peer was told are full.
     pub(crate) told_full: BTreeSet<QueueName>,
 
@@ -127,6 +145,9 @@ impl Session {
             duplicate_acks: Vec::new(),
             refusals: Vec::new(),
             refused: BTreeMap::new(),
+            refused_order: VecDeque::new(),
+            unverified: Allowance::default(),
+            asked_instead: None,
             told_full: BTreeSet::new(),
             buffers: BTreeMap::new(),
         }
@@ -168,6 +189,18 @@ impl Session {
         }
         self.sent.bytes.saturating_add(bytes) <= self.credit.bytes
             || (self.flights.is_empty() && self.credit.bytes > 0)
+    }
+
+    /// Remembers a refusal, and forgets the oldest when there are too many.
+    pub(crate) fn remember_refusal(&mut self, entry: Entry, outcome: Outcome) {
+        if self.refused.insert(entry, outcome).is_none() {
+            self.refused_order.push_back(entry);
+        }
+        if self.refused_order.len() > REFUSED_MAX
+            && let Some(oldest) = self.refused_order.pop_front()
+        {
+            self.refused.remove(&oldest);
+        }
     }
 
     /// Learns how long acks take.
@@ -254,7 +287,14 @@ impl Engine {
             self.close_link(link, Outcome::STOPPING, "the node is stopping");
             return;
         }
-        let approval = self.peers.met(peer, public_key, &self.config);
+        if let Some(left_ms) = self.penalty_left_ms(peer) {
+            let text = format!(
+                "this peer broke the protocol; it is let in again in {left_ms} milliseconds"
+            );
+            self.close_link(link, Outcome::BUSY, &text);
+            return self.disconnected_from(peer, 0, &text);
+        }
+        let approval = self.meet(peer, public_key);
         if approval == Approval::Blocked {
             self.close_link(link, Outcome::BLOCKED, "this peer is blocked");
             return self.disconnected_from(peer, 0, "this peer is blocked here");
@@ -631,6 +671,7 @@ impl Engine {
         self.counters.misbehaved += 1;
         if let Some(session) = self.sessions.get(&link) {
             let peer = session.peer;
+            self.penalize(peer);
             self.event(Event::PeerMisbehaved {
                 peer,
                 text: text.to_owned(),

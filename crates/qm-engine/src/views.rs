@@ -9,6 +9,7 @@ use crate::admin::{
 use crate::backlog::Backlog;
 use crate::engine::{Engine, Route};
 use crate::io::StoreOp;
+use crate::limits::QUEUES_MAX;
 use crate::outgoing::{DialState, OutQueue, Remote};
 use crate::peers::{Approval, BookEntry, name_key, peer_key, pin_key};
 use crate::queues::DEAD_QUEUE;
@@ -311,6 +312,10 @@ impl Engine {
                 "change it with: qm-node queue set",
             );
         }
+        if !self.may_add_queue() {
+            let cause = format!("this node has {QUEUES_MAX} queues and may not have more");
+            return failed(Outcome::BUSY, cause, "delete queues that are not used");
+        }
         self.create_queue(settings);
         done(1)
     }
@@ -365,6 +370,7 @@ impl Engine {
             });
         }
         self.commits.unset(QueueRecord::key(number));
+        self.drop_receivers(number);
         self.local_names.remove(name);
         self.locals.remove(&number);
         self.tell_open(name);
@@ -696,6 +702,7 @@ impl Engine {
             .values()
             .flat_map(|out| out.lanes.values().map(|lane| &lane.backlog));
         locals.chain(outs).try_for_each(Backlog::audit)?;
+        self.audit_leases()?;
         for (id, (number, priority, position)) in &self.doubts {
             let held = self
                 .outs

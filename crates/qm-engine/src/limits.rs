@@ -1,0 +1,93 @@
+//! Every maximum of the engine that is not a setting, in one place, each with its reason.
+//!
+//! What an operator can set stands in [`EngineConfig`](crate::EngineConfig); docs/limits.md lists
+//! both, with what happens at each.
+
+/// Messages in flight on one session: what one ack may span on the wire.
+pub const FLIGHTS_MAX: usize = 4_096;
+
+/// Bytes in flight on one session; the last message may exceed it. They stay in memory until they
+/// are settled, whatever credit the peer grants.
+pub const FLIGHT_BYTES_MAX: u64 = 16 << 20;
+
+/// Refusals remembered per session; the oldest are forgotten first.
+pub const REFUSED_MAX: usize = 4_096;
+
+/// Acks in [`DOUBTFUL_SPAN_MS`] that name messages in flight and do not fit them. A few happen when
+/// a query overtakes an ack; each costs a look at all it names.
+pub const DOUBTFUL_MAX: u32 = 256;
+
+/// See [`DOUBTFUL_MAX`].
+pub const DOUBTFUL_SPAN_MS: u64 = 10_000;
+
+/// Messages of an earlier life in doubt at a time, for one priority of one queue: their bodies are
+/// in memory, and each is one entry of a query.
+pub const DOUBTS_MAX: usize = 1_024;
+
+/// Bytes of the same.
+pub const DOUBT_BYTES_MAX: u64 = 4 << 20;
+
+/// Acks owed to one life of a peer at most; beyond, the peer's own query fetches them.
+pub const OWED_MAX: usize = 16_384;
+
+/// Lives of one peer to which acks are owed at a time: a peer may claim any number of lives, and
+/// must not take the places of others.
+pub const OWED_LIVES_PER_PEER_MAX: usize = 16;
+
+/// Lives of all peers to which acks are owed at a time.
+pub const OWED_LIVES_MAX: usize = 4_096;
+
+/// Acks owed to all lives of all peers: some 12 MiB.
+pub const OWED_TOTAL_MAX: usize = 262_144;
+
+/// Queue managers remembered, approved or not. Strangers beyond `pending_peers_max` push out the
+/// stranger seen longest ago; beyond this, nobody new is let in.
+pub const PEERS_MAX: usize = 65_536;
+
+/// Peers whose misbehaviour is remembered at a time.
+pub const PENALTIES_MAX: usize = 4_096;
+
+/// First pause after a peer broke the protocol, during which it is not let in again; doubles with
+/// each further time up to [`PENALTY_PAUSE_MAX_MS`].
+pub const PENALTY_PAUSE_MIN_MS: u64 = 1_000;
+
+/// Longest such pause. A peer that kept the rules for ten times as long starts anew.
+pub const PENALTY_PAUSE_MAX_MS: u64 = 60_000;
+
+/// Local and outgoing queues together; each costs a little memory and a record on disk, and an
+/// application makes outgoing ones by naming destinations.
+pub const QUEUES_MAX: usize = 65_536;
+
+/// Runs of answers kept per client.
+pub const CLIENT_RUNS_MAX: usize = 1_024;
+
+/// Runs kept per idempotency key; beyond, only its next number is taken.
+pub const KEY_RUNS_MAX: usize = 4_096;
+
+/// Refusals kept per client.
+pub const CLIENT_REFUSALS_MAX: usize = 1_024;
+
+/// Clients remembered at a time, and keys; the longest untouched are forgotten first.
+pub const REMEMBERED_MAX: usize = 100_000;
+
+/// So many more may come before the longest untouched are looked for: that costs a look at all.
+pub const REMEMBERED_SLACK_MAX: usize = 10_000;
+
+/// Messages whose fate is followed at a time.
+pub const FOLLOWED_MAX: usize = 1 << 20;
+
+/// Messages that one application may hold unsettled.
+pub const LEASES_MAX: usize = 65_536;
+
+/// Bytes of messages that one application may hold unsettled; the last one may exceed it. They are
+/// in memory.
+pub const LEASE_BYTES_MAX: u64 = 64 << 20;
+
+/// Bytes of messages that all applications together may hold unsettled.
+pub const LEASE_BYTES_TOTAL_MAX: u64 = 512 << 20;
+
+/// Addresses remembered per peer.
+pub const ADDRESSES_MAX: usize = 8;
+
+/// Messages that wait for the duplicate cache's word at a time.
+pub const RESERVED_MAX: usize = 65_536;
