@@ -16,6 +16,8 @@ pub(crate) struct Step {
 
 /// Seeds that every run of the checks simulates, before those that no run has seen.
 const FIXED_SEEDS: &str = "1..1001";
+/// The same with QUIC between the nodes, which costs more.
+const FIXED_QUINN_SEEDS: &str = "0..30";
 const FUZZ_SECONDS: &str = "12";
 
 pub(crate) const STEPS: &[Step] = &[
@@ -108,6 +110,7 @@ pub(crate) const STEPS: &[Step] = &[
         about: "simulated networks: fixed seeds, then fresh ones",
         run: |_| {
             sim::command(&["--seeds", FIXED_SEEDS]).run()?;
+            sim::command(&["--mode", "quinn", "--seeds", FIXED_QUINN_SEEDS]).run()?;
             sim::fresh()?.run()
         },
     },

@@ -40,6 +40,7 @@ cargo xtask COMMAND
   fuzz-replay                   run the checked-in inputs of every target, without libFuzzer
   sim --seed N                  one simulated run
   sim --seeds A..B              a range of simulated runs, B excluded
+  sim --mode quinn ...          the same with QUIC between the nodes
   loom [MODEL]                  explore the interleavings of the lock-free caches
   torture [--seconds N] [--seed N]
                                 real processes killed, stopped, cut off and out of disk for five

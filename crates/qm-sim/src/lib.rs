@@ -22,9 +22,11 @@ mod application;
 mod machine;
 mod network;
 pub mod oracle;
+mod quic;
 mod scenario;
 mod world;
 
 pub use qm_engine::Breaks;
+pub use quic::Packets;
 pub use scenario::Scenario;
 pub use world::{Failure, Report, run, run_traced};

@@ -60,11 +60,10 @@ impl Machine {
         random.fill(&mut public_key);
         let mut store_id = [0; 16];
         random.fill(&mut store_id);
-        let qm = QmId::from_ed25519_public_key(&public_key);
         Self {
             number,
             identity: Identity {
-                qm,
+                qm: QmId::from_ed25519_public_key(&public_key),
                 public_key,
                 store_id,
             },
@@ -76,6 +75,12 @@ impl Machine {
             tick_at: u64::MAX,
             boot: (0, 0),
         }
+    }
+
+    /// Gives the machine a key that somebody holds.
+    pub(crate) fn identify(&mut self, public_key: [u8; 32]) {
+        self.identity.public_key = public_key;
+        self.identity.qm = QmId::from_ed25519_public_key(&public_key);
     }
 
     /// Both clocks of the machine at a world time.

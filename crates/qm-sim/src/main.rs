@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use qm_sim::{Report, Scenario, run, run_traced};
 
-const USAGE: &str = "usage: qm-sim --seed N [--trace] | --seeds A..B";
+const USAGE: &str = "usage: qm-sim [--mode fast|quinn] (--seed N [--trace] | --seeds A..B)";
 
 #[expect(
     clippy::print_stdout,
@@ -16,7 +16,11 @@ const USAGE: &str = "usage: qm-sim --seed N [--trace] | --seeds A..B";
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let (first, last, trace) = match words.as_slice() {
+    let (quinn, words) = match words.as_slice() {
+        ["--mode", "quinn", rest @ ..] => (true, rest),
+        ["--mode", "fast", rest @ ..] | rest => (false, rest),
+    };
+    let (first, last, trace) = match words {
         ["--seed", seed] => (seed.parse().ok(), None, false),
         ["--seed", seed, "--trace"] => (seed.parse().ok(), None, true),
         ["--seeds", range] => match range.split_once("..") {
@@ -34,7 +38,11 @@ fn main() -> ExitCode {
     let mut sum = Report::default();
     let mut failed = 0_u64;
     for seed in first..last {
-        let scenario = Scenario::from_seed(seed);
+        let scenario = if quinn {
+            Scenario::quinn_from_seed(seed)
+        } else {
+            Scenario::from_seed(seed)
+        };
         match if trace {
             run_traced(scenario)
         } else {
@@ -70,6 +78,9 @@ fn add(sum: &mut Report, report: &Report) {
     sum.duplicates += report.duplicates;
     sum.routed_acks += report.routed_acks;
     sum.queried += report.queried;
+    sum.datagrams += report.datagrams;
+    sum.lost_datagrams += report.lost_datagrams;
+    sum.damaged_datagrams += report.damaged_datagrams;
     sum.virtual_ms += report.virtual_ms;
     sum.steps += report.steps;
     sum.trace_hash ^= report.trace_hash;

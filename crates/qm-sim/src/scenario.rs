@@ -2,6 +2,8 @@
 
 use qm_engine::{Breaks, Entropy, SeededEntropy};
 
+use crate::quic::Packets;
+
 /// Everything that distinguishes one run from another.
 #[derive(Clone, Debug)]
 pub struct Scenario {
@@ -53,6 +55,8 @@ pub struct Scenario {
     /// Segments of the store; with small ones the log soon forgets consumed messages, and a
     /// machine that died may take a message twice whose sender died too.
     pub segment_bytes: u32,
+    /// How datagrams fare, when links are QUIC's; `None` for links that only keep their order.
+    pub packets: Option<Packets>,
     /// Rules that are switched off, to see that the oracle notices.
     pub breaks: Breaks,
 }
@@ -101,7 +105,19 @@ impl Scenario {
             resident_bytes_max: if draw(0, 1) == 0 { 2_000 } else { 1 << 20 },
             body_bytes_max: [16, 3_000][usize::try_from(draw(0, 1)).unwrap_or(0)],
             segment_bytes: if draw(0, 1) == 0 { 192 << 10 } else { 8 << 20 },
+            packets: None,
             breaks: Breaks::default(),
+        }
+    }
+
+    /// The same world with QUIC between its machines, on a network with troubles of its own.
+    #[must_use]
+    pub fn quinn_from_seed(seed: u64) -> Self {
+        Self {
+            packets: Some(Packets::from_seed(seed)),
+            // QUIC loses nothing on a link that lives on.
+            lost_buffers_per_mille: 0,
+            ..Self::from_seed(seed)
         }
     }
 }

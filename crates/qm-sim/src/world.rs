@@ -4,6 +4,7 @@ mod faults;
 mod links;
 mod machines;
 mod people;
+mod quinn;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -22,7 +23,9 @@ use crate::application::{Receiver, Sender};
 use crate::machine::{Committed, Machine, outputs};
 use crate::network::{End, Network};
 use crate::oracle::{Fate, Oracle, Put};
+use crate::quic::Wires;
 use crate::scenario::Scenario;
+use quinn::Mend;
 
 /// After the last fault everything must have drained within this virtual time.
 const DRAIN_US: u64 = 20 * 60 * 1_000_000;
@@ -53,6 +56,12 @@ pub struct Report {
     pub routed_acks: u64,
     /// Messages whose fate was asked.
     pub queried: u64,
+    /// Datagrams handed to the network, where links are QUIC's.
+    pub datagrams: u64,
+    /// Of these, lost on the way.
+    pub lost_datagrams: u64,
+    /// Of these, delivered with a bit turned.
+    pub damaged_datagrams: u64,
     /// Virtual time, milliseconds.
     pub virtual_ms: u64,
     /// Events handled.
@@ -66,6 +75,8 @@ pub struct Report {
 pub struct Failure {
     /// The seed to run again.
     pub seed: u64,
+    /// Whether links were QUIC's.
+    pub quinn: bool,
     /// Which rule, and what was seen.
     pub text: String,
     /// Virtual time of it, milliseconds.
@@ -80,7 +91,8 @@ impl core::fmt::Display for Failure {
         for line in &self.tail {
             writeln!(f, "  {line}")?;
         }
-        write!(f, "again with: cargo xtask sim --seed {}", self.seed)
+        let mode = if self.quinn { "--mode quinn " } else { "" };
+        write!(f, "again with: cargo xtask sim {mode}--seed {}", self.seed)
     }
 }
 
@@ -143,6 +155,8 @@ enum What {
         sender: usize,
     },
     BreakLink,
+    Trouble,
+    Mend(Mend),
     LosePower,
     Kill,
     BreakClient,
@@ -174,6 +188,8 @@ struct World {
     planned: u64,
     machines: Vec<Machine>,
     network: Network,
+    /// Where links are QUIC's, instead of `network`.
+    wires: Option<Wires>,
     senders: Vec<Sender>,
     receivers: Vec<Receiver>,
     conns: BTreeMap<ConnId, Conn>,
@@ -228,6 +244,7 @@ impl World {
             planned: 0,
             machines,
             network: Network::default(),
+            wires: None,
             senders,
             receivers,
             conns: BTreeMap::new(),
@@ -293,6 +310,7 @@ impl World {
     fn failure(&self, text: String) -> Box<Failure> {
         Box::new(Failure {
             seed: self.scenario.seed,
+            quinn: self.scenario.packets.is_some(),
             text,
             at_ms: self.now / 1_000,
             tail: self.tail.iter().cloned().collect(),
@@ -300,13 +318,28 @@ impl World {
     }
 
     fn run(mut self) -> Result<Report, Box<Failure>> {
-        match self.live() {
+        let outcome = match self.scenario.packets.clone() {
+            Some(packets) => self.run_on_wires(&packets),
+            None => self.live(),
+        };
+        match outcome {
             Ok(()) => Ok(self.report),
             Err(text) => Err(self.failure(text)),
         }
     }
 
     fn live(&mut self) -> Result<(), String> {
+        self.begin();
+        while !self.agenda.is_empty() {
+            if self.next()? {
+                break;
+            }
+        }
+        self.end()
+    }
+
+    /// Plans what begins by itself.
+    fn begin(&mut self) {
         for node in 0..self.scenario.nodes {
             let delay = self.draw(0, 20_000);
             self.plan(delay, What::Start { node });
@@ -322,18 +355,27 @@ impl World {
         self.plan_fault(s.client_break_ms, What::BreakClient);
         self.plan_fault(s.disk_full_ms, What::FillDisk);
         self.plan_fault(s.clock_jump_ms, What::JumpClock);
-        let limit = s.fault_ms * 1_000 + DRAIN_US;
-        while let Some(((at, _), what)) = self.agenda.pop_first() {
-            self.now = at;
-            self.report.steps += 1;
-            self.step(what)?;
-            if self.report.steps.is_multiple_of(256) && self.is_over() {
-                break;
-            }
-            if self.now > limit {
-                return Err(format!("rule 7: it does not end: {}", self.what_waits()));
-            }
+    }
+
+    /// Does what comes next; tells whether everything is over.
+    fn next(&mut self) -> Result<bool, String> {
+        let Some(((at, _), what)) = self.agenda.pop_first() else {
+            return Ok(true);
+        };
+        self.now = at;
+        self.report.steps += 1;
+        self.step(what)?;
+        if self.report.steps.is_multiple_of(256) && self.is_over() {
+            return Ok(true);
         }
+        if self.now > self.scenario.fault_ms * 1_000 + DRAIN_US {
+            return Err(format!("rule 7: it does not end: {}", self.what_waits()));
+        }
+        Ok(false)
+    }
+
+    /// Closes the books.
+    fn end(&mut self) -> Result<(), String> {
         self.collect_dead_letters()?;
         self.oracle.finish()?;
         self.report.virtual_ms = self.now / 1_000;
@@ -531,6 +573,11 @@ impl World {
             What::Connect { who } => self.connect(who),
             What::Work { sender } => self.work(sender),
             What::BreakLink => self.break_some_link(),
+            What::Trouble => self.trouble(),
+            What::Mend(what) => {
+                self.mend(what);
+                Ok(())
+            }
             What::LosePower => self.lose_power(),
             What::Kill => self.kill_some(),
             What::BreakClient => self.break_some_client(),

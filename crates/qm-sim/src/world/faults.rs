@@ -13,6 +13,9 @@ impl World {
         } else {
             self.machines[node].kill();
         }
+        if let Some(wires) = &mut self.wires {
+            wires.unplug(node);
+        }
         for link in self.network.alive_at(node) {
             self.break_link(link);
         }
@@ -31,6 +34,9 @@ impl World {
     }
 
     pub(super) fn break_some_link(&mut self) -> Result<(), String> {
+        if self.wires.is_some() {
+            self.close_some_wire();
+        }
         let alive = self.network.alive();
         if !alive.is_empty() {
             let pick = self.pick(alive.len());

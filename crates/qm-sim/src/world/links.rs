@@ -4,6 +4,9 @@ use super::*;
 
 impl World {
     pub(super) fn send(&mut self, from: End, lane: Lane, frames: Bytes) {
+        if let Some(wires) = &self.wires {
+            return wires.send(from.node, from.link, lane, frames);
+        }
         let lossy = matches!(lane, Lane::Ack | Lane::Priority(_));
         if lossy
             && self.draw(1, 1_000) <= self.scenario.lost_buffers_per_mille
@@ -32,7 +35,10 @@ impl World {
     }
 
     /// The other end gets what was sent, then the end.
-    pub(super) fn close(&mut self, from: End) {
+    pub(super) fn close(&mut self, from: End, reason: Outcome, text: &str) {
+        if let Some(wires) = &self.wires {
+            return wires.close(from.node, from.link, u32::from(reason.0), text);
+        }
         let now = self.now;
         let Some(link) = self.network.id_of(from) else {
             return;

@@ -46,9 +46,9 @@ impl World {
                 self.send(End { node, link }, lane, frames);
                 Ok(())
             }
-            Output::Close { link, reason, .. } => {
+            Output::Close { link, reason, text } => {
                 self.note(&format!("node{node} closes {link}: {reason}"));
-                self.close(End { node, link });
+                self.close(End { node, link }, reason, &text);
                 Ok(())
             }
             Output::Dial {
@@ -56,6 +56,10 @@ impl World {
                 address,
                 expected,
             } => {
+                if let Some(wires) = &self.wires {
+                    wires.dial(node, dial, &address, expected);
+                    return Ok(());
+                }
                 let life = self.life(node);
                 let delay = self.draw(100, self.scenario.delay_max_us.max(200) * 2);
                 self.plan(
@@ -219,6 +223,9 @@ impl World {
                 .flushed(node, stored.envelope.source, stored.envelope.id);
         }
         self.note(&format!("node{node} starts"));
+        if let Some(wires) = &mut self.wires {
+            wires.plug(node)?;
+        }
         if self.machines[node].lives == 1 || self.queue_is_missing(node) {
             let mut settings = LocalSettings::new("inbox".parse().expect("a valid name"));
             settings.quota_messages = scenario.quota_messages;
