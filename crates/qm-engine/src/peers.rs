@@ -172,8 +172,8 @@ impl PeerBook {
 }
 
 impl PeerBook {
-    /// The peers that a sender's word names. A stranger says of itself what it likes: it must not be
-    /// sent what is meant for another, nor make another's name ambiguous.
+    /// The peers that a sender's word names. A stranger says of itself what it likes: it must not
+    /// be sent what is meant for another, nor make another's name ambiguous.
     pub(crate) fn find_for_sending(&self, who: &str) -> Vec<QmId> {
         let mut found = self.find(who);
         let vouched = |qm: &QmId| {
