@@ -15,7 +15,7 @@
 //!    or a full disk turned some of them away.
 //! 7. *It ends*: once the faults stop, every queue drains within a bounded time.
 //! 8. The engine's own audit holds after every step.
-//! 9. *A lookup id names one message* of its queue for ever, over restarts and for express messages.
+//! 9. *A lookup id names one message* of its queue for ever, restarts or not, express ones too.
 
 use std::collections::{BTreeMap, BTreeSet};
 
