@@ -16,6 +16,7 @@ mod inbound;
 mod io;
 mod leases;
 pub mod limits;
+mod lives;
 mod outgoing;
 mod peers;
 mod penalty;

@@ -72,6 +72,8 @@ pub(crate) struct Session {
     ack_takes_ms: u64,
     /// When the session is looked at next.
     pub(crate) timer: Timestamp,
+    /// By when something must be heard, since another life of the peer is connected, too.
+    pub(crate) doubted_until: Option<Timestamp>,
 
     // Sending.
     pub(crate) next_number: u64,
@@ -131,6 +133,7 @@ impl Session {
             last_activity: now,
             ack_takes_ms: 0,
             timer: Timestamp::NEVER,
+            doubted_until: None,
             next_number: 1,
             flights: BTreeMap::new(),
             flight_bytes: 0,
@@ -421,6 +424,7 @@ impl Engine {
             incarnation,
         });
         self.supersede(link, peer, incarnation);
+        self.doubt_other_lives(link, peer, incarnation);
         if !self.sessions.contains_key(&link) {
             return;
         }
@@ -442,42 +446,6 @@ impl Engine {
         self.query_doubts(peer);
         self.busy_peers.insert(peer);
         self.arm_session(link, self.now.at.plus_ms(self.config.idle_session_ms));
-    }
-
-    /// Of two sessions with the same life of a peer only one stays: the one dialled by the node
-    /// with the lower id, or the newer when the same node dialled both. Sessions with different
-    /// lives both stay: that may be a restart seen late, or two clones, and neither may starve the
-    /// other.
-    fn supersede(&mut self, newest: LinkId, peer: QmId, incarnation: Incarnation) {
-        let Some(links) = self.by_peer.get(&peer) else {
-            return;
-        };
-        let rivals: Vec<_> = links
-            .iter()
-            .copied()
-            .filter(|link| *link != newest)
-            .filter(|link| {
-                self.sessions
-                    .get(link)
-                    .is_some_and(|s| s.opened && s.incarnation() == Some(incarnation))
-            })
-            .collect();
-        let lower = self.me.qm < peer;
-        for rival in rivals {
-            let (Some(new), Some(old)) = (self.sessions.get(&newest), self.sessions.get(&rival))
-            else {
-                continue;
-            };
-            let loser = if new.dialled == old.dialled || new.dialled == lower {
-                rival
-            } else {
-                newest
-            };
-            self.end_session(loser, Outcome::SUPERSEDED, "another session took over");
-            if loser == newest {
-                return;
-            }
-        }
     }
 
     /// Lets the peer transmit as much as the window has room for. Never less than before.
@@ -628,6 +596,11 @@ impl Engine {
             }
             return;
         }
+        let doubted_until = session.doubted_until.unwrap_or(Timestamp::NEVER);
+        if now >= doubted_until {
+            let text = "a later life of the peer is connected, and this one is silent";
+            return self.end_session(link, Outcome::SUPERSEDED, text);
+        }
         let idle_at = session.last_activity.plus_ms(self.config.idle_session_ms);
         if now >= idle_at && session.flights.is_empty() && !self.keep_connected(session.peer) {
             return self.end_session(link, Outcome::IDLE, "nothing was sent for a while");
@@ -641,7 +614,7 @@ impl Engine {
         } else {
             now.plus_ms(session.ack_wait_ms(&self.config).max(100))
         };
-        self.arm_session(link, next);
+        self.arm_session(link, next.min(doubted_until));
     }
 
     pub(crate) fn on_goodbye(&mut self, link: LinkId, goodbye: &Goodbye) {

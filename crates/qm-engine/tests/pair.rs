@@ -26,7 +26,7 @@ struct Node {
     records: BTreeMap<(StreamId, u64), StoredRecord>,
     state: BTreeMap<Bytes, Bytes>,
     /// Frames to the peer, dials, and everything else, since they were last looked at.
-    sent: Vec<Bytes>,
+    sent: Vec<(LinkId, Bytes)>,
     dials: Vec<u64>,
     closed: Vec<Outcome>,
     told: Vec<NodeFrame>,
@@ -115,7 +115,7 @@ impl Node {
         self.engine.handle(now, input);
         while let Some(output) = self.engine.poll(now) {
             match output {
-                Output::Send { frames, .. } => self.sent.push(frames),
+                Output::Send { link, frames, .. } => self.sent.push((link, frames)),
                 Output::Dial { dial, .. } => self.dials.push(dial),
                 Output::Close { reason, .. } => self.closed.push(reason),
                 Output::Client { frame, .. } => self.told.push(frame),
@@ -144,6 +144,16 @@ impl Node {
             }
         }
         self.engine.audit().unwrap();
+    }
+
+    /// Takes what is on its way to a peer on this link.
+    fn sent_on(&mut self, link: LinkId) -> Vec<Bytes> {
+        let (on_it, others) = std::mem::take(&mut self.sent)
+            .into_iter()
+            .partition(|(on, _)| *on == link);
+        self.sent = others;
+        let on_it: Vec<(LinkId, Bytes)> = on_it;
+        on_it.into_iter().map(|(_, frames)| frames).collect()
     }
 
     fn apply(&mut self, ops: Vec<StoreOp>) {
@@ -256,7 +266,7 @@ impl Node {
 /// Carries frames to and fro until neither side has any.
 fn carry(a: &mut Node, b: &mut Node, link: LinkId) {
     loop {
-        let (to_b, to_a) = (std::mem::take(&mut a.sent), std::mem::take(&mut b.sent));
+        let (to_b, to_a) = (a.sent_on(link), b.sent_on(link));
         if to_b.is_empty() && to_a.is_empty() {
             return;
         }
@@ -395,7 +405,7 @@ fn what_may_have_been_sent_is_asked_for_before_it_is_sent_again() {
     connect(&mut a, &mut b, LINK);
     // The ack is lost with the link.
     a.put("qm://b/orders", b"y", |_| {});
-    for frames in std::mem::take(&mut a.sent) {
+    for frames in a.sent_on(LINK) {
         b.give(0, Input::Received { link: LINK, frames });
     }
     b.sent.clear();
@@ -536,7 +546,7 @@ fn a_peer_that_sends_beyond_its_credit_is_shut_out() {
     a.put("qm://b/orders", b"x", |_| {});
     connect(&mut a, &mut b, LINK);
     a.put("qm://b/orders", b"y", |_| {});
-    let mut bytes = std::mem::take(&mut a.sent).remove(0);
+    let mut bytes = a.sent_on(LINK).remove(0);
     let PeerFrame::Data(mut data) = PeerFrame::next(&mut bytes, 1 << 20).unwrap().unwrap() else {
         panic!("a message was sent");
     };
@@ -552,4 +562,56 @@ fn a_peer_that_sends_beyond_its_credit_is_shut_out() {
     );
     assert_eq!(b.closed, [Outcome::PROTOCOL]);
     assert_eq!(b.engine.counters().misbehaved, 1);
+}
+
+/// `sender` has sent to `peer` on the first link and heard nothing; then a later life of the peer
+/// connected on the second.
+fn two_lives() -> (Node, Node, Node) {
+    let (mut sender, mut peer) = (Node::new(1, Trust::Any), Node::new(2, Trust::Any));
+    peer.create("orders");
+    let (records, state) = (peer.records.clone(), peer.state.clone());
+    let mut later = Node::over(peer.identity, records, state, Trust::Any, 77);
+    sender.put("qm://peer/orders", b"x", |_| {});
+    connect(&mut sender, &mut peer, LINK);
+    sender.put("qm://peer/orders", b"y", |_| {});
+    connect(&mut later, &mut sender, LinkId(2));
+    (sender, peer, later)
+}
+
+#[test]
+fn a_life_that_is_silent_beside_a_later_one_is_given_up_soon() {
+    let (mut sender, _, mut later) = two_lives();
+    sender.give(2_999, Input::Tick);
+    assert!(sender.closed.is_empty(), "{:?}", sender.closed);
+    carry(&mut sender, &mut later, LinkId(2));
+    assert!(later.receive_all("orders").is_empty());
+    sender.give(3_000, Input::Tick);
+    assert_eq!(sender.closed, [Outcome::SUPERSEDED]);
+    carry(&mut sender, &mut later, LinkId(2));
+    assert_eq!(later.receive_all("orders"), ["y"]);
+}
+
+#[test]
+fn a_life_that_answers_stays_beside_another() {
+    let (mut sender, mut peer, _clone) = two_lives();
+    for frames in sender.sent_on(LINK) {
+        peer.give(0, Input::Received { link: LINK, frames });
+    }
+    assert_eq!(peer.receive_all("orders"), ["x", "y"]);
+    // Neither the ack of the message nor anything else, but the answer, is let through.
+    let mut answered = false;
+    for mut frames in peer.sent_on(LINK) {
+        let all = frames.clone();
+        while let Ok(Some(frame)) = PeerFrame::next(&mut frames, 1 << 20) {
+            if matches!(frame, PeerFrame::Answer(_)) {
+                answered = true;
+                let frames = all.clone();
+                sender.give(1_000, Input::Received { link: LINK, frames });
+            }
+        }
+    }
+    assert!(answered, "a life that is asked answers");
+    sender.give(3_000, Input::Tick);
+    assert!(sender.closed.is_empty(), "{:?}", sender.closed);
+    assert_eq!(sender.engine.counters().misbehaved, 0);
 }
