@@ -1,6 +1,6 @@
 //! Acks, refusals, questions and answers: what a peer may say about which message.
 //!
-//! A0 of the identity protocol stands above everything here: a peer is heard only about messages
+//! W-USE-1 stands above everything here: a peer is heard only about messages
 //! that were sent to it, and an entry is only the message if id and tag both match.
 
 use std::collections::BTreeMap;
@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use qm_cache::KeyState;
 use qm_wire::{
-    Answer, Entry, Incarnation, Known, MessageId, MessageKey, NotHeld, OpenError, Outcome,
-    PeerFrame, QmId, Query, Reject, RoutedAck, SessionAck, Tag, TagHash,
+    Answer, DecodeError, Entry, Incarnation, Known, MessageId, MessageKey, NotHeld, OpenError,
+    Outcome, PeerFrame, QmId, Query, Reject, RoutedAck, SessionAck, Tag, TagHash,
 };
 
 use crate::engine::{ArrivalKey, Engine, Route, RouteKey};
@@ -30,6 +30,9 @@ impl Engine {
                 Ok(Some(frame)) => self.on_frame(link, frame),
                 Ok(None) if frames.is_empty() => return,
                 Ok(None) => return self.misbehaved(link, "a frame is cut short"),
+                Err(error @ DecodeError::Version { .. }) => {
+                    return self.end_session(link, Outcome::VERSION, &error.to_string());
+                }
                 Err(error) => return self.misbehaved(link, &error.to_string()),
             }
         }
@@ -62,7 +65,7 @@ impl Engine {
             PeerFrame::Query(query) => self.on_query(link, &query),
             PeerFrame::Answer(answer) => self.on_answer(link, answer),
             PeerFrame::Reject(reject) => self.on_reject(link, &reject),
-            _ => {}
+            frame => self.on_unoffered(link, frame),
         }
     }
 
@@ -190,7 +193,7 @@ impl Engine {
         index
     }
 
-    /// A3: applies an ack off its session to exactly the entries held; the rest is answered.
+    /// Applies an ack off its session to exactly the entries held; the rest is answered (W-USE-4).
     fn on_routed_ack(&mut self, link: LinkId, ack: &RoutedAck) {
         let Some(session) = self.sessions.get(&link) else {
             return;
@@ -241,7 +244,7 @@ impl Engine {
             || self.prior_incarnations.contains(&entry.id.incarnation)
     }
 
-    /// A candidate does not hold these messages: try the next, for these entries only.
+    /// A candidate does not hold these messages: try the next, for these entries only (W-USE-5).
     fn on_not_held(&mut self, link: LinkId, not_held: NotHeld) {
         let Some(session) = self.sessions.get(&link) else {
             return;
@@ -384,7 +387,7 @@ impl Engine {
         }
     }
 
-    /// A4: the destination's word on messages in doubt.
+    /// The destination's word on messages in doubt (W-USE-7).
     fn on_answer(&mut self, link: LinkId, answer: Answer) {
         let Some(session) = self.sessions.get(&link) else {
             return;
@@ -465,7 +468,7 @@ impl Engine {
         }
     }
 
-    /// A6: valid only on the session of the transmission it answers, which is this one.
+    /// Valid only on the session of the transmission it answers, which is this one (W-USE-9).
     fn on_reject(&mut self, link: LinkId, reject: &Reject) {
         for refusal in &reject.refusals {
             let Some(session) = self.sessions.get(&link) else {
@@ -502,12 +505,7 @@ fn is_whole(message: &crate::backlog::Message) -> bool {
     let data = qm_wire::Data {
         number: 1,
         tag: message.tag,
-        transit: qm_wire::Transit {
-            reach_queue_left_ms: 0,
-            be_received_left_ms: 0,
-            hops: 0,
-            previous: None,
-        },
+        transit: qm_wire::Transit::direct(0, 0),
         envelope: message.envelope.clone(),
         body: message.body.clone(),
     };

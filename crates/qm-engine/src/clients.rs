@@ -21,6 +21,7 @@ use crate::limits::{
 };
 use crate::record::{Run, decode_runs, encode_runs, prefixed};
 use crate::time::Timestamp;
+use crate::unoffered::NO_TRANSACTIONS;
 
 /// Version of the protocol between an application and its node.
 const LOCAL_PROTOCOL: u16 = 1;
@@ -234,6 +235,7 @@ impl Engine {
                 self.on_receive(conn, receive);
             }
             ClientFrame::Settle(settle) => self.on_settle(conn, &settle),
+            ClientFrame::EndTransaction(end) => self.refuse_transaction(conn, end),
             _ => self.close_client(conn, "a frame that the engine does not take"),
         }
     }
@@ -373,6 +375,9 @@ impl Engine {
     fn accept(&mut self, client: ClientId, put: &Put) -> Result<(), (Outcome, String)> {
         if self.stopping {
             return Err((Outcome::STOPPING, "the node is stopping".to_owned()));
+        }
+        if put.transaction.is_some() {
+            return Err((Outcome::UNSUPPORTED, NO_TRANSACTIONS.to_owned()));
         }
         if put.class == Class::Transactional {
             let text = "this version does not offer transactional messages; send recoverable ones";

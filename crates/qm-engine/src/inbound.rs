@@ -19,7 +19,7 @@ impl Engine {
         let peer = session.peer;
         let bytes = data.credit_bytes();
         session.last_activity = self.now.at;
-        // Numbers tell an ack what it names: each must be new. Lanes are not ordered among
+        // W-USE-10. Numbers tell an ack what it names: each must be new. Lanes are not ordered among
         // themselves, so only a bound can be checked here.
         if data.number > session.granted.messages || session.peer_pending {
             return self.misbehaved(link, "a message beyond the credit granted");
@@ -59,6 +59,7 @@ impl Engine {
             entry,
         });
         let reservation = match self.dedup.admit_ticket(key, self.now.at.as_ms()) {
+            // W-USE-6.
             Admit::Duplicate => {
                 self.counters.duplicates += 1;
                 self.event(Event::DuplicateRemoved {
@@ -125,7 +126,11 @@ impl Engine {
         if let Some(outcome) = self.remembered_refusal(peer, data, envelope) {
             return Some(outcome);
         }
-        if envelope.class == Class::Transactional {
+        // Forwarded messages and those that queue managers make are for a later version.
+        if envelope.class == Class::Transactional
+            || data.transit.route.is_some()
+            || envelope.report.is_some()
+        {
             return Some(Outcome::UNSUPPORTED);
         }
         let Some(queue) = self
@@ -155,7 +160,7 @@ impl Engine {
         None
     }
 
-    /// A6: what was refused once is refused again while a session lives that was open then.
+    /// W-USE-9: what was refused once is refused again while a session lives that was open then.
     fn remembered_refusal(&self, peer: QmId, data: &Data, envelope: &Envelope) -> Option<Outcome> {
         let entry = Entry {
             id: envelope.id,
@@ -221,7 +226,8 @@ impl Engine {
         }
     }
 
-    /// A message is stored to its class: remembered, shown, acknowledged; in that order.
+    /// A message is stored to its class: remembered, shown, acknowledged; in that order (W-USE-2).
+    /// On the session it came on, or by route when that has gone (W-USE-3).
     pub(crate) fn arrived(
         &mut self,
         link: LinkId,

@@ -27,6 +27,7 @@ mod session;
 mod sizes;
 mod spill;
 mod time;
+mod unoffered;
 mod views;
 mod why;
 

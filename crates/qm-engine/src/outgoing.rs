@@ -303,12 +303,10 @@ impl Engine {
             let data = Data {
                 number: session.next_number,
                 tag: message.tag,
-                transit: Transit {
-                    reach_queue_left_ms: left_ms(message.reach_left_ms, message.at, now.at),
-                    be_received_left_ms: left_ms(message.receive_left_ms, message.at, now.at),
-                    hops: 0,
-                    previous: None,
-                },
+                transit: Transit::direct(
+                    left_ms(message.reach_left_ms, message.at, now.at),
+                    left_ms(message.receive_left_ms, message.at, now.at),
+                ),
                 envelope: message.envelope.clone(),
                 body: message.body.clone(),
             };
@@ -402,7 +400,7 @@ impl Engine {
     pub(crate) fn take_doubt(&mut self, peer: QmId, entry: &Entry) -> Option<(u32, u8, Message)> {
         let (number, priority, position) = *self.doubts.get(&entry.id)?;
         let out = self.outs.get_mut(&number)?;
-        // A0: only the queue manager a message was sent to may speak about it.
+        // W-USE-1: only the queue manager a message was sent to may speak about it.
         if self.remotes.get(&out.remote).and_then(Remote::peer) != Some(peer) {
             return None;
         }

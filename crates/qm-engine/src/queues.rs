@@ -14,6 +14,7 @@ use crate::engine::{Engine, LoadFor, Timer};
 use crate::io::{ConnId, Event, Lane, LinkId, LoadId, Output, StoreOp, StoredRecord};
 use crate::record::{DeadReason, LocalSettings, QueueRecord, StoredHead};
 use crate::time::Timestamp;
+use crate::unoffered::NO_TRANSACTIONS;
 
 /// Name of the queue of undeliverable messages.
 pub(crate) const DEAD_QUEUE: &str = "dead$";
@@ -352,6 +353,10 @@ impl Engine {
             return;
         }
         self.clients.receive_taken(conn);
+        if receive.transaction.is_some() {
+            let (outcome, text) = (Some(Outcome::UNSUPPORTED), NO_TRANSACTIONS.to_owned());
+            return self.receive_done(conn, receive.request, 0, outcome, text);
+        }
         let Some(number) = self.local_names.get(&receive.queue).copied() else {
             let text = format!(
                 "there is no queue {}; create it with: qm-node queue create {}",

@@ -6,9 +6,9 @@ use std::net::SocketAddr;
 
 use bytes::{Bytes, BytesMut};
 use qm_wire::{
-    Credit, Data, Entry, Goodbye, Hello, Incarnation, Outcome, PROTOCOL_MAX, PROTOCOL_MIN,
-    PeerFrame, QmId, QueueName, QueueState, Refusal, Reject, SessionAck, Tag, Welcome,
-    WelcomeFlags, tag_hash,
+    Credit, Data, Entry, Goodbye, Hello, HelloFlags, Incarnation, Outcome, PROTOCOL_MAX,
+    PROTOCOL_MIN, PeerFrame, QmId, QueueName, QueueState, Refusal, Reject, SessionAck, Tag,
+    Welcome, WelcomeFlags, tag_hash,
 };
 
 use crate::backlog::Message;
@@ -92,7 +92,7 @@ pub(crate) struct Session {
     pub(crate) acks: Vec<(u64, Tag)>,
     pub(crate) duplicate_acks: Vec<(u64, Tag)>,
     pub(crate) refusals: Vec<Refusal>,
-    /// What was refused on this session (rule A6); the oldest are forgotten first.
+    /// What was refused on this session (W-USE-9); the oldest are forgotten first.
     pub(crate) refused: BTreeMap<Entry, Outcome>,
     refused_order: VecDeque<Entry>,
     /// Acks that did not fit what they named.
@@ -326,6 +326,8 @@ impl Engine {
                 token: Bytes::new(),
                 listen_port: self.config.listen_port,
                 body_bytes_max: self.config.body_bytes_max,
+                flags: HelloFlags::NONE,
+                enrolment: Bytes::new(),
                 name: self.config.name.as_str().into(),
                 host: self.config.host.as_str().into(),
             }),

@@ -15,9 +15,9 @@ use qm_engine::{
 };
 use qm_wire::local::{ClientFrame, ClientHello, NodeFrame, Put, Receive, Settle, Verdict};
 use qm_wire::{
-    Answer, Class, ClientId, Credit, Data, Entry, Envelope, Hello, Incarnation, Known, MessageId,
-    NotHeld, Outcome, PROTOCOL_MAX, PROTOCOL_MIN, PeerFrame, QmId, Query, Refusal, Reject,
-    RoutedAck, Salt, SessionAck, Tag, Transit, Welcome, WelcomeFlags,
+    Answer, Class, ClientId, Credit, Data, Entry, Envelope, Hello, HelloFlags, Incarnation, Known,
+    MessageId, NotHeld, Outcome, PROTOCOL_MAX, PROTOCOL_MIN, PeerFrame, QmId, Query, Refusal,
+    Reject, RoutedAck, Salt, SessionAck, Tag, Transit, Welcome, WelcomeFlags,
 };
 
 /// The engine under attack with its disk.
@@ -253,6 +253,8 @@ impl Peer {
             token: Bytes::new(),
             listen_port: 1801,
             body_bytes_max: 4 << 20,
+            flags: HelloFlags::NONE,
+            enrolment: Bytes::new(),
             name: name.into(),
             host: "".into(),
         }
@@ -323,12 +325,7 @@ impl Peer {
         Data {
             number,
             tag: Tag::compute(&encoded, &salt, &body),
-            transit: Transit {
-                reach_queue_left_ms: qm_wire::INFINITE_MS,
-                be_received_left_ms: qm_wire::INFINITE_MS,
-                hops: 0,
-                previous: None,
-            },
+            transit: Transit::direct(qm_wire::INFINITE_MS, qm_wire::INFINITE_MS),
             envelope: encoded,
             body,
         }

@@ -13,8 +13,8 @@ use qm_engine::{
 };
 use qm_wire::local::{ClientFrame, ClientHello, NodeFrame, Put, Receive, Settle, Verdict};
 use qm_wire::{
-    Class, ClientId, Entry, Incarnation, MessageId, Outcome, PeerFrame, QmId, RoutedAck,
-    SessionAck, Tag,
+    Class, ClientId, Credit, Data, Entry, Goodbye, Incarnation, Known, MessageId, NotHeld, Outcome,
+    PeerFrame, QmId, Query, Refusal, Reject, RoutedAck, SessionAck, Tag, Welcome, WelcomeFlags,
 };
 
 const APPLICATION: ConnId = ConnId(1);
@@ -32,6 +32,9 @@ struct Node {
     told: Vec<NodeFrame>,
     events: Vec<Event>,
     admin: Option<AdminReply>,
+    /// Whether the disk keeps its answers back, and those it kept.
+    hold_persisted: bool,
+    held: Vec<qm_engine::Ticket>,
     next_sequence: u64,
     next_request: u64,
 }
@@ -97,6 +100,8 @@ impl Node {
             told: Vec::new(),
             events: Vec::new(),
             admin: None,
+            hold_persisted: false,
+            held: Vec::new(),
             next_sequence: 1,
             next_request: 1,
         }
@@ -123,7 +128,11 @@ impl Node {
                 Output::Admin { reply, .. } => self.admin = Some(reply),
                 Output::Persist { ticket, ops } => {
                     self.apply(ops);
-                    self.engine.handle(now, Input::Persisted { ticket });
+                    if self.hold_persisted {
+                        self.held.push(ticket);
+                    } else {
+                        self.engine.handle(now, Input::Persisted { ticket });
+                    }
                 }
                 Output::Load {
                     load,
@@ -154,6 +163,14 @@ impl Node {
         self.sent = others;
         let on_it: Vec<(LinkId, Bytes)> = on_it;
         on_it.into_iter().map(|(_, frames)| frames).collect()
+    }
+
+    /// The disk has done what it kept waiting.
+    fn release_persisted(&mut self) {
+        self.hold_persisted = false;
+        for ticket in std::mem::take(&mut self.held) {
+            self.give(0, Input::Persisted { ticket });
+        }
     }
 
     fn apply(&mut self, ops: Vec<StoreOp>) {
@@ -397,6 +414,7 @@ fn a_pending_peer_gets_no_credit_until_it_is_approved() {
     assert_eq!(b.receive_all("orders"), ["x"]);
 }
 
+/// W-USE-7.
 #[test]
 fn what_may_have_been_sent_is_asked_for_before_it_is_sent_again() {
     let (mut a, mut b) = (Node::new(1, Trust::Any), Node::new(2, Trust::Any));
@@ -425,6 +443,7 @@ fn what_may_have_been_sent_is_asked_for_before_it_is_sent_again() {
     assert_eq!(b.receive_all("orders"), ["x", "y"]);
 }
 
+/// W-USE-1.
 #[test]
 fn a_peer_is_not_heard_about_messages_that_were_not_sent_to_it() {
     let (mut a, mut c) = (Node::new(1, Trust::Any), Node::new(3, Trust::Any));
@@ -539,6 +558,7 @@ fn expired_messages_become_dead_letters_and_are_not_sent() {
     assert_eq!(a.engine.counters().dead_letters, 1);
 }
 
+/// W-USE-10.
 #[test]
 fn a_peer_that_sends_beyond_its_credit_is_shut_out() {
     let (mut a, mut b) = (Node::new(1, Trust::Any), Node::new(2, Trust::Any));
@@ -614,4 +634,398 @@ fn a_life_that_answers_stays_beside_another() {
     sender.give(3_000, Input::Tick);
     assert!(sender.closed.is_empty(), "{:?}", sender.closed);
     assert_eq!(sender.engine.counters().misbehaved, 0);
+}
+
+/// Every frame that a node sent since it was last looked at.
+fn sent(node: &mut Node) -> Vec<PeerFrame> {
+    let mut frames = Vec::new();
+    for (_, mut bytes) in std::mem::take(&mut node.sent) {
+        while let Some(frame) = PeerFrame::next(&mut bytes, 1 << 20).unwrap() {
+            frames.push(frame);
+        }
+    }
+    frames
+}
+
+fn give_frame(node: &mut Node, link: LinkId, frame: &PeerFrame) {
+    let mut frames = BytesMut::new();
+    frame.encode(&mut frames);
+    let frames = frames.freeze();
+    node.give(0, Input::Received { link, frames });
+}
+
+fn close(node: &mut Node, link: LinkId) {
+    let text = "lost".to_owned();
+    node.give(0, Input::Closed { link, text });
+}
+
+/// Two connected nodes and the message that `a` has just sent.
+fn one_under_way() -> (Node, Node, Data) {
+    let (mut a, mut b) = (Node::new(1, Trust::Any), Node::new(2, Trust::Any));
+    b.create("orders");
+    a.put("qm://b/orders", b"x", |_| {});
+    connect(&mut a, &mut b, LINK);
+    a.put("qm://b/orders", b"y", |_| {});
+    let data = sent(&mut a).into_iter().find_map(|frame| match frame {
+        PeerFrame::Data(data) => Some(data),
+        _ => None,
+    });
+    (a, b, data.expect("a message was sent"))
+}
+
+fn acks(frames: Vec<PeerFrame>) -> (Vec<SessionAck>, Vec<RoutedAck>) {
+    let (mut by_session, mut by_route) = (Vec::new(), Vec::new());
+    for frame in frames {
+        match frame {
+            PeerFrame::SessionAck(ack) => by_session.push(ack),
+            PeerFrame::RoutedAck(ack) => by_route.push(ack),
+            _ => {}
+        }
+    }
+    (by_session, by_route)
+}
+
+/// W-ID-2: an id that comes with another key than the one that was met is shut out.
+#[test]
+fn trust_is_pinned_to_the_key_not_to_the_id() {
+    let (mut a, mut b) = (Node::new(1, Trust::Any), Node::new(2, Trust::Any));
+    a.put("qm://b/orders", b"x", |_| {});
+    connect(&mut a, &mut b, LINK);
+    assert!(b.closed.is_empty());
+    let connected = Input::Connected {
+        link: LinkId(2),
+        peer: a.identity.qm,
+        public_key: [9; 32],
+        remote: "10.0.0.1:1801".parse().unwrap(),
+        dial: None,
+    };
+    b.give(0, connected);
+    assert_eq!(b.closed, [Outcome::BLOCKED]);
+}
+
+/// W-USE-6: a message that comes again is acknowledged again, marked, and delivered once.
+#[test]
+fn a_duplicate_is_acknowledged_again() {
+    let (_a, mut b, mut data) = one_under_way();
+    give_frame(&mut b, LINK, &PeerFrame::Data(data.clone()));
+    let (first, _) = acks(sent(&mut b));
+    assert!(matches!(&first[..], [ack] if !ack.duplicate));
+    data.number += 1;
+    give_frame(&mut b, LINK, &PeerFrame::Data(data.clone()));
+    let (again, _) = acks(sent(&mut b));
+    assert!(
+        matches!(&again[..], [ack] if ack.duplicate && ack.ranges == [(data.number, data.number)])
+    );
+    assert_eq!(b.receive_all("orders"), ["x", "y"]);
+}
+
+/// W-USE-9: what was refused once is refused again, whatever became of the reason.
+#[test]
+fn a_refused_message_stays_refused_while_its_session_lives() {
+    let (_a, mut b, mut data) = one_under_way();
+    data.transit.reach_queue_left_ms = 0;
+    for left in [0, 1_000] {
+        data.transit.reach_queue_left_ms = left;
+        give_frame(&mut b, LINK, &PeerFrame::Data(data.clone()));
+        let refused = sent(&mut b).into_iter().find_map(|frame| match frame {
+            PeerFrame::Reject(reject) => Some(reject.refusals[0].outcome),
+            _ => None,
+        });
+        assert_eq!(
+            refused,
+            Some(Outcome::REACH_QUEUE_EXPIRED),
+            "{left} ms left"
+        );
+        data.number += 1;
+    }
+    assert_eq!(b.receive_all("orders"), ["x"]);
+}
+
+/// W-ACK-7: a refusal that names another message under this number refuses nothing.
+#[test]
+fn a_refusal_of_another_tag_is_not_applied() {
+    let (mut a, _b, data) = one_under_way();
+    let refusal = |tag| {
+        PeerFrame::Reject(Reject {
+            refusals: vec![Refusal {
+                number: data.number,
+                tag,
+                outcome: Outcome::ACCESS_DENIED,
+            }],
+        })
+    };
+    give_frame(&mut a, LINK, &refusal(Tag([0; 8])));
+    assert_eq!(a.engine.counters().dead_letters, 0);
+    give_frame(&mut a, LINK, &refusal(data.tag));
+    assert_eq!(a.engine.counters().dead_letters, 1);
+}
+
+/// W-SES-5: a goodbye settles nothing.
+#[test]
+fn a_goodbye_settles_nothing() {
+    let (mut a, mut b, _data) = one_under_way();
+    let goodbye = PeerFrame::Goodbye(Goodbye {
+        reason: Outcome::STOPPING,
+        text: "".into(),
+    });
+    give_frame(&mut a, LINK, &goodbye);
+    assert_eq!(a.engine.counters().acknowledged, 1);
+    close(&mut b, LINK);
+    a.give(1_000, Input::Tick);
+    connect(&mut a, &mut b, LinkId(2));
+    assert_eq!(b.receive_all("orders"), ["x", "y"]);
+}
+
+/// W-SES-1: an answer to an older attempt is void.
+#[test]
+fn a_welcome_of_another_attempt_opens_nothing() {
+    let (mut a, b) = (Node::new(1, Trust::Any), Node::new(2, Trust::Any));
+    a.put("qm://b/orders", b"x", |_| {});
+    let dial = a.dials.pop();
+    a.give(
+        0,
+        Input::Connected {
+            link: LINK,
+            peer: b.identity.qm,
+            public_key: b.identity.public_key,
+            remote: "10.0.0.1:1801".parse().unwrap(),
+            dial,
+        },
+    );
+    let hello = sent(&mut a).remove(0);
+    let PeerFrame::Hello(hello) = hello else {
+        panic!("a hello comes first: {hello:?}");
+    };
+    let welcome = PeerFrame::Welcome(Welcome {
+        flags: WelcomeFlags::NONE,
+        protocol: 1,
+        incarnation: Incarnation(1),
+        attempt: hello.attempt + 1,
+        nonce: [1; 16],
+        store_id: [2; 16],
+        token: Bytes::new(),
+    });
+    give_frame(&mut a, LINK, &welcome);
+    assert_eq!(a.closed, [Outcome::PROTOCOL]);
+}
+
+/// W-SES-3: credit is a total, so a lower one, or the same again, changes nothing.
+#[test]
+fn credit_is_a_total() {
+    let (mut a, _b, data) = one_under_way();
+    for credit in [data.number + 1, 1, data.number + 1] {
+        let credit = Credit {
+            messages: credit,
+            bytes: 1 << 20,
+        };
+        give_frame(&mut a, LINK, &PeerFrame::Credit(credit));
+    }
+    a.sent.clear();
+    for body in [&b"1"[..], b"2"] {
+        a.put("qm://b/orders", body, |_| {});
+    }
+    let numbers: Vec<_> = sent(&mut a)
+        .into_iter()
+        .filter_map(|frame| match frame {
+            PeerFrame::Data(data) => Some(data.number),
+            _ => None,
+        })
+        .collect();
+    // The receiver's own credit at the start was larger, and is what holds.
+    assert_eq!(numbers, [data.number + 1, data.number + 2]);
+}
+
+/// W-ID-4: sequences count over everything that a life accepted, whatever the destination.
+#[test]
+fn sequences_count_over_all_destinations() {
+    let mut a = Node::new(1, Trust::Any);
+    a.create("here");
+    for to in ["here", "qm://b/orders", "qm://c/orders", "here"] {
+        a.put(to, b"x", |_| {});
+    }
+    let ids = |node: &Node| -> Vec<MessageId> {
+        let runs = node.told.iter().filter_map(|frame| match frame {
+            NodeFrame::Accepted(run) => Some(*run),
+            _ => None,
+        });
+        let each = |run: qm_wire::local::Accepted| {
+            (run.first_sequence..=run.last_sequence()).filter_map(move |at| run.id_of(at))
+        };
+        runs.flat_map(each).collect()
+    };
+    let first = ids(&a);
+    let sequences: Vec<_> = first.iter().map(|id| id.sequence).collect();
+    assert_eq!(sequences, [1, 2, 3, 4]);
+    // W-ID-3: the next life has another incarnation, drawn from the randomness handed in.
+    let mut again = a.restart(Trust::Any);
+    again.next_sequence = 5;
+    again.hello();
+    again.put("here", b"x", |_| {});
+    let second = ids(&again);
+    assert_eq!(second.len(), 1);
+    assert_ne!(second[0].incarnation, first[0].incarnation);
+}
+
+/// W-LOC-5: what a connection leaves unsettled goes back to its queue.
+#[test]
+fn unsettled_deliveries_go_back_when_the_connection_ends() {
+    let mut a = Node::new(1, Trust::Any);
+    a.create("here");
+    a.put("here", b"x", |_| {});
+    assert_eq!(a.receive_all("here"), ["x"]);
+    assert!(a.receive_all("here").is_empty(), "it is leased");
+    a.give(0, Input::ClientClosed { conn: APPLICATION });
+    a.hello();
+    assert_eq!(a.receive_all("here"), ["x"]);
+}
+
+/// W-USE-3, W-USE-5: an ack whose session has gone takes the newest route; a holder that does not
+/// hold the message is not asked again for it, and the sender's query settles it.
+#[test]
+fn an_ack_follows_its_sender_to_the_next_session() {
+    let (mut a, mut b, data) = one_under_way();
+    b.hold_persisted = true;
+    give_frame(&mut b, LINK, &PeerFrame::Data(data.clone()));
+    close(&mut a, LINK);
+    close(&mut b, LINK);
+    a.give(1_000, Input::Tick);
+    connect(&mut a, &mut b, LinkId(2));
+    let counted = b.engine.counters().acks_routed;
+    b.release_persisted();
+    let (by_session, by_route) = acks(sent(&mut b));
+    assert_eq!(by_session, []);
+    let [ack] = &by_route[..] else {
+        panic!("one routed ack: {by_route:?}");
+    };
+    let entry = Entry {
+        id: data.open().unwrap().id,
+        tag: data.tag,
+    };
+    assert_eq!(
+        (ack.source, &ack.entries[..]),
+        (a.identity.qm, &[entry][..])
+    );
+    assert_eq!(b.engine.counters().acks_routed, counted + 1);
+    let not_held = PeerFrame::NotHeld(NotHeld {
+        source: a.identity.qm,
+        entries: vec![(entry, true)],
+    });
+    give_frame(&mut b, LinkId(2), &not_held);
+    assert_eq!(acks(sent(&mut b)), (Vec::new(), Vec::new()));
+    let query = PeerFrame::Query(Query {
+        source: a.identity.qm,
+        void: false,
+        entries: vec![entry],
+    });
+    give_frame(&mut b, LinkId(2), &query);
+    let known = sent(&mut b).into_iter().find_map(|frame| match frame {
+        PeerFrame::Answer(answer) => Some(answer.entries),
+        _ => None,
+    });
+    assert_eq!(known, Some(vec![(entry, Known::Delivered)]));
+}
+
+/// W-KND-1: what this version does not offer is refused in words of its own, and costs the session
+/// only where the protocol has no such words.
+#[test]
+fn frames_that_are_not_offered_are_answered_by_type() {
+    let (a, mut b, mut data) = one_under_way();
+    let give = |b: &mut Node, frame: &PeerFrame| {
+        b.sent.clear();
+        give_frame(b, LINK, frame);
+        sent(b)
+    };
+    let refusal = |answers: Vec<PeerFrame>| {
+        answers.into_iter().find_map(|frame| match frame {
+            PeerFrame::Reject(reject) => Some(reject.refusals[0].outcome),
+            _ => None,
+        })
+    };
+    // Informs only.
+    let confirm = qm_wire::Confirm {
+        attempt: 1,
+        token: vec![1].into(),
+    };
+    assert_eq!(give(&mut b, &PeerFrame::Confirm(confirm)), []);
+    let announce = qm_wire::Announce {
+        number: data.number,
+        tag: data.tag,
+        transit: data.transit.clone(),
+        envelope: data.envelope.clone(),
+    };
+    let answers = give(&mut b, &PeerFrame::Announce(announce));
+    assert_eq!(refusal(answers), Some(Outcome::UNSUPPORTED));
+    data.number += 1;
+    data.transit.route = Some(qm_wire::Route {
+        previous_hop: a.identity.qm,
+        destination: "c/orders".into(),
+    });
+    let answers = give(&mut b, &PeerFrame::Data(data));
+    assert_eq!(refusal(answers), Some(Outcome::UNSUPPORTED));
+    let receive = Receive::new(7, "orders".parse().unwrap());
+    let ask = PeerFrame::RemoteRequest(qm_wire::RemoteRequest {
+        channel: 3,
+        ask: qm_wire::RemoteAsk::Receive(receive),
+    });
+    let answers = give(&mut b, &ask);
+    assert!(
+        answers.iter().any(|frame| matches!(frame,
+            PeerFrame::RemoteAnswer(qm_wire::RemoteAnswer {
+                channel: 3,
+                reply: qm_wire::RemoteReply::ReceiveDone(done),
+            }) if done.request == 7 && done.outcome == Some(Outcome::UNSUPPORTED))),
+        "{answers:?}"
+    );
+    assert!(b.closed.is_empty());
+    let succession = qm_wire::Succession {
+        old_key: [1; 32],
+        new_key: [2; 32],
+        old_signature: [3; 64],
+        new_signature: [4; 64],
+    };
+    let answers = give(&mut b, &PeerFrame::Succession(succession));
+    assert!(
+        matches!(&answers[..], [.., PeerFrame::Goodbye(goodbye)]
+            if goodbye.reason == Outcome::UNSUPPORTED),
+        "{answers:?}"
+    );
+    assert_eq!(b.closed, [Outcome::UNSUPPORTED]);
+    assert_eq!(b.engine.counters().misbehaved, 0);
+}
+
+/// W-VER-2, W-VER-6: a hello of a later version is answered by name, not called nonsense.
+#[test]
+fn a_peer_of_a_later_version_hears_so() {
+    let mut b = Node::new(2, Trust::Any);
+    let stranger = Node::new(1, Trust::Any);
+    b.give(
+        0,
+        Input::Connected {
+            link: LINK,
+            peer: stranger.identity.qm,
+            public_key: stranger.identity.public_key,
+            remote: "10.0.0.1:1801".parse().unwrap(),
+            dial: None,
+        },
+    );
+    let mut frames = BytesMut::new();
+    PeerFrame::Hello(qm_wire::Hello {
+        protocol_min: 2,
+        protocol_max: 3,
+        incarnation: Incarnation(1),
+        prior_incarnations: Vec::new(),
+        attempt: 1,
+        token: vec![].into(),
+        listen_port: 0,
+        body_bytes_max: 1,
+        flags: qm_wire::HelloFlags::NONE,
+        enrolment: vec![].into(),
+        name: "".into(),
+        host: "".into(),
+    })
+    .encode(&mut frames);
+    let frames = frames.freeze();
+    b.give(0, Input::Received { link: LINK, frames });
+    assert_eq!(b.closed, [Outcome::VERSION]);
+    assert_eq!(b.engine.counters().misbehaved, 0);
 }

@@ -130,15 +130,15 @@ pub struct Reject {
     pub refusals: Vec<Refusal>,
 }
 
-const ENTRY_BYTES: usize = 24;
+pub(crate) const ENTRY_BYTES: usize = 24;
 
-fn put_entry(to: &mut BytesMut, entry: &Entry) {
+pub(crate) fn put_entry(to: &mut BytesMut, entry: &Entry) {
     to.put_u64_le(entry.id.incarnation.0);
     to.put_u64_le(entry.id.sequence);
     to.put_slice(&entry.tag.0);
 }
 
-fn read_entry(r: &mut Reader<'_>) -> Result<Entry, DecodeError> {
+pub(crate) fn read_entry(r: &mut Reader<'_>) -> Result<Entry, DecodeError> {
     let incarnation = Incarnation(r.u64("incarnation")?);
     let sequence = r.u64("sequence")?;
     let tag = Tag(r.array("tag")?);
@@ -149,17 +149,6 @@ fn read_entry(r: &mut Reader<'_>) -> Result<Entry, DecodeError> {
         },
         tag,
     })
-}
-
-fn read_bool(r: &mut Reader<'_>, what: &'static str) -> Result<bool, DecodeError> {
-    match r.u8(what)? {
-        0 => Ok(false),
-        1 => Ok(true),
-        other => Err(DecodeError::Invalid {
-            what,
-            value: u64::from(other),
-        }),
-    }
 }
 
 /// W-ACK-4.
@@ -188,7 +177,7 @@ impl SessionAck {
 
     pub(crate) fn read(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
         const WHAT: &str = "acknowledged range";
-        let duplicate = read_bool(r, "duplicate flag")?;
+        let duplicate = r.bool("duplicate flag")?;
         let tag_hash = r.u64("tag hash")?;
         let n = entries_not_empty(r.count(ACK_RANGES_MAX, 16, "acknowledged ranges")?)?;
         let mut ranges = Vec::with_capacity(n);
@@ -286,7 +275,7 @@ impl RoutedAck {
 
     pub(crate) fn read(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let source = QmId::from_bytes(r.array("source")?);
-        let duplicate = read_bool(r, "duplicate flag")?;
+        let duplicate = r.bool("duplicate flag")?;
         let n = entries_not_empty(r.count(ENTRIES_MAX, ENTRY_BYTES, "entries")?)?;
         let mut entries = Vec::with_capacity(n);
         for _ in 0..n {
@@ -316,7 +305,7 @@ impl NotHeld {
             entries_not_empty(r.count(ENTRIES_MAX, ENTRY_BYTES.saturating_add(1), "entries")?)?;
         let mut entries = Vec::with_capacity(n);
         for _ in 0..n {
-            entries.push((read_entry(r)?, read_bool(r, "ever mine")?));
+            entries.push((read_entry(r)?, r.bool("ever mine")?));
         }
         Ok(Self { source, entries })
     }
@@ -334,7 +323,7 @@ impl Query {
 
     pub(crate) fn read(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let source = QmId::from_bytes(r.array("source")?);
-        let void = read_bool(r, "void flag")?;
+        let void = r.bool("void flag")?;
         let n = entries_not_empty(r.count(ENTRIES_MAX, ENTRY_BYTES, "entries")?)?;
         let mut entries = Vec::with_capacity(n);
         for _ in 0..n {

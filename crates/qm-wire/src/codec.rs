@@ -2,6 +2,8 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
+use crate::text::Text;
+
 /// Why bytes are not what they claim to be. Carries no text from the input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -64,6 +66,17 @@ pub enum DecodeError {
         /// Found in the header.
         found: u32,
     },
+    /// A hello of versions that this crate does not speak; answered with a goodbye of `9003`
+    /// (W-VER-2).
+    #[error(
+        "the peer speaks protocol versions {lowest} to {highest}, none of which is spoken here"
+    )]
+    Version {
+        /// Lowest version the peer speaks.
+        lowest: u16,
+        /// Highest version the peer speaks.
+        highest: u16,
+    },
     /// The frame's kind is neither known nor in the range that may be skipped.
     #[error("frame kind {kind:#04x} is unknown and must not be ignored")]
     UnknownKind {
@@ -72,7 +85,7 @@ pub enum DecodeError {
     },
 }
 
-/// Reads fields off the front of a [`Bytes`]; what it hands out are slices, never copies.
+/// Reads fields off the front of a [`Bytes`], each of which must be there in full (W-FRM-6); what it hands out are slices, never copies.
 #[derive(Debug)]
 pub(crate) struct Reader<'a> {
     all: &'a Bytes,
@@ -188,11 +201,57 @@ impl<'a> Reader<'a> {
         Ok(n)
     }
 
+    /// A list of fixed-size items behind its count, of at least `least` and at most `limit`.
+    pub(crate) fn list<T>(
+        &mut self,
+        (least, limit): (usize, usize),
+        item_bytes: usize,
+        what: &'static str,
+        item: impl Fn(&mut Self) -> Result<T, DecodeError>,
+    ) -> Result<Vec<T>, DecodeError> {
+        let n = self.count(limit, item_bytes, what)?;
+        if n < least {
+            let value = n as u64;
+            return Err(DecodeError::Invalid { what, value });
+        }
+        let mut items = Vec::with_capacity(n);
+        for _ in 0..n {
+            items.push(item(self)?);
+        }
+        Ok(items)
+    }
+
+    /// One byte that is 0 or 1 (W-FRM-7).
+    pub(crate) fn bool(&mut self, what: &'static str) -> Result<bool, DecodeError> {
+        match self.u8(what)? {
+            0 => Ok(false),
+            1 => Ok(true),
+            other => Err(DecodeError::Invalid {
+                what,
+                value: u64::from(other),
+            }),
+        }
+    }
+
+    /// A number that counts from 1.
+    pub(crate) fn ordinal(&mut self, what: &'static str) -> Result<u64, DecodeError> {
+        match self.u64(what)? {
+            0 => Err(DecodeError::Invalid { what, value: 0 }),
+            value => Ok(value),
+        }
+    }
+
+    /// A line of text behind a 16-bit length.
+    pub(crate) fn line(&mut self, limit: usize, what: &'static str) -> Result<Text, DecodeError> {
+        Text::line_from_utf8(self.short(limit, what)?, what)
+    }
+
     pub(crate) fn rest(&mut self) -> Bytes {
         let slice = core::mem::take(&mut self.rest);
         self.all.slice_ref(slice)
     }
 
+    /// Nothing may be left (W-FRM-6).
     pub(crate) fn finish(self, what: &'static str) -> Result<(), DecodeError> {
         match self.rest.len() {
             0 => Ok(()),
@@ -234,6 +293,19 @@ fn line_char(c: char) -> char {
     } else {
         c
     }
+}
+
+/// Compares a length or count with its limit.
+pub(crate) const fn over(
+    what: &'static str,
+    value: usize,
+    limit: usize,
+) -> Result<(), DecodeError> {
+    if value > limit {
+        let (value, limit) = (value as u64, limit as u64);
+        return Err(DecodeError::OverLimit { what, value, limit });
+    }
+    Ok(())
 }
 
 /// Appends a count in 16 bits; callers bound it far below the largest.

@@ -3,22 +3,31 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use crate::codec::{DecodeError, Reader, put_count};
+use crate::codec::{DecodeError, Reader, put_count, put_short};
 use crate::envelope::{Class, Envelope};
 use crate::frame::{FrameKind, RawFrame, put_frame};
-use crate::id::Tag;
-use crate::limits::{ENVELOPE_BYTES_MAX, HOPS_MAX};
+use crate::id::{QmId, Tag};
+use crate::limits::{ADDRESS_BYTES_MAX, ENVELOPE_BYTES_MAX, HOPS_MAX};
+use crate::stream::Place;
+use crate::text::Text;
 
-/// Header flag of a data frame: the previous link of a transactional stream follows.
+/// Header flag of a data frame: a place in a transactional stream follows (W-DAT-5).
 const FLAG_LINKED: u16 = 1;
+/// Header flag of a data frame: previous hop and final destination follow (W-DAT-7).
+const FLAG_FORWARDED: u16 = 2;
 
-/// Link of a transactional stream: 16 bytes of a hash over its predecessor and the message's tag.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Link(pub [u8; 16]);
+/// The way of a message over more than one hop (W-DAT-7).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// The node before the sender of the frame.
+    pub previous_hop: QmId,
+    /// Where the message goes in the end: see [`Destination`](crate::Destination).
+    pub destination: Text,
+}
 
 /// The part of a message that is rewritten at each transmission and not covered by the tag
 /// (W-DAT-1, W-DAT-6).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Transit {
     /// What is left of the time to reach the queue, milliseconds or
     /// [`INFINITE_MS`](crate::INFINITE_MS).
@@ -28,8 +37,34 @@ pub struct Transit {
     pub be_received_left_ms: u64,
     /// Nodes that forwarded the message before the sender of this frame (W-DAT-3).
     pub hops: u8,
-    /// Previous link, for transactional messages.
-    pub previous: Option<Link>,
+    /// Place in its stream, for transactional messages.
+    pub place: Option<Place>,
+    /// Where from and where to, for messages that go over several hops.
+    pub route: Option<Route>,
+}
+
+impl Transit {
+    /// From the source to its neighbour, of no stream.
+    #[must_use]
+    pub const fn direct(reach_queue_left_ms: u64, be_received_left_ms: u64) -> Self {
+        Self {
+            reach_queue_left_ms,
+            be_received_left_ms,
+            hops: 0,
+            place: None,
+            route: None,
+        }
+    }
+
+    pub(crate) const fn flags(&self) -> u16 {
+        let linked = if self.place.is_some() { FLAG_LINKED } else { 0 };
+        let forwarded = if self.route.is_some() {
+            FLAG_FORWARDED
+        } else {
+            0
+        };
+        linked | forwarded
+    }
 }
 
 /// One transmission of one message. Everything points into the receive buffer.
@@ -52,26 +87,13 @@ impl Data {
     /// [`BODY_BYTES_MAX`](crate::limits::BODY_BYTES_MAX), which no [`Envelope`] describes, is cut:
     /// the receiver finds the message damaged.
     pub fn encode(&self, to: &mut BytesMut) {
-        let envelope = self.envelope.get(..ENVELOPE_BYTES_MAX);
-        let envelope = envelope.unwrap_or(&self.envelope);
-        let flags = if self.transit.previous.is_some() {
-            FLAG_LINKED
-        } else {
-            0
-        };
-        put_frame(to, FrameKind::Data, flags, &self.body, |to| {
-            to.put_u64_le(self.number);
-            to.put_slice(&self.tag.0);
-            to.put_u64_le(self.transit.reach_queue_left_ms);
-            to.put_u64_le(self.transit.be_received_left_ms);
-            to.put_u8(self.transit.hops);
-            to.put_u8(0);
-            put_count(to, envelope.len());
-            if let Some(previous) = &self.transit.previous {
-                to.put_slice(&previous.0);
-            }
-            to.put_slice(envelope);
-        });
+        put_frame(
+            to,
+            FrameKind::Data,
+            self.transit.flags(),
+            &self.body,
+            |to| write_data(to, self.number, self.tag, &self.transit, &self.envelope),
+        );
     }
 
     /// Bytes that count against the byte credit.
@@ -81,54 +103,15 @@ impl Data {
     }
 
     pub(crate) fn read(raw: &RawFrame) -> Result<Self, DecodeError> {
-        raw.check_flags(FLAG_LINKED)?;
-        let mut r = Reader::new(&raw.body);
-        let number = r.u64("message number")?;
-        let tag = Tag(r.array("tag")?);
-        let reach_queue_left_ms = r.u64("time left to reach the queue")?;
-        let be_received_left_ms = r.u64("time left to be received")?;
-        let hops = r.u8("hops")?;
-        let reserved = r.u8("reserved byte")?;
-        let envelope_bytes = usize::from(r.u16("envelope length")?);
-        let previous = if raw.flags & FLAG_LINKED != 0 {
-            Some(Link(r.array("previous link")?))
-        } else {
-            None
-        };
-        let envelope = r.bytes(envelope_bytes, "envelope")?;
+        let (fixed, mut r) = read_data(raw)?;
         raw.verify(r.offset())?;
-        if number == 0 {
-            return Err(DecodeError::Invalid {
-                what: "message number",
-                value: 0,
-            });
-        }
-        if hops > HOPS_MAX {
-            return Err(DecodeError::OverLimit {
-                what: "hops",
-                value: u64::from(hops),
-                limit: u64::from(HOPS_MAX),
-            });
-        }
-        // W-DAT-4.
-        if reserved != 0 {
-            return Err(DecodeError::Invalid {
-                what: "reserved byte",
-                value: u64::from(reserved),
-            });
-        }
+        fixed.check()?;
         let body = r.rest();
-        let transit = Transit {
-            reach_queue_left_ms,
-            be_received_left_ms,
-            hops,
-            previous,
-        };
         Ok(Self {
-            number,
-            tag,
-            transit,
-            envelope,
+            number: fixed.number,
+            tag: fixed.tag,
+            transit: fixed.transit,
+            envelope: fixed.envelope,
             body,
         })
     }
@@ -146,13 +129,135 @@ impl Data {
         {
             return Err(OpenError::Damaged(Box::new(envelope)));
         }
-        if self.transit.previous.is_some() && envelope.class != Class::Transactional {
+        if self.transit.place.is_some() && envelope.class != Class::Transactional {
             return Err(OpenError::Envelope(DecodeError::Invalid {
                 what: "delivery class of a linked message",
                 value: u64::from(envelope.class.code()),
             }));
         }
         Ok(envelope)
+    }
+}
+
+/// What stands before the message body in a data frame, and is all of an announce.
+pub(crate) struct Fixed {
+    pub(crate) number: u64,
+    pub(crate) tag: Tag,
+    pub(crate) transit: Transit,
+    pub(crate) envelope: Bytes,
+    reserved: u8,
+}
+
+impl Fixed {
+    /// The rules that one byte string can break while its checksum is right; compared after the
+    /// checksum, so that damage is called damage.
+    pub(crate) fn check(&self) -> Result<(), DecodeError> {
+        if self.number == 0 {
+            return Err(DecodeError::Invalid {
+                what: "message number",
+                value: 0,
+            });
+        }
+        if self.transit.hops > HOPS_MAX {
+            return Err(DecodeError::OverLimit {
+                what: "hops",
+                value: u64::from(self.transit.hops),
+                limit: u64::from(HOPS_MAX),
+            });
+        }
+        if let Some(place) = &self.transit.place {
+            place.check()?;
+        }
+        // W-DAT-4.
+        if self.reserved != 0 {
+            return Err(DecodeError::Invalid {
+                what: "reserved byte",
+                value: u64::from(self.reserved),
+            });
+        }
+        Ok(())
+    }
+}
+
+pub(crate) fn write_data(
+    to: &mut BytesMut,
+    number: u64,
+    tag: Tag,
+    transit: &Transit,
+    envelope: &Bytes,
+) {
+    let envelope = envelope.get(..ENVELOPE_BYTES_MAX).unwrap_or(envelope);
+    to.put_u64_le(number);
+    to.put_slice(&tag.0);
+    to.put_u64_le(transit.reach_queue_left_ms);
+    to.put_u64_le(transit.be_received_left_ms);
+    to.put_u8(transit.hops);
+    to.put_u8(0);
+    put_count(to, envelope.len());
+    if let Some(place) = &transit.place {
+        place.write(to);
+    }
+    if let Some(route) = &transit.route {
+        to.put_slice(route.previous_hop.as_bytes());
+        put_short(to, route.destination.as_bytes());
+    }
+    to.put_slice(envelope);
+}
+
+/// Reads a data frame or an announce up to its message body.
+pub(crate) fn read_data(raw: &RawFrame) -> Result<(Fixed, Reader<'_>), DecodeError> {
+    raw.check_flags(FLAG_LINKED | FLAG_FORWARDED)?;
+    let mut r = Reader::new(&raw.body);
+    let number = r.u64("message number")?;
+    let tag = Tag(r.array("tag")?);
+    let reach_queue_left_ms = r.u64("time left to reach the queue")?;
+    let be_received_left_ms = r.u64("time left to be received")?;
+    let hops = r.u8("hops")?;
+    let reserved = r.u8("reserved byte")?;
+    let envelope_bytes = usize::from(r.u16("envelope length")?);
+    let place = if raw.flags & FLAG_LINKED != 0 {
+        Some(Place::read(&mut r)?)
+    } else {
+        None
+    };
+    let route = if raw.flags & FLAG_FORWARDED != 0 {
+        Some(Route::read(&mut r)?)
+    } else {
+        None
+    };
+    let envelope = r.bytes(envelope_bytes, "envelope")?;
+    let transit = Transit {
+        reach_queue_left_ms,
+        be_received_left_ms,
+        hops,
+        place,
+        route,
+    };
+    let fixed = Fixed {
+        number,
+        tag,
+        transit,
+        envelope,
+        reserved,
+    };
+    Ok((fixed, r))
+}
+
+impl Route {
+    fn read(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let previous_hop = QmId::from_bytes(r.array("previous hop")?);
+        let destination = r.line(ADDRESS_BYTES_MAX, "final destination")?;
+        // W-DAT-7.
+        if destination.as_bytes().is_empty() {
+            return Err(DecodeError::Invalid {
+                what: "final destination",
+                value: 0,
+            });
+        }
+        Ok(Self {
+            previous_hop,
+            destination,
+        })
     }
 }
 

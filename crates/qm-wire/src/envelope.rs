@@ -19,6 +19,7 @@ use crate::limits::{
     ADDRESS_BYTES_MAX, BODY_BYTES_MAX, CONTENT_TYPE_BYTES_MAX, CORRELATION_BYTES_MAX,
     ENVELOPE_BYTES_MAX, LABEL_BYTES_MAX, LABEL_CHARS_MAX, TRACE_CONTEXT_BYTES_MAX,
 };
+use crate::outcome::Outcome;
 use crate::properties::Properties;
 use crate::queue_name::QueueName;
 use crate::text::Text;
@@ -49,6 +50,9 @@ pub struct Envelope {
     pub flags: MessageFlags,
     /// Administration messages wanted.
     pub ack_wishes: AckWishes,
+    /// In an administration message, made by a queue manager, what it reports of the message that
+    /// its correlation id names; `None` in a message of an application (W-ENV-5).
+    pub report: Option<Outcome>,
     /// Wall-clock time of acceptance, microseconds since the Unix epoch; for people only.
     pub sent_at_us: u64,
     /// Time to reach the queue counted from acceptance, milliseconds or [`INFINITE_MS`].
@@ -90,6 +94,7 @@ impl Envelope {
             },
             flags: MessageFlags::DEAD_LETTER,
             ack_wishes: AckWishes::NONE,
+            report: None,
             sent_at_us: 0,
             time_to_reach_queue_ms: INFINITE_MS,
             time_to_be_received_ms: INFINITE_MS,
@@ -174,6 +179,18 @@ impl Envelope {
                 value,
             });
         }
+        // W-ENV-5: what reports asks for nothing itself, or reports would report each other.
+        if let Some(report) = self.report
+            && (report.0 == 0
+                || self.ack_wishes != AckWishes::NONE
+                || self.flags != MessageFlags::NONE
+                || !self.admin_queue.as_bytes().is_empty())
+        {
+            return Err(DecodeError::Invalid {
+                what: "administration message that asks for something",
+                value: u64::from(report.0),
+            });
+        }
         over("envelope", self.encoded_len(), ENVELOPE_BYTES_MAX)
     }
 
@@ -215,7 +232,10 @@ impl Envelope {
 }
 
 /// Bytes of an envelope whose texts are all absent.
-pub(crate) const ENVELOPE_FIXED_BYTES: usize = 4 + 16 + 8 + 8 + 16 + 8 + 8 + 8 + 4 + 1 + 8 * 2;
+pub(crate) const ENVELOPE_FIXED_BYTES: usize = ENVELOPE_HEAD_BYTES + 8 * 2;
+
+/// Bytes of an envelope before its first text.
+pub(crate) const ENVELOPE_HEAD_BYTES: usize = 4 + 16 + 8 + 8 + 16 + 8 + 8 + 8 + 4 + 1 + 2;
 
 impl Tag {
     /// The tag of a message (W-TAG-1): the first 8 bytes of

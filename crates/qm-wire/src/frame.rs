@@ -4,7 +4,8 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::codec::DecodeError;
 use crate::limits::{
-    ADMIN_BYTES_MAX, ADMIN_FIXED_BYTES, BODY_BYTES_MAX, CONTROL_BYTES_MAX, FRAME_HEADER_BYTES,
+    ADMIN_BYTES_MAX, ADMIN_FIXED_BYTES, BODY_BYTES_MAX, BODY_PART_BYTES_MAX, BODY_PART_FIXED_BYTES,
+    CONTROL_BYTES_MAX, FRAME_HEADER_BYTES, REMOTE_FIXED_BYTES,
 };
 
 /// First two bytes of every frame.
@@ -29,14 +30,38 @@ pub enum FrameKind {
     Hello = 0x01,
     /// Answer to a hello.
     Welcome = 0x02,
+    /// The token of a welcome was stored.
+    Confirm = 0x03,
+    /// Give a sign of life on this session.
+    Challenge = 0x04,
+    /// The sign of life.
+    ChallengeOk = 0x05,
     /// How much the peer may transmit.
     Credit = 0x06,
     /// A destination queue accepts messages again, or no longer.
     QueueState = 0x07,
     /// The session ends.
     Goodbye = 0x08,
+    /// Another live session speaks with the same identity.
+    Twin = 0x09,
+    /// To the other copy of one identity: prove that you live.
+    Ask = 0x0A,
+    /// The proof.
+    Claim = 0x0B,
+    /// Where the histories of two copies parted.
+    ForkPoints = 0x0C,
+    /// An identity is succeeded by another one.
+    Succession = 0x0D,
     /// A message.
     Data = 0x10,
+    /// A message that left its stream otherwise than by delivery.
+    Skip = 0x11,
+    /// A message whose large body follows on a stream of its own.
+    Announce = 0x12,
+    /// What of an announced body is wanted.
+    BodyWanted = 0x13,
+    /// A part of a large body.
+    BodyPart = 0x14,
     /// Messages of this session arrived to their class.
     SessionAck = 0x20,
     /// The same, off the session they came on.
@@ -49,6 +74,24 @@ pub enum FrameKind {
     Answer = 0x24,
     /// Messages of this session are refused.
     Reject = 0x25,
+    /// Transactional messages are stored in order up to a link.
+    OrderAck = 0x26,
+    /// The link before a transactional message is not known.
+    Need = 0x27,
+    /// Links that were taken as skips.
+    Skipped = 0x28,
+    /// A stream stands until an operator decides.
+    Hold = 0x29,
+    /// What became of messages after they had arrived.
+    Final = 0x2A,
+    /// Finals were noted.
+    FinalConfirm = 0x2B,
+    /// Up to where arrivals may have been forgotten.
+    Evicted = 0x2C,
+    /// An application's request to another node than its own.
+    RemoteRequest = 0x30,
+    /// Its answer.
+    RemoteAnswer = 0x31,
     /// Application to node: who I am.
     ClientHello = 0x40,
     /// Node to application: who I am.
@@ -75,6 +118,10 @@ pub enum FrameKind {
     Admin = 0x4B,
     /// Node to application: its answer in JSON.
     AdminReply = 0x4C,
+    /// Application to node: commit or abort a transaction.
+    EndTransaction = 0x4D,
+    /// Node to application: a transaction is ended.
+    TransactionEnded = 0x4E,
 }
 
 impl FrameKind {
@@ -82,16 +129,37 @@ impl FrameKind {
     pub const ALL: &'static [Self] = &[
         Self::Hello,
         Self::Welcome,
+        Self::Confirm,
+        Self::Challenge,
+        Self::ChallengeOk,
         Self::Credit,
         Self::QueueState,
         Self::Goodbye,
+        Self::Twin,
+        Self::Ask,
+        Self::Claim,
+        Self::ForkPoints,
+        Self::Succession,
         Self::Data,
+        Self::Skip,
+        Self::Announce,
+        Self::BodyWanted,
+        Self::BodyPart,
         Self::SessionAck,
         Self::RoutedAck,
         Self::NotHeld,
         Self::Query,
         Self::Answer,
         Self::Reject,
+        Self::OrderAck,
+        Self::Need,
+        Self::Skipped,
+        Self::Hold,
+        Self::Final,
+        Self::FinalConfirm,
+        Self::Evicted,
+        Self::RemoteRequest,
+        Self::RemoteAnswer,
         Self::ClientHello,
         Self::NodeHello,
         Self::Put,
@@ -105,6 +173,8 @@ impl FrameKind {
         Self::Settled,
         Self::Admin,
         Self::AdminReply,
+        Self::EndTransaction,
+        Self::TransactionEnded,
     ];
 
     /// The byte that travels.
@@ -184,13 +254,7 @@ pub fn frame_len(bytes: &[u8], body_limit: usize) -> Result<Option<usize>, Decod
     }
     let length = u32::from_le_bytes([l0, l1, l2, l3]) as usize;
     // W-FRM-4.
-    let limit = match FrameKind::from_code(kind) {
-        Some(kind) if kind.carries_message() => body_limit,
-        Some(FrameKind::Admin | FrameKind::AdminReply) => {
-            ADMIN_BYTES_MAX.saturating_add(ADMIN_FIXED_BYTES)
-        }
-        _ => CONTROL_BYTES_MAX,
-    };
+    let limit = length_limit(kind, body_limit);
     if length > limit {
         let (value, limit) = (length as u64, limit as u64);
         return Err(DecodeError::OverLimit {
@@ -200,6 +264,29 @@ pub fn frame_len(bytes: &[u8], body_limit: usize) -> Result<Option<usize>, Decod
         });
     }
     Ok(Some(length.saturating_add(FRAME_HEADER_BYTES)))
+}
+
+/// Largest body of a frame of a kind (W-FRM-4).
+const fn length_limit(kind: u8, body_limit: usize) -> usize {
+    const ADMIN: usize = ADMIN_FIXED_BYTES + ADMIN_BYTES_MAX;
+    const REMOTE: usize = REMOTE_FIXED_BYTES + ADMIN;
+    const DATA: u8 = FrameKind::Data.code();
+    const PUT: u8 = FrameKind::Put.code();
+    const DELIVERY: u8 = FrameKind::Delivery.code();
+    const BODY_PART: u8 = FrameKind::BodyPart.code();
+    const ADMIN_REQUEST: u8 = FrameKind::Admin.code();
+    const ADMIN_REPLY: u8 = FrameKind::AdminReply.code();
+    const REMOTE_REQUEST: u8 = FrameKind::RemoteRequest.code();
+    const REMOTE_ANSWER: u8 = FrameKind::RemoteAnswer.code();
+    match kind {
+        DATA | PUT | DELIVERY => body_limit,
+        BODY_PART => BODY_PART_FIXED_BYTES + BODY_PART_BYTES_MAX,
+        ADMIN_REQUEST | ADMIN_REPLY => ADMIN,
+        REMOTE_REQUEST => REMOTE,
+        REMOTE_ANSWER if body_limit > REMOTE => body_limit,
+        REMOTE_ANSWER => REMOTE,
+        _ => CONTROL_BYTES_MAX,
+    }
 }
 
 /// Cuts one whole frame off the front of `from`; `None` when it is not all there yet.

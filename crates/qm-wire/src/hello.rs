@@ -7,8 +7,8 @@ use crate::codec::{DecodeError, Reader, put_count, put_line, put_short, put_shor
 use crate::envelope::bit_set;
 use crate::id::Incarnation;
 use crate::limits::{
-    GOODBYE_TEXT_BYTES_MAX, NAME_BYTES_MAX, PRIOR_INCARNATIONS_MAX, QUEUE_NAME_BYTES_MAX,
-    TOKEN_BYTES_MAX,
+    ENROLMENT_BYTES_MAX, GOODBYE_TEXT_BYTES_MAX, NAME_BYTES_MAX, PRIOR_INCARNATIONS_MAX,
+    QUEUE_NAME_BYTES_MAX, TOKEN_BYTES_MAX,
 };
 use crate::outcome::Outcome;
 use crate::queue_name::QueueName;
@@ -19,7 +19,17 @@ pub const PROTOCOL_MIN: u16 = 1;
 /// Highest protocol version this crate speaks.
 pub const PROTOCOL_MAX: u16 = 1;
 
-/// First frame of each side on a new connection.
+bit_set! {
+    /// What a hello says of its sender's identity (W-SES-2).
+    HelloFlags, "hello flags", {
+        /// A former identity that only sends what it still holds.
+        DRAINING = 1,
+        /// The machine changed under the identity; a hint, never evidence.
+        MOVED = 2,
+    }
+}
+
+/// First frame of each side on a new connection (W-SES-1).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hello {
     /// Lowest protocol version the sender speaks.
@@ -40,6 +50,10 @@ pub struct Hello {
     pub listen_port: u16,
     /// Largest message body the sender takes.
     pub body_bytes_max: u32,
+    /// Draining or moved.
+    pub flags: HelloFlags,
+    /// A grant by which the peer may approve the sender by itself; empty when there is none.
+    pub enrolment: Bytes,
     /// Display name of the sender's node.
     pub name: Text,
     /// Host name, a hint for operators.
@@ -95,7 +109,7 @@ pub struct QueueState {
     pub open: bool,
 }
 
-/// The session ends; the reason is for counters, logs and `why`.
+/// The session ends (W-SES-5); the reason is for counters, logs and `why`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Goodbye {
     /// Typed reason.
@@ -112,6 +126,7 @@ impl Hello {
         to.put_u64_le(self.attempt);
         to.put_u16_le(self.listen_port);
         to.put_u32_le(self.body_bytes_max);
+        to.put_u8(self.flags.bits());
         let priors = self.prior_incarnations.get(..PRIOR_INCARNATIONS_MAX);
         let priors = priors.unwrap_or(&self.prior_incarnations);
         put_count(to, priors.len());
@@ -119,6 +134,7 @@ impl Hello {
             to.put_u64_le(prior.0);
         }
         put_short_within(to, &self.token, TOKEN_BYTES_MAX);
+        put_short_within(to, &self.enrolment, ENROLMENT_BYTES_MAX);
         put_line(to, &self.name, NAME_BYTES_MAX);
         put_line(to, &self.host, NAME_BYTES_MAX);
     }
@@ -134,16 +150,25 @@ impl Hello {
                 value,
             });
         }
+        // W-VER-6: a later version may lay out the rest in another way.
+        if protocol_min > PROTOCOL_MAX || protocol_min < PROTOCOL_MIN {
+            return Err(DecodeError::Version {
+                lowest: protocol_min,
+                highest: protocol_max,
+            });
+        }
         let incarnation = Incarnation(r.u64("incarnation")?);
         let attempt = r.u64("attempt")?;
         let listen_port = r.u16("listen port")?;
         let body_bytes_max = r.u32("largest body")?;
+        let flags = HelloFlags::from_bits(r.u8("hello flags")?)?;
         let priors = r.count(PRIOR_INCARNATIONS_MAX, 8, "prior incarnations")?;
         let mut prior_incarnations = Vec::with_capacity(priors);
         for _ in 0..priors {
             prior_incarnations.push(Incarnation(r.u64("prior incarnation")?));
         }
         let token = r.short(TOKEN_BYTES_MAX, "token")?;
+        let enrolment = r.short(ENROLMENT_BYTES_MAX, "enrolment token")?;
         let name = Text::line_from_utf8(r.short(NAME_BYTES_MAX, "node name")?, "node name")?;
         let host = Text::line_from_utf8(r.short(NAME_BYTES_MAX, "host name")?, "host name")?;
         Ok(Self {
@@ -155,6 +180,8 @@ impl Hello {
             token,
             listen_port,
             body_bytes_max,
+            flags,
+            enrolment,
             name,
             host,
         })

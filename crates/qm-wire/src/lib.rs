@@ -27,12 +27,7 @@
 //! let data = Data {
 //!     number: 1,
 //!     tag: Tag::compute(&encoded, &envelope.salt, &body),
-//!     transit: Transit {
-//!         reach_queue_left_ms: INFINITE_MS,
-//!         be_received_left_ms: INFINITE_MS,
-//!         hops: 0,
-//!         previous: None,
-//!     },
+//!     transit: Transit::direct(INFINITE_MS, INFINITE_MS),
 //!     envelope: encoded,
 //!     body,
 //! };
@@ -66,13 +61,19 @@ mod class;
 mod codec;
 mod data;
 mod envelope;
+mod finals;
+mod handshake;
 mod hello;
 mod id;
+mod large;
 mod outcome;
 mod peer;
 mod properties;
 mod queue_name;
+mod remote;
+mod stream;
 mod text;
+mod twin;
 
 #[cfg(feature = "serde")]
 mod printable;
@@ -89,17 +90,24 @@ pub use ack::{
 };
 pub use address::{AddressError, Destination};
 pub use codec::DecodeError;
-pub use data::{Data, Link, OpenError, Transit, credit_bytes};
+pub use data::{Data, OpenError, Route, Transit, credit_bytes};
 pub use envelope::{AckWishes, Class, Envelope, INFINITE_MS, MessageFlags, Priority};
+pub use finals::{Evicted, Final, FinalConfirm};
 pub use frame::FrameKind;
+pub use handshake::{Challenge, Confirm};
 pub use hello::{
-    Credit, Goodbye, Hello, PROTOCOL_MAX, PROTOCOL_MIN, QueueState, Welcome, WelcomeFlags,
+    Credit, Goodbye, Hello, HelloFlags, PROTOCOL_MAX, PROTOCOL_MIN, QueueState, Welcome,
+    WelcomeFlags,
 };
 pub use id::{
     ClientId, Entry, Incarnation, MessageId, MessageKey, ParseIdError, QmId, Salt, Tag, key_digest,
 };
+pub use large::{Announce, BodyPart, BodyWanted, Wanted};
 pub use outcome::Outcome;
 pub use peer::PeerFrame;
 pub use properties::Properties;
 pub use queue_name::QueueName;
+pub use remote::{RemoteAnswer, RemoteAsk, RemoteReply, RemoteRequest};
+pub use stream::{Hold, Link, LinkAt, Need, OrderAck, Place, Run, Skip, Skipped, StreamId};
 pub use text::Text;
+pub use twin::{Ask, Claim, ForkPoint, ForkPoints, Rank, Succession, Twin};

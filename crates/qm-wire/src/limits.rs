@@ -1,7 +1,8 @@
 //! Every maximum of the wire format in one place, each with its reason.
 //!
 //! A decoder compares a length with its limit before it allocates or slices anything
-//! (SPEC.md, requirement W-LIM-1). Nodes may configure smaller values, never larger ones.
+//! (SPEC.md, requirement W-LIM-1). Nodes may configure smaller values, never larger ones
+//! (W-LIM-2).
 
 /// Bytes of the fixed frame header.
 pub const FRAME_HEADER_BYTES: usize = 16;
@@ -20,9 +21,9 @@ pub const ENVELOPE_BYTES_MAX: usize = u16::MAX as usize;
 /// it is understood. Room for [`ENTRIES_MAX`] entries of the widest kind.
 pub const CONTROL_BYTES_MAX: usize = 256 << 10;
 
-/// Bytes of a data frame's body before the envelope: session number, tag, lengths, transit part
-/// and, for transactional messages, the previous link.
-pub const DATA_FIXED_BYTES_MAX: usize = 36 + 16;
+/// Bytes of a data frame's body before the envelope: session number, tag, lengths, transit part,
+/// for transactional messages their place, for forwarded ones previous hop and destination.
+pub const DATA_FIXED_BYTES_MAX: usize = 36 + 48 + 16 + 2 + ADDRESS_BYTES_MAX;
 
 /// Largest body of a data frame whose message body has `body_bytes`.
 #[must_use]
@@ -81,6 +82,25 @@ pub const WINDOW_MESSAGES_MAX: u64 = 4096;
 /// Past incarnations announced in a hello. A node with more announces the newest.
 pub const PRIOR_INCARNATIONS_MAX: usize = 256;
 
+/// Bytes of an enrolment token: a signed grant of another authority.
+pub const ENROLMENT_BYTES_MAX: usize = 512;
+
+/// Bytes of one part of a large body: other lanes get their turn between two parts.
+pub const BODY_PART_BYTES_MAX: usize = 1 << 20;
+
+/// Bytes of a body part's frame body before the part.
+pub const BODY_PART_FIXED_BYTES: usize = 32;
+
+/// Newest links of the branches of one stream that a need lists.
+pub const LEAVES_MAX: usize = 8;
+
+/// Points of a claim or of a fork-points frame: four rounds find a commit among four thousand
+/// million.
+pub const FORK_POINTS_MAX: usize = 256;
+
+/// Lives of a source for which one evicted frame tells its mark.
+pub const EVICTED_MARKS_MAX: usize = 256;
+
 /// Bytes of a node's display name or host name.
 pub const NAME_BYTES_MAX: usize = 255;
 
@@ -99,6 +119,9 @@ pub const ADMIN_BYTES_MAX: usize = 1 << 20;
 
 /// Bytes of an administrative frame's body before the JSON.
 pub const ADMIN_FIXED_BYTES: usize = 9;
+
+/// Bytes of a remote request or answer before the body of the frame inside.
+pub const REMOTE_FIXED_BYTES: usize = 9;
 
 /// Bytes of an idempotency key: room for a UUID or a file name with its date.
 pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 128;

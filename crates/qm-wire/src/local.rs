@@ -1,11 +1,11 @@
 //! Frames between an application and its own node, over a stream socket on one machine.
 //!
 //! The application opens with [`ClientHello`], the node answers with [`NodeHello`], then both
-//! sides write as they like:
+//! sides write as they like (W-LOC-1):
 //!
 //! * A [`Put`] is answered by [`Accepted`] or [`Refused`]. Its sequence counts 1, 2, 3 … per
 //!   [`ClientId`](crate::ClientId) and over all connections of that client; a repeat of a sequence
-//!   gets the first answer again and is not accepted a second time. At most
+//!   gets the first answer again and is not accepted a second time (W-LOC-2). At most
 //!   [`window_messages`](NodeHello::window_messages) puts and
 //!   [`window_bytes`](NodeHello::window_bytes) of their frames may be unanswered.
 //! * A put that asked for it is followed: the node says its fate with [`Fate`], on the
@@ -13,9 +13,11 @@
 //!   comes back to another [`incarnation`](NodeHello::incarnation) hears no more of earlier puts.
 //! * A [`Receive`] is answered by any number of [`Delivery`] frames and one [`ReceiveDone`]; a
 //!   [`Settle`] by one [`Settled`]; an [`Admin`] by one [`AdminReply`]. Their request numbers
-//!   are chosen by the application, rise, and belong to one connection. At most
+//!   are chosen by the application, rise, and belong to one connection (W-LOC-3). At most
 //!   [`CLIENT_REQUESTS_MAX`](crate::limits::CLIENT_REQUESTS_MAX) may be unanswered.
-//! * What was delivered and not settled when the connection ends is given back to its queue.
+//! * Puts and receives may name a transaction, which an [`EndTransaction`] commits or aborts.
+//! * What was delivered and not settled when the connection ends is given back to its queue
+//!   (W-LOC-5).
 //!
 //! ```
 //! use bytes::BytesMut;
@@ -39,6 +41,7 @@
 mod answer;
 mod put;
 mod request;
+mod transaction;
 
 use bytes::{Bytes, BytesMut};
 
@@ -49,6 +52,7 @@ use crate::limits::FATE_RUNS_MAX;
 pub use answer::{Accepted, AdminReply, Delivery, Fate, NodeHello, ReceiveDone, Refused, Settled};
 pub use put::{Follow, IdempotencyKey, Put};
 pub use request::{Admin, ClientHello, Receive, ReceiveMode, Settle, Verdict};
+pub use transaction::{EndTransaction, TransactionEnded};
 
 /// A frame from an application to its node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,6 +72,8 @@ pub enum ClientFrame {
     Settle(Settle),
     /// See [`Admin`].
     Admin(Admin),
+    /// See [`EndTransaction`].
+    EndTransaction(EndTransaction),
     /// A kind of a later version that may be skipped.
     Ignored {
         /// Its kind, at least [`FIRST_IGNORABLE_KIND`].
@@ -95,6 +101,8 @@ pub enum NodeFrame {
     Settled(Settled),
     /// See [`AdminReply`].
     AdminReply(AdminReply),
+    /// See [`TransactionEnded`].
+    TransactionEnded(TransactionEnded),
     /// A kind of a later version that may be skipped.
     Ignored {
         /// Its kind, at least [`FIRST_IGNORABLE_KIND`].
@@ -112,6 +120,7 @@ impl ClientFrame {
             Self::Receive(_) => FrameKind::Receive,
             Self::Settle(_) => FrameKind::Settle,
             Self::Admin(_) => FrameKind::Admin,
+            Self::EndTransaction(_) => FrameKind::EndTransaction,
             Self::Ignored { .. } => return None,
         })
     }
@@ -123,11 +132,16 @@ impl ClientFrame {
         if let Self::Put(put) = self {
             return put.encode(to);
         }
-        put_frame(to, kind, 0, &[], |to| match self {
+        let flags = match self {
+            Self::Receive(frame) => frame.flags(),
+            _ => 0,
+        };
+        put_frame(to, kind, flags, &[], |to| match self {
             Self::Hello(frame) => frame.write(to),
-            Self::Receive(frame) => frame.write(to),
+            Self::Receive(frame) => frame.write_with_transaction(to),
             Self::Settle(frame) => frame.write(to),
             Self::Admin(frame) => frame.write(to),
+            Self::EndTransaction(frame) => frame.write(to),
             Self::Put(_) | Self::Ignored { .. } => {}
         });
     }
@@ -143,13 +157,18 @@ impl ClientFrame {
         if kind == FrameKind::Put {
             return Ok(Self::Put(Put::read(raw)?));
         }
-        verify_plain(raw)?;
+        raw.verify(raw.body.len())?;
+        raw.check_flags(match kind {
+            FrameKind::Receive => Receive::FLAGS,
+            _ => 0,
+        })?;
         let mut r = Reader::new(&raw.body);
         let frame = match kind {
             FrameKind::ClientHello => Self::Hello(ClientHello::read(&mut r)?),
-            FrameKind::Receive => Self::Receive(Receive::read(&mut r)?),
+            FrameKind::Receive => Self::Receive(Receive::read(&mut r, raw.flags)?),
             FrameKind::Settle => Self::Settle(Settle::read(&mut r)?),
             FrameKind::Admin => Self::Admin(Admin::read(&mut r)?),
+            FrameKind::EndTransaction => Self::EndTransaction(EndTransaction::read(&mut r)?),
             other => return Err(DecodeError::UnknownKind { kind: other.code() }),
         };
         r.finish("frame body")?;
@@ -180,6 +199,7 @@ impl NodeFrame {
             Self::ReceiveDone(_) => FrameKind::ReceiveDone,
             Self::Settled(_) => FrameKind::Settled,
             Self::AdminReply(_) => FrameKind::AdminReply,
+            Self::TransactionEnded(_) => FrameKind::TransactionEnded,
             Self::Ignored { .. } => return None,
         })
     }
@@ -206,6 +226,7 @@ impl NodeFrame {
             Self::ReceiveDone(frame) => frame.write(to),
             Self::Settled(frame) => frame.write(to),
             Self::AdminReply(frame) => frame.write(to),
+            Self::TransactionEnded(frame) => frame.write(to),
             Self::Fate(_) | Self::Delivery(_) | Self::Ignored { .. } => {}
         });
     }
@@ -231,6 +252,7 @@ impl NodeFrame {
             FrameKind::ReceiveDone => Self::ReceiveDone(ReceiveDone::read(&mut r)?),
             FrameKind::Settled => Self::Settled(Settled::read(&mut r)?),
             FrameKind::AdminReply => Self::AdminReply(AdminReply::read(&mut r)?),
+            FrameKind::TransactionEnded => Self::TransactionEnded(TransactionEnded::read(&mut r)?),
             other => return Err(DecodeError::UnknownKind { kind: other.code() }),
         };
         r.finish("frame body")?;

@@ -129,7 +129,7 @@ impl QueueName {
         Self(self.0.detach())
     }
 
-    fn folded(&self) -> impl Iterator<Item = char> + '_ {
+    pub(crate) fn folded(&self) -> impl Iterator<Item = char> + '_ {
         self.as_str().chars().flat_map(char::to_lowercase)
     }
 }

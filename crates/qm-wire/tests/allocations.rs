@@ -131,12 +131,7 @@ fn a_large_body_is_not_copied() {
     let data = Data {
         number: 1,
         tag: Tag::compute(&encoded, &salt, &body),
-        transit: Transit {
-            reach_queue_left_ms: 1,
-            be_received_left_ms: 1,
-            hops: 0,
-            previous: None,
-        },
+        transit: Transit::direct(1, 1),
         envelope: encoded.freeze(),
         body,
     };

@@ -14,6 +14,7 @@ use crate::limits::{
     ADDRESS_BYTES_MAX, CONTENT_TYPE_BYTES_MAX, CORRELATION_BYTES_MAX, ENVELOPE_BYTES_MAX,
     LABEL_BYTES_MAX, PROPERTIES_BYTES_MAX, QUEUE_NAME_BYTES_MAX, TRACE_CONTEXT_BYTES_MAX,
 };
+use crate::outcome::Outcome;
 use crate::properties::Properties;
 use crate::queue_name::QueueName;
 use crate::text::Text;
@@ -34,6 +35,7 @@ pub(crate) fn encode(envelope: &Envelope, to: &mut BytesMut) {
     to.put_u64_le(envelope.time_to_be_received_ms);
     to.put_u32_le(envelope.body_bytes);
     to.put_u8(envelope.ack_wishes.bits());
+    to.put_u16_le(envelope.report.map_or(0, |report| report.0));
     put_short(to, envelope.queue.as_bytes());
     put_short(to, envelope.label.as_bytes());
     put_short(to, &envelope.correlation_id);
@@ -77,6 +79,7 @@ pub(crate) fn decode(encoded: &Bytes) -> Result<Envelope, DecodeError> {
     let time_to_be_received_ms = r.u64("time to be received")?;
     let body_bytes = r.u32("body length")?;
     let ack_wishes = AckWishes::from_bits(r.u8("ack wishes")?)?;
+    let report = Some(Outcome(r.u16("report")?)).filter(|report| report.0 != 0);
     let queue = QueueName::from_bytes(r.short(QUEUE_NAME_BYTES_MAX, "queue name")?)?;
     let label = Text::from_utf8(r.short(LABEL_BYTES_MAX, "label")?, "label")?;
     let correlation_id = r.short(CORRELATION_BYTES_MAX, "correlation id")?;
@@ -97,6 +100,7 @@ pub(crate) fn decode(encoded: &Bytes) -> Result<Envelope, DecodeError> {
         priority,
         flags,
         ack_wishes,
+        report,
         sent_at_us,
         time_to_reach_queue_ms,
         time_to_be_received_ms,

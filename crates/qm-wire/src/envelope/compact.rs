@@ -20,6 +20,7 @@ use crate::limits::{
     ADDRESS_BYTES_MAX, CONTENT_TYPE_BYTES_MAX, CORRELATION_BYTES_MAX, ENVELOPE_BYTES_MAX,
     LABEL_BYTES_MAX, PROPERTIES_BYTES_MAX, QUEUE_NAME_BYTES_MAX, TRACE_CONTEXT_BYTES_MAX,
 };
+use crate::outcome::Outcome;
 use crate::properties::Properties;
 use crate::queue_name::QueueName;
 use crate::text::Text;
@@ -47,6 +48,7 @@ struct Layout<'a> {
     time_to_be_received_ms: u64,
     body_bytes: u32,
     ack_wishes: u8,
+    report: u16,
     queue: Short<'a, QUEUE_NAME_BYTES_MAX>,
     label: Short<'a, LABEL_BYTES_MAX>,
     correlation_id: Short<'a, CORRELATION_BYTES_MAX>,
@@ -109,6 +111,7 @@ pub(crate) fn encode(envelope: &Envelope, to: &mut BytesMut) {
         time_to_be_received_ms: envelope.time_to_be_received_ms,
         body_bytes: envelope.body_bytes,
         ack_wishes: envelope.ack_wishes.bits(),
+        report: envelope.report.map_or(0, |report| report.0),
         queue: Short(envelope.queue.as_bytes()),
         label: Short(envelope.label.as_bytes()),
         correlation_id: Short(&envelope.correlation_id),
@@ -153,6 +156,7 @@ pub(crate) fn read(encoded: &Bytes) -> Option<Envelope> {
         priority: Priority::new(layout.priority).ok()?,
         flags: MessageFlags::from_bits(layout.flags).ok()?,
         ack_wishes: AckWishes::from_bits(layout.ack_wishes).ok()?,
+        report: Some(Outcome(layout.report)).filter(|report| report.0 != 0),
         sent_at_us: layout.sent_at_us,
         time_to_reach_queue_ms: layout.time_to_reach_queue_ms,
         time_to_be_received_ms: layout.time_to_be_received_ms,

@@ -2,8 +2,8 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::request::{check_ranges, over, put_ranges, read_line, read_ranges};
-use crate::codec::{DecodeError, Reader, put_count, put_line, put_short};
+use super::request::{check_ranges, put_ranges, read_ranges};
+use crate::codec::{DecodeError, Reader, over, put_count, put_line, put_short};
 use crate::data::OpenError;
 use crate::envelope::Envelope;
 use crate::frame::{FrameKind, RawFrame, put_frame};
@@ -130,17 +130,6 @@ pub struct AdminReply {
     pub json: Bytes,
 }
 
-fn read_bool(r: &mut Reader<'_>, what: &'static str) -> Result<bool, DecodeError> {
-    match r.u8(what)? {
-        0 => Ok(false),
-        1 => Ok(true),
-        other => Err(DecodeError::Invalid {
-            what,
-            value: u64::from(other),
-        }),
-    }
-}
-
 /// Rejects the sequence 0, which no put carries.
 fn sequence(value: u64) -> Result<u64, DecodeError> {
     if value == 0 {
@@ -155,6 +144,11 @@ fn sequence(value: u64) -> Result<u64, DecodeError> {
 /// How a request ended: messages, optional outcome, text.
 fn put_end(to: &mut BytesMut, messages: u32, outcome: Option<Outcome>, text: &Text) {
     to.put_u32_le(messages);
+    put_why(to, outcome, text);
+}
+
+/// An optional outcome and the sentence for people.
+pub(super) fn put_why(to: &mut BytesMut, outcome: Option<Outcome>, text: &Text) {
     to.put_u8(u8::from(outcome.is_some()));
     if let Some(outcome) = outcome {
         to.put_u16_le(outcome.0);
@@ -164,17 +158,21 @@ fn put_end(to: &mut BytesMut, messages: u32, outcome: Option<Outcome>, text: &Te
 
 fn read_end(r: &mut Reader<'_>) -> Result<(u32, Option<Outcome>, Text), DecodeError> {
     let messages = r.u32("number of messages")?;
-    let outcome = if read_bool(r, "outcome present")? {
+    let (outcome, text) = read_why(r)?;
+    Ok((messages, outcome, text))
+}
+
+pub(super) fn read_why(r: &mut Reader<'_>) -> Result<(Option<Outcome>, Text), DecodeError> {
+    let outcome = if r.bool("outcome present")? {
         Some(Outcome(r.u16("outcome")?))
     } else {
         None
     };
-    let text = read_line(r, ANSWER_TEXT_BYTES_MAX, "answer text")?;
-    Ok((messages, outcome, text))
+    Ok((outcome, r.line(ANSWER_TEXT_BYTES_MAX, "answer text")?))
 }
 
 impl NodeHello {
-    pub(super) fn write(&self, to: &mut BytesMut) {
+    pub(crate) fn write(&self, to: &mut BytesMut) {
         to.put_u16_le(self.protocol);
         to.put_slice(self.node.as_bytes());
         to.put_u64_le(self.incarnation.0);
@@ -184,7 +182,7 @@ impl NodeHello {
         put_line(to, &self.name, NAME_BYTES_MAX);
     }
 
-    pub(super) fn read(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
+    pub(crate) fn read(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let hello = Self {
             protocol: r.u16("protocol version")?,
             node: QmId::from_bytes(r.array("node")?),
@@ -192,7 +190,7 @@ impl NodeHello {
             body_bytes_max: r.u32("largest body")?,
             window_messages: r.u32("window in messages")?,
             window_bytes: r.u32("window in bytes")?,
-            name: read_line(r, NAME_BYTES_MAX, "node name")?,
+            name: r.line(NAME_BYTES_MAX, "node name")?,
         };
         if hello.window_messages == 0 {
             return Err(DecodeError::Invalid {
@@ -227,7 +225,7 @@ impl Accepted {
         })
     }
 
-    pub(super) fn write(self, to: &mut BytesMut) {
+    pub(crate) fn write(self, to: &mut BytesMut) {
         to.put_u64_le(self.first_sequence);
         to.put_u32_le(self.count);
         to.put_u64_le(self.first_id.incarnation.0);
@@ -235,7 +233,7 @@ impl Accepted {
         to.put_u8(u8::from(self.repeated));
     }
 
-    pub(super) fn read(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
+    pub(crate) fn read(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let first_sequence = sequence(r.u64("client sequence")?)?;
         let count = r.u32("length of the run")?;
         let first_id = MessageId {
@@ -254,23 +252,23 @@ impl Accepted {
             first_sequence,
             count,
             first_id,
-            repeated: read_bool(r, "repeated flag")?,
+            repeated: r.bool("repeated flag")?,
         })
     }
 }
 
 impl Refused {
-    pub(super) fn write(&self, to: &mut BytesMut) {
+    pub(crate) fn write(&self, to: &mut BytesMut) {
         to.put_u64_le(self.sequence);
         to.put_u16_le(self.outcome.0);
         put_line(to, &self.text, ANSWER_TEXT_BYTES_MAX);
     }
 
-    pub(super) fn read(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
+    pub(crate) fn read(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
         Ok(Self {
             sequence: sequence(r.u64("client sequence")?)?,
             outcome: Outcome(r.u16("outcome")?),
-            text: read_line(r, ANSWER_TEXT_BYTES_MAX, "answer text")?,
+            text: r.line(ANSWER_TEXT_BYTES_MAX, "answer text")?,
         })
     }
 }
@@ -299,7 +297,7 @@ impl Fate {
         Ok(())
     }
 
-    pub(super) fn write(to: &mut BytesMut, runs: &[(u64, u64, Outcome)]) {
+    pub(crate) fn write(to: &mut BytesMut, runs: &[(u64, u64, Outcome)]) {
         put_count(to, runs.len());
         for (first, last, outcome) in runs {
             to.put_u64_le(*first);
@@ -308,7 +306,7 @@ impl Fate {
         }
     }
 
-    pub(super) fn read(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
+    pub(crate) fn read(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let n = r.count(FATE_RUNS_MAX, 18, "runs of fates")?;
         let mut runs = Vec::with_capacity(n);
         for _ in 0..n {
@@ -324,37 +322,46 @@ impl Fate {
 impl Delivery {
     /// Appends the frame.
     pub fn encode(&self, to: &mut BytesMut) {
-        put_frame(to, FrameKind::Delivery, 0, &self.body, |to| {
-            to.put_u64_le(self.request);
-            to.put_u64_le(self.lookup);
-            to.put_u64_le(self.arrived_at_us);
-            to.put_u32_le(self.abort_count);
-            to.put_u64_le(self.be_received_left_ms);
-            to.put_slice(&self.tag.0);
-            put_short(to, &self.envelope);
-        });
+        put_frame(to, FrameKind::Delivery, 0, &self.body, |to| self.write(to));
     }
 
-    pub(super) fn read(raw: &RawFrame) -> Result<Self, DecodeError> {
+    /// Everything but the body.
+    pub(crate) fn write(&self, to: &mut BytesMut) {
+        to.put_u64_le(self.request);
+        to.put_u64_le(self.lookup);
+        to.put_u64_le(self.arrived_at_us);
+        to.put_u32_le(self.abort_count);
+        to.put_u64_le(self.be_received_left_ms);
+        to.put_slice(&self.tag.0);
+        put_short(to, &self.envelope);
+    }
+
+    pub(crate) fn read(raw: &RawFrame) -> Result<Self, DecodeError> {
         raw.check_flags(0)?;
         let mut r = Reader::new(&raw.body);
-        let request = r.u64("request number")?;
-        let lookup = r.u64("lookup id")?;
-        let arrived_at_us = r.u64("time of arrival")?;
-        let abort_count = r.u32("abort count")?;
-        let be_received_left_ms = r.u64("time left to be received")?;
-        let tag = Tag(r.array("tag")?);
-        let envelope = r.short(ENVELOPE_BYTES_MAX, "envelope")?;
+        let head = Self::read_head(&mut r)?;
         raw.verify(r.offset())?;
+        let body = r.rest();
+        Ok(Self { body, ..head })
+    }
+
+    /// Reads it to the end of a frame whose checksum covers all of it.
+    pub(crate) fn read_fields(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let head = Self::read_head(r)?;
+        let body = r.rest();
+        Ok(Self { body, ..head })
+    }
+
+    fn read_head(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
         Ok(Self {
-            request,
-            lookup,
-            arrived_at_us,
-            abort_count,
-            be_received_left_ms,
-            tag,
-            envelope,
-            body: r.rest(),
+            request: r.u64("request number")?,
+            lookup: r.u64("lookup id")?,
+            arrived_at_us: r.u64("time of arrival")?,
+            abort_count: r.u32("abort count")?,
+            be_received_left_ms: r.u64("time left to be received")?,
+            tag: Tag(r.array("tag")?),
+            envelope: r.short(ENVELOPE_BYTES_MAX, "envelope")?,
+            body: Bytes::new(),
         })
     }
 
@@ -375,12 +382,12 @@ impl Delivery {
 }
 
 impl ReceiveDone {
-    pub(super) fn write(&self, to: &mut BytesMut) {
+    pub(crate) fn write(&self, to: &mut BytesMut) {
         to.put_u64_le(self.request);
         put_end(to, self.messages, self.outcome, &self.text);
     }
 
-    pub(super) fn read(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
+    pub(crate) fn read(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let request = r.u64("request number")?;
         let (messages, outcome, text) = read_end(r)?;
         Ok(Self {
@@ -393,13 +400,13 @@ impl ReceiveDone {
 }
 
 impl Settled {
-    pub(super) fn write(&self, to: &mut BytesMut) {
+    pub(crate) fn write(&self, to: &mut BytesMut) {
         to.put_u64_le(self.request);
         put_end(to, self.messages, self.outcome, &self.text);
         put_ranges(to, self.lost.get(..ACK_RANGES_MAX).unwrap_or(&self.lost));
     }
 
-    pub(super) fn read(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
+    pub(crate) fn read(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let request = r.u64("request number")?;
         let (messages, outcome, text) = read_end(r)?;
         let lost = read_ranges(r)?;
@@ -423,16 +430,16 @@ impl AdminReply {
         over("administrative answer", self.json.len(), ADMIN_BYTES_MAX)
     }
 
-    pub(super) fn write(&self, to: &mut BytesMut) {
+    pub(crate) fn write(&self, to: &mut BytesMut) {
         to.put_u64_le(self.request);
         to.put_u8(u8::from(self.ok));
         to.put_slice(&self.json);
     }
 
-    pub(super) fn read(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
+    pub(crate) fn read(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let reply = Self {
             request: r.u64("request number")?,
-            ok: read_bool(r, "success flag")?,
+            ok: r.bool("success flag")?,
             json: r.rest(),
         };
         reply.check()?;

@@ -2,8 +2,8 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::request::{over, read_line};
-use crate::codec::{DecodeError, Reader, put_short};
+use super::request::check_transaction;
+use crate::codec::{DecodeError, Reader, over, put_short};
 use crate::envelope::{AckWishes, Class, MessageFlags, Priority};
 use crate::frame::{FrameKind, RawFrame, put_frame};
 use crate::limits::{
@@ -62,6 +62,8 @@ pub struct Put {
     pub time_to_be_received_ms: Option<u64>,
     /// The application's own name of the message.
     pub idempotency: Option<IdempotencyKey>,
+    /// The transaction it belongs to, from 1 (W-LOC-7).
+    pub transaction: Option<u64>,
     /// What the application calls it.
     pub label: Text,
     /// What it answers.
@@ -85,8 +87,12 @@ const FLAG_REACH_QUEUE: u16 = 1;
 const FLAG_BE_RECEIVED: u16 = 2;
 const FLAG_IDEMPOTENCY: u16 = 4;
 const FLAG_IDEMPOTENCY_NUMBER: u16 = 8;
-const PUT_FLAGS: u16 =
-    FLAG_REACH_QUEUE | FLAG_BE_RECEIVED | FLAG_IDEMPOTENCY | FLAG_IDEMPOTENCY_NUMBER;
+const FLAG_TRANSACTION: u16 = 16;
+const PUT_FLAGS: u16 = FLAG_REACH_QUEUE
+    | FLAG_BE_RECEIVED
+    | FLAG_IDEMPOTENCY
+    | FLAG_IDEMPOTENCY_NUMBER
+    | FLAG_TRANSACTION;
 
 impl Follow {
     const fn code(self) -> u8 {
@@ -125,6 +131,7 @@ impl Put {
             time_to_reach_queue_ms: None,
             time_to_be_received_ms: None,
             idempotency: None,
+            transaction: None,
             label: Text::EMPTY,
             correlation_id: Bytes::new(),
             response_queue: Text::EMPTY,
@@ -165,6 +172,7 @@ impl Put {
                 value: 0,
             });
         }
+        check_transaction(self.transaction)?;
         if let Some(idempotency) = &self.idempotency {
             let bytes = idempotency.key.len();
             over("idempotency key", bytes, IDEMPOTENCY_KEY_BYTES_MAX)?;
@@ -215,7 +223,8 @@ impl Put {
     pub fn encoded_len(&self) -> usize {
         const FIXED: usize = FRAME_HEADER_BYTES + 8 + 5 + 2 * 8;
         let times = [self.time_to_reach_queue_ms, self.time_to_be_received_ms];
-        let times = times.iter().flatten().count().saturating_mul(8);
+        let numbers = times.iter().chain([&self.transaction]);
+        let numbers = numbers.flatten().count().saturating_mul(8);
         let idempotency = self.idempotency.as_ref().map_or(0, |idempotency| {
             let number = if idempotency.number.is_some() { 8 } else { 0 };
             idempotency
@@ -228,7 +237,7 @@ impl Put {
             sum.saturating_add(text.as_bytes().len())
         });
         [
-            times,
+            numbers,
             idempotency,
             texts,
             self.destination.as_bytes().len(),
@@ -256,6 +265,9 @@ impl Put {
                 flags |= FLAG_IDEMPOTENCY_NUMBER;
             }
         }
+        if self.transaction.is_some() {
+            flags |= FLAG_TRANSACTION;
+        }
         put_frame(to, FrameKind::Put, flags, &self.body, |to| self.write(to));
     }
 
@@ -277,6 +289,9 @@ impl Put {
                 to.put_u64_le(number);
             }
             put_short(to, &idempotency.key);
+        }
+        if let Some(transaction) = self.transaction {
+            to.put_u64_le(transaction);
         }
         put_short(to, self.destination.as_bytes());
         put_short(to, self.label.as_bytes());
@@ -321,12 +336,13 @@ impl Put {
         } else {
             None
         };
-        let destination = read_line(r, ADDRESS_BYTES_MAX, "destination")?;
+        let transaction = optional(r, FLAG_TRANSACTION, "transaction")?;
+        let destination = r.line(ADDRESS_BYTES_MAX, "destination")?;
         let label = Text::from_utf8(r.short(LABEL_BYTES_MAX, "label")?, "label")?;
         let correlation_id = r.short(CORRELATION_BYTES_MAX, "correlation id")?;
-        let response_queue = read_line(r, ADDRESS_BYTES_MAX, "response queue")?;
-        let admin_queue = read_line(r, ADDRESS_BYTES_MAX, "administration queue")?;
-        let content_type = read_line(r, CONTENT_TYPE_BYTES_MAX, "content type")?;
+        let response_queue = r.line(ADDRESS_BYTES_MAX, "response queue")?;
+        let admin_queue = r.line(ADDRESS_BYTES_MAX, "administration queue")?;
+        let content_type = r.line(CONTENT_TYPE_BYTES_MAX, "content type")?;
         let trace_context = r.short(TRACE_CONTEXT_BYTES_MAX, "trace context")?;
         let trace_context = Text::from_utf8(trace_context, "trace context")?;
         let properties = r.short(PROPERTIES_BYTES_MAX, "application properties")?;
@@ -342,6 +358,7 @@ impl Put {
             time_to_reach_queue_ms,
             time_to_be_received_ms,
             idempotency,
+            transaction,
             label,
             correlation_id,
             response_queue,

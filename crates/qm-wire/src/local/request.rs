@@ -2,7 +2,7 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use crate::codec::{DecodeError, Reader, put_count, put_line, put_short};
+use crate::codec::{DecodeError, Reader, over, put_count, put_line, put_short};
 use crate::envelope::INFINITE_MS;
 use crate::id::ClientId;
 use crate::limits::{
@@ -59,6 +59,8 @@ pub struct Receive {
     pub lookup: Option<u64>,
     /// Only messages with this correlation id; empty for any.
     pub correlation_id: Bytes,
+    /// The transaction that takes them, from 1 (W-LOC-7).
+    pub transaction: Option<u64>,
 }
 
 /// What shall become of delivered messages.
@@ -86,29 +88,13 @@ pub struct Settle {
     pub ranges: Vec<(u64, u64)>,
 }
 
-/// An administrative request.
+/// An administrative request (W-LOC-6).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Admin {
     /// Number of the request.
     pub request: u64,
     /// What is asked, in JSON.
     pub json: Bytes,
-}
-
-pub(super) fn over(what: &'static str, value: usize, limit: usize) -> Result<(), DecodeError> {
-    if value > limit {
-        let (value, limit) = (value as u64, limit as u64);
-        return Err(DecodeError::OverLimit { what, value, limit });
-    }
-    Ok(())
-}
-
-pub(super) fn read_line(
-    r: &mut Reader<'_>,
-    limit: usize,
-    what: &'static str,
-) -> Result<Text, DecodeError> {
-    Text::line_from_utf8(r.short(limit, what)?, what)
 }
 
 /// A value behind a byte that says whether it is there.
@@ -132,7 +118,7 @@ fn read_optional(r: &mut Reader<'_>, what: &'static str) -> Result<Option<u64>, 
 
 const RANGE: &str = "range of lookup ids";
 
-/// Ranges of lookup ids ascend and do not touch: touching ones have a shorter form.
+/// Ranges of lookup ids ascend and do not touch: touching ones have a shorter form (W-LOC-4).
 pub(super) fn check_ranges(ranges: &[(u64, u64)]) -> Result<(), DecodeError> {
     over("ranges of lookup ids", ranges.len(), ACK_RANGES_MAX)?;
     let mut end: Option<u64> = None;
@@ -167,22 +153,36 @@ pub(super) fn read_ranges(r: &mut Reader<'_>) -> Result<Vec<(u64, u64)>, DecodeE
 }
 
 impl ClientHello {
-    pub(super) fn write(&self, to: &mut BytesMut) {
+    pub(crate) fn write(&self, to: &mut BytesMut) {
         to.put_u16_le(self.protocol);
         to.put_slice(&self.client.0);
         put_line(to, &self.program, NAME_BYTES_MAX);
     }
 
-    pub(super) fn read(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
+    pub(crate) fn read(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
         Ok(Self {
             protocol: r.u16("protocol version")?,
             client: ClientId(r.array("client id")?),
-            program: read_line(r, NAME_BYTES_MAX, "program name")?,
+            program: r.line(NAME_BYTES_MAX, "program name")?,
         })
     }
 }
 
+/// W-LOC-7.
+pub(super) fn check_transaction(transaction: Option<u64>) -> Result<(), DecodeError> {
+    match transaction {
+        Some(0) => Err(DecodeError::Invalid {
+            what: "transaction",
+            value: 0,
+        }),
+        _ => Ok(()),
+    }
+}
+
 impl Receive {
+    /// Header flags of a receive: a transaction follows.
+    pub(super) const FLAGS: u16 = 1;
+
     /// Take one message of `queue`, waiting for it without limit.
     #[must_use]
     pub const fn new(request: u64, queue: QueueName) -> Self {
@@ -196,6 +196,7 @@ impl Receive {
             after: None,
             lookup: None,
             correlation_id: Bytes::new(),
+            transaction: None,
         }
     }
 
@@ -210,6 +211,7 @@ impl Receive {
                 value: 0,
             });
         }
+        check_transaction(self.transaction)?;
         over(
             "correlation id",
             self.correlation_id.len(),
@@ -217,7 +219,8 @@ impl Receive {
         )
     }
 
-    pub(super) fn write(&self, to: &mut BytesMut) {
+    /// Everything but the transaction, which no other node is told.
+    pub(crate) fn write(&self, to: &mut BytesMut) {
         to.put_u64_le(self.request);
         to.put_u8(match self.mode {
             ReceiveMode::Take => 0,
@@ -232,7 +235,22 @@ impl Receive {
         put_short(to, &self.correlation_id);
     }
 
-    pub(super) fn read(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
+    pub(super) fn flags(&self) -> u16 {
+        if self.transaction.is_some() {
+            Self::FLAGS
+        } else {
+            0
+        }
+    }
+
+    pub(super) fn write_with_transaction(&self, to: &mut BytesMut) {
+        self.write(to);
+        if let Some(transaction) = self.transaction {
+            to.put_u64_le(transaction);
+        }
+    }
+
+    pub(crate) fn read(r: &mut Reader<'_>, flags: u16) -> Result<Self, DecodeError> {
         let request = r.u64("request number")?;
         let mode = match r.u8("receive mode")? {
             0 => ReceiveMode::Take,
@@ -255,6 +273,11 @@ impl Receive {
             lookup: read_optional(r, "lookup id")?,
             queue: QueueName::from_bytes(r.short(QUEUE_NAME_BYTES_MAX, "queue name")?)?,
             correlation_id: r.short(CORRELATION_BYTES_MAX, "correlation id")?,
+            transaction: if flags & Self::FLAGS == 0 {
+                None
+            } else {
+                Some(r.u64("transaction")?)
+            },
         };
         receive.check()?;
         Ok(receive)
@@ -277,7 +300,7 @@ impl Settle {
         Ok(())
     }
 
-    pub(super) fn write(&self, to: &mut BytesMut) {
+    pub(crate) fn write(&self, to: &mut BytesMut) {
         to.put_u64_le(self.request);
         to.put_u8(match self.verdict {
             Verdict::Consume => 0,
@@ -288,7 +311,7 @@ impl Settle {
         put_ranges(to, &self.ranges);
     }
 
-    pub(super) fn read(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
+    pub(crate) fn read(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let request = r.u64("request number")?;
         let verdict = match r.u8("verdict")? {
             0 => Verdict::Consume,
@@ -323,12 +346,12 @@ impl Admin {
         over("administrative request", self.json.len(), ADMIN_BYTES_MAX)
     }
 
-    pub(super) fn write(&self, to: &mut BytesMut) {
+    pub(crate) fn write(&self, to: &mut BytesMut) {
         to.put_u64_le(self.request);
         to.put_slice(&self.json);
     }
 
-    pub(super) fn read(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
+    pub(crate) fn read(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let admin = Self {
             request: r.u64("request number")?,
             json: r.rest(),

@@ -11,13 +11,16 @@ use qm_wire::local::{
     Verdict,
 };
 use qm_wire::{
-    AckWishes, Answer, Class, ClientId, Credit, Data, Entry, Envelope, Goodbye, Hello, INFINITE_MS,
-    Incarnation, Known, Link, MessageFlags, MessageId, NotHeld, Outcome, PeerFrame, Priority,
-    Properties, QmId, Query, QueueState, Refusal, Reject, RoutedAck, Salt, SessionAck, Tag,
-    Transit, Welcome, WelcomeFlags, tag_hash,
+    AckWishes, Answer, Class, ClientId, Credit, Data, Entry, Envelope, Goodbye, Hello, HelloFlags,
+    INFINITE_MS, Incarnation, Known, Link, MessageFlags, MessageId, NotHeld, Outcome, PeerFrame,
+    Place, Priority, Properties, QmId, Query, QueueState, Refusal, Reject, RoutedAck, Salt,
+    SessionAck, StreamId, Tag, Transit, Welcome, WelcomeFlags, tag_hash,
 };
 
 use crate::layout::{self, Rows, sealed};
+
+pub(crate) mod identity;
+mod messages;
 
 /// Whose decoder a vector is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -135,10 +138,20 @@ pub(crate) fn data_of(mut envelope: Envelope, body: &'static [u8], linked: bool)
             reach_queue_left_ms: envelope.time_to_reach_queue_ms,
             be_received_left_ms: INFINITE_MS,
             hops: u8::from(linked),
-            previous: linked.then_some(Link([0x4c; 16])),
+            place: linked.then(place),
+            route: None,
         },
         envelope: encoded,
         body: Bytes::from_static(body),
+    }
+}
+
+fn place() -> Place {
+    Place {
+        stream: StreamId([0x57; 16]),
+        position: 7,
+        low: 3,
+        previous: Link([0x4c; 16]),
     }
 }
 
@@ -152,6 +165,8 @@ fn hello() -> Hello {
         token: Bytes::new(),
         listen_port: 0,
         body_bytes_max: 4 << 20,
+        flags: HelloFlags::NONE,
+        enrolment: Bytes::new(),
         name: "".into(),
         host: "".into(),
     }
@@ -196,6 +211,7 @@ pub(crate) fn valid() -> Vec<Valid> {
         content_type: "text/plain".into(),
         trace_context: "t".into(),
         properties: Properties::new([("k", b"v")]).unwrap(),
+        transaction: Some(3),
         ..put()
     };
     let delivered = data_of(full_envelope(), b"hello", false);
@@ -224,6 +240,8 @@ pub(crate) fn valid() -> Vec<Valid> {
             prior_incarnations: vec![Incarnation(0x50), Incarnation(u64::MAX)],
             attempt: 9,
             token: Bytes::from_static(b"token"),
+            flags: HelloFlags::DRAINING.with(HelloFlags::MOVED),
+            enrolment: Bytes::from_static(b"grant"),
             listen_port: 1801,
             name: "till 3".into(),
             host: "till3.example".into(),
@@ -412,6 +430,7 @@ pub(crate) fn valid() -> Vec<Valid> {
             after: Some(16),
             lookup: Some(17),
             correlation_id: Bytes::from_static(b"c"),
+            transaction: Some(3),
             ..receive
         })),
     );
@@ -516,6 +535,8 @@ pub(crate) fn valid() -> Vec<Valid> {
             json: Bytes::from_static(b"{\"schema\":\"qm.status/1\"}"),
         })),
     );
+    identity::valid(&mut list);
+    messages::valid(&mut list);
     list
 }
 
@@ -586,7 +607,7 @@ fn envelope_fields(fields: [&[u8]; 8]) -> Vec<u8> {
 }
 
 /// Offset of the queue name's length in an envelope.
-const ENVELOPE_TEXTS_AT: usize = 81;
+const ENVELOPE_TEXTS_AT: usize = 83;
 
 /// One field of an envelope replaced: 0 is the queue name, 7 the properties.
 fn envelope_field(which: usize, bytes: &[u8]) -> Vec<u8> {
@@ -749,7 +770,7 @@ pub(crate) fn invalid() -> Vec<Invalid> {
         "W-VER-4",
         "the same on a data frame",
         Reader::Peer,
-        data_frame(1, 0, 0, 98, 0x0080),
+        data_frame(1, 0, 0, 100, 0x0080),
     );
     add(
         "body_truncated",
@@ -781,7 +802,7 @@ pub(crate) fn invalid() -> Vec<Invalid> {
         Reader::Peer,
         {
             let mut body = vec![1, 0, 1, 0];
-            body.extend([0; 22]);
+            body.extend([0; 23]);
             body.extend(le16(PRIOR_INCARNATIONS_MAX + 1));
             frame(0x01, 0, &body)
         },
@@ -793,7 +814,7 @@ pub(crate) fn invalid() -> Vec<Invalid> {
         Reader::Peer,
         {
             let mut body = vec![1, 0, 1, 0];
-            body.extend([0; 24]);
+            body.extend([0; 25]);
             body.extend(le16(129));
             body.extend([0; 133]);
             frame(0x01, 0, &body)
@@ -806,7 +827,7 @@ pub(crate) fn invalid() -> Vec<Invalid> {
         Reader::Peer,
         {
             let mut body = vec![1, 0, 1, 0];
-            body.extend([0; 26]);
+            body.extend([0; 29]);
             body.extend([3, 0]);
             body.extend(*b"a\tb");
             body.extend([0, 0]);
@@ -841,21 +862,21 @@ pub(crate) fn invalid() -> Vec<Invalid> {
         "W-DAT-2",
         "message numbers begin at 1",
         Reader::Peer,
-        data_frame(0, 0, 0, 98, 0),
+        data_frame(0, 0, 0, 100, 0),
     );
     add(
         "data_hops",
         "W-DAT-3",
         "16 hops",
         Reader::Peer,
-        data_frame(1, 16, 0, 98, 0),
+        data_frame(1, 16, 0, 100, 0),
     );
     add(
         "data_reserved",
         "W-DAT-4",
         "the reserved byte is not zero",
         Reader::Peer,
-        data_frame(1, 0, 1, 98, 0),
+        data_frame(1, 0, 1, 100, 0),
     );
     add(
         "data_envelope_past_end",
@@ -1359,5 +1380,7 @@ pub(crate) fn invalid() -> Vec<Invalid> {
         .encode()
         .to_vec(),
     );
+    identity::invalid(&mut list);
+    messages::invalid(&mut list);
     list
 }

@@ -1,9 +1,12 @@
 //! A second encoder, written row by row from the byte tables of SPEC.md and sharing no code with
 //! the first: it explains each golden vector and must give the same bytes.
 
+mod frames;
+
+use bytes::Bytes;
 use qm_wire::frame::FrameKind;
 use qm_wire::limits::FRAME_HEADER_BYTES;
-use qm_wire::local::{ClientFrame, Follow, NodeFrame, Put, ReceiveMode, Verdict};
+use qm_wire::local::{ClientFrame, Follow, NodeFrame, Put};
 use qm_wire::{Data, Entry, Envelope, INFINITE_MS, Known, Outcome, PeerFrame, Text};
 
 /// One field as it travels.
@@ -92,6 +95,14 @@ impl Rows {
         self.row(name, &value.to_le_bytes(), format!("{value:016x}"));
     }
 
+    /// The rows of an envelope that is one; its bytes as they are otherwise.
+    fn encoded_envelope(&mut self, encoded: &[u8]) {
+        match Envelope::decode(&Bytes::copy_from_slice(encoded)) {
+            Ok(open) => self.0.extend(envelope(&open).0),
+            Err(_) => self.row("envelope", encoded, hex(encoded)),
+        }
+    }
+
     pub(crate) fn bytes(&self) -> Vec<u8> {
         self.0.iter().flat_map(|row| row.bytes.clone()).collect()
     }
@@ -150,6 +161,10 @@ pub(crate) fn envelope(envelope: &Envelope) -> Rows {
     rows.u32("body length", envelope.body_bytes);
     let wishes = envelope.ack_wishes.bits();
     rows.u8("ack wishes", wishes, format!("{wishes:08b}"));
+    match envelope.report {
+        Some(report) => rows.row("report", &report.0.to_le_bytes(), report),
+        None => rows.row("report", &[0, 0], "none"),
+    }
     rows.short("queue", envelope.queue.as_bytes(), &envelope.queue);
     properties_of_message(
         &mut rows,
@@ -189,24 +204,8 @@ fn properties_of_message(
 
 fn data(data: &Data) -> Rows {
     let mut rows = Rows::default();
-    rows.u64("message number", data.number);
-    rows.row("tag", &data.tag.0, data.tag);
-    rows.ms("reach queue left, ms", data.transit.reach_queue_left_ms);
-    rows.ms("be received left, ms", data.transit.be_received_left_ms);
-    rows.u8("hops", data.transit.hops, data.transit.hops);
-    rows.u8("reserved", 0, 0);
-    rows.count("envelope length", data.envelope.len());
-    if let Some(link) = data.transit.previous {
-        rows.row("previous link", &link.0, hex(&link.0));
-    }
-    let open = Envelope::decode(&data.envelope).unwrap();
-    rows.0.extend(envelope(&open).0);
-    sealed(
-        0x10,
-        u16::from(data.transit.previous.is_some()),
-        rows,
-        &data.body,
-    )
+    let flags = rows.transit(data.number, data.tag, &data.transit, &data.envelope);
+    sealed(0x10, flags, rows, &data.body)
 }
 
 /// The rows of a frame between nodes.
@@ -221,11 +220,14 @@ pub(crate) fn peer(frame: &PeerFrame) -> Rows {
             rows.u64("attempt", hello.attempt);
             rows.u16("listen port", hello.listen_port);
             rows.u32("largest body", hello.body_bytes_max);
+            let flags = hello.flags.bits();
+            rows.u8("hello flags", flags, format!("{flags:08b}"));
             rows.count("prior incarnations", hello.prior_incarnations.len());
             for prior in &hello.prior_incarnations {
                 rows.u64_hex("prior incarnation", prior.0);
             }
             rows.blob("token", &hello.token);
+            rows.blob("enrolment token", &hello.enrolment);
             rows.text("node name", &hello.name);
             rows.text("host name", &hello.host);
             0x01
@@ -314,7 +316,7 @@ pub(crate) fn peer(frame: &PeerFrame) -> Rows {
             }
             0x25
         }
-        other => panic!("no byte table for {other:?}"),
+        other => return frames::peer(other),
     };
     sealed(kind, 0, rows, &[])
 }
@@ -348,6 +350,10 @@ fn put(put: &Put) -> Rows {
             rows.u64("idempotency number", number);
         }
         rows.blob("idempotency key", &key.key);
+    }
+    if let Some(transaction) = put.transaction {
+        flags |= 16;
+        rows.u64("transaction", transaction);
     }
     rows.text("destination", &put.destination);
     properties_of_message(
@@ -384,41 +390,25 @@ pub(crate) fn client(frame: &ClientFrame) -> Rows {
             0x40
         }
         ClientFrame::Receive(receive) => {
-            rows.u64("request", receive.request);
-            let mode = match receive.mode {
-                ReceiveMode::Take => 0,
-                ReceiveMode::Peek => 1,
-            };
-            rows.u8("mode", mode, format!("{:?}", receive.mode));
-            rows.u32("most messages", receive.messages_max);
-            rows.u32("most bytes", receive.bytes_max);
-            rows.ms("wait, ms", receive.wait_ms);
-            optional(&mut rows, "after lookup id", receive.after);
-            optional(&mut rows, "lookup id", receive.lookup);
-            rows.short("queue", receive.queue.as_bytes(), &receive.queue);
-            rows.blob("correlation id", &receive.correlation_id);
+            rows.receive(receive);
+            if let Some(transaction) = receive.transaction {
+                rows.u64("transaction", transaction);
+                return sealed(0x46, 1, rows, &[]);
+            }
             0x46
         }
         ClientFrame::Settle(settle) => {
-            rows.u64("request", settle.request);
-            let verdict = match settle.verdict {
-                Verdict::Consume => 0,
-                Verdict::GiveBack => 1,
-                Verdict::Reject => 2,
-            };
-            rows.u8("verdict", verdict, format!("{:?}", settle.verdict));
-            rows.short("queue", settle.queue.as_bytes(), &settle.queue);
-            rows.count("ranges", settle.ranges.len());
-            for (first, last) in &settle.ranges {
-                rows.u64("first lookup id", *first);
-                rows.u64("last lookup id", *last);
-            }
+            rows.settle(settle);
             0x49
         }
         ClientFrame::Admin(admin) => {
             rows.u64("request", admin.request);
             rows.row("JSON", &admin.json, String::from_utf8_lossy(&admin.json));
             0x4B
+        }
+        ClientFrame::EndTransaction(end) => {
+            rows.end_transaction(end);
+            0x4D
         }
         other => panic!("no byte table for {other:?}"),
     };
@@ -427,6 +417,10 @@ pub(crate) fn client(frame: &ClientFrame) -> Rows {
 
 fn end(rows: &mut Rows, messages: u32, outcome: Option<Outcome>, text: &Text) {
     rows.u32("messages", messages);
+    why(rows, outcome, text);
+}
+
+fn why(rows: &mut Rows, outcome: Option<Outcome>, text: &Text) {
     rows.flag("outcome: present", outcome.is_some());
     if let Some(outcome) = outcome {
         rows.outcome(outcome);
@@ -472,15 +466,7 @@ pub(crate) fn node(frame: &NodeFrame) -> Rows {
             0x45
         }
         NodeFrame::Delivery(delivery) => {
-            rows.u64("request", delivery.request);
-            rows.u64("lookup id", delivery.lookup);
-            rows.u64("arrived at, us", delivery.arrived_at_us);
-            rows.u32("abort count", delivery.abort_count);
-            rows.ms("be received left, ms", delivery.be_received_left_ms);
-            rows.row("tag", &delivery.tag.0, delivery.tag);
-            rows.count("envelope: length", delivery.envelope.len());
-            let open = Envelope::decode(&delivery.envelope).unwrap();
-            rows.0.extend(envelope(&open).0);
+            rows.delivery(delivery);
             return sealed(0x47, 0, rows, &delivery.body);
         }
         NodeFrame::ReceiveDone(done) => {
@@ -491,11 +477,7 @@ pub(crate) fn node(frame: &NodeFrame) -> Rows {
         NodeFrame::Settled(settled) => {
             rows.u64("request", settled.request);
             end(&mut rows, settled.messages, settled.outcome, &settled.text);
-            rows.count("lost ranges", settled.lost.len());
-            for (first, last) in &settled.lost {
-                rows.u64("first lookup id", *first);
-                rows.u64("last lookup id", *last);
-            }
+            rows.ranges("lost ranges", &settled.lost);
             0x4A
         }
         NodeFrame::AdminReply(reply) => {
@@ -503,6 +485,10 @@ pub(crate) fn node(frame: &NodeFrame) -> Rows {
             rows.flag("ok", reply.ok);
             rows.row("JSON", &reply.json, String::from_utf8_lossy(&reply.json));
             0x4C
+        }
+        NodeFrame::TransactionEnded(ended) => {
+            rows.transaction_ended(ended);
+            0x4E
         }
         other => panic!("no byte table for {other:?}"),
     };

@@ -5,4 +5,5 @@ mod catalogue;
 mod layout;
 mod model;
 mod spec;
+mod strategies;
 mod vectors;

@@ -9,244 +9,15 @@ use qm_wire::limits::{
 };
 use qm_wire::local::{Admin, AdminReply, ClientFrame, NodeFrame};
 use qm_wire::{
-    AckWishes, Answer, Class, Credit, Data, DecodeError, Entry, Envelope, Goodbye, Hello,
-    Incarnation, Known, Link, MessageFlags, MessageId, MessageKey, NotHeld, OpenError, Outcome,
-    PeerFrame, Priority, Properties, QmId, Query, QueueName, QueueState, Refusal, Reject,
-    RoutedAck, Salt, SessionAck, Tag, Text, Transit, Welcome, WelcomeFlags, tag_hash,
+    DecodeError, Entry, Envelope, Goodbye, Hello, Link, MessageKey, OpenError, Outcome, PeerFrame,
+    Place, Properties, Query, QueueName, QueueState, RemoteAsk, RemoteReply, RoutedAck, SessionAck,
+    StreamId, Tag, Text, tag_hash,
 };
 
 use crate::catalogue::{Reader, Value, data_of, full_envelope, minimal_envelope, valid};
+use crate::strategies::{arrivals, client_frame, data, envelope, frame, node_frame};
 
 const BODY_LIMIT: usize = 1 << 20;
-
-fn text(characters: usize) -> impl Strategy<Value = Text> {
-    vec(any::<char>(), 0..=characters).prop_map(|chars| {
-        let line: String = chars.into_iter().filter(|c| !c.is_control()).collect();
-        line.into()
-    })
-}
-
-fn bytes(most: usize) -> impl Strategy<Value = Bytes> {
-    vec(any::<u8>(), 0..=most).prop_map(Bytes::from)
-}
-
-fn queue() -> impl Strategy<Value = QueueName> {
-    "[a-zA-Z0-9äÖ$._-]{1,40}(:[a-z]{1,32})?".prop_map(|name| name.parse().unwrap())
-}
-
-fn id() -> impl Strategy<Value = MessageId> {
-    (any::<u64>(), any::<u64>()).prop_map(|(incarnation, sequence)| MessageId {
-        incarnation: Incarnation(incarnation),
-        sequence,
-    })
-}
-
-fn qm_id() -> impl Strategy<Value = QmId> {
-    any::<[u8; 16]>().prop_map(QmId::from_bytes)
-}
-
-fn properties() -> impl Strategy<Value = Properties> {
-    let item = ("[a-zé]{1,20}", vec(any::<u8>(), 0..40));
-    proptest::collection::btree_map(item.0, item.1, 0..8)
-        .prop_map(|items| Properties::new(items).unwrap())
-}
-
-fn envelope() -> impl Strategy<Value = Envelope> {
-    let fixed = (
-        qm_id(),
-        id(),
-        any::<[u8; 16]>(),
-        0..3_u8,
-        0..8_u8,
-        0..8_u8,
-        0..16_u8,
-    );
-    let times = (any::<u64>(), any::<u64>(), any::<u64>());
-    let texts = (
-        queue(),
-        text(249),
-        bytes(256),
-        text(200),
-        text(200),
-        text(60),
-        text(150),
-    );
-    (fixed, times, texts, properties()).prop_map(|(fixed, times, texts, properties)| {
-        let (source, id, salt, class, priority, flags, wishes) = fixed;
-        let class = Class::from_code(class).unwrap();
-        let mut envelope = Envelope::new(source, id, Salt(salt), class, texts.0);
-        if class != Class::Transactional {
-            envelope.priority = Priority::new(priority).unwrap();
-        }
-        envelope.flags = MessageFlags::from_bits(flags).unwrap();
-        envelope.ack_wishes = AckWishes::from_bits(wishes).unwrap();
-        envelope.sent_at_us = times.0;
-        envelope.time_to_reach_queue_ms = times.1;
-        envelope.time_to_be_received_ms = times.2;
-        envelope.label = texts.1;
-        envelope.correlation_id = texts.2;
-        envelope.response_queue = texts.3;
-        envelope.admin_queue = texts.4;
-        envelope.content_type = texts.5;
-        envelope.trace_context = texts.6;
-        envelope.properties = properties;
-        envelope
-    })
-}
-
-fn data() -> impl Strategy<Value = Data> {
-    let transit = (
-        any::<u64>(),
-        any::<u64>(),
-        0..=15_u8,
-        option::of(any::<[u8; 16]>()),
-    );
-    (1_u64.., envelope(), transit, bytes(300)).prop_map(|(number, mut envelope, transit, body)| {
-        envelope.body_bytes = u32::try_from(body.len()).unwrap();
-        let linked = envelope.class == Class::Transactional;
-        let encoded = Value::Envelope(envelope.clone()).encode();
-        Data {
-            number,
-            tag: Tag::compute(&encoded, &envelope.salt, &body),
-            transit: Transit {
-                reach_queue_left_ms: transit.0,
-                be_received_left_ms: transit.1,
-                hops: transit.2,
-                previous: transit.3.filter(|_| linked).map(Link),
-            },
-            envelope: encoded,
-            body,
-        }
-    })
-}
-
-fn entry() -> impl Strategy<Value = Entry> {
-    (id(), any::<[u8; 8]>()).prop_map(|(id, tag)| Entry { id, tag: Tag(tag) })
-}
-
-fn known() -> impl Strategy<Value = Known> {
-    prop_oneof![
-        Just(Known::Delivered),
-        Just(Known::InFlight),
-        Just(Known::Unknown),
-        any::<u16>().prop_map(|code| Known::Outcome(Outcome(code))),
-    ]
-}
-
-/// Gaps between arrivals in a window: numbers that ascend, with their tags.
-fn arrivals() -> impl Strategy<Value = Vec<(u64, Tag)>> {
-    let start = prop_oneof![Just(1), 1..u64::MAX - 1_000_000, Just(u64::MAX - 100_000)];
-    (start, vec((1..4_u64, any::<[u8; 8]>()), 1..200)).prop_map(|(start, gaps)| {
-        let mut number = start;
-        let step = |(gap, tag)| {
-            number += gap;
-            (number, Tag(tag))
-        };
-        gaps.into_iter().map(step).collect()
-    })
-}
-
-fn frame() -> impl Strategy<Value = PeerFrame> {
-    let hello = (
-        (
-            any::<u16>(),
-            any::<u16>(),
-            any::<u64>(),
-            any::<u64>(),
-            any::<u16>(),
-            any::<u32>(),
-        ),
-        (vec(any::<u64>(), 0..256), bytes(128), text(60), text(60)),
-    )
-        .prop_map(|(fixed, rest)| {
-            PeerFrame::Hello(Hello {
-                protocol_min: fixed.0.min(fixed.1),
-                protocol_max: fixed.0.max(fixed.1),
-                incarnation: Incarnation(fixed.2),
-                prior_incarnations: rest.0.into_iter().map(Incarnation).collect(),
-                attempt: fixed.3,
-                token: rest.1,
-                listen_port: fixed.4,
-                body_bytes_max: fixed.5,
-                name: rest.2,
-                host: rest.3,
-            })
-        });
-    let welcome = (
-        0..4_u8,
-        any::<u16>(),
-        any::<[u64; 2]>(),
-        any::<[[u8; 16]; 2]>(),
-        bytes(128),
-    )
-        .prop_map(
-            |(flags, protocol, [incarnation, attempt], [nonce, store_id], token)| {
-                PeerFrame::Welcome(Welcome {
-                    flags: WelcomeFlags::from_bits(flags).unwrap(),
-                    protocol,
-                    incarnation: Incarnation(incarnation),
-                    attempt,
-                    nonce,
-                    store_id,
-                    token,
-                })
-            },
-        );
-    let credit = any::<[u64; 2]>()
-        .prop_map(|[messages, bytes]| PeerFrame::Credit(Credit { messages, bytes }));
-    let queue_state = (queue(), any::<bool>())
-        .prop_map(|(queue, open)| PeerFrame::QueueState(QueueState { queue, open }));
-    let goodbye = (any::<u16>(), text(120)).prop_map(|(reason, text)| {
-        PeerFrame::Goodbye(Goodbye {
-            reason: Outcome(reason),
-            text,
-        })
-    });
-    let session_ack = (any::<bool>(), arrivals()).prop_map(|(duplicate, arrivals)| {
-        PeerFrame::SessionAck(SessionAck::cover(duplicate, arrivals).remove(0))
-    });
-    let routed_ack =
-        (qm_id(), any::<bool>(), vec(entry(), 1..50)).prop_map(|(source, duplicate, entries)| {
-            PeerFrame::RoutedAck(RoutedAck {
-                source,
-                duplicate,
-                entries,
-            })
-        });
-    let not_held = (qm_id(), vec((entry(), any::<bool>()), 1..50))
-        .prop_map(|(source, entries)| PeerFrame::NotHeld(NotHeld { source, entries }));
-    let query =
-        (qm_id(), any::<bool>(), vec(entry(), 1..50)).prop_map(|(source, void, entries)| {
-            PeerFrame::Query(Query {
-                source,
-                void,
-                entries,
-            })
-        });
-    let answer = (qm_id(), vec((entry(), known()), 1..50))
-        .prop_map(|(source, entries)| PeerFrame::Answer(Answer { source, entries }));
-    let refusal =
-        (1_u64.., any::<[u8; 8]>(), any::<u16>()).prop_map(|(number, tag, outcome)| Refusal {
-            number,
-            tag: Tag(tag),
-            outcome: Outcome(outcome),
-        });
-    let reject = vec(refusal, 1..50).prop_map(|refusals| PeerFrame::Reject(Reject { refusals }));
-    prop_oneof![
-        hello,
-        welcome,
-        credit,
-        queue_state,
-        goodbye,
-        data().prop_map(PeerFrame::Data),
-        session_ack,
-        routed_ack,
-        not_held,
-        query,
-        answer,
-        reject,
-    ]
-}
 
 fn written(frame: &PeerFrame) -> Bytes {
     Value::Peer(frame.clone()).encode()
@@ -288,6 +59,22 @@ fn read_sealed(reader: Reader, kind: u8, flags: u16, body: &[u8]) -> Option<(Byt
     Some((frame.into(), value))
 }
 
+/// Bytes at the end of a request that are there to the end of the frame.
+fn open_end(ask: &RemoteAsk) -> usize {
+    match ask {
+        RemoteAsk::Admin(admin) => admin.json.len(),
+        _ => 0,
+    }
+}
+
+fn open_end_of_answer(reply: &RemoteReply) -> usize {
+    match reply {
+        RemoteReply::Delivery(delivery) => delivery.body.len(),
+        RemoteReply::AdminReply(reply) => reply.json.len(),
+        _ => 0,
+    }
+}
+
 /// Whether damage shows: in an error, in a frame that waits for more, or in a message that does
 /// not open.
 fn is_noticed(bytes: Vec<u8>) -> bool {
@@ -310,6 +97,19 @@ proptest! {
         prop_assert!(rest.is_empty());
     }
 
+    /// W-FRM-1, W-FRM-7: the same between an application and its node.
+    #[test]
+    fn a_local_frame_is_read_back_as_it_was(client in client_frame(), node in node_frame()) {
+        for value in [Value::Client(client), Value::Node(node)] {
+            let bytes = value.encode();
+            let read = read(value.reader(), &bytes);
+            prop_assert_eq!(read, Ok(Some(value.clone())));
+            for end in [0, 1, 15, 16, bytes.len() - 1] {
+                prop_assert_eq!(self::read(value.reader(), &bytes[..end]), Ok(None));
+            }
+        }
+    }
+
     /// W-FRM-4, W-FRM-6: a prefix is a frame that is not all there, never another one.
     #[test]
     fn every_prefix_waits_for_more(frame in frame()) {
@@ -326,6 +126,10 @@ proptest! {
         // What is cut off the end of a data frame is body, which the tag covers.
         let whole = match &frame {
             PeerFrame::Data(data) => bytes.len() - data.body.len(),
+            // A part and what a remote frame carries to its end may be shorter.
+            PeerFrame::BodyPart(part) => bytes.len() - part.part.len() + 1,
+            PeerFrame::RemoteRequest(request) => bytes.len() - open_end(&request.ask),
+            PeerFrame::RemoteAnswer(answer) => bytes.len() - open_end_of_answer(&answer.reply),
             _ => bytes.len(),
         };
         for end in 16..whole {
@@ -601,7 +405,12 @@ fn a_link_belongs_to_a_transactional_message() {
     data.transit.hops = 15;
     data.transit.reach_queue_left_ms = 0;
     assert!(data.open().is_ok());
-    data.transit.previous = Some(Link([1; 16]));
+    data.transit.place = Some(Place {
+        stream: StreamId([1; 16]),
+        position: 1,
+        low: 1,
+        previous: Link([1; 16]),
+    });
     assert!(matches!(
         data.open(),
         Err(OpenError::Envelope(DecodeError::Invalid { .. }))
@@ -663,6 +472,27 @@ fn control_characters_are_reported_by_the_sender() {
     }
 }
 
+/// W-LIM-2, W-FRM-4: a reader that takes smaller messages refuses the header of a larger one; what
+/// carries no message keeps its own limit.
+#[test]
+fn a_reader_may_set_smaller_limits() {
+    let data = data_of(full_envelope(), b"hello", false);
+    let frame = written(&PeerFrame::Data(data));
+    let length = frame.len() - 16;
+    for (limit, fits) in [(length, true), (length - 1, false)] {
+        let read = PeerFrame::next(&mut frame.slice(..16), limit);
+        assert_eq!(read.is_ok(), fits, "{read:?}");
+    }
+    let goodbye = PeerFrame::Goodbye(Goodbye {
+        reason: Outcome::STOPPING,
+        text: "x".into(),
+    });
+    assert_eq!(
+        PeerFrame::next(&mut written(&goodbye), 0),
+        Ok(Some(goodbye))
+    );
+}
+
 /// W-LOC-6: JSON has a limit of its own, whatever the largest message is.
 #[test]
 fn an_administrative_page_has_a_limit() {
@@ -722,7 +552,7 @@ fn queue_names_are_compared_without_case() {
 #[test]
 fn absent_fields_take_two_bytes_each() {
     let encoded = Value::Envelope(minimal_envelope()).encode();
-    assert_eq!(encoded.len(), 81 + 2 + "q".len() + 7 * 2);
+    assert_eq!(encoded.len(), 83 + 2 + "q".len() + 7 * 2);
     let read = Envelope::decode(&encoded).unwrap();
     assert_eq!(
         (read.label, read.response_queue),

@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use qm_wire::local::{ClientFrame, NodeFrame};
-use qm_wire::{DecodeError, Envelope, PeerFrame, QmId, Salt, Tag, key_digest};
+use qm_wire::{DecodeError, Envelope, Link, PeerFrame, QmId, Salt, StreamId, Tag, key_digest};
 
+use crate::catalogue::identity::{SUCCESSION, claim, fork_points};
 use crate::catalogue::{Invalid, Reader, Valid, Value, full_envelope, ignorable, invalid, valid};
 use crate::layout::hex;
 
@@ -194,18 +195,69 @@ fn computed_values_are_the_published_ones() {
         quoted(&Tag::compute(&encoded, &envelope.salt, b"hello").to_string()),
     )
     .unwrap();
-    let tags = [Tag([1; 8]), Tag([2; 8]), Tag([3; 8])];
-    let shown: Vec<_> = tags.iter().map(|tag| quoted(&tag.to_string())).collect();
-    write!(
-        text,
-        "# The hash over tags in a session ack (W-TAG-3), as it travels\n[tag_hash]\n\
-         tags = [{}]\nhash = {}\n",
-        shown.join(", "),
-        quoted(&hex(&qm_wire::tag_hash(tags).to_le_bytes())),
-    )
-    .unwrap();
+    text.push_str(
+        "# The same over bodies of these lengths, whose bytes are 7 times their index, modulo 256\n[tags]\n",
+    );
+    for length in BODY_LENGTHS {
+        let body: Vec<u8> = (0..length).map(|at| (at * 7).to_le_bytes()[0]).collect();
+        let tag = Tag::compute(&encoded, &envelope.salt, &body);
+        writeln!(text, "{length} = {}", quoted(&tag.to_string())).unwrap();
+    }
+    text.push_str(
+        "\n# The hash over so many tags in a session ack (W-TAG-3), as it travels; the first tag is\n\
+         # eight bytes 0, the next eight bytes 1, and so on\n[tag_hashes]\n",
+    );
+    for count in [1_usize, 2, 3, 16, 17, 30, 31, 300] {
+        let tags = (0..count).map(|n| Tag([n.to_le_bytes()[0]; 8]));
+        let hash = hex(&qm_wire::tag_hash(tags).to_le_bytes());
+        writeln!(text, "{count} = {}", quoted(&hash)).unwrap();
+    }
+    links(&mut text, &id);
+    signed(&mut text);
     check(&folder().join("computed.toml"), &text);
 }
+
+/// W-STR-2: links from the start of a stream on.
+fn links(text: &mut String, sender: &QmId) {
+    let (stream, queue) = (StreamId([0x57; 16]), "Größe:poison");
+    let start = Link::start(sender, &stream, &queue.parse().unwrap());
+    write!(
+        text,
+        "\n# Links of a stream of the identity above (W-STR-2): the first, then tag and link of each\n\
+         # position\n[links]\nstream = {}\nqueue = {}\nstart = {}\nnext = [\n",
+        quoted(&hex(&stream.0)),
+        quoted(queue),
+        quoted(&hex(&start.0)),
+    )
+    .unwrap();
+    let mut link = start;
+    for (position, tag) in (1..).zip([Tag([1; 8]), Tag([2; 8]), Tag([1; 8])]) {
+        link = link.next(tag, position);
+        let (tag, link) = (quoted(&tag.to_string()), quoted(&hex(&link.0)));
+        writeln!(text, "  [{tag}, {link}],").unwrap();
+    }
+    text.push_str("]\n");
+}
+
+/// W-TWN-2, W-SUC-1: what is signed in the vectors of these names.
+fn signed(text: &mut String) {
+    text.push_str(
+        "\n# What is signed in the vectors of these names (W-TWN-2, W-SUC-1)\n[signed]\n",
+    );
+    for (name, bytes) in [
+        ("claim", claim().signed_bytes()),
+        ("fork_points", fork_points().signed_bytes()),
+        ("succession", SUCCESSION.signed_bytes()),
+    ] {
+        writeln!(text, "{name} = {}", quoted(&hex(&bytes))).unwrap();
+    }
+}
+
+/// Lengths on both sides of every threshold of the fast hash, and of the slow one's blocks.
+const BODY_LENGTHS: [usize; 22] = [
+    0, 1, 3, 4, 8, 9, 16, 17, 32, 33, 100, 128, 129, 160, 240, 241, 512, 1024, 1025, 2048, 2049,
+    5000,
+];
 
 /// A vector that nobody checks any more would lie in wait for the next implementation.
 #[test]
