@@ -251,11 +251,11 @@ MUST, says W-FRM-1.
     #[test]
     fn a_requirement_needs_code_and_test() {
         assert_eq!(compare(TEXT, &cites(WHOLE), &[]), (2, Vec::new()));
-        for missing in 0..WHOLE.len() {
+        for (missing, without) in WHOLE.iter().enumerate() {
             let mut files = WHOLE.to_vec();
             files.remove(missing);
             let faults = compare(TEXT, &cites(&files), &[]).1;
-            assert!(!faults.is_empty(), "without {:?}", WHOLE[missing]);
+            assert!(!faults.is_empty(), "without {without:?}");
         }
         let prose = [("docs/a.md", "W-FRM-1 W-FRM-2")];
         assert_eq!(compare(TEXT, &cites(&prose), &[]).1.len(), 4);

@@ -19,8 +19,8 @@ impl Engine {
         let peer = session.peer;
         let bytes = data.credit_bytes();
         session.last_activity = self.now.at;
-        // W-USE-10. Numbers tell an ack what it names: each must be new. Lanes are not ordered among
-        // themselves, so only a bound can be checked here.
+        // Numbers tell an ack what it names: each must be new. Lanes are not ordered among
+        // themselves, so only a bound can be checked here (W-USE-10).
         if data.number > session.granted.messages || session.peer_pending {
             return self.misbehaved(link, "a message beyond the credit granted");
         }

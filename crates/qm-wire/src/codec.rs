@@ -85,7 +85,8 @@ pub enum DecodeError {
     },
 }
 
-/// Reads fields off the front of a [`Bytes`], each of which must be there in full (W-FRM-6); what it hands out are slices, never copies.
+/// Reads fields off the front of a [`Bytes`], each of which must be there in full (W-FRM-6). What
+/// it hands out are slices, never copies.
 #[derive(Debug)]
 pub(crate) struct Reader<'a> {
     all: &'a Bytes,
