@@ -24,7 +24,7 @@ const LOOKED_FOR_MAX: usize = 32;
 impl Engine {
     pub(crate) fn on_received(&mut self, link: LinkId, mut frames: Bytes) {
         let limit = qm_wire::limits::data_frame_bytes(self.config.body_bytes_max as usize);
-        self.believe(link);
+        self.heard(link);
         while self.sessions.contains_key(&link) {
             match PeerFrame::next(&mut frames, limit) {
                 Ok(Some(frame)) => self.on_frame(link, frame),

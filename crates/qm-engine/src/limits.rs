@@ -10,9 +10,13 @@ pub const FLIGHTS_MAX: usize = 4_096;
 /// are settled, whatever credit the peer grants.
 pub const FLIGHT_BYTES_MAX: u64 = 16 << 20;
 
-/// How long an older life of a peer may be silent when asked for a sign, once a later one is
-/// connected. Many round trips, and a tenth of the time after which QUIC gives up.
-pub const SILENT_LIFE_MS: u64 = 3_000;
+/// How long an older session of a peer may be silent when asked for a sign, once a later one is
+/// open. Many round trips, and a tenth of the time after which QUIC gives up.
+pub const SILENT_RIVAL_MS: u64 = 3_000;
+
+/// How long a session may be silent after messages in flight on it were asked for: then it is
+/// dialled anew. Well below QUIC's idle timeout, which a path that works one way never meets.
+pub const SILENT_SESSION_MS: u64 = 10_000;
 
 /// Refusals remembered per session; the oldest are forgotten first.
 pub const REFUSED_MAX: usize = 4_096;

@@ -12,7 +12,7 @@ use crate::backlog::{Backlog, Message, left_ms};
 use crate::commits::Origin;
 use crate::engine::{Engine, LoadFor};
 use crate::io::{DialFailure, Event, Lane, LinkId, Output, StoreOp};
-use crate::limits::{DOUBT_BYTES_MAX, DOUBTS_MAX, QUEUES_MAX};
+use crate::limits::{DOUBT_BYTES_MAX, DOUBTS_MAX, QUEUES_MAX, SILENT_SESSION_MS};
 use crate::record::{QueueRecord, RemoteKey};
 use crate::session::Flight;
 use crate::time::Timestamp;
@@ -450,6 +450,7 @@ impl Engine {
         session.next_query = next_query;
         self.counters.queried += entries.len() as u64;
         self.arm_session(link, next_query);
+        self.expect_sign(link, SILENT_SESSION_MS);
         self.busy_sessions.insert(link);
     }
 

@@ -72,8 +72,8 @@ pub(crate) struct Session {
     ack_takes_ms: u64,
     /// When the session is looked at next.
     pub(crate) timer: Timestamp,
-    /// By when something must be heard, since another life of the peer is connected, too.
-    pub(crate) doubted_until: Option<Timestamp>,
+    /// By when something must be heard, since something was asked.
+    pub(crate) sign_until: Option<Timestamp>,
 
     // Sending.
     pub(crate) next_number: u64,
@@ -133,7 +133,7 @@ impl Session {
             last_activity: now,
             ack_takes_ms: 0,
             timer: Timestamp::NEVER,
-            doubted_until: None,
+            sign_until: None,
             next_number: 1,
             flights: BTreeMap::new(),
             flight_bytes: 0,
@@ -598,10 +598,9 @@ impl Engine {
             }
             return;
         }
-        let doubted_until = session.doubted_until.unwrap_or(Timestamp::NEVER);
-        if now >= doubted_until {
-            let text = "a later life of the peer is connected, and this one is silent";
-            return self.end_session(link, Outcome::SUPERSEDED, text);
+        let sign_until = session.sign_until.unwrap_or(Timestamp::NEVER);
+        if now >= sign_until {
+            return self.end_silent(link);
         }
         let idle_at = session.last_activity.plus_ms(self.config.idle_session_ms);
         if now >= idle_at && session.flights.is_empty() && !self.keep_connected(session.peer) {
@@ -616,7 +615,12 @@ impl Engine {
         } else {
             now.plus_ms(session.ack_wait_ms(&self.config).max(100))
         };
-        self.arm_session(link, next.min(doubted_until));
+        let sign_until = self
+            .sessions
+            .get(&link)
+            .and_then(|session| session.sign_until)
+            .unwrap_or(Timestamp::NEVER);
+        self.arm_session(link, next.min(sign_until));
     }
 
     pub(crate) fn on_goodbye(&mut self, link: LinkId, goodbye: &Goodbye) {

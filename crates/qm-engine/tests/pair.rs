@@ -606,7 +606,7 @@ fn a_life_that_is_silent_beside_a_later_one_is_given_up_soon() {
     carry(&mut sender, &mut later, LinkId(2));
     assert!(later.receive_all("orders").is_empty());
     sender.give(3_000, Input::Tick);
-    assert_eq!(sender.closed, [Outcome::SUPERSEDED]);
+    assert_eq!(sender.closed, [Outcome::IDLE]);
     carry(&mut sender, &mut later, LinkId(2));
     assert_eq!(later.receive_all("orders"), ["y"]);
 }
@@ -1028,4 +1028,79 @@ fn a_peer_of_a_later_version_hears_so() {
     b.give(0, Input::Received { link: LINK, frames });
     assert_eq!(b.closed, [Outcome::VERSION]);
     assert_eq!(b.engine.counters().misbehaved, 0);
+}
+
+/// The node with the lower id has dialled the other; then the other dials it.
+fn dialled_both_ways(forgets_first: bool) -> (Node, Node) {
+    let (one, two) = (Node::new(1, Trust::Any), Node::new(2, Trust::Any));
+    let (mut lower, mut higher) = if one.identity.qm < two.identity.qm {
+        (one, two)
+    } else {
+        (two, one)
+    };
+    lower.create("orders");
+    higher.create("orders");
+    lower.put("qm://higher/orders", b"x", |_| {});
+    connect(&mut lower, &mut higher, LINK);
+    higher.put("qm://lower/orders", b"y", |_| {});
+    if forgets_first {
+        let text = "lost".to_owned();
+        higher.give(0, Input::Closed { link: LINK, text });
+        higher.give(1_000, Input::Tick);
+    }
+    assert_eq!(higher.dials.len(), 1);
+    higher.sent_on(LINK);
+    connect(&mut higher, &mut lower, LinkId(2));
+    (lower, higher)
+}
+
+/// Found by the simulation with QUIC: the end of the first session never reached the other side,
+/// which turned every new one away until the idle timeout.
+#[test]
+fn a_session_that_lives_on_one_side_only_does_not_turn_a_new_one_away() {
+    let (mut lower, mut higher) = dialled_both_ways(true);
+    assert!(lower.closed.is_empty(), "{:?}", lower.closed);
+    assert_eq!(lower.receive_all("orders"), ["y"]);
+    lower.give(3_000, Input::Tick);
+    assert_eq!(lower.closed, [Outcome::IDLE]);
+    lower.put("qm://higher/orders", b"z", |_| {});
+    carry(&mut lower, &mut higher, LinkId(2));
+    assert_eq!(higher.receive_all("orders"), ["x", "z"]);
+}
+
+#[test]
+fn of_two_sessions_that_live_the_one_dialled_by_the_lower_id_stays() {
+    let (mut lower, mut higher) = dialled_both_ways(false);
+    assert!(lower.closed.is_empty(), "{:?}", lower.closed);
+    carry(&mut lower, &mut higher, LINK);
+    assert_eq!(lower.closed, [Outcome::SUPERSEDED]);
+    lower.closed.clear();
+    lower.give(3_000, Input::Tick);
+    assert!(lower.closed.is_empty(), "{:?}", lower.closed);
+    lower.put("qm://higher/orders", b"z", |_| {});
+    carry(&mut lower, &mut higher, LINK);
+    assert_eq!(higher.receive_all("orders"), ["x", "z"]);
+}
+
+#[test]
+fn a_session_that_does_not_answer_is_dialled_anew() {
+    let (mut a, mut b) = (Node::new(1, Trust::Any), Node::new(2, Trust::Any));
+    b.create("orders");
+    a.put("qm://b/orders", b"x", |_| {});
+    connect(&mut a, &mut b, LINK);
+    a.put("qm://b/orders", b"y", |_| {});
+    let asked = |a: &Node| a.engine.counters().queried;
+    let mut now_ms = 0;
+    while asked(&a) == 0 {
+        now_ms += 100;
+        a.give(now_ms, Input::Tick);
+    }
+    a.give(now_ms + 9_999, Input::Tick);
+    assert!(a.closed.is_empty(), "{:?}", a.closed);
+    a.give(now_ms + 10_000, Input::Tick);
+    assert_eq!(a.closed, [Outcome::IDLE]);
+    a.give(now_ms + 12_000, Input::Tick);
+    a.sent_on(LINK);
+    connect(&mut a, &mut b, LinkId(2));
+    assert_eq!(b.receive_all("orders"), ["x", "y"]);
 }

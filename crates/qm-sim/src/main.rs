@@ -82,6 +82,7 @@ fn add(sum: &mut Report, report: &Report) {
     sum.lost_datagrams += report.lost_datagrams;
     sum.damaged_datagrams += report.damaged_datagrams;
     sum.virtual_ms += report.virtual_ms;
+    sum.drain_ms = sum.drain_ms.max(report.drain_ms);
     sum.steps += report.steps;
     sum.trace_hash ^= report.trace_hash;
 }

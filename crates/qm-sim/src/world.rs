@@ -64,6 +64,8 @@ pub struct Report {
     pub damaged_datagrams: u64,
     /// Virtual time, milliseconds.
     pub virtual_ms: u64,
+    /// Of this, after the last fault; over several runs the longest.
+    pub drain_ms: u64,
     /// Events handled.
     pub steps: u64,
     /// Hash over everything that happened, in order.
@@ -379,6 +381,10 @@ impl World {
         self.collect_dead_letters()?;
         self.oracle.finish()?;
         self.report.virtual_ms = self.now / 1_000;
+        self.report.drain_ms = self
+            .report
+            .virtual_ms
+            .saturating_sub(self.scenario.fault_ms);
         for fate in self.oracle.fates.values() {
             self.report.accepted += u64::from(!fate.accepted.is_empty());
             self.report.consumed += u64::from(fate.consumed > 0);
