@@ -6,9 +6,10 @@
 //! forget, tear or fill up, applications that vanish, wall clocks that jump. The same seed gives
 //! the same run, to the byte; a failure is a seed.
 //!
-//! It is for finding faults in the protocol and its implementation. It does not speak QUIC: links
-//! here keep order per lane as QUIC streams do, and in harsh runs lose single buffers, which QUIC
-//! never does.
+//! It is for finding faults in the protocol and its implementation. Links keep order per lane as
+//! QUIC streams do, and in harsh runs lose single buffers, which QUIC never does. With
+//! [`Scenario::quinn_from_seed`] they are QUIC: the endpoints of a node, on a network of datagrams
+//! that loses, damages, reorders and forges them.
 //!
 //! ```
 //! let report = qm_sim::run(qm_sim::Scenario::from_seed(7)).unwrap();
