@@ -73,7 +73,7 @@ impl Disk {
         let kept = recovered.state.remove(STORE_ID_KEY);
         let store_id = match kept.and_then(|value| <[u8; 16]>::try_from(&*value).ok()) {
             Some(id) => id,
-            None => name_store(&mut log)?,
+            None => name_store(&mut log, dir)?,
         };
         let thread_error = |source| StoreError::Io {
             action: "start a thread for",
@@ -247,7 +247,7 @@ fn read(reader: &Reader, load: &Load) -> Result<Vec<StoredRecord>, StoreError> {
     }
 }
 
-fn name_store(log: &mut Log) -> Result<[u8; 16], StoreError> {
+fn name_store(log: &mut Log, dir: &Path) -> Result<[u8; 16], StoreError> {
     let mut id = [0; 16];
     for part in id.chunks_exact_mut(8) {
         part.copy_from_slice(&random_u64().to_le_bytes());
@@ -260,8 +260,8 @@ fn name_store(log: &mut Log) -> Result<[u8; 16], StoreError> {
     match log.commit(&[vec![op].into()])?.as_slice() {
         [Applied::Done] => Ok(id),
         _ => Err(StoreError::Io {
-            action: "give an identity to",
-            path: "the store".into(),
+            action: "write the first record in",
+            path: dir.to_owned(),
             source: Arc::new(std::io::ErrorKind::StorageFull.into()),
         }),
     }

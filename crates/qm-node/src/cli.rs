@@ -1,5 +1,6 @@
 //! What can be typed.
 
+mod misuse;
 mod trials;
 
 use std::path::PathBuf;
@@ -10,6 +11,8 @@ use qm_wire::{Class, Destination, QmId, QueueName};
 use crate::config::Flags;
 use crate::config::units::{parse_duration, parse_size};
 
+pub(crate) use self::misuse::misuse;
+use self::misuse::parse_destination;
 pub(crate) use self::trials::{
     BenchArgs, BenchCommand, DemoArgs, OutageArgs, PlaceArgs, StreamArgs,
 };
@@ -152,7 +155,7 @@ pub(crate) struct InitArgs {
 #[derive(Args, Debug)]
 pub(crate) struct SendArgs {
     /// queue | peer/queue | qm://host[:port]/queue | qm:<QMId>/queue
-    #[arg(value_name = "DEST")]
+    #[arg(value_name = "DEST", value_parser = parse_destination)]
     pub(crate) to: Destination,
     /// The body; standard input when piped and nothing else is given
     #[arg(conflicts_with_all = ["file", "lines"])]
@@ -195,10 +198,10 @@ pub(crate) struct SendArgs {
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     pub(crate) time_to_be_received: Option<u64>,
     /// Where answers should go
-    #[arg(long, value_name = "QUEUE")]
+    #[arg(long, value_name = "QUEUE", value_parser = parse_destination)]
     pub(crate) response_queue: Option<Destination>,
     /// Where acknowledgements to the application should go
-    #[arg(long, value_name = "QUEUE", requires = "ack")]
+    #[arg(long, value_name = "QUEUE", requires = "ack", value_parser = parse_destination)]
     pub(crate) admin_queue: Option<Destination>,
     /// Which acknowledgements the application wants
     #[arg(

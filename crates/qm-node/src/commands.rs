@@ -29,6 +29,9 @@ use crate::output::Output;
 
 use self::node::Node;
 
+/// Files that a command opens at a time: its socket, its input or output, the runtime's own.
+const COMMAND_FILES: usize = 16;
+
 /// Does what the command line says.
 ///
 /// # Errors
@@ -94,6 +97,7 @@ async fn with_node(command: &Command, settings: &Settings, out: &Output) -> Resu
 
 /// Runs a command that talks to the node.
 fn block_on<T>(command: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    qm_node::check_files_left(COMMAND_FILES).map_err(|error| run::from_run(&error))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();

@@ -4,11 +4,13 @@
 
 mod file;
 pub(crate) mod keys;
+mod rules;
 pub(crate) mod units;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
+use std::io;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
@@ -16,10 +18,11 @@ use qm_engine::EngineConfig;
 use qm_node::NodeConfig;
 use qm_store::LogOptions;
 
+use self::file::Place;
 use self::keys::{KEYS, Key};
 
-/// Bytes of a Unix socket's path that every supported system takes.
-const SOCKET_PATH_BYTES_MAX: usize = 100;
+/// A configuration with every key and its comments has 6 KiB.
+const FILE_BYTES_MAX: u64 = 1 << 20;
 /// Name of the local socket in a data directory.
 const SOCKET_FILE: &str = "node.sock";
 
@@ -56,10 +59,7 @@ pub(crate) enum LogFormat {
 pub(crate) enum Origin {
     #[default]
     Default,
-    File {
-        path: PathBuf,
-        line: usize,
-    },
+    File(Place),
     Environment(String),
     Flag(&'static str),
 }
@@ -68,9 +68,19 @@ impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Default => f.write_str("default"),
-            Self::File { path, line } => write!(f, "{}:{line}", path.display()),
+            Self::File(place) => write!(f, "{}:{}", place.path.display(), place.line),
             Self::Environment(name) => write!(f, "{name}"),
             Self::Flag(flag) => f.write_str(flag),
+        }
+    }
+}
+
+impl Origin {
+    /// The origin of a value that is wrong.
+    fn exact(&self) -> String {
+        match self {
+            Self::File(place) => place.exact(),
+            other => other.to_string(),
         }
     }
 }
@@ -78,8 +88,22 @@ impl fmt::Display for Origin {
 /// What is wrong with the configuration, where, and what would be right.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ConfigError {
+    pub(crate) code: &'static str,
     pub(crate) cause: String,
     pub(crate) fix: String,
+    /// The line and the column in it, from 0.
+    pub(crate) excerpt: Option<(String, usize)>,
+}
+
+impl ConfigError {
+    fn new(cause: String, fix: String) -> Self {
+        Self {
+            code: "config",
+            cause,
+            fix,
+            excerpt: None,
+        }
+    }
 }
 
 /// What the process finds around it.
@@ -178,17 +202,23 @@ impl Settings {
     /// Reads all sources.
     ///
     /// # Errors
-    /// [`ConfigError`] for the first value that is wrong.
-    pub(crate) fn load(around: &Surroundings, flags: &Flags) -> Result<Self, ConfigError> {
+    /// Everything that is wrong, in the order of the sources.
+    pub(crate) fn load(around: &Surroundings, flags: &Flags) -> Result<Self, Vec<ConfigError>> {
         let mut settings = Self::default_in(around);
-        settings.read_file(around, flags)?;
-        settings.read_environment(around)?;
+        let mut errors = settings.read_file(around, flags);
+        errors.extend(settings.read_environment(around));
         for (flag, key, value) in &flags.values {
-            settings.set(key, value, Origin::Flag(flag))?;
+            errors.extend(settings.set(key, value, Origin::Flag(flag)).err());
         }
-        settings.place_socket(around);
-        settings.check()?;
-        Ok(settings)
+        if errors.is_empty() {
+            settings.place_socket(around);
+            errors = settings.check();
+        }
+        if errors.is_empty() {
+            Ok(settings)
+        } else {
+            Err(errors)
+        }
     }
 
     /// Where the value of a key comes from.
@@ -218,42 +248,51 @@ impl Settings {
         config
     }
 
-    fn read_file(&mut self, around: &Surroundings, flags: &Flags) -> Result<(), ConfigError> {
+    fn read_file(&mut self, around: &Surroundings, flags: &Flags) -> Vec<ConfigError> {
         let named = flags.config.clone().or_else(|| around.path("QM_CONFIG"));
         let path = named.clone().unwrap_or_else(|| around.default_file());
-        let text = match std::fs::read_to_string(&path) {
-            Ok(text) => text,
+        let unreadable = |problem: String| {
+            let cause = format!(
+                "the configuration file {} cannot be read: {problem}",
+                path.display()
+            );
+            let fix = "name another one with --config or QM_CONFIG".to_owned();
+            vec![ConfigError::new(cause, fix)]
+        };
+        let bytes = match read_limited(&path) {
+            Ok(bytes) => bytes,
             // Only a file that somebody named must be there.
-            Err(e) if named.is_none() && e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(e) if named.is_none() && e.kind() == io::ErrorKind::NotFound => return vec![],
+            Err(e) => return unreadable(e.to_string()),
+        };
+        let errors = match std::str::from_utf8(&bytes) {
+            Ok(text) => self.read_text(&path, text),
             Err(e) => {
-                return Err(ConfigError {
-                    cause: format!(
-                        "the configuration file {} cannot be read: {e}",
-                        path.display()
-                    ),
-                    fix: "name another one with --config or QM_CONFIG".to_owned(),
-                });
+                let line = bytes
+                    .iter()
+                    .take(e.valid_up_to())
+                    .filter(|b| **b == b'\n')
+                    .count()
+                    + 1;
+                return unreadable(format!("line {line} is not UTF-8"));
             }
         };
-        self.read_text(&path, &text)?;
         self.file = Some(path);
-        Ok(())
+        errors
     }
 
-    /// Takes the values of a file's text.
-    pub(crate) fn read_text(&mut self, path: &Path, text: &str) -> Result<(), ConfigError> {
-        for value in file::parse(path, text)? {
-            let line = value.line;
-            let origin = Origin::File {
-                path: path.to_owned(),
-                line,
-            };
-            self.set(value.key, &value.text, origin)?;
+    /// Takes the values of a file's text, and tells of those that cannot be taken.
+    pub(crate) fn read_text(&mut self, path: &Path, text: &str) -> Vec<ConfigError> {
+        let (values, mut errors) = file::parse(path, text);
+        for value in values {
+            let origin = Origin::File(value.place);
+            errors.extend(self.set(value.key, &value.text, origin).err());
         }
-        Ok(())
+        errors
     }
 
-    fn read_environment(&mut self, around: &Surroundings) -> Result<(), ConfigError> {
+    fn read_environment(&mut self, around: &Surroundings) -> Vec<ConfigError> {
+        let mut errors = Vec::new();
         for (name, value) in &around.variables {
             let Some(rest) = name.strip_prefix("QM_") else {
                 continue;
@@ -265,32 +304,38 @@ impl Settings {
             match Key::named(&wanted) {
                 Some(key) if variable_of(key) == *name => {
                     let Some(value) = value.to_str() else {
-                        return Err(ConfigError {
-                            cause: format!("the environment variable {name} is not UTF-8"),
-                            fix: "set it again".to_owned(),
-                        });
+                        let cause = format!("the environment variable {name} is not UTF-8");
+                        let fix = format!("`{}` is {}", key.name, key.kind.describe());
+                        errors.push(ConfigError::new(cause, fix));
+                        continue;
                     };
-                    self.set(key.name, value, Origin::Environment(name.clone()))?;
+                    let origin = Origin::Environment(name.clone());
+                    errors.extend(self.set(key.name, value, origin).err());
                 }
                 _ if rest.contains("__") => {
-                    return Err(ConfigError {
-                        cause: format!(
-                            "the environment variable {name} names no key: there is no `{wanted}`"
-                        ),
-                        fix: file::accepted(&wanted),
-                    });
+                    let cause = format!(
+                        "the environment variable {name} names no key: there is no `{wanted}`"
+                    );
+                    errors.push(ConfigError::new(cause, file::accepted(&wanted)));
                 }
                 _ => self.unknown_variables.push(name.clone()),
             }
         }
-        Ok(())
+        errors
     }
 
     fn set(&mut self, key: &'static str, value: &str, origin: Origin) -> Result<(), ConfigError> {
         let known = Key::named(key).expect("sources name keys of the table");
-        (known.set)(self, value).map_err(|problem| ConfigError {
-            cause: format!("{origin}: `{key}`: {problem}"),
-            fix: format!("`{key}` is {}", known.kind.describe()),
+        (known.set)(self, value).map_err(|problem| {
+            let cause = format!("{}: `{key}`: {problem}", origin.exact());
+            let excerpt = match &origin {
+                Origin::File(place) => Some(place.excerpt()),
+                _ => None,
+            };
+            ConfigError {
+                excerpt,
+                ..ConfigError::new(cause, format!("`{key}` is {}", known.kind.describe()))
+            }
         })?;
         self.origins.insert(key, origin);
         Ok(())
@@ -312,37 +357,19 @@ impl Settings {
             self.socket_candidates.truncate(2);
         }
     }
+}
 
-    /// Rules between values.
-    fn check(&self) -> Result<(), ConfigError> {
-        let engine = &self.engine;
-        let wrong = |key: &str, problem: String, fix: String| {
-            let cause = format!("{}: `{key}`: {problem}", self.origin(key));
-            Err(ConfigError { cause, fix })
-        };
-        if engine.reconnect_min_ms > engine.reconnect_max_ms {
-            let problem = "the first pause is longer than the longest".to_owned();
-            return wrong(
-                "reconnect.min",
-                problem,
-                "set reconnect.min below reconnect.max".to_owned(),
-            );
-        }
-        let bytes = self.socket.as_os_str().len();
-        if bytes > SOCKET_PATH_BYTES_MAX {
-            let problem = format!(
-                "{} has {bytes} bytes, and operating systems take {SOCKET_PATH_BYTES_MAX}",
-                self.socket.display()
-            );
-            let key = if self.origins.contains_key("socket") {
-                "socket"
-            } else {
-                "data"
-            };
-            return wrong(key, problem, "give --socket a shorter path".to_owned());
-        }
-        Ok(())
+/// Reads a file that people write: a larger one is some other file.
+fn read_limited(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(path)?;
+    let limit = FILE_BYTES_MAX.saturating_add(1);
+    io::Read::read_to_end(&mut io::Read::take(file, limit), &mut bytes)?;
+    if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > FILE_BYTES_MAX {
+        let text = format!("it is larger than {FILE_BYTES_MAX} bytes");
+        return Err(io::Error::new(io::ErrorKind::InvalidData, text));
     }
+    Ok(bytes)
 }
 
 /// The environment variable of a key.

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use qm_node::admin_json::ErrorDocument;
+use qm_node::errors::{ErrorCode, code_of_io};
 use qm_wire::Outcome;
 
 use crate::config::ConfigError;
@@ -28,6 +29,17 @@ impl Exit {
     pub(crate) fn code(self) -> std::process::ExitCode {
         std::process::ExitCode::from(self as u8)
     }
+
+    const fn of(code: u8) -> Self {
+        match code {
+            0 => Self::Done,
+            2 => Self::Usage,
+            3 => Self::Nothing,
+            4 => Self::Rejected,
+            5 => Self::NotRunning,
+            _ => Self::Failed,
+        }
+    }
 }
 
 /// Why a command did not do what was asked.
@@ -39,98 +51,14 @@ pub(crate) struct Failure {
     pub(crate) outcome: Option<Outcome>,
     pub(crate) cause: String,
     pub(crate) fix: String,
+    /// The line that is wrong and the column, from 0, of the character at which it is.
+    pub(crate) excerpt: Option<Box<(String, usize)>>,
+    /// What else is wrong.
+    pub(crate) more: Vec<Self>,
 }
 
-/// The errors of the command line itself; those of messages are [`Outcome`]s.
-pub(crate) const CODES: &[(&str, Exit, &str, &str)] = &[
-    (
-        "usage",
-        Exit::Usage,
-        "the command line is wrong",
-        "`qm-node help COMMAND` shows what is possible",
-    ),
-    (
-        "config",
-        Exit::Usage,
-        "a value of the configuration is wrong",
-        "`qm-node config check` names it, with what is accepted",
-    ),
-    (
-        "needs_yes",
-        Exit::Usage,
-        "a destructive or bulk command was not confirmed",
-        "add --yes; --dry-run shows what it would do",
-    ),
-    (
-        "nothing",
-        Exit::Nothing,
-        "there was no message, or nothing that matches",
-        "wait for one with --wait or --follow",
-    ),
-    (
-        "fate_open",
-        Exit::Nothing,
-        "the time to wait ran out before the message's fate was known",
-        "`qm-node why MESSAGE-ID` tells what holds it up; the message is still on its way",
-    ),
-    (
-        "not_running",
-        Exit::NotRunning,
-        "no node answers at the socket",
-        "start one with `qm-node run`, or name its socket with --socket or its directory with --data",
-    ),
-    (
-        "no_permission",
-        Exit::Failed,
-        "the socket or a file belongs to somebody else",
-        "run the command as the user of the node, or ask its operator for access",
-    ),
-    (
-        "connection",
-        Exit::Failed,
-        "the connection to the node failed",
-        "look at the node's log; it was stopped, or is of another version",
-    ),
-    (
-        "outcome_unknown",
-        Exit::Failed,
-        "the answer was lost: the message may have been accepted or not",
-        "send again with the same --idempotency-key, or look with `qm-node peek`",
-    ),
-    (
-        "io",
-        Exit::Failed,
-        "a file or stream cannot be read or written",
-        "check that it is there, that you may use it, and that its disk has room",
-    ),
-    (
-        "store_damaged",
-        Exit::Failed,
-        "bytes of the message store are not what was written",
-        "`qm-node store repair --in-place` saves everything undamaged and keeps the damaged store",
-    ),
-    (
-        "not_intact",
-        Exit::Failed,
-        "messages are missing, changed or out of order",
-        "report it: this must not happen; the nodes' directory with their logs was kept",
-    ),
-    (
-        "trial",
-        Exit::Failed,
-        "a node that was started for a demonstration or measurement failed",
-        "the cause shows the end of its log; --keep leaves all of it",
-    ),
-    (
-        "aborted",
-        Exit::Failed,
-        "the operator answered no",
-        "nothing was done",
-    ),
-];
-
 impl Failure {
-    pub(crate) fn new(
+    fn new(
         exit: Exit,
         code: impl Into<String>,
         cause: impl Into<String>,
@@ -142,16 +70,15 @@ impl Failure {
             outcome: None,
             cause: cause.into(),
             fix: fix.into(),
+            excerpt: None,
+            more: Vec::new(),
         }
     }
 
-    /// One of [`CODES`], with its exit code and fix.
+    /// One of the table of errors, with its exit code and fix.
     pub(crate) fn of(code: &'static str, cause: impl Into<String>) -> Self {
-        let (_, exit, _, fix) = CODES
-            .iter()
-            .find(|known| known.0 == code)
-            .expect("codes used are in the table");
-        Self::new(*exit, code, cause, *fix)
+        let known = ErrorCode::named(code).expect("invariant: codes used are in the table");
+        Self::new(Exit::of(known.exit), code, cause, known.fix)
     }
 
     pub(crate) fn usage(cause: impl Into<String>, fix: impl Into<String>) -> Self {
@@ -162,7 +89,7 @@ impl Failure {
     }
 
     pub(crate) fn io(what: impl fmt::Display, error: &std::io::Error) -> Self {
-        Self::of("io", format!("{what}: {error}"))
+        Self::of(code_of_io(error, "io"), format!("{what}: {error}"))
     }
 
     /// Rejected with a typed outcome.
@@ -198,18 +125,25 @@ impl Failure {
     }
 
     pub(crate) fn document(&self) -> ErrorDocument {
-        match self.outcome {
+        let document = match self.outcome {
             Some(outcome) => ErrorDocument::of_outcome(outcome, &self.cause, &self.fix),
             None => ErrorDocument::new(&*self.code, &*self.cause, &*self.fix),
-        }
+        };
+        document.and(self.more.iter().map(Self::document).collect())
     }
 }
 
-impl From<ConfigError> for Failure {
-    fn from(error: ConfigError) -> Self {
-        Self {
+impl From<Vec<ConfigError>> for Failure {
+    fn from(errors: Vec<ConfigError>) -> Self {
+        let mut all = errors.into_iter().map(|error| Self {
             fix: error.fix,
-            ..Self::of("config", error.cause)
+            excerpt: error.excerpt.map(Box::new),
+            ..Self::of(error.code, error.cause)
+        });
+        let first = all.next().expect("invariant: one mistake at least");
+        Self {
+            more: all.collect(),
+            ..first
         }
     }
 }
@@ -278,6 +212,22 @@ pub(crate) const fn fix_of(outcome: Outcome) -> &'static str {
 }
 
 #[cfg(test)]
+#[path = "../tests/errors/skeleton.rs"]
+mod skeleton;
+
+#[cfg(test)]
+impl Failure {
+    /// It has a row of the table, and says what the example there says.
+    pub(crate) fn assert_as_in_the_table(&self) {
+        let known = ErrorCode::named(&self.code).unwrap_or_else(|| panic!("{self:?}"));
+        assert_eq!(self.exit, Exit::of(known.exit), "{self:?}");
+        assert!(!self.fix.is_empty(), "{self:?}");
+        let [said, example] = [&*self.cause, known.example].map(skeleton::skeleton);
+        assert_eq!(said, example);
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use expect_test::expect;
 
@@ -298,9 +248,12 @@ mod tests {
         expect![[r#"{"schema":"qm.error/1","code":"bad_destination_queue","outcome":"8000","cause":"there is no queue `x`","fix":"make the queue on its node with `qm-node queue create NAME`, or correct the name"}"#]]
             .assert_eq(&serde_json::to_string(&failure.document()).unwrap());
         assert_eq!(Failure::from_document(failure.document()), failure);
-        let failure = Failure::of("not_running", "nobody answers");
+        let mut failure = Failure::of("not_running", "nobody answers");
         assert_eq!(failure.exit, Exit::NotRunning);
         expect![[r#"{"schema":"qm.error/1","code":"not_running","cause":"nobody answers","fix":"start one with `qm-node run`, or name its socket with --socket or its directory with --data"}"#]]
+            .assert_eq(&serde_json::to_string(&failure.document()).unwrap());
+        failure.more.push(Failure::of("aborted", "no"));
+        expect![[r#"{"schema":"qm.error/1","code":"not_running","cause":"nobody answers","fix":"start one with `qm-node run`, or name its socket with --socket or its directory with --data","more":[{"schema":"qm.error/1","code":"aborted","cause":"no","fix":"nothing was done"}]}"#]]
             .assert_eq(&serde_json::to_string(&failure.document()).unwrap());
     }
 }

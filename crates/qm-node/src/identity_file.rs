@@ -30,10 +30,12 @@ pub enum IdentityError {
         source: io::Error,
     },
     /// The key file holds something else.
-    #[error("{} is not an unencrypted Ed25519 private key in PKCS#8 DER", path.display())]
+    #[error("{} is not an unencrypted Ed25519 private key in PKCS#8 DER: {what}", path.display())]
     NotAKey {
         /// The file.
         path: PathBuf,
+        /// What it is instead, as far as its first bytes tell.
+        what: &'static str,
     },
     /// The operating system gave no random bytes.
     #[error("the operating system gives no random bytes: {0}")]
@@ -74,8 +76,28 @@ pub(crate) fn load_key(data: &Path) -> Result<Option<NodeKey>, IdentityError> {
     let mut der = Vec::new();
     let read = (&file).take(KEY_BYTES_MAX).read_to_end(&mut der);
     read.map_err(io_error("read", &path))?;
-    let key = NodeKey::from_pkcs8(&der).map_err(|_e| IdentityError::NotAKey { path })?;
+    let what = guess(&der);
+    let key = NodeKey::from_pkcs8(&der).map_err(|_e| IdentityError::NotAKey { path, what })?;
     Ok(Some(key))
+}
+
+/// What a file is that is no key of ours.
+fn guess(bytes: &[u8]) -> &'static str {
+    /// The algorithm's number in DER (RFC 8410, section 3).
+    const ED25519: &[u8] = &[0x06, 0x03, 0x2b, 0x65, 0x70];
+    match bytes {
+        [] => "it is empty",
+        _ if bytes.len() >= usize::try_from(KEY_BYTES_MAX).unwrap_or(usize::MAX) => {
+            "it is too large for one"
+        }
+        _ if bytes.iter().all(|byte| *byte == 0) => "it holds zeros only",
+        _ if bytes.starts_with(b"-----BEGIN") => "it is PEM, not DER",
+        [0x30, ..] if bytes.windows(ED25519.len()).any(|part| part == ED25519) => {
+            "it is cut short or damaged"
+        }
+        [0x30, ..] => "it is a key of another kind, or encrypted",
+        _ => "it is no key at all",
+    }
 }
 
 /// Makes a key and puts it on disk before anybody can have seen it used.
@@ -190,10 +212,32 @@ mod tests {
     #[test]
     fn a_damaged_key_is_never_replaced() {
         let dir = tempfile::tempdir().unwrap();
-        fs::write(dir.path().join(KEY_FILE), b"").unwrap();
-        let error = load_key(dir.path()).unwrap_err();
-        assert!(matches!(error, IdentityError::NotAKey { .. }));
-        assert!(error.to_string().contains("identity.key"));
+        let path = dir.path().join(KEY_FILE);
+        let whole = create_key(dir.path()).unwrap().to_pkcs8();
+        let cut = whole[..whole.len() - 1].to_vec();
+        let mut other = whole.clone();
+        // X25519 (RFC 8410): a key, but none to sign with.
+        let at = whole.windows(3).position(|part| part == [0x2b, 0x65, 0x70]);
+        other[at.unwrap() + 2] = 0x6e;
+        for (content, what) in [
+            (vec![], "it is empty"),
+            (vec![0; 83], "zeros only"),
+            (b"-----BEGIN PRIVATE KEY-----".to_vec(), "PEM, not DER"),
+            (b"hello".to_vec(), "no key at all"),
+            (cut, "cut short or damaged"),
+            (other, "a key of another kind"),
+            ([&*whole, &[0; 2_000]].concat(), "too large"),
+        ] {
+            fs::write(&path, &content).unwrap();
+            let error = load_key(dir.path()).unwrap_err();
+            assert!(matches!(error, IdentityError::NotAKey { .. }), "{error}");
+            let text = error.to_string();
+            assert!(
+                text.contains("identity.key") && text.contains(what),
+                "{text}"
+            );
+            assert_eq!(fs::read(&path).unwrap(), content);
+        }
     }
 
     #[test]

@@ -47,7 +47,9 @@ pub mod admin_json;
 mod clock;
 mod driver;
 mod embed;
+pub mod errors;
 mod events;
+mod holder;
 mod identity_file;
 mod info;
 mod life;
@@ -56,7 +58,10 @@ pub mod run;
 pub mod store_tools;
 
 pub use embed::{Builder, QueueManager, TestNode};
+pub use holder::Holder;
 pub use identity_file::IdentityError;
 pub use info::NodeInfo;
 pub use local::{LocalError, LocalLimits};
-pub use run::{DEFAULT_PORT, IdentityInfo, Node, NodeConfig, RunError, identity, init, run};
+pub use run::{
+    DEFAULT_PORT, IdentityInfo, Node, NodeConfig, RunError, check_files_left, identity, init, run,
+};

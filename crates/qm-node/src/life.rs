@@ -109,17 +109,22 @@ pub(crate) fn own(config: &NodeConfig, fs: Arc<dyn Fs>) -> Result<(Disk, Owned),
     ))
 }
 
-/// The store's options, with segments that hold the largest batch the loop can gather.
+/// The store's options, with segments as large as the largest body asks for.
 pub(crate) fn store_options(config: &NodeConfig) -> LogOptions {
+    let mut options = config.store.clone();
+    options.segment_bytes = segment_bytes(config);
+    options
+}
+
+/// Segments hold the largest batch the loop can gather.
+pub(crate) fn segment_bytes(config: &NodeConfig) -> u32 {
     const PAGE: usize = 4096;
     let batch = GATHERED_BYTES_MAX.saturating_add(frame_bytes_max(config).saturating_mul(2));
     let wanted = batch.div_ceil(PAGE).saturating_mul(PAGE);
     let wanted = u32::try_from(wanted)
         .unwrap_or(u32::MAX)
         .min(SEGMENT_BYTES_MAX);
-    let mut options = config.store.clone();
-    options.segment_bytes = options.segment_bytes.max(wanted);
-    options
+    config.store.segment_bytes.max(wanted)
 }
 
 fn frame_bytes_max(config: &NodeConfig) -> usize {

@@ -25,6 +25,9 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::{sleep, timeout};
 
+use crate::holder::{self, Holder};
+use crate::run::somebody;
+
 /// Bytes of a socket's path that every Unix can take; the system's address has room for 108, with
 /// a terminating zero.
 const PATH_BYTES_MAX: usize = 107;
@@ -71,7 +74,7 @@ impl Default for LocalLimits {
 pub enum LocalError {
     /// The operating system's addresses of sockets are short.
     #[error(
-        "the path of the local socket is {} bytes long, {PATH_BYTES_MAX} is the most: {}",
+        "the path of the local socket has {} bytes, operating systems take {PATH_BYTES_MAX}: {}",
         path.as_os_str().len(), path.display()
     )]
     PathTooLong {
@@ -79,10 +82,12 @@ pub enum LocalError {
         path: PathBuf,
     },
     /// Somebody answers at the path.
-    #[error("another process answers at the local socket {}", path.display())]
+    #[error("{} answers at the local socket {}", somebody(.holder.as_ref()), path.display())]
     InUse {
         /// The path.
         path: PathBuf,
+        /// Who, where the operating system tells.
+        holder: Option<Holder>,
     },
     /// Something else than a socket lies there.
     #[error("{} exists and is not a socket", path.display())]
@@ -590,6 +595,7 @@ fn remove_stale(path: &Path) -> Result<(), LocalError> {
     match StdUnixStream::connect(path) {
         Ok(_) => Err(LocalError::InUse {
             path: path.to_owned(),
+            holder: holder::of_socket(path),
         }),
         Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => {
             fs::remove_file(path).map_err(io_error("remove the stale socket", path))

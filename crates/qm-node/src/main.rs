@@ -18,7 +18,7 @@ use clap::Parser as _;
 use clap::error::ErrorKind;
 
 use self::cli::Cli;
-use self::exit::{Exit, Failure};
+use self::exit::Exit;
 use self::output::{Output, READER_GONE};
 
 fn main() -> ExitCode {
@@ -43,27 +43,27 @@ fn main() -> ExitCode {
 /// Help and version go where they belong; what is wrong with the command line is an error like
 /// any other.
 fn refuse(error: &clap::Error) -> ExitCode {
-    let json = std::env::args_os().any(|arg| arg == "--json");
-    let asked_for_help = matches!(
+    if matches!(
         error.kind(),
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion
-    );
-    if json && !asked_for_help {
-        let text = error.render().to_string();
-        let (cause, fix) = text.split_once("\n\n").unwrap_or((&text, ""));
-        let line = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
-        let fix = fix.replace("For more information, try '--help'.", "");
-        let (cause, fix) = (line(cause.trim_start_matches("error: ")), line(&fix));
-        let known = "`qm-node help COMMAND` shows what is possible".to_owned();
-        let fix = if fix.is_empty() { known } else { fix };
-        let failure = Failure::usage(cause, fix);
-        Output::of_process(true, false).failure(&failure);
-    } else if error.print().is_err() {
-        return Exit::Failed.code();
+    ) {
+        return match error.print() {
+            Ok(()) => Exit::Done.code(),
+            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Exit::Done.code(),
+            Err(error) => {
+                let failure = output::stdout_failed(&error);
+                Output::of_process(false, false).failure(&failure);
+                failure.exit.code()
+            }
+        };
     }
-    if asked_for_help {
-        Exit::Done.code()
-    } else {
-        Exit::Usage.code()
+    let json = std::env::args_os().any(|arg| arg == "--json");
+    // Nothing was asked for: help is the answer, and an error nevertheless.
+    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand && !json {
+        let _told = error.print().is_ok();
+        return Exit::Usage.code();
     }
+    let failure = cli::misuse(error);
+    Output::of_process(json, false).failure(&failure);
+    failure.exit.code()
 }

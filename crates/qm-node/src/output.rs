@@ -18,6 +18,13 @@ pub(crate) struct Output {
     pub(crate) colour: bool,
 }
 
+/// `qm.note/1`.
+#[derive(Debug, Serialize)]
+struct Note<'a> {
+    schema: &'static str,
+    note: &'a str,
+}
+
 impl Output {
     pub(crate) fn of_process(json: bool, quiet: bool) -> Self {
         Self {
@@ -83,19 +90,36 @@ impl Output {
         self.bytes(format!("{line}\n").as_bytes())
     }
 
-    /// A remark for people, unless `--quiet`.
+    /// A remark for people, unless `--quiet`; with `--json` a document, as everything on standard
+    /// error is then.
     pub(crate) fn note(&self, text: &str) {
-        if !self.quiet {
+        if self.quiet {
+            return;
+        }
+        if self.json {
+            let schema = "qm.note/1";
+            self.complaint(&Note { schema, note: text });
+        } else {
             complain(text);
         }
     }
 
+    /// A document on standard error.
+    pub(crate) fn complaint(&self, document: &impl Serialize) {
+        let document = serde_json::to_string(document);
+        complain(&document.expect("documents have string keys and no failing serializer"));
+    }
+
     pub(crate) fn failure(&self, failure: &Failure) {
         if self.json {
-            let document = serde_json::to_string(&failure.document());
-            complain(&document.expect("documents have string keys and no failing serializer"));
+            self.complaint(&failure.document());
             return;
         }
+        self.told(failure);
+        failure.more.iter().for_each(|more| self.told(more));
+    }
+
+    fn told(&self, failure: &Failure) {
         let (red, plain) = if self.colour && self.error_terminal {
             ("\x1b[1;31m", "\x1b[0m")
         } else {
@@ -105,8 +129,10 @@ impl Output {
             .outcome
             .map_or_else(|| failure.code.clone(), |o| o.to_string());
         let cause = printable(&failure.cause);
+        let excerpt = failure.excerpt.as_deref();
+        let excerpt = excerpt.map_or_else(String::new, |(line, column)| pointed_at(line, *column));
         complain(&format!(
-            "{red}error{plain} [{word}]: {cause}\n  fix: {}",
+            "{red}error{plain} [{word}]: {cause}\n{excerpt}  fix: {}",
             printable(&failure.fix)
         ));
     }
@@ -137,6 +163,21 @@ impl Output {
         }
         Err(Failure::of("aborted", "the answer was not yes"))
     }
+}
+
+/// A line with a caret below the character at `column`. Of a long line only what is around it.
+fn pointed_at(line: &str, column: usize) -> String {
+    const BEFORE: usize = 60;
+    const AFTER: usize = 30;
+    let first = column.saturating_sub(BEFORE);
+    let part = |from: usize, to: usize| -> String {
+        let characters = line.chars().skip(from).take(to.saturating_sub(from));
+        printable(&characters.collect::<String>())
+    };
+    let (before, after) = (part(first, column), part(column, column + AFTER));
+    let cut = if first > 0 { "…" } else { "" };
+    let pad = " ".repeat(width(cut) + width(&before));
+    format!("    {cut}{before}{after}\n    {pad}^\n")
 }
 
 /// Standard output is gone or full. A reader that has seen enough is no error of ours, but the
@@ -289,6 +330,21 @@ mod tests {
         );
         assert!(table(&columns, &rows, true, true).starts_with("\x1b[1mQUEUE"));
         assert_eq!(table(&columns, &[], false, false), "");
+    }
+
+    #[test]
+    fn a_caret_stands_below_what_is_wrong() {
+        let shown = |line: &str, column| pointed_at(line, column);
+        assert_eq!(
+            shown("qm://hub:x/q", 9),
+            "    qm://hub:x/q\n             ^\n"
+        );
+        assert_eq!(shown("grüß/\n", 5), "    grüß/\\n\n         ^\n");
+        assert_eq!(shown("q", 1), "    q\n     ^\n");
+        let long = shown(&"x".repeat(1_000), 500);
+        let lines: Vec<_> = long.lines().collect();
+        assert_eq!(lines[0].chars().count(), 4 + 1 + 60 + 30);
+        assert_eq!(lines[1].chars().count(), 4 + 1 + 60 + 1);
     }
 
     #[test]

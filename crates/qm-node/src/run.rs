@@ -14,6 +14,8 @@ use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, oneshot};
 
+use crate::errors::{ErrorCode, code_of_io};
+use crate::holder::{self, Holder};
 use crate::identity_file::{self, IdentityError};
 use crate::info::NodeInfo;
 use crate::life;
@@ -23,6 +25,9 @@ use crate::local::{LocalError, LocalLimits};
 pub const DEFAULT_PORT: u16 = 1801;
 /// Name of the local socket inside the data directory, unless configured otherwise.
 const SOCKET_FILE: &str = "node.sock";
+/// Files of a node without applications and peers, a few spare ones among them: sockets, the
+/// runtime's own, and those of the store that are open at a time.
+const NODE_FILES: usize = 32;
 /// Threads that may resolve names at a time; each lives as long as its query.
 const RESOLVERS_MAX: usize = 4;
 
@@ -67,6 +72,13 @@ impl NodeConfig {
             create: true,
         }
     }
+
+    /// Size of a file of the store: the one that is set, or more when the largest body asks for
+    /// it.
+    #[must_use]
+    pub fn segment_bytes(&self) -> u32 {
+        life::segment_bytes(self)
+    }
 }
 
 /// What a data directory says about its node.
@@ -99,12 +111,20 @@ pub enum RunError {
         /// The data directory.
         data: PathBuf,
     },
+    /// Another process uses the data directory.
+    #[error("{} uses the data directory {}", somebody(.holder.as_ref()), data.display())]
+    DataInUse {
+        /// The data directory.
+        data: PathBuf,
+        /// Who, where the operating system tells.
+        holder: Option<Holder>,
+    },
     /// See [`IdentityError`].
     #[error(transparent)]
     Identity(#[from] IdentityError),
     /// The store cannot be opened; see [`StoreError`].
-    #[error(transparent)]
-    Store(#[from] StoreError),
+    #[error("{}", store_cause(.0))]
+    Store(#[source] StoreError),
     /// The store failed while the node ran, and reopening it did not help.
     #[error("the store failed {failures} times, last: {cause}")]
     StoreFailed {
@@ -113,9 +133,17 @@ pub enum RunError {
         /// The last failure.
         cause: String,
     },
+    /// Another process has the port.
+    #[error("UDP address {listen} is in use by {}", somebody(.holder.as_ref()))]
+    PortInUse {
+        /// The address that was asked for.
+        listen: SocketAddr,
+        /// Who, where the operating system tells.
+        holder: Option<Holder>,
+    },
     /// See [`BindError`].
-    #[error(transparent)]
-    Bind(#[from] BindError),
+    #[error("{}", bind_cause(.0))]
+    Bind(#[source] BindError),
     /// See [`LocalError`].
     #[error(transparent)]
     Local(#[from] LocalError),
@@ -132,30 +160,112 @@ pub enum RunError {
     Panicked,
 }
 
+impl From<StoreError> for RunError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Locked { path } => Self::DataInUse {
+                holder: holder::of_file(&path),
+                // The lock lies in the store, the store in the data directory.
+                data: path.ancestors().nth(2).unwrap_or(&path).to_owned(),
+            },
+            other => Self::Store(other),
+        }
+    }
+}
+
+impl From<BindError> for RunError {
+    fn from(error: BindError) -> Self {
+        match error {
+            BindError::AddressInUse { listen } => Self::PortInUse {
+                listen,
+                holder: holder::of_udp(listen),
+            },
+            other => Self::Bind(other),
+        }
+    }
+}
+
+/// The process, or whoever it is.
+pub(crate) fn somebody(holder: Option<&Holder>) -> String {
+    holder.map_or_else(|| "another process".to_owned(), Holder::to_string)
+}
+
+/// What is wrong, without the advice that a library gives with it.
+fn store_cause(error: &StoreError) -> String {
+    match error {
+        StoreError::NewerFormat {
+            path,
+            found,
+            supported,
+        } => format!(
+            "{} has format version {found}, this version reads up to {supported}",
+            path.display()
+        ),
+        StoreError::Damaged {
+            segment,
+            path,
+            offset,
+            what,
+            ..
+        } => format!(
+            "segment {segment} ({}) is damaged at offset {offset}: {what}",
+            path.display()
+        ),
+        StoreError::Foreign { path, what } => {
+            format!("{} does not belong to this store: {what}", path.display())
+        }
+        StoreError::Failed { cause } => format!("the store stopped after an error: {cause}"),
+        other => other.to_string(),
+    }
+}
+
+/// The same for the network.
+fn bind_cause(error: &BindError) -> String {
+    match error {
+        BindError::AddressNotAvailable { listen } => {
+            format!("UDP address {listen} does not belong to this machine")
+        }
+        BindError::PermissionDenied { listen } => {
+            format!("no permission for UDP address {listen}")
+        }
+        other => other.to_string(),
+    }
+}
+
 impl RunError {
-    /// A stable word.
+    /// Its row in the table of errors.
+    fn known(&self) -> &'static ErrorCode {
+        ErrorCode::named(self.code()).expect("invariant: the table has a row for every code here")
+    }
+
+    /// A stable word, one of [`errors::ALL`](crate::errors::ALL).
     #[must_use]
-    pub const fn code(&self) -> &'static str {
+    pub fn code(&self) -> &'static str {
         match self {
             Self::NotInitialised { .. } => "not_initialised",
             Self::KeyMissing { .. } => "identity_key_missing",
+            Self::DataInUse { .. } => "data_dir_locked",
             Self::Identity(IdentityError::NotAKey { .. }) => "identity_key_damaged",
-            Self::Identity(_) => "data_dir",
-            Self::Store(StoreError::Locked { .. }) => "data_dir_locked",
+            Self::Identity(IdentityError::Io { source, .. }) => code_of_io(source, "data_dir"),
+            Self::Identity(IdentityError::Entropy(_)) | Self::Bind(BindError::Entropy) => "system",
             Self::Store(StoreError::NewerFormat { .. }) => "store_newer",
             Self::Store(StoreError::Damaged { .. }) => "store_damaged",
             Self::Store(StoreError::Foreign { .. }) => "store_foreign",
             Self::Store(StoreError::Options { .. }) => "store_options",
+            Self::Store(StoreError::Io { source, .. }) => code_of_io(source, "store_io"),
             Self::Store(_) => "store_io",
-            Self::StoreFailed { .. } => "store_failed",
-            Self::Bind(BindError::AddressInUse { .. }) => "port_in_use",
+            Self::StoreFailed { .. } => "store_given_up",
+            Self::PortInUse { .. } => "port_in_use",
             Self::Bind(BindError::AddressNotAvailable { .. }) => "address_not_available",
             Self::Bind(BindError::PermissionDenied { .. }) => "port_permission",
+            Self::Bind(BindError::Config { .. }) => "network_options",
+            Self::Bind(BindError::Io { source, .. }) => code_of_io(source, "listen"),
             Self::Bind(_) => "listen",
             Self::Local(LocalError::PathTooLong { .. }) => "socket_path_too_long",
+            Self::Local(LocalError::NotASocket { .. }) => "not_a_socket",
             Self::Local(LocalError::InUse { .. }) => "socket_in_use",
-            Self::Local(_) => "socket",
-            Self::System { .. } => "system",
+            Self::Local(LocalError::Io { source, .. }) => code_of_io(source, "socket"),
+            Self::System { source, .. } => code_of_io(source, "system"),
             Self::Panicked => "panicked",
         }
     }
@@ -163,80 +273,13 @@ impl RunError {
     /// What to do about it.
     #[must_use]
     pub fn fix(&self) -> String {
-        match self {
-            Self::NotInitialised { .. } => {
-                "run `qm-node init`, or name the right directory with --data".to_owned()
-            }
-            Self::KeyMissing { .. } => "put identity.key back from a backup; to begin anew, move \
-                the directory away"
-                .to_owned(),
-            Self::Identity(IdentityError::NotAKey { path }) => {
-                format!(
-                    "put {} back from a backup; it is never replaced by itself",
-                    path.display()
-                )
-            }
-            Self::Identity(_) => "check that the directory exists, belongs to the user who runs \
-                the node, and is not on a read-only disk; choose it with --data"
-                .to_owned(),
-            Self::Store(error) => store_fix(error).to_owned(),
-            Self::StoreFailed { .. } => "look at the disk (kernel log, SMART, mount options), \
-                then start the node again: recovery tells what survived"
-                .to_owned(),
-            Self::Bind(BindError::AddressInUse { .. }) => {
-                "stop the other process, or choose another port with --listen".to_owned()
-            }
-            Self::Bind(_) => "choose another address with --listen".to_owned(),
-            Self::Local(LocalError::PathTooLong { .. }) => {
-                "choose a shorter path with --socket, or `socket` in the configuration".to_owned()
-            }
-            Self::Local(LocalError::InUse { .. }) => {
-                "stop the other node, or choose another path with --socket".to_owned()
-            }
-            Self::Local(LocalError::NotASocket { .. }) => {
-                "move the file away, or choose another path with --socket".to_owned()
-            }
-            Self::Local(_) => {
-                "check the permissions of the directory, or choose another path with --socket"
-                    .to_owned()
-            }
-            Self::System { .. } => {
-                "raise the limits of the process (ulimit -n, ulimit -u)".to_owned()
-            }
-            Self::Panicked => {
-                "report this with the log; the store recovers at the next start".to_owned()
-            }
-        }
+        self.known().fix.to_owned()
     }
 
     /// Exit code of the process: 2 for what the configuration can mend, else 1.
     #[must_use]
-    pub const fn exit_code(&self) -> u8 {
-        match self {
-            Self::NotInitialised { .. }
-            | Self::Bind(BindError::Config { .. })
-            | Self::Local(LocalError::PathTooLong { .. } | LocalError::NotASocket { .. })
-            | Self::Store(StoreError::Options { .. }) => 2,
-            _ => 1,
-        }
-    }
-}
-
-const fn store_fix(error: &StoreError) -> &'static str {
-    match error {
-        StoreError::Locked { .. } => {
-            "use the node that runs, stop it, or choose another directory with --data"
-        }
-        StoreError::NewerFormat { .. } => {
-            "install the version that wrote the data directory, or a later one"
-        }
-        StoreError::Damaged { .. } => {
-            "run `qm-node store check` to see what is affected; put the directory back from a \
-             backup, or give up the damaged part with `qm-node store repair`"
-        }
-        StoreError::Foreign { .. } => "move the named file out of the store's directory",
-        StoreError::Options { .. } => "correct the `store` settings of the configuration",
-        _ => "check that the disk is there, writable and not full, and who owns the directory",
+    pub fn exit_code(&self) -> u8 {
+        self.known().exit
     }
 }
 
@@ -417,7 +460,23 @@ impl Drop for Node {
     }
 }
 
+/// Whether this process may open so many files more. Asked before a runtime is made, which ends
+/// the process in the middle of its own preparations when they run out.
+///
+/// # Errors
+/// [`RunError::System`] with what the operating system said.
+pub fn check_files_left(wanted: usize) -> Result<(), RunError> {
+    let pairs: Result<Vec<_>, _> = (0..wanted.div_ceil(2))
+        .map(|_| std::os::unix::net::UnixStream::pair())
+        .collect();
+    pairs.map(drop).map_err(|source| RunError::System {
+        what: "first files",
+        source,
+    })
+}
+
 fn runtime() -> Result<Runtime, RunError> {
+    check_files_left(NODE_FILES)?;
     // One thread for network, engine and applications: they share caches and need no locks. The
     // blocking threads only resolve names.
     tokio::runtime::Builder::new_current_thread()

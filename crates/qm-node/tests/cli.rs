@@ -195,7 +195,9 @@ fn what_is_typed_wrong_exits_with_2() {
     let (code, _, error) = ended(&output(home.path(), &["config", "check", "bad.toml"]));
     assert_eq!(code, 2);
     expect![[r#"
-        error [config]: bad.toml:2: there is no key `dedup.sise`
+        error [config]: bad.toml:2:1: there is no key `dedup.sise`
+            sise = 1
+            ^
           fix: did you mean `dedup.size`?
     "#]]
     .assert_eq(&error);
@@ -227,7 +229,11 @@ fn paper_needs_no_node() {
         (&["completions", "fish"], "# Print an optspec"),
         (&["man"], ".ie \\n(.g .ds Aq"),
         (&["config", "example"], "# Configuration of qm-node."),
-        (&["errors", "8003"], "8003\tqueue_quota_exceeded\t4\t"),
+        (
+            &["errors", "8003"],
+            "name\tqueue_quota_exceeded\ncode\t8003\nexit\t4\n",
+        ),
+        (&["errors"], "-\tusage\t2\t"),
         (&["--version"], "qm-node "),
         (&["config", "check"], "there is no configuration file"),
     ] {
@@ -398,7 +404,9 @@ fn lines_go_through_in_order_and_once_per_key() {
     let (code, out, error) = node.feed(&args, b"1\n2\n3\n");
     assert_eq!(code, 4);
     assert!(
-        error.starts_with("line 3: 8003 queue_quota_exceeded: "),
+        error.starts_with(
+            r#"{"schema":"qm.error/1","code":"queue_quota_exceeded","outcome":"8003","cause":"#
+        ) && error.lines().next().unwrap().ends_with(r#""line":3}"#),
         "{error}"
     );
     check_golden(

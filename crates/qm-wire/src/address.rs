@@ -166,6 +166,24 @@ pub enum AddressError {
     },
 }
 
+impl AddressError {
+    /// Where the mistake is, in bytes; `None` when the text as a whole is none.
+    #[must_use]
+    pub const fn offset(&self) -> Option<usize> {
+        match self {
+            Self::Empty | Self::Scheme => None,
+            Self::MissingQueue { offset }
+            | Self::Queue { offset, .. }
+            | Self::Peer { offset, .. }
+            | Self::Host { offset, .. }
+            | Self::Port { offset }
+            | Self::QmId { offset }
+            | Self::Escape { offset }
+            | Self::Msmq { offset, .. } => Some(*offset),
+        }
+    }
+}
+
 impl FromStr for Destination {
     type Err = AddressError;
 

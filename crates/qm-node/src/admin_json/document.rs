@@ -92,6 +92,12 @@ pub struct ErrorDocument {
     pub cause: String,
     /// What to do.
     pub fix: String,
+    /// Number of the line of the input that it is about, when it is about one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub line: Option<u64>,
+    /// What else is wrong, when several things are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub more: Vec<Self>,
 }
 
 impl ErrorDocument {
@@ -104,7 +110,24 @@ impl ErrorDocument {
             outcome: None,
             cause: cause.into(),
             fix: fix.into(),
+            line: None,
+            more: Vec::new(),
         }
+    }
+
+    /// The same about a line of the input.
+    #[must_use]
+    pub fn of_line(self, number: u64) -> Self {
+        Self {
+            line: Some(number),
+            ..self
+        }
+    }
+
+    /// The same with what else is wrong.
+    #[must_use]
+    pub fn and(self, more: Vec<Self>) -> Self {
+        Self { more, ..self }
     }
 
     /// A typed outcome.

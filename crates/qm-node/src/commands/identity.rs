@@ -38,6 +38,7 @@ pub(crate) async fn show(settings: &Settings, out: &Output) -> Result<Exit, Fail
                 running: true,
             }
         }
+        Err(failure) if failure.exit != Exit::NotRunning => return Err(failure),
         Err(_not_running) => {
             let info = qm_node::identity(&settings.data).map_err(|error| from_run(&error))?;
             IdentityDocument {

@@ -2,6 +2,7 @@
 
 use qm_client::{AdminError, Client, ClientError, ReceiveError, SendError, SettleError};
 use qm_node::admin_json::{ErrorDocument, List, Request, RouteStatsDocument};
+use qm_node::errors::code_of_io;
 use qm_wire::Outcome;
 use serde::de::DeserializeOwned;
 
@@ -64,23 +65,84 @@ impl Node {
 fn understood<T: DeserializeOwned>(answer: &[u8]) -> Result<T, Failure> {
     serde_json::from_slice(answer).map_err(|error| {
         let cause = format!("the node's answer is not understood: {error}");
-        Failure::of("connection", cause)
-            .with_fix("use the qm-node command of the node's own version")
+        Failure::of("not_understood", cause)
     })
 }
 
 /// No connection.
 pub(crate) fn from_client(error: &ClientError) -> Failure {
+    let at = |path: &std::path::Path| path.display().to_string();
     match error {
         ClientError::NotRunning { path, reason } => {
-            let cause = format!("no node answers at {}: {reason}", path.display());
+            let cause = format!("no node answers at {}: {reason}", at(path));
             Failure::of("not_running", cause)
         }
         ClientError::Denied { path, reason } => {
-            Failure::of("no_permission", format!("{}: {reason}", path.display()))
+            let cause = format!("this user may not use the socket {}: {reason}", at(path));
+            Failure::of("no_permission", cause)
+        }
+        ClientError::PathTooLong { path } => {
+            let bytes = path.as_os_str().len();
+            let cause = format!(
+                "the path of the local socket has {bytes} bytes, operating systems take 100: {}",
+                at(path)
+            );
+            Failure::of("socket_path_too_long", cause)
+        }
+        ClientError::Io { path, reason } => {
+            let cause = format!(
+                "the connection to the node at {} failed: {reason}",
+                at(path)
+            );
+            Failure::of(code_of_io(reason, "connection"), cause)
+        }
+        ClientError::HungUp { path } => {
+            let cause = format!("the node at {} ended the connection", at(path));
+            Failure::of("connection", cause)
+        }
+        ClientError::Timeout { path, after_ms } => {
+            let path = at(path);
+            let cause = format!("whoever listens at {path} did not answer within {after_ms} ms");
+            Failure::of("no_answer", cause)
+        }
+        ClientError::Protocol { path, reason } => {
+            let path = at(path);
+            let cause =
+                format!("what answers at {path} does not speak the local protocol: {reason}");
+            Failure::of("not_a_node", cause)
+        }
+        ClientError::Version { path, node, client } => {
+            let cause = format!(
+                "the node at {} speaks version {node} of the local protocol, this command \
+                 version {client}",
+                at(path)
+            );
+            Failure::of("local_version", cause)
+        }
+        ClientError::OtherNode {
+            path,
+            before,
+            after,
+        } => {
+            let path = at(path);
+            let cause = format!("another node answers at {path} now: {after} instead of {before}");
+            Failure::of("other_node", cause)
+        }
+        ClientError::Restarted { path } => {
+            let cause = format!("the node at {} was restarted", at(path));
+            Failure::of("connection", cause)
+        }
+        ClientError::System { what, reason } => {
+            Failure::of("system", format!("cannot have {what}: {reason}"))
         }
         other => Failure::of("connection", other.to_string()),
     }
+}
+
+/// What was under way when the answer was lost.
+fn lost(error: &ClientError) -> Failure {
+    let cause = from_client(error).cause;
+    Failure::of("outcome_unknown", format!("the answer was lost: {cause}"))
 }
 
 /// An administrative request that failed.
@@ -88,12 +150,19 @@ fn from_admin(error: &AdminError) -> Failure {
     match error {
         AdminError::Failed { json } => match serde_json::from_slice::<ErrorDocument>(json) {
             Ok(document) => Failure::from_document(document),
-            Err(_other) => Failure::of("connection", String::from_utf8_lossy(json).into_owned()),
+            Err(_other) => {
+                let json = String::from_utf8_lossy(json);
+                Failure::of(
+                    "not_understood",
+                    format!("the node's answer is not understood: {json}"),
+                )
+            }
         },
         AdminError::Invalid(error) => Failure::usage(error.to_string(), "ask for less"),
         AdminError::Disconnected(error) => from_client(error),
-        AdminError::OutcomeUnknown(error) => Failure::of("outcome_unknown", error.to_string())
-            .with_fix("look whether it was done, then repeat the command"),
+        AdminError::OutcomeUnknown(error) => {
+            lost(error).with_fix("look whether it was done, then repeat the command")
+        }
         other => Failure::of("connection", other.to_string()),
     }
 }
@@ -119,7 +188,11 @@ pub(crate) fn from_send(error: &SendError) -> Failure {
             Failure::usage(error.to_string(), "shorten or correct that property")
         }
         SendError::Disconnected(error) => from_client(error),
-        SendError::OutcomeUnknown(error) => Failure::of("outcome_unknown", error.to_string()),
+        SendError::OutcomeUnknown(error) => lost(error),
+        SendError::TooManyFollowed { limit } => Failure::of(
+            "not_followed",
+            format!("{limit} messages are being followed already"),
+        ),
         other => Failure::of("connection", other.to_string()),
     }
 }
@@ -132,7 +205,14 @@ pub(crate) fn from_receive(error: &ReceiveError) -> Failure {
             Failure::usage(error.to_string(), "shorten or correct that option")
         }
         ReceiveError::Disconnected(error) => from_client(error),
-        ReceiveError::Damaged { .. } => Failure::rejected(Outcome::DAMAGED, error.to_string()),
+        ReceiveError::Damaged {
+            queue,
+            lookup,
+            reason,
+        } => {
+            let cause = format!("message {lookup} of queue {queue} is damaged: {reason}");
+            Failure::rejected(Outcome::DAMAGED, cause)
+        }
         other => Failure::of("connection", other.to_string()),
     }
 }
@@ -140,8 +220,20 @@ pub(crate) fn from_receive(error: &ReceiveError) -> Failure {
 /// Messages that were printed and are still in their queue.
 pub(crate) fn from_settle(error: &SettleError) -> Failure {
     match error {
-        SettleError::Refused { outcome, .. } => Failure::rejected(*outcome, error.to_string()),
+        SettleError::Refused { outcome, text } => refused(*outcome, text),
         SettleError::LeaseLost { .. } => Failure::rejected(Outcome::LEASE_LOST, error.to_string()),
+        SettleError::OutcomeUnknown {
+            queue,
+            lookup,
+            reason,
+        } => {
+            let cause = format!(
+                "message {lookup} of queue {queue} is removed or will be delivered again: {}",
+                from_client(reason).cause
+            );
+            let fix = format!("look with `qm-node peek {queue}` whether it is still there");
+            Failure::of("outcome_unknown", cause).with_fix(fix)
+        }
         other => Failure::of("outcome_unknown", other.to_string())
             .with_fix("look with `qm-node peek` whether the message is still there"),
     }
@@ -154,6 +246,93 @@ mod tests {
 
     use super::*;
     use crate::exit::Exit;
+
+    #[test]
+    fn every_failure_of_a_connection_has_its_row() {
+        let path = || std::path::PathBuf::from("/run/qm/node.sock");
+        let os = |number| Arc::new(io::Error::from_raw_os_error(number));
+        let qm = |last| qm_wire::QmId::from_bytes([last; 16]);
+        for (code, error) in [
+            (
+                "not_running",
+                ClientError::NotRunning {
+                    path: path(),
+                    reason: os(2),
+                },
+            ),
+            (
+                "no_permission",
+                ClientError::Denied {
+                    path: path(),
+                    reason: os(13),
+                },
+            ),
+            ("connection", ClientError::HungUp { path: path() }),
+            (
+                "no_answer",
+                ClientError::Timeout {
+                    path: path(),
+                    after_ms: 10_000,
+                },
+            ),
+            (
+                "not_a_node",
+                ClientError::Protocol {
+                    path: path(),
+                    reason: qm_client::Violation::NoHello,
+                },
+            ),
+            (
+                "local_version",
+                ClientError::Version {
+                    path: path(),
+                    node: 9,
+                    client: 1,
+                },
+            ),
+            (
+                "other_node",
+                ClientError::OtherNode {
+                    path: path(),
+                    before: qm(1),
+                    after: qm(2),
+                },
+            ),
+        ] {
+            let failure = from_client(&error);
+            assert_eq!(failure.code, code);
+            failure.assert_as_in_the_table();
+        }
+        let long = ClientError::PathTooLong {
+            path: "/srv/a-long-path/node.sock".into(),
+        };
+        from_client(&long).assert_as_in_the_table();
+        let gone = ClientError::HungUp { path: path() };
+        let unknown = from_send(&SendError::OutcomeUnknown(gone.clone()));
+        assert_eq!(unknown.code, "outcome_unknown");
+        unknown.assert_as_in_the_table();
+        let settling = from_settle(&SettleError::OutcomeUnknown {
+            queue: "orders".parse().unwrap(),
+            lookup: 7,
+            reason: gone,
+        });
+        assert_eq!(
+            (&*settling.code, settling.exit),
+            ("outcome_unknown", Exit::Failed)
+        );
+        assert!(
+            settling.fix.contains("`qm-node peek orders`"),
+            "{settling:?}"
+        );
+        let many = from_send(&SendError::TooManyFollowed { limit: 32_768 });
+        assert_eq!(many.code, "not_followed");
+        many.assert_as_in_the_table();
+        let files = ClientError::Io {
+            path: path(),
+            reason: os(24),
+        };
+        assert_eq!(from_client(&files).code, "too_many_files");
+    }
 
     #[test]
     fn failures_have_the_codes_of_the_contract() {

@@ -3,24 +3,28 @@
 use std::path::Path;
 
 use clap::CommandFactory as _;
+use qm_node::errors;
 use qm_wire::Outcome;
 use serde::Serialize;
 
 use crate::cli::Cli;
-use crate::exit::{CODES, Exit, Failure, fix_of};
+use crate::exit::{Exit, Failure, fix_of};
 use crate::output::{Column, Output};
 
 /// `qm.error_code/1`.
 #[derive(Debug, Serialize)]
-struct CodeDocument {
+pub(crate) struct CodeDocument {
     schema: &'static str,
-    code: &'static str,
+    pub(crate) code: &'static str,
     /// Four hexadecimal digits, for outcomes.
     #[serde(skip_serializing_if = "Option::is_none")]
-    outcome: Option<String>,
-    exit: u8,
-    meaning: &'static str,
-    fix: &'static str,
+    pub(crate) outcome: Option<String>,
+    pub(crate) exit: u8,
+    pub(crate) meaning: &'static str,
+    /// A cause as it is printed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) example: Option<&'static str>,
+    pub(crate) fix: &'static str,
 }
 
 pub(crate) fn errors(code: Option<&str>, out: &Output) -> Result<Exit, Failure> {
@@ -37,6 +41,16 @@ pub(crate) fn errors(code: Option<&str>, out: &Output) -> Result<Exit, Failure> 
         if codes.is_empty() {
             let cause = format!("there is no error code `{wanted}`");
             return Err(Failure::usage(cause, "`qm-node errors` lists them all"));
+        }
+        if let ([code], false) = (&*codes, out.json) {
+            let mut facts = vec![("name", code.code.to_owned())];
+            facts.extend(code.outcome.clone().map(|digits| ("code", digits)));
+            facts.push(("exit", code.exit.to_string()));
+            facts.push(("meaning", code.meaning.to_owned()));
+            facts.extend(code.example.map(|text| ("example", text.to_owned())));
+            facts.push(("fix", code.fix.to_owned()));
+            out.facts(&facts)?;
+            return Ok(Exit::Done);
         }
     }
     let columns = [
@@ -58,14 +72,16 @@ pub(crate) fn errors(code: Option<&str>, out: &Output) -> Result<Exit, Failure> 
     Ok(Exit::Done)
 }
 
-fn all_codes() -> Vec<CodeDocument> {
-    let own = CODES.iter().map(|(code, exit, meaning, fix)| CodeDocument {
+/// Errors of the program, then the outcomes of messages.
+pub(crate) fn all_codes() -> Vec<CodeDocument> {
+    let own = errors::ALL.iter().map(|known| CodeDocument {
         schema: "qm.error_code/1",
-        code,
+        code: known.code,
         outcome: None,
-        exit: *exit as u8,
-        meaning,
-        fix,
+        exit: known.exit,
+        meaning: known.meaning,
+        example: Some(known.example),
+        fix: known.fix,
     });
     let outcomes = Outcome::ALL.iter().map(|outcome| CodeDocument {
         schema: "qm.error_code/1",
@@ -77,6 +93,7 @@ fn all_codes() -> Vec<CodeDocument> {
             Exit::Rejected
         } as u8,
         meaning: outcome.describe(),
+        example: None,
         fix: fix_of(*outcome),
     });
     own.chain(outcomes).collect()
@@ -102,3 +119,6 @@ pub(crate) fn man(dir: Option<&Path>, out: &Output) -> Result<Exit, Failure> {
     out.bytes(&page)?;
     Ok(Exit::Done)
 }
+
+#[cfg(test)]
+mod page;

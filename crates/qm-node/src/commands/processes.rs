@@ -160,7 +160,11 @@ impl NodeProcess {
         }
         self.child = Some(child);
         self.kill();
-        let cause = format!("the {} did not stop within {STOP_MAX:?}", self.name);
+        let cause = format!(
+            "the {} did not stop within {} s",
+            self.name,
+            STOP_MAX.as_secs()
+        );
         Err(Failure::of("trial", cause))
     }
 

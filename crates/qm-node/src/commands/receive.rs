@@ -204,7 +204,11 @@ fn save(dir: &Path, message: &Received) -> Result<PathBuf, (PathBuf, io::Error)>
     };
     match write() {
         Ok(()) => Ok(path),
-        Err(error) => Err((path, error)),
+        Err(error) => {
+            // On a full disk what is unfinished would only make it worse.
+            let _removed = std::fs::remove_file(&unfinished).is_ok();
+            Err((path, error))
+        }
     }
 }
 

@@ -81,16 +81,27 @@ type Put = (u64, usize, Result<PutTicket, SendError>);
 async fn put_all(
     node: &Node,
     template: &Template,
-    lines: &mut mpsc::Receiver<io::Result<Vec<Bytes>>>,
+    lines: &mut mpsc::Receiver<io::Result<Vec<Line>>>,
     tickets: mpsc::Sender<Put>,
 ) -> Result<(), Failure> {
     let mut number = 0_u64;
     while let Some(chunk) = lines.recv().await {
         let chunk = chunk.map_err(|e| Failure::io(format!("behind line {number}"), &e))?;
-        for body in chunk {
+        for line in chunk {
             number = number.saturating_add(1);
-            let length = body.len();
-            let ticket = node.client.put(template.message(body, Some(number))).await;
+            let (length, ticket) = match line {
+                Line::Whole(body) => {
+                    let length = body.len();
+                    let message = template.message(body, Some(number));
+                    (length, node.client.put(message).await)
+                }
+                // As if it had been put: that one is refused, the others go on.
+                Line::TooLong { bytes } => {
+                    let limit = node.client.node().body_bytes_max;
+                    let length = usize::try_from(bytes).unwrap_or(usize::MAX);
+                    (length, Err(SendError::TooLarge { bytes, limit }))
+                }
+            };
             let lost = match &ticket {
                 Err(error @ (SendError::Disconnected(_) | SendError::OutcomeUnknown(_))) => {
                     Some(from_send(error))
@@ -250,12 +261,17 @@ impl Tally {
             return;
         }
         self.clear_progress();
-        let word = failure
-            .outcome
-            .map_or_else(|| failure.code.clone(), |o| o.to_string());
-        complain(&format!("line {number}: {word}: {}", failure.cause));
+        if self.out.json {
+            let document = failure.document().of_line(number);
+            self.out.complaint(&document);
+        } else {
+            let word = failure
+                .outcome
+                .map_or_else(|| failure.code.clone(), |o| o.to_string());
+            complain(&format!("line {number}: {word}: {}", failure.cause));
+        }
         if self.told == TOLD_MAX {
-            complain("further refused lines are only counted");
+            self.out.note("further refused lines are only counted");
         }
     }
 
@@ -366,15 +382,36 @@ fn count(counts: &mut BTreeMap<String, u64>, code: &str) {
     *count = count.saturating_add(1);
 }
 
+/// A line without its separator.
+#[derive(Debug, PartialEq, Eq)]
+enum Line {
+    Whole(Bytes),
+    /// Over the limit, and passed over without being kept.
+    TooLong {
+        bytes: u64,
+    },
+}
+
 /// Cuts a stream at its separators; what follows the last one is a line too, unless it is empty.
 fn read_lines(
     mut from: impl Read,
     separator: u8,
     body_max: usize,
-    to: &mpsc::Sender<io::Result<Vec<Bytes>>>,
+    to: &mpsc::Sender<io::Result<Vec<Line>>>,
 ) {
     let mut buffer = BytesMut::new();
     let mut searched = 0;
+    // Bytes of the present line that were passed over.
+    let mut passed = 0_u64;
+    let cut = |line: BytesMut, passed: &mut u64| {
+        let bytes = passed.saturating_add(u64::try_from(line.len()).unwrap_or(u64::MAX));
+        *passed = 0;
+        if bytes > u64::try_from(body_max).unwrap_or(u64::MAX) {
+            Line::TooLong { bytes }
+        } else {
+            Line::Whole(line.freeze())
+        }
+    };
     loop {
         let filled = buffer.len();
         buffer.resize(filled + CHUNK_BYTES, 0);
@@ -399,12 +436,12 @@ fn read_lines(
         {
             let mut line = buffer.split_to(searched + found + 1);
             line.truncate(searched + found);
-            lines.push(line.freeze());
+            lines.push(cut(line, &mut passed));
             searched = 0;
         }
         searched = buffer.len();
-        if at_end && !buffer.is_empty() {
-            lines.push(buffer.split().freeze());
+        if at_end && (!buffer.is_empty() || passed > 0) {
+            lines.push(cut(buffer.split(), &mut passed));
         }
         if !lines.is_empty() && to.blocking_send(Ok(lines)).is_err() {
             return;
@@ -413,9 +450,9 @@ fn read_lines(
             return;
         }
         if buffer.len() > body_max {
-            let text = format!("a line is longer than the {body_max} bytes that the node accepts");
-            let _heard = to.blocking_send(Err(io::Error::other(text))).is_ok();
-            return;
+            passed = passed.saturating_add(u64::try_from(buffer.len()).unwrap_or(u64::MAX));
+            buffer.clear();
+            searched = 0;
         }
     }
 }
@@ -437,15 +474,19 @@ mod tests {
         }
     }
 
-    fn lines(text: &[u8], separator: u8, step: usize) -> Vec<Bytes> {
+    fn lines(text: &[u8], separator: u8, step: usize) -> Vec<String> {
         let (to, mut from) = mpsc::channel(1_000);
-        read_lines(Drops(text, step), separator, 100, &to);
+        read_lines(Drops(text, step), separator, 5, &to);
         drop(to);
         let mut all = Vec::new();
         while let Ok(chunk) = from.try_recv() {
             all.extend(chunk.unwrap());
         }
-        all
+        let shown = all.into_iter().map(|line| match line {
+            Line::Whole(line) => String::from_utf8(line.to_vec()).unwrap(),
+            Line::TooLong { bytes } => format!("<{bytes} bytes>"),
+        });
+        shown.collect()
     }
 
     #[test]
@@ -460,10 +501,26 @@ mod tests {
     }
 
     #[test]
+    fn lines_over_the_limit_are_passed_over_and_the_others_stay() {
+        for step in [1, 2, 3, 4, 1_000] {
+            for (text, cut) in [
+                (&b"12345\n123456\n1\n"[..], &["12345", "<6 bytes>", "1"][..]),
+                (b"1234567890123\n1", &["<13 bytes>", "1"]),
+                (b"1\n1234567", &["1", "<7 bytes>"]),
+                (b"123456", &["<6 bytes>"]),
+                (b"123456\n", &["<6 bytes>"]),
+            ] {
+                assert_eq!(lines(text, b'\n', step), cut, "{step}");
+            }
+        }
+    }
+
+    #[test]
     fn a_line_without_end_does_not_fill_the_memory() {
         let (to, mut from) = mpsc::channel(1_000);
-        read_lines(io::repeat(b'x'), b'\n', 1_000, &to);
-        let error = from.try_recv().unwrap().unwrap_err();
-        assert!(error.to_string().contains("1000 bytes"));
+        let endless = io::repeat(b'x').take(64 << 20);
+        read_lines(endless, b'\n', 1_000, &to);
+        let line = from.try_recv().unwrap().unwrap();
+        assert_eq!(line, [Line::TooLong { bytes: 64 << 20 }]);
     }
 }

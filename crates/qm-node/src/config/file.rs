@@ -1,6 +1,7 @@
-//! The configuration file: TOML to keys and texts, each with its line.
+//! The configuration file: TOML to keys and texts, each with its place.
 
-use std::path::Path;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -8,65 +9,184 @@ use toml::de::{DeTable, DeValue};
 use super::ConfigError;
 use super::keys::{KEYS, Key};
 
+/// Mistakes of a file that are told; the rest would only repeat them.
+const MISTAKES_MAX: usize = 20;
+/// Characters of a value that an error repeats.
+const SHOWN_CHARS: usize = 60;
+
 /// A value of a file.
 pub(super) struct FileValue {
     pub(super) key: &'static str,
     pub(super) text: String,
-    pub(super) line: usize,
+    pub(super) place: Place,
 }
 
-/// Reads a file's text.
-///
-/// # Errors
-/// [`ConfigError`] with file and line for what is no TOML, no key, or no kind of value that a key
-/// could have.
-pub(super) fn parse(path: &Path, text: &str) -> Result<Vec<FileValue>, ConfigError> {
-    let line_of = |at: usize| text.get(..at).unwrap_or(text).matches('\n').count() + 1;
-    let table = DeTable::parse(text).map_err(|error| {
-        let line = error.span().map_or(1, |span| line_of(span.start));
-        ConfigError {
-            cause: format!("{}:{line}: {}", path.display(), error.message()),
-            fix: "correct the line; the file is TOML (https://toml.io)".to_owned(),
+/// Where something stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) path: PathBuf,
+    /// From 1.
+    pub(crate) line: usize,
+    /// Characters from 1.
+    pub(crate) column: usize,
+    /// The line itself.
+    pub(crate) text: String,
+}
+
+impl Place {
+    /// With the column, for what is wrong there.
+    pub(super) fn exact(&self) -> String {
+        format!("{}:{}:{}", self.path.display(), self.line, self.column)
+    }
+
+    pub(super) fn excerpt(&self) -> (String, usize) {
+        (self.text.clone(), self.column.saturating_sub(1))
+    }
+}
+
+/// A file that is read.
+struct Source<'a> {
+    path: &'a Path,
+    text: &'a str,
+}
+
+impl Source<'_> {
+    fn place(&self, at: usize) -> Place {
+        let before = self.text.get(..at).unwrap_or(self.text);
+        let line_at = before.rfind('\n').map_or(0, |feed| feed + 1);
+        let rest = self.text.get(line_at..).unwrap_or_default();
+        Place {
+            path: self.path.to_owned(),
+            line: before.matches('\n').count() + 1,
+            column: before.get(line_at..).unwrap_or_default().chars().count() + 1,
+            text: rest.lines().next().unwrap_or_default().to_owned(),
         }
-    })?;
+    }
+
+    fn wrong(&self, at: usize, problem: &str, fix: String) -> ConfigError {
+        let place = self.place(at);
+        ConfigError {
+            excerpt: Some(place.excerpt()),
+            ..ConfigError::new(format!("{}: {problem}", place.exact()), fix)
+        }
+    }
+
+    /// A value as it is written, shortened.
+    fn written(&self, span: Range<usize>) -> String {
+        let text = self.text.get(span).unwrap_or_default();
+        let line = text.lines().next().unwrap_or_default();
+        let mut shown: String = line.chars().take(SHOWN_CHARS).collect();
+        if shown.len() < text.len() {
+            shown.push('…');
+        }
+        shown
+    }
+
+    fn leaf(
+        &self,
+        name: &str,
+        at: usize,
+        value: &Spanned<DeValue<'_>>,
+    ) -> Result<FileValue, ConfigError> {
+        let Some(key) = Key::named(name) else {
+            let problem = format!("there is no key `{name}`");
+            return Err(self.wrong(at, &problem, accepted(name)));
+        };
+        let text = match value.get_ref() {
+            DeValue::String(text) => text.to_string(),
+            DeValue::Integer(number) => number.to_string(),
+            _ => {
+                let written = self.written(value.span());
+                let problem = format!("`{name}`: `{written}` has the wrong kind");
+                let fix = format!("`{name}` is {}", key.kind.describe());
+                return Err(self.wrong(value.span().start, &problem, fix));
+            }
+        };
+        Ok(FileValue {
+            key: key.name,
+            text,
+            place: self.place(value.span().start),
+        })
+    }
+}
+
+/// Reads a file's text: the values that can be read, and what is wrong with the rest, both in the
+/// order of the file.
+pub(super) fn parse(path: &Path, text: &str) -> (Vec<FileValue>, Vec<ConfigError>) {
+    let source = Source { path, text };
+    // What comes behind a broken line can be read, and its mistakes are told as well.
+    let (table, broken) = DeTable::parse_recoverable(text);
+    let mut errors: Vec<(usize, ConfigError)> = broken
+        .into_iter()
+        .map(|error| {
+            let at = error.span().map_or(0, |span| span.start);
+            let fix = "correct the line; the file is TOML (https://toml.io)".to_owned();
+            (at, source.wrong(at, error.message(), fix))
+        })
+        .collect();
+    errors.sort_by_key(|(at, _)| *at);
+    // One slip can break several rules of TOML.
+    errors.dedup_by_key(|(at, _)| source.place(*at).line);
+    let broken_lines: Vec<usize> = errors
+        .iter()
+        .map(|(at, _)| source.place(*at).line)
+        .collect();
     let mut values = Vec::new();
+    let mut leaf = |name: &str, at: usize, value: &Spanned<DeValue<'_>>| {
+        // What a broken line seems to say is not worth an error of its own.
+        if broken_lines.contains(&source.place(at).line) {
+            return;
+        }
+        match source.leaf(name, at, value) {
+            Ok(value) => values.push(value),
+            Err(error) => errors.push((at, error)),
+        }
+    };
+    let mut strangers = Vec::new();
     for (name, value) in table.get_ref() {
-        let place = |at: usize| format!("{}:{}", path.display(), line_of(at));
         let at = name.span().start;
         let section = name.get_ref();
         let DeValue::Table(inner) = value.get_ref() else {
-            values.push(leaf(section, value, at, &place)?);
+            leaf(section, at, value);
             continue;
         };
         let prefix = format!("{section}.");
         if !KEYS.iter().any(|key| key.name.starts_with(&prefix)) {
-            return Err(ConfigError {
-                cause: format!("{}: there is no section [{section}]", place(at)),
-                fix: accepted(section),
-            });
+            strangers.push((at, section.to_string()));
+            continue;
         }
         for (name, value) in inner {
             let key = format!("{section}.{}", name.get_ref());
-            values.push(leaf(&key, value, name.span().start, &place)?);
+            leaf(&key, name.span().start, value);
         }
     }
-    for value in &mut values {
-        value.line = line_of(value.line);
+    for (at, section) in strangers {
+        let headed = text.get(..at).is_some_and(|before| before.ends_with('['));
+        let blurred = !broken_lines.is_empty() && !headed;
+        if !blurred && !broken_lines.contains(&source.place(at).line) {
+            let problem = format!("there is no section [{section}]");
+            errors.push((at, source.wrong(at, &problem, accepted_section(&section))));
+        }
     }
-    // In the order of the file, so that the first mistake is told first.
-    values.sort_by_key(|value| value.line);
-    Ok(values)
+    values.sort_by_key(|value| (value.place.line, value.place.column));
+    errors.sort_by_key(|(at, _)| *at);
+    let mut errors: Vec<ConfigError> = errors.into_iter().map(|(_, error)| error).collect();
+    errors.truncate(MISTAKES_MAX);
+    (values, errors)
 }
 
 /// What may stand where `wrong` stands: the key meant, or the keys of its section.
 pub(super) fn accepted(wrong: &str) -> String {
-    let nearest = KEYS
+    // A key of a section that stands outside of it.
+    let stray: Vec<&str> = KEYS
         .iter()
-        .map(|key| (distance(key.name, wrong), key.name))
-        .min();
-    if let Some((distance, name)) = nearest
-        && distance <= 2
-    {
+        .map(|key| key.name)
+        .filter(|name| name.split_once('.').is_some_and(|(_, last)| last == wrong))
+        .collect();
+    if let [name] = &*stray {
+        return format!("did you mean `{name}`?");
+    }
+    if let Some(name) = nearest(wrong, KEYS.iter().map(|key| key.name)) {
         return format!("did you mean `{name}`?");
     }
     let section = wrong
@@ -80,33 +200,22 @@ pub(super) fn accepted(wrong: &str) -> String {
     format!("accepted keys: {}", names.join(", "))
 }
 
-fn leaf(
-    name: &str,
-    value: &Spanned<DeValue<'_>>,
-    at: usize,
-    place: &impl Fn(usize) -> String,
-) -> Result<FileValue, ConfigError> {
-    let Some(key) = Key::named(name) else {
-        return Err(ConfigError {
-            cause: format!("{}: there is no key `{name}`", place(at)),
-            fix: accepted(name),
-        });
-    };
-    let text = match value.get_ref() {
-        DeValue::String(text) => text.to_string(),
-        DeValue::Integer(number) => number.to_string(),
-        _ => {
-            return Err(ConfigError {
-                cause: format!("{}: `{name}` has a value of the wrong kind", place(at)),
-                fix: format!("`{name}` is {}", key.kind.describe()),
-            });
-        }
-    };
-    Ok(FileValue {
-        key: key.name,
-        text,
-        line: at,
-    })
+fn accepted_section(wrong: &str) -> String {
+    let mut sections: Vec<&str> = KEYS
+        .iter()
+        .filter_map(|key| Some(key.name.split_once('.')?.0))
+        .collect();
+    sections.dedup();
+    match nearest(wrong, sections.iter().copied()) {
+        Some(name) => format!("did you mean [{name}]?"),
+        None => format!("accepted sections: {}", sections.join(", ")),
+    }
+}
+
+/// The one that a typing mistake or two away is meant.
+fn nearest<'n>(wrong: &str, names: impl Iterator<Item = &'n str>) -> Option<&'n str> {
+    let (distance, name) = names.map(|name| (distance(name, wrong), name)).min()?;
+    (distance <= 2).then_some(name)
 }
 
 /// Edits between two names (Levenshtein).

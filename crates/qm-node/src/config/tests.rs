@@ -18,11 +18,24 @@ fn around(variables: &[(&str, &str)]) -> Surroundings {
     }
 }
 
-fn read(text: &str) -> Result<Settings, ConfigError> {
+fn read(text: &str) -> Result<Settings, Vec<ConfigError>> {
     let mut settings = Settings::default_in(&around(&[]));
-    settings.read_text(Path::new("/etc/qm/qm-node.toml"), text)?;
-    settings.check()?;
-    Ok(settings)
+    let mut errors = settings.read_text(Path::new("/etc/qm/qm-node.toml"), text);
+    if errors.is_empty() {
+        errors = settings.check();
+    }
+    if errors.is_empty() {
+        Ok(settings)
+    } else {
+        Err(errors)
+    }
+}
+
+/// The only mistake.
+fn mistake<T: fmt::Debug>(read: Result<T, Vec<ConfigError>>) -> ConfigError {
+    let mut errors = read.unwrap_err();
+    assert_eq!(errors.len(), 1, "{errors:?}");
+    errors.remove(0)
 }
 
 #[test]
@@ -70,37 +83,47 @@ fn a_mistake_is_told_with_file_line_and_what_is_accepted() {
     for (text, cause, fix) in [
         (
             "[dedup]\n\nsise = 1",
-            "/etc/qm/qm-node.toml:3: there is no key `dedup.sise`",
+            "/etc/qm/qm-node.toml:3:1: there is no key `dedup.sise`",
             "did you mean `dedup.size`?",
         ),
         (
             "[dedup]\ncapacity_of_it = 1",
-            "qm-node.toml:2: there is no key `dedup.capacity_of_it`",
+            "qm-node.toml:2:1: there is no key `dedup.capacity_of_it`",
             "accepted keys: dedup.size, dedup.purge_interval",
         ),
         (
             "\n[dedupe]\nsize = 1",
-            "qm-node.toml:2: there is no section [dedupe]",
-            "accepted keys: listen,",
+            "qm-node.toml:2:2: there is no section [dedupe]",
+            "did you mean [dedup]?",
+        ),
+        (
+            "[stream]\nsize = 1",
+            "qm-node.toml:1:2: there is no section [stream]",
+            "accepted sections: limits, store, dedup,",
         ),
         (
             "size = 1",
-            "qm-node.toml:1: there is no key `size`",
+            "qm-node.toml:1:1: there is no key `size`",
+            "did you mean `dedup.size`?",
+        ),
+        (
+            "colour = 1",
+            "qm-node.toml:1:1: there is no key `colour`",
             "accepted keys: listen,",
         ),
         (
             "[dedup]\nsize = \"many\"",
-            "qm-node.toml:2: `dedup.size`: `many` is not a whole number",
+            "qm-node.toml:2:8: `dedup.size`: `many` is not a whole number",
             "such as 10000",
         ),
         (
             "[dedup]\nsize = [1]",
-            "qm-node.toml:2: `dedup.size` has a value of the wrong kind",
+            "qm-node.toml:2:8: `dedup.size`: `[1]` has the wrong kind",
             "such as 10000",
         ),
         (
             "[dedup]\npurge_interval = 30",
-            "qm-node.toml:2: `dedup.purge_interval`: `30` is no duration",
+            "qm-node.toml:2:18: `dedup.purge_interval`: `30` is no duration",
             "\"30s\"",
         ),
         (
@@ -130,22 +153,114 @@ fn a_mistake_is_told_with_file_line_and_what_is_accepted() {
         ),
         ("log = \"info,=,\"", "`log`", "text"),
         ("dedup = 1", "there is no key `dedup`", "accepted keys"),
-        ("[dedup\nsize = 1", "qm-node.toml:1: ", "TOML"),
+        ("[dedup\nlisten = \":1\"", "qm-node.toml:1:7: ", "TOML"),
+        ("[dedup]\nsize = 1 2", "qm-node.toml:2:8: ", "TOML"),
+        (
+            "log = 1.5",
+            "qm-node.toml:1:7: `log`: `1.5` has the wrong kind",
+            "a text",
+        ),
         (
             "listen = \":1\"\nlisten = \":2\"",
-            "qm-node.toml:2: duplicate key",
+            "qm-node.toml:2:1: duplicate key",
             "TOML",
         ),
         (
             "[reconnect]\nmin = \"1min\"",
-            "`reconnect.min`: the first pause is longer",
+            "qm-node.toml:2:7: `reconnect.min`: the first pause is longer",
             "reconnect.max",
         ),
+        (
+            "[session]\nack_wait = \"500ms\"",
+            "default: `session.ack_wait_min`: the shortest wait is longer",
+            "session.ack_wait",
+        ),
+        (
+            "[limits]\nstore_bytes = \"1MiB\"",
+            "the largest body, 4MiB, could never be stored: `limits.store_bytes` is 1MiB",
+            "raise limits.store_bytes",
+        ),
+        (
+            "[store]\ndisk_bytes = \"64MiB\"",
+            "64MiB do not hold the reserve (64MiB) and one file more (64MiB",
+            "raise store.disk_bytes",
+        ),
     ] {
-        let error = read(text).unwrap_err();
+        let error = mistake(read(text));
         assert!(error.cause.contains(cause), "{text}: {error:?}");
         assert!(error.fix.contains(fix), "{text}: {error:?}");
     }
+}
+
+#[test]
+fn all_mistakes_are_told_at_once_in_the_order_of_the_sources() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("qm-node.toml");
+    let text = "\
+        listn = \":1\"\n\
+        [dedup]\n\
+        size = = 1\n\
+        purge_interval = \"30\"  # grüße\n\
+        [window]\n\
+        messages = 9999\n\
+        [nosuch]\n\
+        x = 1\n";
+    std::fs::write(&file, text).unwrap();
+    let around = around(&[
+        ("QM_CONFIG", file.to_str().unwrap()),
+        ("QM_LISTEN", "hub"),
+        ("QM_WINDOW__BYTE", "1"),
+    ]);
+    let flags = Flags {
+        config: None,
+        values: vec![("--trust", "trust", "all".to_owned())],
+    };
+    let errors = Settings::load(&around, &flags).unwrap_err();
+    let causes: Vec<String> = errors
+        .iter()
+        .map(|error| error.cause.replace(dir.path().to_str().unwrap(), ""))
+        .collect();
+    assert_eq!(
+        causes,
+        [
+            "/qm-node.toml:1:1: there is no key `listn`",
+            "/qm-node.toml:3:8: extra `=`, expected nothing",
+            "/qm-node.toml:7:2: there is no section [nosuch]",
+            "/qm-node.toml:4:18: `dedup.purge_interval`: `30` is no duration: write a number and a unit (ms, s, min, h, d), as in 30s",
+            "/qm-node.toml:6:12: `window.messages`: `9999` is not a whole number from 1 to 4096",
+            "QM_LISTEN: `listen`: `hub` is no address with a port",
+            "the environment variable QM_WINDOW__BYTE names no key: there is no `window.byte`",
+            "--trust: `trust`: `all` is no kind of trust",
+        ]
+    );
+    assert_eq!(
+        errors[3].excerpt,
+        Some(("purge_interval = \"30\"  # grüße".to_owned(), 17))
+    );
+    assert_eq!(errors[5].excerpt, None);
+    assert_eq!(errors[6].fix, "did you mean `window.bytes`?");
+}
+
+#[test]
+fn a_file_that_is_no_configuration_is_refused_whatever_it_holds() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("qm-node.toml");
+    let flags = Flags {
+        config: Some(file.clone()),
+        values: vec![],
+    };
+    let told = |content: &[u8]| {
+        std::fs::write(&file, content).unwrap();
+        Settings::load(&around(&[]), &flags).unwrap_err()
+    };
+    assert!(told(b"a\n\xff")[0].cause.ends_with("line 2 is not UTF-8"));
+    let large = vec![b'#'; (1 << 20) + 1];
+    assert!(told(&large)[0].cause.ends_with("larger than 1048576 bytes"));
+    // However much is wrong, people can read what is told.
+    assert_eq!(told(&b"x = 1\n".repeat(10_000)).len(), 20);
+    assert!(told(&b"[".repeat(100_000)).len() <= 20);
+    let long = [&b"log = ["[..], &b"1,".repeat(10_000), b"]"].concat();
+    assert!(told(&long)[0].cause.len() < 300);
 }
 
 #[test]
@@ -194,7 +309,7 @@ fn a_wrong_variable_is_refused_by_name() {
             "/nonexistent/qm.toml cannot be read",
         ),
     ] {
-        let error = Settings::load(&around(&[(name, value)]), &Flags::default()).unwrap_err();
+        let error = mistake(Settings::load(&around(&[(name, value)]), &Flags::default()));
         assert!(error.cause.contains(cause), "{error:?}");
     }
 }
@@ -257,8 +372,15 @@ fn places_follow_the_user_and_the_data_directory() {
         config: None,
         values: vec![("--data", "data", format!("/{}", "x".repeat(120)))],
     };
-    let error = Settings::load(&around(&[]), &long).unwrap_err();
-    assert!(error.cause.starts_with("--data: `data`: ") && error.fix.contains("--socket"));
+    let error = mistake(Settings::load(&around(&[]), &long));
+    assert_eq!(error.code, "socket_path_too_long");
+    assert!(
+        error
+            .cause
+            .starts_with("--data: the path of the local socket has 131 bytes"),
+        "{error:?}"
+    );
+    assert!(error.fix.contains("--socket"));
 }
 
 #[test]
@@ -290,7 +412,7 @@ fn the_example_file_holds_every_key_with_its_default() {
         ..Surroundings::default()
     };
     let mut settings = Settings::default_in(&root);
-    settings.read_text(Path::new("example"), &live).unwrap();
+    assert_eq!(settings.read_text(Path::new("example"), &live), []);
     assert_eq!(settings.origins.len(), KEYS.len());
     let defaults = Settings::default_in(&root);
     for key in KEYS {

@@ -105,7 +105,7 @@ fn a_disk_that_stays_broken_ends_the_node_with_the_cause() {
         .recv_timeout(Duration::from_secs(30))
         .unwrap()
         .unwrap_err();
-    assert_eq!(error.code(), "store_failed");
+    assert_eq!(error.code(), "store_given_up");
     assert!(error.to_string().contains("could not"), "{error}");
     assert!(sending.join().unwrap().is_err());
     assert!(!node.socket.exists());

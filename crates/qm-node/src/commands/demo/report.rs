@@ -306,4 +306,12 @@ mod tests {
         );
         assert!(mixed.complaint().contains("2 behind a later one"));
     }
+
+    #[test]
+    fn what_is_not_intact_is_told_with_its_number() {
+        let mut lost = report();
+        lost.verdict.missing = 1;
+        let failure = Failure::of("not_intact", lost.complaint());
+        failure.assert_as_in_the_table();
+    }
 }

@@ -1,0 +1,274 @@
+//! `docs/errors.md`: made from the tables of errors, with the test that shows each of them.
+
+use std::fs;
+use std::path::PathBuf;
+
+use expect_test::expect_file;
+
+use super::{CodeDocument, all_codes};
+
+/// Where each error of the program is shown: a file below the repository and a test in it.
+const SHOWN: &[(&str, &str, &str)] = &[
+    (
+        "usage",
+        MISUSE,
+        "a_mistake_names_what_is_wrong_and_what_was_meant",
+    ),
+    ("destination", MISUSE, "a_destination_is_pointed_into"),
+    ("config", CLI, "what_is_typed_wrong_exits_with_2"),
+    ("needs_yes", FLOW, "what_destroys_is_confirmed"),
+    (
+        "not_initialised",
+        START,
+        "data_directories_that_cannot_be_are_named",
+    ),
+    (
+        "socket_path_too_long",
+        START,
+        "a_stale_socket_is_no_obstacle_and_another_file_is",
+    ),
+    (
+        "not_a_socket",
+        START,
+        "a_stale_socket_is_no_obstacle_and_another_file_is",
+    ),
+    ("store_options", RUN, "every_start_up_error_has_its_row"),
+    ("network_options", RUN, "every_start_up_error_has_its_row"),
+    (
+        "data_dir_locked",
+        START,
+        "a_data_directory_in_use_names_the_process",
+    ),
+    (
+        "data_dir",
+        START,
+        "data_directories_that_cannot_be_are_named",
+    ),
+    (
+        "identity_key_missing",
+        START,
+        "a_missing_or_foreign_key_is_named_and_stays",
+    ),
+    (
+        "identity_key_damaged",
+        START,
+        "a_missing_or_foreign_key_is_named_and_stays",
+    ),
+    ("store_newer", START, "a_damaged_store_names_file_and_place"),
+    (
+        "store_damaged",
+        START,
+        "a_damaged_store_names_file_and_place",
+    ),
+    ("store_foreign", START, "a_file_of_another_store_is_named"),
+    ("store_io", RUN, "every_start_up_error_has_its_row"),
+    (
+        "store_given_up",
+        LIFE,
+        "a_disk_that_stays_broken_ends_the_node_with_the_cause",
+    ),
+    ("port_in_use", START, "a_port_in_use_names_the_process"),
+    (
+        "address_not_available",
+        START,
+        "addresses_that_cannot_be_had_are_named",
+    ),
+    (
+        "port_permission",
+        START,
+        "addresses_that_cannot_be_had_are_named",
+    ),
+    ("listen", RUN, "every_start_up_error_has_its_row"),
+    ("socket_in_use", START, "a_socket_in_use_names_the_process"),
+    (
+        "socket",
+        START,
+        "a_stale_socket_is_no_obstacle_and_another_file_is",
+    ),
+    ("system", RUN, "every_start_up_error_has_its_row"),
+    ("panicked", RUN, "every_start_up_error_has_its_row"),
+    ("disk_full", START, "a_full_disk_at_the_start_is_named"),
+    ("read_only", START, "a_read_only_file_system_is_named"),
+    (
+        "no_permission",
+        START,
+        "what_belongs_to_somebody_else_is_named",
+    ),
+    ("too_many_files", START, "too_few_files_are_named"),
+    ("io", FLOW, "files_that_cannot_be_read_are_named"),
+    ("connection", COMMAND, "a_node_that_hangs_up_is_named"),
+    (
+        "no_answer",
+        COMMAND,
+        "a_node_that_does_not_answer_is_not_waited_for_without_end",
+    ),
+    ("not_a_node", COMMAND, "whoever_else_listens_is_found_out"),
+    (
+        "local_version",
+        COMMAND,
+        "a_node_of_another_version_is_named_with_both",
+    ),
+    (
+        "other_node",
+        NODE,
+        "every_failure_of_a_connection_has_its_row",
+    ),
+    (
+        "outcome_unknown",
+        NODE,
+        "every_failure_of_a_connection_has_its_row",
+    ),
+    (
+        "not_followed",
+        NODE,
+        "every_failure_of_a_connection_has_its_row",
+    ),
+    (
+        "not_understood",
+        COMMAND,
+        "an_answer_that_is_not_understood_is_named",
+    ),
+    ("aborted", FLOW, "an_interrupted_command_says_what_was_done"),
+    (
+        "not_intact",
+        DEMO,
+        "what_is_not_intact_is_told_with_its_number",
+    ),
+    (
+        "trial",
+        FLOW,
+        "a_demonstration_whose_node_does_not_start_tells_why",
+    ),
+    ("nothing", FLOW, "an_empty_queue_is_nothing"),
+    (
+        "fate_open",
+        FLOW,
+        "a_fate_that_stays_open_says_what_holds_it_up",
+    ),
+    (
+        "not_running",
+        COMMAND,
+        "without_a_node_there_is_a_word_how_to_start_one",
+    ),
+];
+
+const CLI: &str = "crates/qm-node/tests/cli.rs";
+const START: &str = "crates/qm-node/tests/errors/start.rs";
+const COMMAND: &str = "crates/qm-node/tests/errors/command.rs";
+const MISUSE: &str = "crates/qm-node/src/cli/misuse.rs";
+const RUN: &str = "crates/qm-node/src/commands/run.rs";
+const NODE: &str = "crates/qm-node/src/commands/node.rs";
+const LIFE: &str = "crates/qm-node/src/life/tests.rs";
+const DEMO: &str = "crates/qm-node/src/commands/demo/report.rs";
+const FLOW: &str = "crates/qm-node/tests/errors/flow.rs";
+
+fn repository() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+const HEAD: &str = "\
+# Errors
+
+Every error says what is wrong, where, and what to do:
+
+```text
+error [not_running]: no node answers at /run/qm/node.sock: No such file or directory (os error 2)
+  fix: start one with `qm-node run`, or name its socket with --socket or its directory with --data
+```
+
+With `--json` it is one document on standard error, `{\"schema\":\"qm.error/1\",\"code\":…,\"cause\":…,\"fix\":…}`; that of a
+refused message has its `outcome` as well, and when several things are wrong at once, `more` has the others. Codes and exit
+codes are a contract; the words of a cause are not. `qm-node errors` prints this table, `qm-node errors CODE` a row of it.
+
+This page is made from the tables in the code, and every example was printed by the test named below it
+(`UPDATE_EXPECT=1 cargo test -p qm-node` writes it anew).
+
+| exit code | means |
+|---|---|
+| 0 | done |
+| 1 | failed |
+| 2 | usage or configuration |
+| 3 | nothing there, or the time to wait ran out with the fate open |
+| 4 | rejected, with a typed code |
+| 5 | no node is running |
+";
+
+const OUTCOMES_HEAD: &str = "
+## Outcomes of messages
+
+Why a message was refused or ended: in errors of commands (exit code 4), in dead letters, in acknowledgements to
+applications and between nodes. Numbers below `9000` are MSMQ's.
+
+| code | name | meaning | what to do |
+|---|---|---|---|
+";
+
+fn page() -> String {
+    let mut page = HEAD.to_owned();
+    let (outcomes, own): (Vec<_>, Vec<_>) = all_codes()
+        .into_iter()
+        .partition(|known| known.outcome.is_some());
+    let titles = [
+        (2, "What was typed or configured"),
+        (1, "What failed"),
+        (3, "Nothing, or not yet"),
+        (5, "No node"),
+    ];
+    for (exit, title) in titles {
+        page.push_str(&format!("\n## {title}: exit code {exit}\n"));
+        for known in own.iter().filter(|known| known.exit == exit) {
+            page.push_str(&section(known));
+        }
+    }
+    page.push_str(OUTCOMES_HEAD);
+    for known in &outcomes {
+        page.push_str(&format!(
+            "| `{}` | `{}` | {} | {} |\n",
+            known.outcome.as_deref().unwrap_or_default(),
+            known.code,
+            known.meaning,
+            known.fix.replace('|', "\\|"),
+        ));
+    }
+    page
+}
+
+fn section(known: &CodeDocument) -> String {
+    let (_, file, test) = SHOWN
+        .iter()
+        .find(|(code, _, _)| *code == known.code)
+        .unwrap_or_else(|| panic!("no test is named that shows `{}`", known.code));
+    format!(
+        "\n### `{}`\n\nMeans: {}.\n\n```text\nerror [{}]: {}\n```\n\nDo: {}.\n\nShown by `{test}` in `{file}`.\n",
+        known.code,
+        known.meaning,
+        known.code,
+        known.example.unwrap_or_default(),
+        known.fix
+    )
+}
+
+/// `UPDATE_EXPECT=1 cargo test` writes the page anew after a change of the table.
+#[test]
+fn the_page_is_made_from_the_table() {
+    expect_file!["../../../../../docs/errors.md"].assert_eq(&page());
+}
+
+#[test]
+fn every_error_is_shown_by_a_test_that_names_it() {
+    let own = all_codes()
+        .into_iter()
+        .filter(|known| known.outcome.is_none());
+    assert_eq!(own.count(), SHOWN.len());
+    for (code, file, test) in SHOWN {
+        let text = fs::read_to_string(repository().join(file)).unwrap();
+        let from = text
+            .find(&format!("fn {test}("))
+            .unwrap_or_else(|| panic!("{file} has no test `{test}`"));
+        let test_text = text[from..].split("\n}\n").next().unwrap_or_default();
+        assert!(
+            test_text.contains(&format!("\"{code}\"")) || test_text.contains(&format!("[{code}]")),
+            "`{test}` in {file} does not name `{code}`"
+        );
+    }
+}

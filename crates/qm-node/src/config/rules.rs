@@ -1,0 +1,104 @@
+//! Rules between values: what cannot be kept, or would make no sense.
+
+use super::units::show_size;
+use super::{ConfigError, Origin, Settings};
+
+/// Bytes of a Unix socket's path that every supported system takes.
+const SOCKET_PATH_BYTES_MAX: usize = 100;
+
+impl Settings {
+    /// Everything that does not go together.
+    pub(super) fn check(&self) -> Vec<ConfigError> {
+        let mut errors = Vec::new();
+        let mut rule = |key: &str, broken: bool, problem: String, fix: &str| {
+            if broken {
+                errors.push(self.broken(key, &problem, fix));
+            }
+        };
+        let engine = &self.engine;
+        rule(
+            "reconnect.min",
+            engine.reconnect_min_ms > engine.reconnect_max_ms,
+            "the first pause is longer than the longest, `reconnect.max`".to_owned(),
+            "set reconnect.min to reconnect.max at most",
+        );
+        rule(
+            "session.ack_wait_min",
+            engine.ack_wait_min_ms > engine.ack_wait_ms,
+            "the shortest wait is longer than the longest, `session.ack_wait`".to_owned(),
+            "set session.ack_wait_min to session.ack_wait at most",
+        );
+        let body = u64::from(engine.body_bytes_max);
+        rule(
+            "limits.body_bytes",
+            body > engine.store_bytes_max,
+            format!(
+                "the largest body, {}, could never be stored: `limits.store_bytes` is {}",
+                show_size(body),
+                show_size(engine.store_bytes_max)
+            ),
+            "raise limits.store_bytes, or lower limits.body_bytes",
+        );
+        errors.extend(self.check_disk());
+        errors.extend(self.check_socket());
+        errors
+    }
+
+    /// The store would refuse it as well, in the words of its own options.
+    fn check_disk(&self) -> Option<ConfigError> {
+        let disk = self.store.disk_bytes_max?;
+        let segment = u64::from(self.node_config().segment_bytes());
+        let reserve = self.store.reserve_bytes.div_ceil(segment);
+        let least = reserve.saturating_add(1).saturating_mul(segment);
+        (disk < least).then(|| {
+            let problem = format!(
+                "{} do not hold the reserve ({}) and one file more ({}, as the largest body asks): \
+                 {} are needed",
+                show_size(disk),
+                show_size(self.store.reserve_bytes),
+                show_size(segment),
+                show_size(least)
+            );
+            let fix = "raise store.disk_bytes, or lower limits.body_bytes, store.segment_bytes or \
+                       store.reserve_bytes";
+            self.broken("store.disk_bytes", &problem, fix)
+        })
+    }
+
+    fn check_socket(&self) -> Option<ConfigError> {
+        let bytes = self.socket.as_os_str().len();
+        (bytes > SOCKET_PATH_BYTES_MAX).then(|| {
+            let origin = ["socket", "data"].map(|key| self.origin(key));
+            let origin = origin
+                .into_iter()
+                .find(|origin| **origin != Origin::Default);
+            let told = origin.map_or_else(String::new, |origin| format!("{}: ", origin.exact()));
+            let cause = format!(
+                "{told}the path of the local socket has {bytes} bytes, operating systems take \
+                 {SOCKET_PATH_BYTES_MAX}: {}",
+                self.socket.display()
+            );
+            let fix = "choose a shorter path with --socket, or `socket` in the configuration; \
+                       the data may stay where it is";
+            ConfigError {
+                code: "socket_path_too_long",
+                ..ConfigError::new(cause, fix.to_owned())
+            }
+        })
+    }
+
+    fn broken(&self, key: &str, problem: &str, fix: &str) -> ConfigError {
+        let origin = self.origin(key);
+        let excerpt = match origin {
+            Origin::File(place) => Some(place.excerpt()),
+            _ => None,
+        };
+        ConfigError {
+            excerpt,
+            ..ConfigError::new(
+                format!("{}: `{key}`: {problem}", origin.exact()),
+                fix.to_owned(),
+            )
+        }
+    }
+}

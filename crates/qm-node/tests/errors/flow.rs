@@ -1,0 +1,430 @@
+//! Commands whose node runs: what they are told, and what happens to their streams.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::UdpSocket;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use crate::support::{Running, ended, fails, fed, qm, shell, shows};
+
+fn with_queue() -> Running {
+    let node = Running::start();
+    node.done(&["queue", "create", "orders"]);
+    node
+}
+
+fn signal(pid: u32, name: &str) {
+    let sent = std::process::Command::new("kill")
+        .args([name, &pid.to_string()])
+        .status();
+    assert!(sent.unwrap().success());
+}
+
+#[test]
+fn what_destroys_is_confirmed() {
+    let node = with_queue();
+    fed(node.command(&["send", "orders", "--lines", "-"]), b"a\nb\n");
+    let purge = node.command(&["--json", "queue", "purge", "orders"]);
+    shows(purge, "needs_yes");
+    node.done(&["queue", "purge", "orders", "--dry-run"]);
+    assert_eq!(node.done(&["receive", "orders", "--count", "2"]), "a\nb\n");
+}
+
+#[test]
+fn files_that_cannot_be_read_are_named() {
+    let node = with_queue();
+    let missing = node.command(&["--json", "send", "orders", "--file", "invoice.pdf"]);
+    shows(missing, "io");
+    for args in [
+        ["--json", "send", "orders", "--file", "."],
+        ["--json", "send", "orders", "--lines", "."],
+    ] {
+        let (cause, _) = fails(&ended(&mut node.command(&args)), "io");
+        assert!(cause.to_lowercase().contains("is a directory"), "{cause}");
+    }
+    let (cause, _) = fails(
+        &ended(&mut node.command(&["--json", "receive", "orders", "--out-dir", "none"])),
+        "nothing",
+    );
+    assert!(cause.contains("orders"), "{cause}");
+}
+
+#[test]
+fn an_empty_queue_is_nothing() {
+    let node = with_queue();
+    shows(node.command(&["--json", "receive", "orders"]), "nothing");
+    shows(node.command(&["--json", "peek", "orders"]), "nothing");
+    let wait = ["--json", "receive", "orders", "--wait", "50ms"];
+    shows(node.command(&wait), "nothing");
+    let one = ["--json", "receive", "orders", "--lookup-id", "77"];
+    let (cause, _) = fails(&ended(&mut node.command(&one)), "nothing");
+    assert!(cause.contains("matches"), "{cause}");
+}
+
+#[test]
+fn a_queue_that_does_not_exist_is_rejected_with_its_code() {
+    let node = with_queue();
+    for (args, code) in [
+        (&["send", "nosuch", "x"][..], "bad_destination_queue"),
+        (&["receive", "nosuch"], "not_found"),
+        (&["peek", "nosuch"], "not_found"),
+        (&["queue", "show", "nosuch"], "not_found"),
+        (&["queue", "purge", "nosuch", "--yes"], "not_found"),
+        (&["queue", "delete", "nosuch", "--yes"], "not_found"),
+        (&["queue", "pause", "nosuch"], "not_found"),
+        (
+            &["queue", "set", "nosuch", "--quota-messages", "1"],
+            "not_found",
+        ),
+        (&["queue", "create", "orders"], "bad_request"),
+        (&["peers", "show", "nosuch"], "not_found"),
+        (&["peers", "approve", "nosuch"], "not_found"),
+        (&["peers", "forget", "nosuch", "--yes"], "not_found"),
+        (&["outgoing", "show", "nosuch"], "not_found"),
+        (&["outgoing", "retry", "nosuch"], "not_found"),
+        (&["send", "nosuch/orders", "x"], "bad_destination_name"),
+    ] {
+        let output = ended(&mut node.command(&[&["--json"], args].concat()));
+        let (cause, fix) = fails(&output, code);
+        assert!(
+            cause.contains("nosuch") || cause.contains("orders"),
+            "{args:?}: {cause}"
+        );
+        assert!(!fix.contains("nosuch exists"), "{fix}");
+    }
+}
+
+#[test]
+fn bodies_over_the_limit_are_rejected_wherever_they_come_from() {
+    let node = with_queue();
+    let big = vec![b'x'; 65_537];
+    fs::write(node.home.path().join("big"), &big).unwrap();
+    let file = node.command(&["--json", "send", "orders", "--file", "big"]);
+    let output = ended(&mut { file });
+    fails(&output, "body_over_limit");
+    let piped = fed(node.command(&["--json", "send", "orders"]), &big);
+    fails(&piped, "body_over_limit");
+    let argument = "x".repeat(65_537);
+    let output = ended(&mut node.command(&["--json", "send", "orders", &argument]));
+    let (cause, _) = fails(&output, "body_over_limit");
+    assert!(
+        cause.contains("65537") && cause.contains("65536"),
+        "{cause}"
+    );
+    // To the brim.
+    node.done(&["send", "orders", &"x".repeat(65_536)]);
+}
+
+#[test]
+fn a_line_over_the_limit_is_named_and_the_others_go_on() {
+    let node = with_queue();
+    let mut input = b"one\n".to_vec();
+    // Shorter and longer than what is read at once.
+    for length in [70_000, 700_000] {
+        input.extend(vec![b'x'; length]);
+        input.push(b'\n');
+    }
+    input.extend(b"four\n");
+    let output = fed(
+        node.command(&["--json", "send", "orders", "--lines", "-"]),
+        &input,
+    );
+    let (cause, _) = fails(&output, "body_over_limit");
+    assert!(cause.contains("65536"), "{cause}");
+    let error = String::from_utf8(output.stderr).unwrap();
+    let lines: Vec<_> = error.lines().collect();
+    assert_eq!(lines.len(), 3, "{error}");
+    assert!(
+        lines[0].contains("70000 bytes") && lines[0].ends_with("\"line\":2}"),
+        "{error}"
+    );
+    assert!(
+        lines[1].contains("700000 bytes") && lines[1].ends_with("\"line\":3}"),
+        "{error}"
+    );
+    let summary = String::from_utf8(output.stdout).unwrap();
+    assert!(summary.contains("\"accepted\":2,"), "{summary}");
+    assert_eq!(
+        node.done(&["receive", "orders", "--count", "2"]),
+        "one\nfour\n"
+    );
+}
+
+#[test]
+fn an_interrupted_command_says_what_was_done() {
+    let node = with_queue();
+    let mut command = node.command(&["--json", "send", "orders", "--lines", "-"]);
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(b"a\nb\n").unwrap();
+    assert_eq!(
+        node.done(&["receive", "orders", "--count", "2", "--wait", "10s"]),
+        "a\nb\n"
+    );
+    signal(child.id(), "-INT");
+    let output = child.wait_with_output().unwrap();
+    let (_, fix) = fails(&output, "aborted");
+    assert!(fix.contains("--idempotency-key"), "{fix}");
+    let summary = String::from_utf8(output.stdout).unwrap();
+    assert!(summary.contains("\"accepted\":2,"), "{summary}");
+    drop(stdin);
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_error() {
+    let node = with_queue();
+    let lines: String = (0..2_000).map(|n| format!("{n}\n")).collect();
+    fed(
+        node.command(&["send", "orders", "--lines", "-"]),
+        lines.as_bytes(),
+    );
+    for args in [
+        &["peek", "orders", "--count", "2000", "--output", "text"][..],
+        &["errors"],
+        &["config", "example"],
+        &["man"],
+        &["--help"],
+        &["queue", "list"],
+    ] {
+        let mut command = node.command(args);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        // Gone before the first byte.
+        drop(child.stdout.take());
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{args:?}");
+        assert_eq!(String::from_utf8(output.stderr).unwrap(), "", "{args:?}");
+    }
+    // A message that nobody read stays.
+    let mut command = node.command(&["receive", "orders"]);
+    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    assert!(child.wait().unwrap().success());
+    assert_eq!(node.done(&["receive", "orders", "--wait", "5s"]), "0\n");
+}
+
+#[test]
+fn output_without_room_is_an_error_and_the_message_stays() {
+    let node = with_queue();
+    node.done(&["send", "orders", &"x".repeat(60_000)]);
+    let script = "exec \"$QM\" --json --data node receive orders > /dev/full";
+    let (cause, _) = fails(&ended(&mut shell(node.home.path(), script)), "disk_full");
+    assert!(cause.contains("standard output"), "{cause}");
+    fs::create_dir(node.home.path().join("out")).unwrap();
+    // No file may have more than 16 KiB, and there is no signal at that limit.
+    let script =
+        "trap '' XFSZ; ulimit -f 32; exec \"$QM\" --json --data node receive orders --out-dir out";
+    let (cause, _) = fails(&ended(&mut shell(node.home.path(), script)), "disk_full");
+    assert!(cause.contains("out/"), "{cause}");
+    // Neither settled nor, in part, in the directory.
+    let left = fs::read_dir(node.home.path().join("out")).unwrap();
+    let left: Vec<_> = left.map(|entry| entry.unwrap().file_name()).collect();
+    assert!(left.is_empty(), "{left:?}");
+    let body = node.done(&["receive", "orders", "--wait", "5s"]);
+    assert_eq!(body.len(), 60_001);
+}
+
+#[test]
+fn texts_that_are_none_are_refused() {
+    let home = tempfile::tempdir().unwrap();
+    let script = "exec \"$QM\" --json send orders x --label \"$(printf 'a\\377')\"";
+    let (cause, _) = fails(&ended(&mut shell(home.path(), script)), "usage");
+    assert!(cause.contains("UTF-8"), "{cause}");
+}
+
+#[test]
+fn a_fate_that_stays_open_says_what_holds_it_up() {
+    let (node, other) = (with_queue(), with_queue());
+    let closed = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let silent = closed.local_addr().unwrap();
+    let nobody = {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.local_addr().unwrap()
+    };
+    let stranger = "6d7f2a10-0000-8000-8000-000000000001";
+    let send = |to: &str| {
+        let args = [
+            "--json",
+            "send",
+            to,
+            "x",
+            "--wait",
+            "delivered",
+            "--timeout",
+            "700ms",
+        ];
+        fails(&ended(&mut node.command(&args)), "fate_open")
+    };
+    let refused = send(&format!("qm://{nobody}/orders"));
+    assert!(
+        refused.0.contains(&format!("{nobody} refuses")),
+        "{refused:?}"
+    );
+    assert!(refused.1.contains("check that qm-node runs"), "{refused:?}");
+    let wrong = send(&format!("qm://{stranger}@{}/orders", other.listen));
+    assert!(wrong.0.contains(&other.identity), "{wrong:?}");
+    assert!(wrong.0.contains(stranger), "{wrong:?}");
+    assert!(wrong.1.contains("peers forget"), "{wrong:?}");
+    let paused = {
+        let to = format!("qm://{silent}/orders");
+        let (cause, _) = send(&to);
+        assert!(
+            cause.contains("accepted and not yet where it should be"),
+            "{cause}"
+        );
+        node.done(&["outgoing", "pause", &to, "--yes"]);
+        send(&to)
+    };
+    assert!(paused.0.contains("paused by the operator"), "{paused:?}");
+    assert!(paused.1.contains("outgoing resume"), "{paused:?}");
+}
+
+#[test]
+fn a_stranger_is_told_what_to_ask_for() {
+    let (node, other) = (with_queue(), {
+        let home = tempfile::tempdir().unwrap();
+        let args = ["--json", "--data", "node", "run", "--listen", "127.0.0.1:0"];
+        let command = qm(home.path(), &args);
+        Running::of(home, command)
+    });
+    other.done(&["queue", "create", "in"]);
+    let to = format!("qm://{}/in", other.listen);
+    let send = || {
+        let args = [
+            "--json",
+            "send",
+            &to,
+            "x",
+            "--wait",
+            "delivered",
+            "--timeout",
+            "2s",
+        ];
+        fails(&ended(&mut node.command(&args)), "fate_open")
+    };
+    let (cause, fix) = send();
+    assert!(cause.contains("has not approved this node"), "{cause}");
+    assert!(
+        fix.contains(&format!("peers approve {}", node.identity)),
+        "{fix}"
+    );
+    other.done(&["peers", "block", &node.identity, "--yes"]);
+    let (cause, fix) = send();
+    assert!(cause.contains("blocked"), "{cause}");
+    assert!(fix.contains("peers approve"), "{fix}");
+    // By hand, as the words say.
+    other.done(&["peers", "approve", &node.identity]);
+    node.done(&["outgoing", "retry", &to, "--yes"]);
+    let bodies = other.done(&["receive", "in", "--count", "2", "--wait", "10s"]);
+    assert_eq!(bodies, "x\nx\n");
+}
+
+#[test]
+fn foreign_datagrams_hurt_nobody() {
+    let node = with_queue();
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.connect(&node.listen).unwrap();
+    let http = b"GET / HTTP/1.1\r\nHost: hub\r\n\r\n";
+    for n in 0_u32..2_000 {
+        let noise: Vec<u8> = (0..n % 1_400).map(|i| (i * n).to_le_bytes()[1]).collect();
+        drop(socket.send(if n % 2 == 0 { http } else { &noise }));
+    }
+    std::thread::sleep(Duration::from_millis(100));
+    node.done(&["send", "orders", "x"]);
+    assert_eq!(node.done(&["receive", "orders"]), "x\n");
+    assert!(node.log().lines().count() < 20, "{}", node.log());
+}
+
+#[test]
+fn a_full_store_accepts_nothing_and_drains() {
+    for (limit, disk) in [
+        (("QM_LIMITS__STORE_BYTES", "1MiB"), false),
+        (("QM_STORE__DISK_BYTES", "34MiB"), true),
+    ] {
+        let node = Running::start_with(&[limit]);
+        node.done(&["queue", "create", "orders"]);
+        let body = "x".repeat(60_000);
+        let lines = format!("{body}\n").repeat(400);
+        let args = ["--json", "send", "orders", "--lines", "-"];
+        let output = fed(node.command(&args), lines.as_bytes());
+        let (cause, fix) = fails(&output, "store_full");
+        let advice = format!("{cause}; {fix}");
+        assert!(
+            advice.contains("room") || advice.contains("receivers"),
+            "{advice}"
+        );
+        let one = ["--json", "send", "orders", &body];
+        fails(&ended(&mut node.command(&one)), "store_full");
+        let status = node.done(&["status", "--json"]);
+        assert!(!disk || status.contains("\"store_full\":true"), "{status}");
+        // The reserve lets what is there go out, and then there is room again.
+        let summary = String::from_utf8(output.stdout).unwrap();
+        let summary: serde_json::Value = serde_json::from_str(&summary).unwrap();
+        let accepted = summary["accepted"].as_u64().unwrap();
+        assert!((10..400).contains(&accepted), "{accepted}");
+        let count = accepted.to_string();
+        let bodies = node.done(&["receive", "orders", "--count", &count, "--wait", "5s"]);
+        assert_eq!(bodies.lines().count() as u64, accepted);
+        // Segments are emptied behind the receivers' backs.
+        let begun = Instant::now();
+        while !ended(&mut node.command(&one)).status.success() {
+            assert!(begun.elapsed() < Duration::from_secs(20), "{}", node.log());
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+}
+
+#[test]
+fn a_node_out_of_files_lives_and_says_so() {
+    let home = tempfile::tempdir().unwrap();
+    let run = Running::RUN.join(" ");
+    let command = shell(home.path(), &format!("ulimit -n 40; exec \"$QM\" {run}"));
+    let node = Running::of(home, command);
+    node.done(&["queue", "create", "orders"]);
+    let socket = node.data().join("node.sock");
+    // Connections that say nothing take all that is left.
+    let mut held = Vec::new();
+    for _ in 0..60 {
+        held.push(std::os::unix::net::UnixStream::connect(&socket).unwrap());
+    }
+    std::thread::sleep(Duration::from_millis(500));
+    drop(held);
+    node.done(&["send", "orders", "x"]);
+    assert_eq!(node.done(&["receive", "orders", "--wait", "5s"]), "x\n");
+    let log = node.log();
+    assert!(log.contains("Too many open files"), "{log}");
+    assert!(log.lines().count() < 40, "{log}");
+}
+
+#[test]
+fn a_demonstration_whose_node_does_not_start_tells_why() {
+    let home = tempfile::tempdir().unwrap();
+    fs::write(home.path().join("text"), "a\n".repeat(100)).unwrap();
+    let script = "trap '' XFSZ; ulimit -f 100; exec \"$QM\" --json demo text --dir .";
+    let (cause, _) = fails(&ended(&mut shell(home.path(), script)), "trial");
+    assert!(cause.contains("disk_full"), "{cause}");
+}
+
+#[test]
+fn receiving_goes_on_where_an_interrupt_left_it() {
+    let node = with_queue();
+    fed(node.command(&["send", "orders", "--lines", "-"]), b"a\nb\n");
+    let mut command = node.command(&["receive", "orders", "--follow"]);
+    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+    let mut out = BufReader::new(child.stdout.take().unwrap());
+    let mut printed = String::new();
+    out.read_line(&mut printed).unwrap();
+    signal(child.id(), "-INT");
+    out.read_to_string(&mut printed).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    // What was printed is gone, what was not is there.
+    let rest = node.command(&["receive", "orders", "--count", "2", "--wait", "300ms"]);
+    let rest = ended(&mut { rest });
+    printed.push_str(&String::from_utf8(rest.stdout).unwrap());
+    assert_eq!(printed, "a\nb\n");
+}
