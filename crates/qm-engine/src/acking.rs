@@ -13,6 +13,7 @@ use qm_wire::{
 };
 
 use crate::engine::{ArrivalKey, Engine, Route, RouteKey};
+use crate::history::What;
 use crate::io::{Event, Lane, LinkId};
 use crate::limits::{OWED_LIVES_MAX, OWED_LIVES_PER_PEER_MAX, OWED_MAX, OWED_TOTAL_MAX};
 use crate::session::Flight;
@@ -148,6 +149,7 @@ impl Engine {
         };
         if let Some(session) = self.sessions.get_mut(&link) {
             session.ack_came(self.now.at.ms_since(flight.sent));
+            session.last_ack = self.now.at;
         }
         self.settle_delivered(flight.queue, flight.priority, &flight.message);
     }
@@ -420,6 +422,7 @@ impl Engine {
                 }
                 Known::Unknown => {
                     if let Some((number, priority, message)) = self.take_doubt(peer, &entry) {
+                        self.note(message.source, message.id, What::UnknownThere { peer });
                         self.send_again(number, priority, message);
                     }
                 }
@@ -457,6 +460,10 @@ impl Engine {
                 };
                 let mut message = flight.message;
                 message.transmitted = true;
+                if let Some(session) = self.sessions.get(&at) {
+                    let peer = session.peer;
+                    self.note(message.source, message.id, What::UnknownThere { peer });
+                }
                 self.send_again(flight.queue, flight.priority, message);
             }
             Known::Outcome(outcome) => {

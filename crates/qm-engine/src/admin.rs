@@ -1,8 +1,9 @@
 //! Administrative requests and their answers, as plain values; the node turns them into JSON.
 
 use qm_cache::{DedupStats, RouteStats};
-use qm_wire::{Incarnation, Outcome, QmId, QueueName};
+use qm_wire::{Class, Incarnation, MessageId, Outcome, QmId, QueueName};
 
+pub use crate::cause::Cause;
 use crate::record::{LocalSettings, RemoteKey};
 
 /// What an operator asks of the engine.
@@ -21,13 +22,17 @@ pub enum AdminRequest {
     QueueDelete {
         /// Its name.
         name: QueueName,
-        /// Also when it is not empty; its messages go to the dead-letter queue's counters only.
+        /// Also when it is not empty.
         force: bool,
+        /// Keep no dead letters of its messages, whatever their senders wished.
+        discard: bool,
     },
     /// Remove all waiting messages of a local queue.
     QueuePurge {
         /// Its name.
         name: QueueName,
+        /// Keep no dead letters of them, whatever their senders wished.
+        discard: bool,
     },
     /// Hold receivers of a local queue back, or let them go on.
     QueuePause {
@@ -54,6 +59,8 @@ pub enum AdminRequest {
     OutgoingPurge {
         /// Which.
         which: Selector,
+        /// Keep no dead letters, whatever the senders wished.
+        discard: bool,
     },
     /// The address book.
     Peers,
@@ -89,6 +96,32 @@ pub enum AdminRequest {
     Routes,
     /// The duplicate cache.
     Dedup,
+    /// Dead letters, oldest first, a page at a time.
+    DeadList {
+        /// Which.
+        filter: DeadFilter,
+        /// Only those behind this position.
+        after: Option<u64>,
+    },
+    /// Send dead letters again as new messages.
+    DeadResend {
+        /// Positions of the letters.
+        positions: Vec<u64>,
+        /// Also those that may have been delivered.
+        force: bool,
+        /// Somewhere else than to their original destinations.
+        to: Option<String>,
+    },
+    /// Remove dead letters for good.
+    DeadDrop {
+        /// Positions of the letters.
+        positions: Vec<u64>,
+    },
+    /// What happened to this message, as far as this node knows?
+    Trace {
+        /// A message id.
+        subject: String,
+    },
     /// Why is this message, queue or destination not moving?
     Why {
         /// A message id, a queue, a destination or a peer.
@@ -133,6 +166,19 @@ pub enum AdminReply {
     Dedup(Box<DedupStats>),
     /// See [`WhyView`].
     Why(WhyView),
+    /// See [`TraceView`].
+    Trace(Box<TraceView>),
+    /// Messages were removed.
+    Purged(PurgeTally),
+    /// A page of dead letters.
+    DeadLetters {
+        /// The letters.
+        letters: Vec<DeadLetterView>,
+        /// To be given back in the next request when there are more.
+        after: Option<u64>,
+    },
+    /// What became of each letter named.
+    LetterFates(Vec<LetterFate>),
     /// It cannot be done.
     Failed {
         /// Typed reason.
@@ -184,6 +230,16 @@ pub struct Counters {
     pub queried: u64,
     /// Peers that broke the protocol.
     pub misbehaved: u64,
+    /// Messages that operators removed, dead letters kept or not.
+    pub purged: u64,
+    /// Dead letters sent again.
+    pub resent: u64,
+    /// Dead letters dropped by operators.
+    pub letters_dropped: u64,
+    /// Messages moved to a poison subqueue.
+    pub poisoned: u64,
+    /// Records of messages that could not be read back.
+    pub unreadable: u64,
 }
 
 /// What `status` shows.
@@ -216,6 +272,20 @@ pub struct StatusView {
     pub pending_peers: u64,
     /// Applications connected.
     pub clients: u64,
+    /// Whether the node is stopping.
+    pub stopping: bool,
+    /// Bytes of messages on disk.
+    pub stored_bytes: u64,
+    /// Above, nothing is accepted.
+    pub stored_bytes_max: u64,
+    /// Bytes of waiting express messages.
+    pub express_bytes: u64,
+    /// Above, no express message is accepted.
+    pub express_bytes_max: u64,
+    /// For how long the disk has not confirmed the oldest write, milliseconds.
+    pub unconfirmed_ms: Option<u64>,
+    /// Records that are on disk and that no read brings.
+    pub missing_records: u64,
     /// Whether the disk is full.
     pub store_full: bool,
     /// Bytes of messages held in memory.
@@ -236,6 +306,8 @@ pub struct QueueView {
     pub leased: u64,
     /// Applications that wait for a message.
     pub waiting_receivers: u64,
+    /// Age of the oldest message that waits in memory, milliseconds.
+    pub oldest_ms: Option<u64>,
     /// Whether it is at its quota.
     pub full: bool,
     /// Messages that arrived since the start of the process.
@@ -262,6 +334,8 @@ pub struct OutgoingView {
     pub waiting: u64,
     /// Bytes that wait.
     pub waiting_bytes: u64,
+    /// Age of the oldest message that waits in memory, milliseconds.
+    pub oldest_ms: Option<u64>,
     /// Transmitted, not acknowledged.
     pub unacknowledged: u64,
     /// Transmitted earlier, fate being asked.
@@ -272,6 +346,8 @@ pub struct OutgoingView {
     pub last_error: Option<String>,
     /// Messages acknowledged since the start of the process.
     pub acknowledged: u64,
+    /// What happened to its connections, oldest first.
+    pub connections: Vec<ConnectionEvent>,
 }
 
 /// State of an outgoing queue.
@@ -340,6 +416,8 @@ pub struct PeerView {
     pub incarnation: Option<Incarnation>,
     /// Wall clock of the last session's beginning, microseconds; 0 for never.
     pub last_seen_us: u64,
+    /// What happened to connections with it, oldest first.
+    pub connections: Vec<ConnectionEvent>,
 }
 
 /// What `routes` shows: where acks for a queue manager's life would go.
@@ -360,12 +438,149 @@ pub struct RouteView {
 pub struct WhyView {
     /// What was asked about, as understood.
     pub subject: String,
-    /// A stable word.
-    pub code: &'static str,
+    /// The cause.
+    pub code: Cause,
     /// One line.
     pub cause: String,
     /// What to do, when something can be done.
     pub fix: Option<String>,
     /// Lines of evidence.
     pub evidence: Vec<String>,
+}
+
+/// Which dead letters; all that is given must hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DeadFilter {
+    /// With this reason.
+    pub outcome: Option<Outcome>,
+    /// For this destination, node or queue.
+    pub destination: Option<String>,
+    /// Dead for so long, milliseconds.
+    pub older_than_ms: Option<u64>,
+    /// Whose message id begins so.
+    pub id: Option<String>,
+}
+
+/// What `dead list` shows of a dead letter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DeadLetterView {
+    /// Its place among the dead letters, never used again.
+    pub position: u64,
+    /// The number by which it can be peeked at.
+    pub lookup: u64,
+    /// The message.
+    pub id: MessageId,
+    /// Who minted it.
+    pub source: QmId,
+    /// Why it is dead.
+    pub outcome: Outcome,
+    /// Whether it may have been delivered or received all the same.
+    pub uncertain: bool,
+    /// Wall clock of its death, microseconds.
+    pub died_us: u64,
+    /// Milliseconds since.
+    pub age_ms: u64,
+    /// The queue manager whose word it is; `None` when an earlier version did not note it.
+    pub by: Option<QmId>,
+    /// Where it was to go.
+    pub destination: String,
+    /// Its class.
+    pub class: Class,
+    /// Its priority.
+    pub priority: u8,
+    /// Wall clock of its acceptance, microseconds.
+    pub sent_us: u64,
+    /// What the application called it.
+    pub label: String,
+    /// The message that it repeated.
+    pub resent_from: Option<String>,
+    /// Bytes of its body.
+    pub body_bytes: u64,
+    /// Whether an application holds it.
+    pub leased: bool,
+}
+
+/// What became of a dead letter that was to be resent or dropped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LetterFate {
+    /// Its place among the dead letters.
+    pub position: u64,
+    /// The message, when it could be read.
+    pub id: Option<MessageId>,
+    /// The new message that took its place.
+    pub resent_as: Option<MessageId>,
+    /// Where it was to go.
+    pub destination: String,
+    /// Why it was left alone; `None` when it was done.
+    pub outcome: Option<Outcome>,
+    /// The same in words.
+    pub text: String,
+}
+
+/// What a purge or the deletion of a queue did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PurgeTally {
+    /// Messages removed from their queues.
+    pub messages: u64,
+    /// Of these, kept as dead letters.
+    pub dead_letters: u64,
+    /// Of these, kept nowhere, because their senders or the operator wished so.
+    pub discarded: u64,
+    /// Of the removed ones, those that may have been delivered or received all the same.
+    pub uncertain: u64,
+    /// Messages left: in the hands of applications, or transmitted and not settled.
+    pub left: u64,
+}
+
+/// What `trace` shows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TraceView {
+    /// The message.
+    pub id: MessageId,
+    /// Who minted it, when that is known here.
+    pub source: Option<QmId>,
+    /// Where it is now, a stable word.
+    pub state: &'static str,
+    /// The same in words.
+    pub now: String,
+    /// What happened to it here, oldest first.
+    pub events: Vec<TraceEvent>,
+    /// Whether the history of this node reaches back to before the message.
+    pub complete: bool,
+    /// Wall clock of the oldest event remembered, of whatever message, microseconds.
+    pub remembered_since_us: Option<u64>,
+    /// Events remembered, of all messages.
+    pub remembered: u64,
+    /// Events remembered at most.
+    pub remembered_max: u64,
+    /// What to ask, and where, to learn more.
+    pub ask: Vec<String>,
+}
+
+/// Something that happened to a message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TraceEvent {
+    /// Wall clock, microseconds.
+    pub at_us: u64,
+    /// A stable word.
+    pub event: &'static str,
+    /// The same in words.
+    pub text: String,
+}
+
+/// Something that happened to connections with a peer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ConnectionEvent {
+    /// Wall clock, microseconds.
+    pub at_us: u64,
+    /// A stable word: `dial_failed`, `connected`, `opened`, `closed`, `refused`.
+    pub event: &'static str,
+    /// In words, with the cause.
+    pub text: String,
 }

@@ -85,10 +85,6 @@ pub(crate) struct Backlog {
     /// `committed_to` when the read under way was asked for.
     load_saw: u64,
     starved: bool,
-    /// Waiting messages below this position were purged.
-    forgotten_to: u64,
-    /// Given-back messages below this position were purged meanwhile.
-    purged_to: u64,
     /// Positions at or above `resident_to` that were handed out of turn.
     ahead: BTreeSet<u64>,
     /// Before this time no message in memory expires.
@@ -112,8 +108,6 @@ impl Backlog {
             loading: false,
             load_saw: 0,
             starved: false,
-            forgotten_to: 0,
-            purged_to: 0,
             ahead: BTreeSet::new(),
             deadline: Timestamp::NEVER,
             messages: 0,
@@ -178,9 +172,6 @@ impl Backlog {
 
     /// Takes back messages whose commit was refused. Returns bytes of memory set free.
     pub(crate) fn refuse(&mut self, position: u64, credit: u64) -> usize {
-        if position < self.forgotten_to {
-            return 0;
-        }
         self.count_out(credit);
         match self.ready.remove(&position) {
             Some(message) => message.cost(),
@@ -243,16 +234,13 @@ impl Backlog {
         true
     }
 
-    /// Puts a message back that was handed out; `None` when it was purged meanwhile.
-    pub(crate) fn give_back(&mut self, message: Message) -> Option<usize> {
-        if message.position < self.purged_to {
-            return None;
-        }
+    /// Puts a message back that was handed out. Returns the memory it holds there.
+    pub(crate) fn give_back(&mut self, message: Message) -> usize {
         let cost = message.cost();
         self.messages += 1;
         self.bytes += message.credit();
         self.ready.insert(message.position, message);
-        Some(cost)
+        cost
     }
 
     /// Whether more should be read from disk: from which position. Ahead of need only when there is
@@ -280,7 +268,7 @@ impl Backlog {
         // Nothing there: the next commit brings it, unless one came while this read was under way.
         self.starved = records.is_empty() && self.committed_to == self.load_saw;
         for (position, message) in records {
-            if position < self.resident_to || position < self.forgotten_to {
+            if position < self.resident_to {
                 continue;
             }
             self.resident_to = position + 1;
@@ -303,18 +291,32 @@ impl Backlog {
         held
     }
 
-    /// Forgets everything that waits; with `returning` also what is handed out and comes back.
-    pub(crate) fn purge(&mut self, returning: bool) {
-        self.ready.clear();
-        self.resident_to = self.next;
-        self.forgotten_to = self.next;
-        if returning {
-            self.purged_to = self.next;
-        }
-        self.ahead.clear();
-        self.spilled = 0;
-        self.messages = 0;
-        self.bytes = 0;
+    /// Whether nothing waits below a position, in memory or on disk. Damaged records, which no read
+    /// brings, are not waited for.
+    pub(crate) fn is_clear_below(&self, end: u64) -> bool {
+        let in_memory = self
+            .ready
+            .first_key_value()
+            .is_some_and(|(first, _)| *first < end);
+        let unreadable = self.starved && !self.loading && self.committed_to >= end;
+        let on_disk = self.spilled > 0 && self.resident_to < end && !unreadable;
+        !in_memory && !on_disk
+    }
+
+    /// Messages that no read brought although they should be there.
+    pub(crate) fn missing(&self) -> u64 {
+        let waits = self.starved && !self.loading && self.committed_to >= self.next;
+        if waits { self.spilled } else { 0 }
+    }
+
+    /// Whether everything that waits is in memory.
+    pub(crate) const fn is_resident(&self) -> bool {
+        self.spilled == 0
+    }
+
+    /// Lowest position that may wait on disk only.
+    pub(crate) const fn resident_to(&self) -> u64 {
+        self.resident_to
     }
 
     /// Takes out every message that is in memory only.
@@ -421,11 +423,17 @@ mod tests {
     }
 
     #[test]
-    fn what_was_purged_does_not_come_back() {
+    fn a_purge_waits_for_what_is_on_disk_and_not_for_what_cannot_be_read() {
         let mut backlog = Backlog::new(StreamId(0), 0);
-        backlog.push(message(Class::Express), true);
-        let taken = backlog.pop().unwrap();
-        backlog.purge(true);
-        assert!(backlog.give_back(taken).is_none());
+        let (first, _) = backlog.push(message(Class::Recoverable), false);
+        assert!(!backlog.is_clear_below(first + 1));
+        assert!(backlog.is_clear_below(first));
+        backlog.committed(first + 1);
+        backlog.load_started();
+        assert!(!backlog.is_clear_below(first + 1));
+        // The record is damaged: the read brings nothing.
+        backlog.loaded(vec![]);
+        assert!(backlog.is_clear_below(first + 1));
+        assert_eq!(backlog.missing(), 1);
     }
 }

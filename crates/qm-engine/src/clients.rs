@@ -14,6 +14,7 @@ use crate::backlog::Message;
 use crate::commits::{PutAt, Then};
 use crate::destination::Target;
 use crate::engine::Engine;
+use crate::history::What;
 use crate::io::{ConnId, Event, Output, StoreOp};
 use crate::limits::{
     CLIENT_REFUSALS_MAX, CLIENT_RUNS_MAX, FOLLOWED_MAX, KEY_RUNS_MAX, QUEUES_MAX, REMEMBERED_MAX,
@@ -30,6 +31,8 @@ const LOCAL_PROTOCOL: u16 = 1;
 #[derive(Debug, Default)]
 pub(crate) struct Conn {
     client: Option<ClientId>,
+    /// What the application calls itself.
+    program: String,
     /// Highest number of a receive request: numbers rise on a connection.
     last_receive: Option<u64>,
     /// Receive requests without an answer.
@@ -92,6 +95,22 @@ pub(crate) struct Clients {
 impl Clients {
     pub(crate) fn is_connected(&self, conn: ConnId) -> bool {
         self.conns.contains_key(&conn)
+    }
+
+    /// An application as people know it.
+    pub(crate) fn title(&self, conn: ConnId) -> String {
+        match self.conns.get(&conn) {
+            Some(Conn {
+                client: Some(client),
+                program,
+                ..
+            }) if !program.is_empty() => format!("application {program:?} (client {client})"),
+            Some(Conn {
+                client: Some(client),
+                ..
+            }) => format!("client {client}"),
+            _ => format!("connection {}", conn.0),
+        }
     }
 
     pub(crate) fn connected(&self) -> usize {
@@ -203,7 +222,9 @@ impl Engine {
                 {
                     return self.close_client(conn, "a second hello on one connection");
                 }
-                self.clients.conns.entry(conn).or_default().client = Some(client);
+                let known = self.clients.conns.entry(conn).or_default();
+                known.client = Some(client);
+                known.program = hello.program.as_str().to_owned();
                 let state = self.clients.states.entry(client).or_default();
                 state.conn = Some(conn);
                 state.touched = self.now.at;
@@ -461,7 +482,7 @@ impl Engine {
             if let Some(state) = self.clients.states.get_mut(&client) {
                 state.note(put.sequence, id);
             }
-            self.confirm(client, put.sequence, id, at, local);
+            self.confirm(client, put.sequence, id, at, local, put.class);
         }
         Ok(())
     }
@@ -709,8 +730,10 @@ impl Engine {
         id: MessageId,
         put: PutAt,
         local: bool,
+        class: Class,
     ) {
         self.counters.accepted += 1;
+        self.note(self.me.qm, id, What::Accepted { class, client });
         self.event(Event::Accepted { id });
         if let Some(state) = self.clients.states.get_mut(&client) {
             state.pending.remove(&sequence);

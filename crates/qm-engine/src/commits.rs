@@ -10,8 +10,12 @@ use qm_cache::Ticket as DedupTicket;
 use qm_wire::local::Settled;
 use qm_wire::{ClientId, Entry, MessageId, QmId};
 
+use crate::admin::LetterFate;
 use crate::backlog::Message;
+use crate::dead::Resent;
 use crate::io::{ConnId, LinkId, StoreOp, Ticket};
+use crate::jobs::JobId;
+use crate::time::Timestamp;
 
 /// One message put into a queue, to be confirmed or undone.
 #[derive(Clone, Copy, Debug)]
@@ -64,6 +68,12 @@ pub(crate) enum Then {
     DeadLetter { put: PutAt, from: Option<Origin> },
     /// The number of this life is safe.
     LifeBegun,
+    /// A dead letter was sent again: the new message and the letter's removal.
+    Resent(Box<Resent>),
+    /// A dead letter is dropped.
+    LetterGone { job: JobId, fate: LetterFate },
+    /// Everything that a purge took out is settled.
+    Emptied { local: bool, number: u32 },
     /// Consumed deliveries are gone.
     Settled { conn: ConnId, settled: Settled },
 }
@@ -84,7 +94,8 @@ pub(crate) struct Commits {
     settling: Gathering,
     putting: Gathering,
     last: u64,
-    waiting: VecDeque<(Ticket, Vec<Then>)>,
+    /// With the time at which each was handed over.
+    waiting: VecDeque<(Ticket, Timestamp, Vec<Then>)>,
 }
 
 impl Commits {
@@ -159,7 +170,10 @@ impl Commits {
     }
 
     /// Closes the batches gathered so far.
-    pub(crate) fn seal(&mut self) -> impl Iterator<Item = (Ticket, Vec<StoreOp>)> + use<> {
+    pub(crate) fn seal(
+        &mut self,
+        now: Timestamp,
+    ) -> impl Iterator<Item = (Ticket, Vec<StoreOp>)> + use<> {
         let mut sealed = Vec::new();
         for gathering in [&mut self.settling, &mut self.putting] {
             if gathering.ops.is_empty() && gathering.then.is_empty() {
@@ -169,7 +183,7 @@ impl Commits {
             self.last += 1;
             let ticket = Ticket(self.last);
             self.waiting
-                .push_back((ticket, core::mem::take(&mut gathering.then)));
+                .push_back((ticket, now, core::mem::take(&mut gathering.then)));
             sealed.push((ticket, core::mem::take(&mut gathering.ops)));
         }
         sealed.into_iter()
@@ -178,7 +192,9 @@ impl Commits {
     /// The next batch that is durable when everything up to `ticket` is.
     pub(crate) fn durable(&mut self, ticket: Ticket) -> Option<Vec<Then>> {
         match self.waiting.front() {
-            Some((first, _)) if *first <= ticket => self.waiting.pop_front().map(|(_, then)| then),
+            Some((first, ..)) if *first <= ticket => {
+                self.waiting.pop_front().map(|(.., then)| then)
+            }
             _ => None,
         }
     }
@@ -188,7 +204,14 @@ impl Commits {
         let at = self
             .waiting
             .iter()
-            .position(|(waiting, _)| *waiting == ticket)?;
-        self.waiting.remove(at).map(|(_, then)| then)
+            .position(|(waiting, ..)| *waiting == ticket)?;
+        self.waiting.remove(at).map(|(.., then)| then)
+    }
+
+    /// For how long the oldest batch has waited for the disk, milliseconds.
+    pub(crate) fn oldest_ms(&self, now: Timestamp) -> Option<u64> {
+        self.waiting
+            .front()
+            .map(|(_, since, _)| now.ms_since(*since))
     }
 }

@@ -72,6 +72,10 @@ pub struct EngineConfig {
     pub batch_bytes_max: usize,
     /// Peers that may await approval at a time.
     pub pending_peers_max: usize,
+    /// Events of messages remembered for `trace`; 0 for none.
+    pub history_events_max: usize,
+    /// Bytes of memory for them; the smaller of the two limits holds.
+    pub history_bytes_max: usize,
     /// How long the outcomes of an application's requests and its idempotency keys are kept.
     pub outcome_retention_ms: u64,
     /// Deliberate breaks of single rules, for tests that must notice them.
@@ -121,6 +125,8 @@ impl Default for EngineConfig {
             store_bytes_max: 64 << 30,
             batch_bytes_max: 8 << 20,
             pending_peers_max: 1_000,
+            history_events_max: 32_768,
+            history_bytes_max: 4 << 20,
             outcome_retention_ms: 24 * 60 * 60 * 1_000,
             #[cfg(feature = "__breaks")]
             breaks: Breaks::default(),

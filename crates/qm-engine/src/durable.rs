@@ -1,6 +1,6 @@
 //! What happens when the store reports a batch durable, or refuses it because the disk is full.
 
-use qm_wire::Outcome;
+use qm_wire::{Class, Outcome};
 
 use crate::backlog::Backlog;
 use crate::commits::{Origin, PutAt, Then};
@@ -23,7 +23,7 @@ impl Engine {
                     if let Some((hash, number)) = idempotency {
                         self.key_durable(hash, number);
                     }
-                    self.confirm(client, sequence, id, put, local);
+                    self.confirm(client, sequence, id, put, local, Class::Recoverable);
                 }
                 Then::Repeated {
                     client,
@@ -46,6 +46,7 @@ impl Engine {
                     if let Some(reservation) = reservation {
                         self.dedup.commit(reservation);
                     }
+                    self.note_arrival(source, entry.id, Class::Recoverable);
                     self.arrived(link, put, number, source, entry, acked);
                 }
                 Then::DeadLetter { put, .. } => {
@@ -53,6 +54,9 @@ impl Engine {
                     self.busy_queues.insert(put.queue);
                 }
                 Then::LifeBegun => self.on_life_begun(),
+                Then::Resent(resent) => self.resent_durable(*resent),
+                Then::LetterGone { job, fate } => self.letter_decided(job, fate),
+                Then::Emptied { local, number } => self.purge_confirmed(local, number),
                 Then::Settled { conn, settled } => {
                     let frame = qm_wire::local::NodeFrame::Settled(settled);
                     self.outputs.push_back(Output::Client { conn, frame });
@@ -77,7 +81,7 @@ impl Engine {
         }
     }
 
-    fn put_durable(&mut self, local: bool, put: PutAt) {
+    pub(crate) fn put_durable(&mut self, local: bool, put: PutAt) {
         if let Some(backlog) = self.backlog_of(local, put) {
             backlog.committed(put.position + 1);
         }
@@ -86,6 +90,7 @@ impl Engine {
     /// The disk is full: nothing of the batch was done. Applications are told, peers get no ack
     /// and no credit, so they keep what they have.
     pub(crate) fn on_refused(&mut self, batch: Vec<Then>) {
+        let mut emptied = Vec::new();
         for then in batch {
             match then {
                 Then::Accepted {
@@ -131,6 +136,13 @@ impl Engine {
                     }
                 }
                 Then::LifeBegun => self.life_refused = true,
+                Then::Resent(resent) => self.resent_refused(*resent),
+                Then::LetterGone { job, mut fate } => {
+                    fate.outcome = Some(Outcome::STORE_FULL);
+                    fate.text = "the disk is full".to_owned();
+                    self.letter_decided(job, fate);
+                }
+                Then::Emptied { local, number } => emptied.push((local, number)),
                 Then::Settled { conn, mut settled } => {
                     settled.outcome = Some(Outcome::STORE_FULL);
                     settled.text = "the disk is full".into();
@@ -144,10 +156,13 @@ impl Engine {
             self.event(Event::StoreFull { full: true });
         }
         self.arm_store_retry();
+        for (local, number) in emptied {
+            self.purge_confirmed(local, number);
+        }
     }
 
     /// A message that could not be moved waits where it was.
-    fn put_back(&mut self, from: Origin) {
+    pub(crate) fn put_back(&mut self, from: Origin) {
         let Origin {
             local,
             queue,
@@ -167,13 +182,13 @@ impl Engine {
         };
         let cost = self
             .backlog_of(local, at)
-            .and_then(|backlog| backlog.give_back(message));
+            .map(|backlog| backlog.give_back(message));
         if let Some(cost) = cost {
             self.hold(durable, cost);
         }
     }
 
-    fn put_refused(&mut self, local: bool, put: PutAt) {
+    pub(crate) fn put_refused(&mut self, local: bool, put: PutAt) {
         let freed = self
             .backlog_of(local, put)
             .map_or(0, |b| b.refuse(put.position, put.credit));

@@ -13,11 +13,16 @@ use crate::backlog::Message;
 use crate::clients::Clients;
 use crate::commits::Commits;
 use crate::config::EngineConfig;
+use crate::connections::Connections;
+use crate::dead::LetterDo;
 use crate::entropy::Entropy;
+use crate::history::History;
 use crate::io::{ConnId, Event, Input, LinkId, LoadId, Output, Recovered, StreamId};
+use crate::jobs::{JobId, Jobs};
 use crate::outgoing::{OutQueue, Remote};
 use crate::peers::PeerBook;
 use crate::penalty::Penalties;
+use crate::purge::Purge;
 use crate::queues::{LocalQueue, ScanJob};
 use crate::record::RemoteKey;
 use crate::session::Session;
@@ -83,6 +88,7 @@ pub(crate) enum Timer {
     Expiry,
     Maintenance,
     StoreRetry,
+    Purge,
 }
 
 /// A read that is under way and what it is for.
@@ -94,6 +100,17 @@ pub(crate) enum LoadFor {
         local: bool,
     },
     Scan(Box<ScanJob>),
+    DeadList {
+        job: JobId,
+    },
+    Dead {
+        job: JobId,
+        position: u64,
+        what: LetterDo,
+    },
+    Seek {
+        job: JobId,
+    },
 }
 
 /// A queue manager as a state machine.
@@ -152,6 +169,10 @@ pub struct Engine {
 
     pub(crate) clients: Clients,
     pub(crate) penalties: Penalties,
+    pub(crate) jobs: Jobs,
+    pub(crate) purges: BTreeMap<(bool, u32), Purge>,
+    pub(crate) history: History,
+    pub(crate) connections: Connections,
 
     pub(crate) loads: BTreeMap<LoadId, LoadFor>,
     pub(crate) next_load: u64,
@@ -236,6 +257,10 @@ impl Engine {
             routes: Arc::new(AckRouteCache::new(route_config, hash_key)),
             clients: Clients::default(),
             penalties: Penalties::default(),
+            jobs: Jobs::default(),
+            purges: BTreeMap::new(),
+            history: History::new(config.history_events_max, config.history_bytes_max),
+            connections: Connections::default(),
             loads: BTreeMap::new(),
             next_load: 0,
             resident_bytes: 0,
@@ -316,12 +341,13 @@ impl Engine {
                 request,
                 what,
             } => {
-                let reply = self.on_admin(what);
-                self.outputs.push_back(Output::Admin {
-                    conn,
-                    request,
-                    reply,
-                });
+                if let Some(reply) = self.on_admin(conn, request, what) {
+                    self.outputs.push_back(Output::Admin {
+                        conn,
+                        request,
+                        reply,
+                    });
+                }
             }
             Input::Tick => {}
             Input::Stop => self.on_stop(),
@@ -365,12 +391,15 @@ impl Engine {
                 Timer::Expiry => self.expire_due(),
                 Timer::Maintenance => self.on_maintenance(),
                 Timer::StoreRetry => self.on_store_retry(),
+                // The next batch goes on with it.
+                Timer::Purge => self.flushed = false,
             }
         }
     }
 
     /// Everything that is decided once for a batch of inputs.
     fn flush(&mut self) {
+        self.step_purges();
         while let Some(queue) = self.busy_queues.pop_first() {
             self.serve_receivers(queue);
         }
@@ -398,7 +427,7 @@ impl Engine {
             return;
         }
         self.save_clock();
-        for (ticket, ops) in self.commits.seal() {
+        for (ticket, ops) in self.commits.seal(self.now.at) {
             self.outputs.push_back(Output::Persist { ticket, ops });
         }
         // A new batch gets a new salt: drawn after the bodies it will cover were accepted.

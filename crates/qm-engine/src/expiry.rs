@@ -5,7 +5,9 @@ use qm_wire::{MessageFlags, Outcome};
 
 use crate::backlog::{Backlog, Message};
 use crate::commits::Origin;
+use crate::dead::End;
 use crate::engine::{Engine, Timer};
+use crate::history::What;
 use crate::io::{Event, StoreOp};
 use crate::time::Timestamp;
 
@@ -71,9 +73,11 @@ impl Engine {
                 };
                 self.release(&message);
                 if local {
-                    self.bury_local(number, priority, &message, Outcome::RECEIVE_EXPIRED);
+                    let end = End::here(self.me.qm, Outcome::RECEIVE_EXPIRED);
+                    self.bury_local(number, priority, &message, end);
                 } else {
-                    self.bury(number, priority, &message, Outcome::REACH_QUEUE_EXPIRED);
+                    let end = End::here(self.me.qm, Outcome::REACH_QUEUE_EXPIRED);
+                    self.bury_as(number, priority, &message, end);
                 }
             }
         }
@@ -84,18 +88,10 @@ impl Engine {
     }
 
     /// A message leaves its destination queue otherwise than by being received.
-    pub(crate) fn bury_local(
-        &mut self,
-        number: u32,
-        priority: u8,
-        message: &Message,
-        outcome: Outcome,
-    ) {
-        let kept = message.flags.contains(MessageFlags::DEAD_LETTER);
-        let destination = self
-            .locals
-            .get(&number)
-            .map_or_else(String::new, |q| q.settings.name.to_string());
+    pub(crate) fn bury_local(&mut self, number: u32, priority: u8, message: &Message, end: End) {
+        let outcome = end.outcome;
+        let kept = message.flags.contains(MessageFlags::DEAD_LETTER) && !end.discard;
+        let destination = self.local_destination(number);
         let durable = message.class.is_durable();
         if durable {
             self.stored_bytes = self.stored_bytes.saturating_sub(message.credit());
@@ -112,7 +108,7 @@ impl Engine {
                 priority,
                 message: message.clone(),
             });
-            self.put_dead_letter(message, outcome, &destination, removal, from);
+            self.put_dead_letter(message, end, &destination, removal, from);
             self.counters.dead_letters += 1;
         } else {
             if let Some(removal) = removal {
@@ -120,6 +116,8 @@ impl Engine {
             }
             self.counters.discarded += 1;
         }
+        self.counters.purged += u64::from(end.purged());
+        self.note(message.source, message.id, What::Dead { outcome, kept });
         self.event(Event::Dead {
             id: message.id,
             outcome,

@@ -9,6 +9,7 @@ use qm_wire::{
 use crate::backlog::Message;
 use crate::commits::{PutAt, Then};
 use crate::engine::{ArrivalKey, Engine};
+use crate::history::What;
 use crate::io::{Event, LinkId};
 
 impl Engine {
@@ -62,6 +63,7 @@ impl Engine {
             // W-USE-6.
             Admit::Duplicate => {
                 self.counters.duplicates += 1;
+                self.note(peer, envelope.id, What::Duplicate { peer });
                 self.event(Event::DuplicateRemoved {
                     source: peer,
                     id: envelope.id,
@@ -222,8 +224,13 @@ impl Engine {
             if let Some(reservation) = reservation.take() {
                 self.dedup.commit(reservation);
             }
+            self.note_arrival(source, entry.id, Class::Express);
             self.arrived(link, put, data.number, source, entry, acked);
         }
+    }
+
+    pub(crate) fn note_arrival(&mut self, peer: QmId, id: qm_wire::MessageId, class: Class) {
+        self.note(peer, id, What::Arrived { peer, class });
     }
 
     /// A message is stored to its class: remembered, shown, acknowledged; in that order (W-USE-2).
@@ -273,6 +280,7 @@ impl Engine {
         let Some(session) = self.sessions.get_mut(&link) else {
             return;
         };
+        let peer = session.peer;
         session.refusals.push(Refusal {
             number: data.number,
             tag: data.tag,
@@ -282,6 +290,7 @@ impl Engine {
             && outcome != Outcome::DAMAGED
         {
             session.remember_refusal(Entry { id, tag: data.tag }, outcome);
+            self.note(peer, id, What::Refused { peer, outcome });
         }
     }
 }

@@ -350,6 +350,15 @@ pub enum Event {
         /// Whether a dead letter was kept.
         kept: bool,
     },
+    /// A dead letter was sent again as a new message, in one commit with its removal.
+    Resent {
+        /// Who minted the dead message.
+        source: QmId,
+        /// Its id.
+        id: MessageId,
+        /// The new message of this node.
+        resent_as: MessageId,
+    },
     /// A duplicate was removed.
     DuplicateRemoved {
         /// Who minted it.

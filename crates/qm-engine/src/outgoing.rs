@@ -10,7 +10,9 @@ use qm_wire::{
 
 use crate::backlog::{Backlog, Message, left_ms};
 use crate::commits::Origin;
+use crate::dead::End;
 use crate::engine::{Engine, LoadFor};
+use crate::history::What;
 use crate::io::{DialFailure, Event, Lane, LinkId, Output, StoreOp};
 use crate::limits::{DOUBT_BYTES_MAX, DOUBTS_MAX, QUEUES_MAX, SILENT_SESSION_MS};
 use crate::record::{QueueRecord, RemoteKey};
@@ -279,7 +281,8 @@ impl Engine {
                     break;
                 };
                 self.release(&message);
-                self.bury(number, priority, &message, Outcome::REACH_QUEUE_EXPIRED);
+                let end = End::here(self.me.qm, Outcome::REACH_QUEUE_EXPIRED);
+                self.bury_as(number, priority, &message, end);
                 continue;
             }
             if lane.flying.0 > 0 && lane.flying.1 != Some(link) {
@@ -318,6 +321,8 @@ impl Engine {
             if let Some(frames) = session.push_data(lane, &data) {
                 self.outputs.push_back(Output::Send { link, lane, frames });
             }
+            let peer = session.peer;
+            let sent = (message.source, message.id);
             let flight = Flight {
                 queue: number,
                 priority,
@@ -331,6 +336,8 @@ impl Engine {
             flying.1 = Some(link);
             first_flight |= session.flights.len() == 1;
             self.counters.transmitted += 1;
+            let (source, id) = sent;
+            self.note(source, id, What::Transmitted { peer, link, again });
             self.counters.retransmitted += u64::from(again);
         }
         if first_flight && let Some(session) = self.sessions.get(&link) {
@@ -389,9 +396,12 @@ impl Engine {
             if let Some(lane) = out.lanes.get_mut(&priority) {
                 let mut message = message;
                 message.transmitted = true;
+                let source = message.source;
                 lane.doubt_bytes = lane.doubt_bytes.saturating_add(message.credit());
                 lane.doubt.insert(position, message);
                 self.doubts.insert(id, (number, priority, position));
+                let peer = self.remotes.get(&out.remote).and_then(Remote::peer);
+                self.note(source, id, What::InDoubt { peer });
             }
         }
     }
@@ -446,6 +456,14 @@ impl Engine {
             };
             session.push(Lane::Control, &PeerFrame::Query(query));
         }
+        let peer = session.peer;
+        let me = self.me.qm;
+        for entry in entries {
+            self.note(me, entry.id, What::Queried { peer });
+        }
+        let Some(session) = self.sessions.get_mut(&link) else {
+            return;
+        };
         let next_query = self.now.at.plus_ms(interval);
         session.next_query = next_query;
         self.counters.queried += entries.len() as u64;
@@ -500,6 +518,12 @@ impl Engine {
             out.acknowledged += 1;
         }
         self.counters.acknowledged += 1;
+        let peer = self
+            .outs
+            .get(&number)
+            .and_then(|out| self.remotes.get(&out.remote))
+            .and_then(Remote::peer);
+        self.note(message.source, message.id, What::Acknowledged { peer });
         self.event(Event::Acknowledged { id: message.id });
         self.tell_fate(message.id, Outcome::REACHED_QUEUE);
     }
@@ -517,7 +541,7 @@ impl Engine {
         }
     }
 
-    /// The message will not be delivered: dead letter, or nothing when its sender wished so.
+    /// The destination said that the message will not be delivered.
     pub(crate) fn bury(&mut self, number: u32, priority: u8, message: &Message, outcome: Outcome) {
         // A refusal that claims success is a fault of the peer, and a dead letter all the same.
         let outcome = if outcome.0 == 0 || outcome.is_positive() {
@@ -525,13 +549,26 @@ impl Engine {
         } else {
             outcome
         };
-        let kept = message.flags.contains(MessageFlags::DEAD_LETTER);
+        let peer = self
+            .outs
+            .get(&number)
+            .and_then(|out| self.remotes.get(&out.remote))
+            .and_then(Remote::peer);
+        let end = End {
+            by: peer.unwrap_or(self.me.qm),
+            ..End::here(self.me.qm, outcome)
+        };
+        self.bury_as(number, priority, message, end);
+    }
+
+    /// The message will not be delivered: dead letter, or nothing when its sender or the operator
+    /// wished so.
+    pub(crate) fn bury_as(&mut self, number: u32, priority: u8, message: &Message, end: End) {
+        let outcome = end.outcome;
+        let kept = message.flags.contains(MessageFlags::DEAD_LETTER) && !end.discard;
         let destination = self.outs.get(&number).map_or_else(String::new, |out| {
-            let remote = self
-                .remotes
-                .get(&out.remote)
-                .map(|remote| remote.key.to_string());
-            format!("{}/{}", remote.unwrap_or_default(), out.queue)
+            let remote = self.remotes.get(&out.remote);
+            remote.map_or_else(String::new, |remote| remote.key.destination(&out.queue))
         });
         if message.class.is_durable() {
             self.stored_bytes = self.stored_bytes.saturating_sub(message.credit());
@@ -550,7 +587,7 @@ impl Engine {
                 priority,
                 message: message.clone(),
             });
-            self.put_dead_letter(message, outcome, &destination, removal, from);
+            self.put_dead_letter(message, end, &destination, removal, from);
             self.counters.dead_letters += 1;
         } else {
             if let Some(removal) = removal {
@@ -558,6 +595,8 @@ impl Engine {
             }
             self.counters.discarded += 1;
         }
+        self.counters.purged += u64::from(end.purged());
+        self.note(message.source, message.id, What::Dead { outcome, kept });
         self.event(Event::Dead {
             id: message.id,
             outcome,
@@ -569,9 +608,8 @@ impl Engine {
     /// It may be sent again: the destination said it does not have it.
     pub(crate) fn send_again(&mut self, number: u32, priority: u8, message: Message) {
         let durable = message.class.is_durable();
-        if let Some(lane) = self.out_lane(number, priority)
-            && let Some(cost) = lane.backlog.give_back(message)
-        {
+        if let Some(lane) = self.out_lane(number, priority) {
+            let cost = lane.backlog.give_back(message);
             self.hold(durable, cost);
         }
         self.nudge_out(number);

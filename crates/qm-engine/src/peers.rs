@@ -7,6 +7,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use qm_wire::{Hello, Incarnation, QmId, Text, key_digest};
 
 use crate::config::{EngineConfig, Trust};
+use crate::connections::With;
 use crate::engine::{Engine, Timer};
 use crate::io::{DialFailure, Event, Output};
 use crate::limits::{ADDRESSES_MAX, PEERS_MAX};
@@ -472,7 +473,10 @@ impl Engine {
                 let text = format!(
                     "{address} was {pinned} so far and is now {peer}; if that is right, run: qm-node peers forget {pinned}"
                 );
-                remote.last_error = Some(text);
+                remote.last_error = Some(text.clone());
+                remote.last_failure = Some(DialFailure::WrongIdentity);
+                let key = remote.key.clone();
+                self.note_connection(With::Address(key), "wrong_identity", &text);
                 self.event(Event::IdentityChanged {
                     address,
                     pinned,
@@ -526,6 +530,13 @@ impl Engine {
         };
         remote.last_error = Some(format!("{}: {text}", failure.name()));
         remote.last_failure = Some(failure);
+        let (key, peer) = (remote.key.clone(), remote.peer());
+        if let Some(peer) = peer {
+            // How its last session ended explains nothing any more.
+            self.connections.opened(peer);
+        }
+        let what = format!("{address}: {}: {text}", failure.name());
+        self.note_connection(With::Address(key), "dial_failed", &what);
         self.event(Event::DialFailed {
             address,
             failure,

@@ -10,7 +10,9 @@ use qm_wire::{Envelope, Outcome, PeerFrame, QueueName, QueueState, Text};
 
 use crate::backlog::{Backlog, Message, left_ms};
 use crate::commits::{Origin, PutAt, Then};
+use crate::dead::End;
 use crate::engine::{Engine, LoadFor, Timer};
+use crate::history::What;
 use crate::io::{ConnId, Event, Lane, LinkId, LoadId, Output, StoreOp, StoredRecord};
 use crate::record::{DeadReason, LocalSettings, QueueRecord, StoredHead};
 use crate::time::Timestamp;
@@ -27,6 +29,7 @@ const SCAN_RECORDS: usize = 256;
 #[derive(Debug)]
 pub(crate) struct Leased {
     pub(crate) conn: ConnId,
+    pub(crate) since: Timestamp,
     pub(crate) priority: u8,
     pub(crate) message: Message,
 }
@@ -54,6 +57,8 @@ pub(crate) struct LocalQueue {
     pub(crate) arrived: u64,
     pub(crate) received: u64,
     told_full: bool,
+    /// Its messages are being buried; then it goes.
+    pub(crate) deleting: bool,
 }
 
 /// Requests for messages that wait for the first commit of a life; more come back empty.
@@ -95,6 +100,7 @@ impl LocalQueue {
             arrived: 0,
             received: 0,
             told_full: false,
+            deleting: false,
         }
     }
 
@@ -192,7 +198,7 @@ impl Engine {
     pub(crate) fn put_dead_letter(
         &mut self,
         message: &Message,
-        outcome: Outcome,
+        end: End,
         destination: &str,
         removal: Option<StoreOp>,
         from: Option<Origin>,
@@ -200,8 +206,10 @@ impl Engine {
         let number = self.dead_queue();
         let stream = Self::stream_of(number, 0);
         let reason = DeadReason {
-            outcome,
+            outcome: end.outcome,
             destination: destination.into(),
+            uncertain: end.uncertain,
+            by: end.by,
         };
         let mut message = message.clone();
         message.class = qm_wire::Class::Recoverable;
@@ -243,7 +251,14 @@ impl Engine {
         self.seal_if_large();
     }
 
-    fn dead_queue(&mut self) -> u32 {
+    /// Whether this is the queue of undeliverable messages.
+    pub(crate) fn is_dead_queue(&self, number: u32) -> bool {
+        self.locals
+            .get(&number)
+            .is_some_and(|queue| queue.settings.name.as_str() == DEAD_QUEUE)
+    }
+
+    pub(crate) fn dead_queue(&mut self) -> u32 {
         let name: QueueName = DEAD_QUEUE.parse().expect("the name follows the rules");
         match self.local_names.get(&name) {
             Some(number) => *number,
@@ -499,7 +514,8 @@ impl Engine {
 
     /// The first message by priority, then arrival; expired ones are buried on the way.
     fn next_message(&mut self, number: u32) -> Option<(u8, Message)> {
-        if self.locals.get(&number)?.settings.paused {
+        let queue = self.locals.get(&number)?;
+        if queue.settings.paused || queue.deleting {
             return None;
         }
         for priority in (0..8_u8).rev() {
@@ -513,7 +529,8 @@ impl Engine {
                 if message.receive_deadline() > self.now.at {
                     return Some((priority, message));
                 }
-                self.bury_local(number, priority, &message, Outcome::RECEIVE_EXPIRED);
+                let end = End::here(self.me.qm, Outcome::RECEIVE_EXPIRED);
+                self.bury_local(number, priority, &message, end);
             }
             self.refill_local(number, priority);
             let lane = self.locals.get(&number)?.lanes.get(&priority);
@@ -555,12 +572,15 @@ impl Engine {
             frame: NodeFrame::Delivery(delivery),
         });
         self.clients.leased(conn, message.credit());
+        self.note(message.source, message.id, What::HandedOut { conn });
+        let since = self.now.at;
         if let Some(queue) = self.locals.get_mut(&number) {
             queue.leased_bytes = queue.leased_bytes.saturating_add(message.credit());
             queue.leased.insert(
                 lookup,
                 Leased {
                     conn,
+                    since,
                     priority,
                     message,
                 },
@@ -641,6 +661,7 @@ impl Engine {
             conn,
             priority,
             message,
+            ..
         }) = queue.leased.remove(&lookup)
         else {
             return false;
@@ -661,6 +682,7 @@ impl Engine {
             Verdict::Consume => {
                 queue.received += 1;
                 self.counters.received += 1;
+                self.note(message.source, message.id, What::Received);
                 if durable {
                     self.stored_bytes = self.stored_bytes.saturating_sub(message.credit());
                     let stream = Self::stream_of(number, priority);
@@ -679,8 +701,14 @@ impl Engine {
                 self.give_back(number, priority, message);
                 false
             }
+            Verdict::Reject if self.is_dead_queue(number) => {
+                // A dead letter is not buried again: it keeps its own reason.
+                self.give_back(number, priority, message);
+                false
+            }
             Verdict::Reject => {
-                self.bury_local(number, priority, &message, Outcome::REJECTED_BY_RECEIVER);
+                let end = End::here(self.me.qm, Outcome::REJECTED_BY_RECEIVER);
+                self.bury_local(number, priority, &message, end);
                 false
             }
         }
@@ -690,6 +718,8 @@ impl Engine {
     fn give_back(&mut self, number: u32, priority: u8, mut message: Message) {
         self.counters.given_back += 1;
         message.aborts += 1;
+        let aborts = message.aborts;
+        self.note(message.source, message.id, What::GivenBack { aborts });
         let limit = self
             .locals
             .get(&number)
@@ -703,7 +733,7 @@ impl Engine {
             .locals
             .get_mut(&number)
             .and_then(|q| q.lanes.get_mut(&priority));
-        if let Some(cost) = lane.and_then(|lane| lane.give_back(message)) {
+        if let Some(cost) = lane.map(|lane| lane.give_back(message)) {
             self.hold(durable, cost);
         }
         self.busy_queues.insert(number);
@@ -724,6 +754,8 @@ impl Engine {
             Some(number) => *number,
             None => self.create_queue(LocalSettings::new(poison)),
         };
+        self.counters.poisoned += 1;
+        self.note(message.source, message.id, What::Poisoned);
         let mut moved = message.clone();
         moved.aborts = 0;
         let put = self.put_local(target, priority, moved);
@@ -896,8 +928,12 @@ impl Engine {
     }
 
     /// Takes a message out of turn, wherever it is.
-    fn take_at(&mut self, number: u32, priority: u8, read: Message) -> Option<Message> {
-        let lane = self.locals.get_mut(&number)?.lanes.get_mut(&priority)?;
+    pub(crate) fn take_at(&mut self, number: u32, priority: u8, read: Message) -> Option<Message> {
+        let queue = self
+            .locals
+            .get_mut(&number)
+            .filter(|queue| !queue.deleting)?;
+        let lane = queue.lanes.get_mut(&priority)?;
         if let Some(message) = lane.take(read.position) {
             self.release(&message);
             return Some(message);
@@ -923,6 +959,7 @@ impl Engine {
             .as_ref()
             .and_then(|head| Envelope::decode(&head.envelope).ok());
         let Some((head, envelope)) = head.zip(envelope) else {
+            self.counters.unreadable += 1;
             self.event(Event::Unreadable {
                 what: "a stored message",
             });
@@ -953,6 +990,13 @@ impl Engine {
         match self.loads.remove(&load) {
             None => {}
             Some(LoadFor::Scan(job)) => self.on_scanned(job, records),
+            Some(LoadFor::DeadList { job }) => self.on_letters_read(job, records),
+            Some(LoadFor::Dead {
+                job,
+                position,
+                what,
+            }) => self.on_letter_read(job, position, what, records),
+            Some(LoadFor::Seek { job }) => self.on_sought(job, records),
             Some(LoadFor::Backlog {
                 queue,
                 priority,

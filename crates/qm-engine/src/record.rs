@@ -4,9 +4,11 @@
 //! reported and left alone, never guessed.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use qm_wire::{MessageId, Outcome, QmId, QueueName, Tag, Text};
+use qm_wire::{Destination, MessageId, Outcome, QmId, QueueName, Tag, Text};
 
 const VERSION: u8 = 1;
+/// Version of the heads of dead letters, which tell more than the reason.
+const DEAD_VERSION: u8 = 2;
 
 /// Bytes of a stored head before the envelope, for a message that is no dead letter.
 pub(crate) const HEAD_BYTES: u64 = 1 + 8 + 8 + 8 + 8 + 8 + 2;
@@ -32,8 +34,12 @@ pub(crate) struct StoredHead {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct DeadReason {
     pub(crate) outcome: Outcome,
-    /// Destination as the application gave it.
+    /// The original destination, as it would be written again.
     pub(crate) destination: Text,
+    /// Whether the message may have been delivered or received all the same.
+    pub(crate) uncertain: bool,
+    /// The queue manager whose word it is.
+    pub(crate) by: QmId,
 }
 
 /// What is stored beside a message's body, for tools and tests that look into a store.
@@ -91,7 +97,11 @@ impl StoredQueue {
 impl StoredHead {
     pub(crate) fn encode(&self) -> Bytes {
         let mut to = BytesMut::with_capacity(48 + self.envelope.len());
-        to.put_u8(VERSION);
+        to.put_u8(if self.dead.is_some() {
+            DEAD_VERSION
+        } else {
+            VERSION
+        });
         to.put_slice(&self.tag.0);
         to.put_u64_le(self.at_us);
         to.put_u64_le(self.wall_us);
@@ -102,6 +112,8 @@ impl StoredHead {
             Some(dead) => {
                 to.put_u16_le(dead.outcome.0);
                 put_bytes(&mut to, dead.destination.as_bytes());
+                to.put_u8(u8::from(dead.uncertain));
+                to.put_slice(dead.by.as_bytes());
             }
         }
         to.put_slice(&self.envelope);
@@ -110,7 +122,8 @@ impl StoredHead {
 
     pub(crate) fn decode(head: &Bytes) -> Option<Self> {
         let mut r = head.clone();
-        if r.try_get_u8().ok()? != VERSION {
+        let version = r.try_get_u8().ok()?;
+        if !matches!(version, VERSION | DEAD_VERSION) {
             return None;
         }
         let tag = Tag(take_array(&mut r)?);
@@ -122,9 +135,19 @@ impl StoredHead {
         let dead = if outcome.0 == 0 {
             None
         } else {
+            let destination = take_text(&mut r)?;
+            // The first version did not tell whose word it was, nor whether it was certain.
+            let (uncertain, by) = if version == VERSION {
+                (false, QmId::from_bytes([0; 16]))
+            } else {
+                let flags = r.try_get_u8().ok()?;
+                (flags & 1 != 0, QmId::from_bytes(take_array(&mut r)?))
+            };
             Some(DeadReason {
                 outcome,
-                destination: take_text(&mut r)?,
+                destination,
+                uncertain,
+                by,
             })
         };
         Some(Self {
@@ -189,6 +212,31 @@ pub enum RemoteKey {
     Id(QmId),
     /// By `host:port`, pinned to an identity at first contact.
     Host(String),
+}
+
+impl RemoteKey {
+    /// A queue of this node, in the form in which an application writes it as a destination.
+    #[must_use]
+    pub fn destination(&self, queue: &QueueName) -> String {
+        let queue = queue.clone();
+        match self {
+            Self::Id(qm) => Destination::Id { qm: *qm, queue }.to_string(),
+            Self::Host(address) => {
+                let split = address.rsplit_once(':');
+                let Some((host, port)) = split.and_then(|(h, p)| Some((h, p.parse().ok()?))) else {
+                    return format!("qm://{address}/{queue}");
+                };
+                let host = host.trim_start_matches('[').trim_end_matches(']');
+                Destination::Host {
+                    qm: None,
+                    host: host.to_owned(),
+                    port,
+                    queue,
+                }
+                .to_string()
+            }
+        }
+    }
 }
 
 impl core::fmt::Display for RemoteKey {
@@ -409,11 +457,28 @@ mod tests {
             dead: Some(DeadReason {
                 outcome: Outcome::ACCESS_DENIED,
                 destination: "qm://b/orders".into(),
+                uncertain: true,
+                by: QmId::from_bytes([4; 16]),
             }),
             envelope: Bytes::from_static(b"envelope"),
         };
         assert_eq!(StoredHead::decode(&head.encode()), Some(head.clone()));
         assert_eq!(StoredHead::decode(&head.encode().slice(..20)), None);
+        // A dead letter of the first version, which ended with its destination.
+        let first = {
+            let mut bytes = head.encode().to_vec();
+            bytes[0] = 1;
+            let after = bytes.len() - b"envelope".len();
+            bytes.drain(after - 17..after);
+            Bytes::from(bytes)
+        };
+        let read = StoredHead::decode(&first).unwrap();
+        let dead = read.dead.unwrap();
+        assert!(!dead.uncertain);
+        assert_eq!(
+            (dead.destination.as_str(), read.envelope),
+            ("qm://b/orders", head.envelope)
+        );
         for record in [
             QueueRecord::Local(LocalSettings::new("q".parse().unwrap())),
             QueueRecord::Outgoing {

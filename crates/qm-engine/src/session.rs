@@ -13,6 +13,7 @@ use qm_wire::{
 
 use crate::backlog::Message;
 use crate::config::EngineConfig;
+use crate::connections::With;
 use crate::engine::{Engine, Route, Timer};
 use crate::io::{Event, Lane, LinkId, Output};
 use crate::limits::{DOUBTFUL_MAX, DOUBTFUL_SPAN_MS, FLIGHT_BYTES_MAX, FLIGHTS_MAX, REFUSED_MAX};
@@ -70,6 +71,8 @@ pub(crate) struct Session {
     pub(crate) last_activity: Timestamp,
     /// How long acks take, smoothed, milliseconds.
     ack_takes_ms: u64,
+    /// When the last ack came.
+    pub(crate) last_ack: Timestamp,
     /// When the session is looked at next.
     pub(crate) timer: Timestamp,
     /// By when something must be heard, since something was asked.
@@ -132,6 +135,7 @@ impl Session {
             opened: false,
             last_activity: now,
             ack_takes_ms: 0,
+            last_ack: Timestamp(0),
             timer: Timestamp::NEVER,
             sign_until: None,
             next_number: 1,
@@ -299,11 +303,11 @@ impl Engine {
         }
         let approval = self.meet(peer, public_key);
         if approval == Approval::Blocked {
-            self.close_link(link, Outcome::BLOCKED, "this peer is blocked");
+            self.turn_away(link, Outcome::BLOCKED, "this peer is blocked");
             return self.disconnected_from(peer, 0, "this peer is blocked here");
         }
         if approval == Approval::Overflow {
-            self.close_link(link, Outcome::BUSY, "too many peers await approval");
+            self.turn_away(link, Outcome::BUSY, "too many peers await approval");
             return self.disconnected_from(peer, 0, "too many peers await approval here");
         }
         self.next_attempt += 1;
@@ -425,6 +429,19 @@ impl Engine {
             peer,
             incarnation,
         });
+        self.connections.opened(peer);
+        if let Some(session) = self.sessions.get(&link) {
+            let who = if session.dialled {
+                "dialled"
+            } else {
+                "answered"
+            };
+            let text = format!(
+                "session {who}, peer at {}, life {incarnation}",
+                session.remote
+            );
+            self.note_connection(With::Peer(peer), "opened", &text);
+        }
         self.supersede(link, peer, incarnation);
         self.doubt_other_lives(link, peer, incarnation);
         if !self.sessions.contains_key(&link) {
@@ -628,6 +645,18 @@ impl Engine {
             "the peer said goodbye: {} ({})",
             goodbye.text, goodbye.reason
         );
+        if let Some(session) = self.sessions.get(&link) {
+            let peer = session.peer;
+            // A session that gave way to another one says nothing about the peer.
+            if goodbye.reason != Outcome::SUPERSEDED && goodbye.reason != Outcome::IDLE {
+                self.connections.ended(peer, goodbye.reason);
+                for remote in self.remotes.values_mut() {
+                    if remote.peer() == Some(peer) {
+                        remote.last_failure = None;
+                    }
+                }
+            }
+        }
         self.close_link(link, goodbye.reason, "goodbye");
         self.on_closed(link, &text);
     }
@@ -657,6 +686,22 @@ impl Engine {
             });
         }
         self.end_session(link, Outcome::PROTOCOL, text);
+    }
+
+    /// Closes a link on which no session was begun, with a word that its peer can act on.
+    fn turn_away(&mut self, link: LinkId, reason: Outcome, text: &str) {
+        let frame = PeerFrame::Goodbye(Goodbye {
+            reason,
+            text: text.into(),
+        });
+        let mut frames = BytesMut::new();
+        frame.encode(&mut frames);
+        self.outputs.push_back(Output::Send {
+            link,
+            lane: Lane::Control,
+            frames: frames.freeze(),
+        });
+        self.close_link(link, reason, text);
     }
 
     fn close_link(&mut self, link: LinkId, reason: Outcome, text: &str) {
@@ -691,6 +736,7 @@ impl Engine {
             self.landed(flight.queue, flight.priority);
             self.put_in_doubt(flight.queue, flight.priority, flight.message);
         }
+        self.note_connection(With::Peer(peer), "closed", text);
         self.event(Event::SessionClosed {
             link,
             peer,

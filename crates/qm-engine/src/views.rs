@@ -7,13 +7,15 @@ use crate::admin::{
     Selector, StatusView,
 };
 use crate::backlog::Backlog;
+use crate::dead::LetterDo;
 use crate::engine::{Engine, Route};
-use crate::io::StoreOp;
+use crate::io::ConnId;
 use crate::limits::QUEUES_MAX;
 use crate::outgoing::{DialState, OutQueue, Remote};
 use crate::peers::{Approval, BookEntry, name_key, peer_key, pin_key};
 use crate::queues::DEAD_QUEUE;
 use crate::record::{LocalSettings, QueueRecord, RemoteKey};
+use crate::time::Timestamp;
 
 fn failed(outcome: Outcome, cause: String, fix: &str) -> AdminReply {
     AdminReply::Failed {
@@ -27,17 +29,65 @@ const fn done(count: u64) -> AdminReply {
     AdminReply::Done { count }
 }
 
+/// Age of the oldest of the messages in memory.
+fn oldest_ms<'a>(lanes: impl Iterator<Item = &'a Backlog>, now: Timestamp) -> Option<u64> {
+    lanes
+        .filter_map(|lane| lane.resident().next())
+        .map(|message| now.ms_since(message.at))
+        .max()
+}
+
 impl Engine {
-    pub(crate) fn on_admin(&mut self, request: AdminRequest) -> AdminReply {
+    /// Requests that take more than one step are answered later and give nothing here.
+    pub(crate) fn on_admin(
+        &mut self,
+        conn: ConnId,
+        request: u64,
+        what: AdminRequest,
+    ) -> Option<AdminReply> {
+        match what {
+            AdminRequest::QueueDelete {
+                name,
+                force,
+                discard,
+            } => self.admin_delete(conn, request, &name, force, discard),
+            AdminRequest::QueuePurge { name, discard } => {
+                let Some(number) = self.local_names.get(&name).copied() else {
+                    return Some(Self::no_queue(&name));
+                };
+                self.purge_queue(conn, request, number, discard, false);
+                None
+            }
+            AdminRequest::OutgoingPurge { which, discard } => {
+                self.purge_selected(conn, request, &which, discard)
+            }
+            AdminRequest::DeadList { filter, after } => {
+                self.dead_list(conn, request, filter, after);
+                None
+            }
+            AdminRequest::DeadResend {
+                positions,
+                force,
+                to,
+            } => self.dead_do(conn, request, &positions, &LetterDo::Resend { force, to }),
+            AdminRequest::DeadDrop { positions } => {
+                self.dead_do(conn, request, &positions, &LetterDo::Drop)
+            }
+            AdminRequest::Why { subject } => self.admin_why(conn, request, &subject),
+            AdminRequest::Trace { subject } => self.admin_trace(conn, request, &subject),
+            other => Some(self.answer_at_once(other)),
+        }
+    }
+
+    fn answer_at_once(&mut self, request: AdminRequest) -> AdminReply {
         match request {
             AdminRequest::Status => AdminReply::Status(Box::new(self.status())),
             AdminRequest::Queues => {
-                AdminReply::Queues(self.locals.values().map(Self::queue_view).collect())
+                let queues = self.locals.values().filter(|queue| !queue.deleting);
+                AdminReply::Queues(queues.map(|queue| self.queue_view(queue)).collect())
             }
             AdminRequest::QueueCreate(settings) => self.admin_create(settings),
             AdminRequest::QueueSet(settings) => self.admin_set(settings),
-            AdminRequest::QueueDelete { name, force } => self.admin_delete(&name, force),
-            AdminRequest::QueuePurge { name } => self.admin_purge(&name),
             AdminRequest::QueuePause { name, paused } => {
                 let Some(settings) = self.local_settings(&name) else {
                     return Self::no_queue(&name);
@@ -63,9 +113,6 @@ impl Engine {
                 }
                 1
             }),
-            AdminRequest::OutgoingPurge { which } => {
-                self.for_selected(&which, Self::purge_outgoing)
-            }
             AdminRequest::Peers => AdminReply::Peers(self.peer_views()),
             AdminRequest::PeerAdd {
                 name,
@@ -93,7 +140,12 @@ impl Engine {
             AdminRequest::PeerForget { who } => self.admin_forget(&who),
             AdminRequest::Routes => self.routes_view(),
             AdminRequest::Dedup => AdminReply::Dedup(Box::new(self.dedup.stats())),
-            AdminRequest::Why { subject } => AdminReply::Why(self.why(&subject)),
+            // Those that take more than one step were taken out before.
+            _ => failed(
+                Outcome::UNSUPPORTED,
+                "this request is not known".to_owned(),
+                "use the qm-node command of the node's own version",
+            ),
         }
     }
 
@@ -117,11 +169,19 @@ impl Engine {
                 .filter(|record| record.approval == Approval::Pending)
                 .count() as u64,
             clients: self.clients.connected() as u64,
+            stopping: self.stopping,
+            stored_bytes: self.stored_bytes,
+            stored_bytes_max: self.config.store_bytes_max,
+            express_bytes: self.express_bytes as u64,
+            express_bytes_max: self.config.express_bytes_max as u64,
+            unconfirmed_ms: self.commits.oldest_ms(self.now.at),
+            missing_records: 0,
             store_full: self.store_full,
             resident_bytes: (self.resident_bytes + self.express_bytes) as u64,
         };
         for queue in self.locals.values() {
             let (messages, bytes) = queue.waiting();
+            view.missing_records += queue.lanes.values().map(Backlog::missing).sum::<u64>();
             if queue.settings.name.as_str() == DEAD_QUEUE {
                 view.dead_letters += messages;
             } else {
@@ -131,13 +191,15 @@ impl Engine {
         }
         for out in self.outs.values() {
             let (messages, bytes) = out.waiting();
+            let lanes = out.lanes.values();
+            view.missing_records += lanes.map(|lane| lane.backlog.missing()).sum::<u64>();
             view.outgoing_messages += messages + out.in_flight + out.doubtful();
             view.outgoing_bytes += bytes;
         }
         view
     }
 
-    fn queue_view(queue: &crate::queues::LocalQueue) -> QueueView {
+    fn queue_view(&self, queue: &crate::queues::LocalQueue) -> QueueView {
         let (messages, bytes) = queue.waiting();
         QueueView {
             settings: queue.settings.clone(),
@@ -145,6 +207,7 @@ impl Engine {
             bytes,
             leased: queue.leased.len() as u64,
             waiting_receivers: queue.waiting_receivers() as u64,
+            oldest_ms: oldest_ms(queue.lanes.values(), self.now.at),
             full: queue.is_full(),
             arrived: queue.arrived,
             received: queue.received,
@@ -165,11 +228,13 @@ impl Engine {
             state: self.outgoing_state(out),
             waiting,
             waiting_bytes,
+            oldest_ms: oldest_ms(out.lanes.values().map(|lane| &lane.backlog), self.now.at),
             unacknowledged: out.in_flight,
             in_doubt: out.doubtful(),
             retry_in_ms: remote.and_then(|r| self.retry_in_ms(r)),
             last_error: remote.and_then(|r| r.last_error.clone()),
             acknowledged: out.acknowledged,
+            connections: remote.map_or_else(Vec::new, |r| self.connections_of(r)),
         }
     }
 
@@ -191,7 +256,9 @@ impl Engine {
                 OutgoingState::PendingApproval
             } else if session.closed_queues.contains(&out.queue) {
                 OutgoingState::QueueFull
-            } else if session.sent.messages >= session.credit.messages {
+            } else if session.flights.is_empty() && session.sent.messages >= session.credit.messages
+            {
+                // With messages in flight it is their acks that are waited for, not credit.
                 OutgoingState::NoCredit
             } else {
                 OutgoingState::Connected
@@ -224,6 +291,7 @@ impl Engine {
                     connected: self.sending_session(*qm).is_some(),
                     incarnation: record.incarnation,
                     last_seen_us: record.last_seen_us,
+                    connections: self.connections_with(Some(*qm), None),
                 }
             })
             .collect();
@@ -246,6 +314,7 @@ impl Engine {
                         connected: false,
                         incarnation: None,
                         last_seen_us: 0,
+                        connections: self.connections_with(None, Some(&entry.remote)),
                     });
                 }
             }
@@ -285,6 +354,11 @@ impl Engine {
         failed(Outcome::NOT_FOUND, cause, "see: qm-node queue list")
     }
 
+    pub(crate) fn no_outgoing(name: &str) -> AdminReply {
+        let cause = format!("no outgoing queue is called {name}");
+        failed(Outcome::NOT_FOUND, cause, "see: qm-node outgoing list")
+    }
+
     pub(crate) fn local_settings(&self, name: &QueueName) -> Option<LocalSettings> {
         let number = self.local_names.get(name)?;
         self.locals.get(number).map(|queue| queue.settings.clone())
@@ -316,6 +390,10 @@ impl Engine {
             let cause = format!("this node has {QUEUES_MAX} queues and may not have more");
             return failed(Outcome::BUSY, cause, "delete queues that are not used");
         }
+        if self.is_being_deleted(name) {
+            let cause = format!("a queue {name} is just being deleted");
+            return failed(Outcome::BUSY, cause, "try again in a moment");
+        }
         self.create_queue(settings);
         done(1)
     }
@@ -340,142 +418,36 @@ impl Engine {
         done(1)
     }
 
-    fn admin_delete(&mut self, name: &QueueName, force: bool) -> AdminReply {
+    /// Answered at once when it cannot be done, else when the last message is buried.
+    fn admin_delete(
+        &mut self,
+        conn: ConnId,
+        request: u64,
+        name: &QueueName,
+        force: bool,
+        discard: bool,
+    ) -> Option<AdminReply> {
         let Some(number) = self.local_names.get(name).copied() else {
-            return Self::no_queue(name);
+            return Some(Self::no_queue(name));
         };
         let Some(queue) = self.locals.get(&number) else {
-            return Self::no_queue(name);
+            return Some(Self::no_queue(name));
         };
         let waiting = queue.waiting().0 + queue.leased.len() as u64;
         if name.is_system() {
             let cause = format!("{name} belongs to the system");
-            return failed(Outcome::ACCESS_DENIED, cause, "purge it instead");
+            return Some(failed(Outcome::ACCESS_DENIED, cause, "purge it instead"));
         }
         if waiting > 0 && !force {
             let cause = format!("queue {name} holds {waiting} messages");
-            return failed(
+            return Some(failed(
                 Outcome::BAD_REQUEST,
                 cause,
                 "receive or purge them first, or use --force",
-            );
+            ));
         }
-        self.purge_local(number);
-        for priority in 0..8 {
-            let stream = Self::stream_of(number, priority);
-            self.commits.settle(StoreOp::Remove {
-                stream,
-                first: 0,
-                last: u64::MAX,
-            });
-        }
-        self.commits.unset(QueueRecord::key(number));
-        self.drop_receivers(number);
-        self.local_names.remove(name);
-        self.locals.remove(&number);
-        self.tell_open(name);
-        done(waiting)
-    }
-
-    fn admin_purge(&mut self, name: &QueueName) -> AdminReply {
-        match self.local_names.get(name).copied() {
-            Some(number) => {
-                let count = self.purge_local(number);
-                self.reopen_if_room(number);
-                done(count)
-            }
-            None => Self::no_queue(name),
-        }
-    }
-
-    /// Removes what waits and is visible; messages in the hands of applications stay theirs.
-    fn purge_local(&mut self, number: u32) -> u64 {
-        // What was put before the purge goes to disk before it.
-        self.seal();
-        let Some(queue) = self.locals.get_mut(&number) else {
-            return 0;
-        };
-        let (count, bytes) = queue.waiting();
-        let mut removals = Vec::new();
-        let mut released = Vec::new();
-        for lane in queue.lanes.values_mut() {
-            let leased_below = lane.next_position();
-            released.extend(lane.resident().cloned());
-            lane.purge(true);
-            if leased_below > 0 {
-                removals.push((lane.stream, leased_below - 1));
-            }
-        }
-        for message in &released {
-            self.release(message);
-        }
-        for (stream, last) in removals {
-            self.commits.settle(StoreOp::Remove {
-                stream,
-                first: 0,
-                last,
-            });
-        }
-        self.stored_bytes = self.stored_bytes.saturating_sub(bytes);
-        count
-    }
-
-    fn purge_outgoing(&mut self, number: u32) -> u64 {
-        self.seal();
-        let Some(out) = self.outs.get_mut(&number) else {
-            return 0;
-        };
-        let mut count = 0;
-        let mut bytes = 0;
-        let mut removals = Vec::new();
-        let mut released = Vec::new();
-        for lane in out.lanes.values_mut() {
-            count += lane.backlog.messages;
-            bytes += lane.backlog.bytes;
-            released.extend(lane.backlog.resident().cloned());
-            // What was transmitted stays until its destination has spoken.
-            let kept: Vec<u64> = lane.doubt.keys().copied().collect();
-            removals.push((lane.backlog.stream, lane.backlog.next_position(), kept));
-            // What is in flight or in doubt stays until its destination has spoken.
-            lane.backlog.purge(false);
-        }
-        let in_flight: Vec<_> = self
-            .sessions
-            .values()
-            .flat_map(|session| session.flights.values())
-            .filter(|flight| flight.queue == number)
-            .map(|flight| {
-                (
-                    Self::stream_of(number, flight.priority),
-                    flight.message.position,
-                )
-            })
-            .collect();
-        for message in &released {
-            self.release(message);
-        }
-        for (stream, next, mut kept) in removals {
-            kept.extend(
-                in_flight
-                    .iter()
-                    .filter(|(s, _)| *s == stream)
-                    .map(|(_, p)| *p),
-            );
-            kept.sort_unstable();
-            let mut first = 0;
-            for position in kept.into_iter().chain([next]) {
-                if first < position {
-                    self.commits.settle(StoreOp::Remove {
-                        stream,
-                        first,
-                        last: position - 1,
-                    });
-                }
-                first = position + 1;
-            }
-        }
-        self.stored_bytes = self.stored_bytes.saturating_sub(bytes);
-        count
+        self.purge_queue(conn, request, number, discard, true);
+        None
     }
 
     fn pause_outgoing(&mut self, number: u32, paused: bool) {
@@ -528,8 +500,7 @@ impl Engine {
         if numbers.is_empty()
             && let Selector::Name(name) = which
         {
-            let cause = format!("no outgoing queue is called {name}");
-            return failed(Outcome::NOT_FOUND, cause, "see: qm-node outgoing list");
+            return Self::no_outgoing(name);
         }
         let mut count = 0;
         for number in numbers {

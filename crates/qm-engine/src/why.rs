@@ -1,263 +1,709 @@
 //! Why is this not moving? One line of cause, then the evidence.
 
-use qm_wire::{MessageId, QueueName};
+use qm_wire::{MessageId, Outcome, QueueName};
 
-use crate::admin::{OutgoingState, Selector, WhyView};
+use crate::admin::{AdminReply, Cause, OutgoingState, Selector, WhyView};
 use crate::engine::Engine;
-use crate::io::DialFailure;
-use crate::outgoing::OutQueue;
+use crate::history::What;
+use crate::io::ConnId;
+use crate::outgoing::{OutQueue, Remote};
+use crate::peers::Approval;
+use crate::seek::{Asks, Found};
+use crate::session::Session;
+
+/// Connection events shown as evidence.
+const EVENTS_SHOWN: usize = 3;
+/// A disk that has not confirmed a write for so long is worth a word.
+pub(crate) const DISK_SLOW_MS: u64 = 2_000;
+
+/// A cause with its sentence and what to do about it.
+struct Reason(Cause, String, Option<String>);
 
 impl Engine {
-    pub(crate) fn why(&self, subject: &str) -> WhyView {
-        if let Ok(id) = subject.parse::<MessageId>() {
-            return self.why_message(subject, id);
+    pub(crate) fn admin_why(
+        &mut self,
+        conn: ConnId,
+        request: u64,
+        subject: &str,
+    ) -> Option<AdminReply> {
+        match subject.parse::<MessageId>() {
+            Ok(id) => self.seek(conn, request, Asks::Why, subject, id),
+            Err(_a_name) => Some(AdminReply::Why(self.why(subject))),
         }
+    }
+
+    fn why(&self, subject: &str) -> WhyView {
         let numbers = self.select_outgoing(&Selector::Name(subject.to_owned()));
         let stuck = numbers
             .iter()
             .filter_map(|number| self.outs.get(number))
-            .max_by_key(|out| (out.has_work(), out.waiting().0));
+            .max_by_key(|out| (out.has_work() || out.in_flight > 0, out.waiting().0));
         if let Some(out) = stuck {
             return self.why_outgoing(subject, out);
         }
-        if let Ok(name) = subject.parse::<QueueName>()
-            && let Some(view) = self.why_queue(subject, &name)
-        {
+        let name = subject.parse::<QueueName>().ok();
+        if let Some(view) = name.and_then(|name| self.why_queue(subject, &name)) {
             return view;
         }
-        WhyView {
-            subject: subject.to_owned(),
-            code: "unknown",
-            cause: format!("nothing here is called {subject}"),
-            fix: Some("see: qm-node outgoing list, qm-node queue list".to_owned()),
-            evidence: vec![],
+        if let Some(view) = self.why_peer(subject) {
+            return view;
+        }
+        view(
+            subject,
+            Reason(
+                Cause::Unknown,
+                format!("nothing here is called {subject}"),
+                Some(
+                    "see: qm-node outgoing list, qm-node queue list, qm-node peers list".to_owned(),
+                ),
+            ),
+            vec![],
+        )
+    }
+
+    /// A peer to which nothing was ever sent.
+    fn why_peer(&self, subject: &str) -> Option<WhyView> {
+        let entry = self.peers.names.get(&subject.to_lowercase());
+        let remote = entry
+            .and_then(|entry| self.remote_keys.get(&entry.remote))
+            .and_then(|number| self.remotes.get(number));
+        let peer = match remote.and_then(Remote::peer) {
+            Some(peer) => Some(peer),
+            None => match self.peers.find(subject).as_slice() {
+                [peer] if self.peers.known.contains_key(peer) => Some(*peer),
+                _ => None,
+            },
+        };
+        if remote.is_none() && peer.is_none() {
+            return None;
+        }
+        let open = peer.and_then(|peer| self.sending_session(peer)).is_some();
+        let pending = peer.is_some_and(|peer| self.peers.approval(peer) == Approval::Pending);
+        let blocked = peer.is_some_and(|peer| self.peers.approval(peer) == Approval::Blocked);
+        let reason = if blocked {
+            self.blocked_here(subject)
+        } else if pending {
+            let qm = peer.map(|peer| peer.to_string()).unwrap_or_default();
+            Reason(
+                Cause::PendingApproval,
+                format!("{subject} is not approved to send to this node"),
+                Some(format!("qm-node peers approve {qm}")),
+            )
+        } else if open {
+            Reason(
+                Cause::Idle,
+                format!("a session with {subject} is open and nothing waits for it"),
+                None,
+            )
+        } else {
+            Reason(
+                Cause::Idle,
+                format!("nothing waits for {subject}, so no connection is made"),
+                None,
+            )
+        };
+        let events = self.connections_with(peer, remote.map(|remote| &remote.key));
+        Some(view(subject, reason, shown(&events)))
+    }
+
+    pub(crate) fn why_message(&self, subject: &str, id: MessageId, found: &Found) -> WhyView {
+        match found {
+            Found::Flying {
+                queue,
+                peer,
+                link,
+                sent_ms,
+            } => {
+                let there = self.peer_title(*peer);
+                let reason = Reason(
+                    Cause::WaitingForAck,
+                    format!("transmitted to {there} {sent_ms} ms ago, not acknowledged yet"),
+                    Some(format!(
+                        "it is asked for by itself; see: qm-node why {}",
+                        self.destination_of(*queue)
+                    )),
+                );
+                let on = format!("peer {peer} on {link}");
+                view(subject, reason, vec![on])
+            }
+            Found::Doubt { queue } => {
+                let Some(out) = self.outs.get(queue) else {
+                    return unknown(subject);
+                };
+                let mut view = self.why_outgoing(subject, out);
+                let text = "it may have been transmitted; its destination is asked before it is sent again";
+                if matches!(view.code, Cause::Moving | Cause::Idle) {
+                    view.code = Cause::InDoubt;
+                    text.clone_into(&mut view.cause);
+                    view.fix = None;
+                } else {
+                    view.evidence.insert(0, text.to_owned());
+                }
+                view
+            }
+            Found::Outgoing {
+                queue,
+                priority,
+                position,
+            } => {
+                let Some(out) = self.outs.get(queue) else {
+                    return unknown(subject);
+                };
+                let mut view = self.why_outgoing(subject, out);
+                let ahead = lanes_ahead(
+                    out.lanes.iter().map(|(p, lane)| (*p, &lane.backlog)),
+                    *priority,
+                    *position,
+                );
+                self.set_behind(&mut view, ahead, out.in_flight);
+                view
+            }
+            Found::Local {
+                queue,
+                priority,
+                position,
+            } => {
+                let Some(local) = self.locals.get(queue) else {
+                    return unknown(subject);
+                };
+                let name = local.settings.name.clone();
+                let Some(mut view) = self.why_queue(subject, &name) else {
+                    return unknown(subject);
+                };
+                let lanes = local.lanes.iter().map(|(p, lane)| (*p, lane));
+                let ahead = lanes_ahead(lanes, *priority, *position);
+                self.set_behind(&mut view, ahead, local.leased.len() as u64);
+                view.evidence
+                    .insert(0, format!("it waits in queue {name} of this node"));
+                view
+            }
+            Found::Leased {
+                queue,
+                conn,
+                since_ms,
+            } => {
+                let holder = self.clients.title(*conn);
+                let reason = Reason(
+                    Cause::Leased,
+                    format!("{holder} holds it for {since_ms} ms and has not settled it"),
+                    Some(
+                        "it comes back when that application gives it back, ends or loses its connection"
+                            .to_owned(),
+                    ),
+                );
+                let from = format!("from queue {} of this node", self.local_destination(*queue));
+                view(subject, reason, vec![from])
+            }
+            Found::Dead(letter) => {
+                let fix = format!(
+                    "qm-node errors {:04X}; then: qm-node dead resend {id}{}",
+                    letter.outcome.0,
+                    if letter.uncertain { " --force" } else { "" }
+                );
+                let mut evidence = vec![
+                    format!("original destination {}", letter.destination),
+                    format!("dead for {} ms", letter.age_ms),
+                ];
+                evidence.extend(
+                    letter
+                        .by
+                        .map(|by| format!("by the word of {}", self.peer_title(by))),
+                );
+                if letter.uncertain {
+                    evidence.push("it may have been delivered all the same".to_owned());
+                }
+                let reason = Reason(
+                    Cause::of_death(letter.outcome),
+                    format!(
+                        "it is a dead letter of this node: {} ({})",
+                        letter.outcome.describe(),
+                        letter.outcome
+                    ),
+                    Some(fix),
+                );
+                view(subject, reason, evidence)
+            }
+            Found::Nowhere { all } => self.why_gone(subject, id, *all),
         }
     }
 
-    fn why_message(&self, subject: &str, id: MessageId) -> WhyView {
-        if let Some((number, _, _)) = self.doubts.get(&id)
-            && let Some(out) = self.outs.get(number)
-        {
-            let mut view = self.why_outgoing(subject, out);
-            view.evidence.insert(
-                0,
-                "it may have been transmitted; its destination is asked before it is sent again"
+    /// What became of a message that is not here any more.
+    fn why_gone(&self, subject: &str, id: MessageId, all: bool) -> WhyView {
+        let trace = Some(format!("qm-node trace {id}"));
+        let end = self.history.end_of(id).map(|(_, what)| what);
+        let reason = match end {
+            Some(What::Acknowledged { peer }) => {
+                let there =
+                    peer.map_or_else(|| "its destination".to_owned(), |p| self.peer_title(p));
+                let fix = format!("on {there}, run: qm-node why {id}");
+                Reason(Cause::Delivered, format!("{there} has it"), Some(fix))
+            }
+            Some(What::Received) => Reason(
+                Cause::Received,
+                "an application of this node consumed it".to_owned(),
+                trace,
+            ),
+            Some(What::Dead { outcome, .. } | What::Refused { outcome, .. }) => Reason(
+                Cause::of_death(outcome),
+                format!(
+                    "{} ({outcome}); no dead letter of it is here",
+                    outcome.describe()
+                ),
+                trace,
+            ),
+            Some(What::ResentAs { id }) => Reason(
+                Cause::Settled,
+                format!("it was sent again as message {id}"),
+                Some(format!("qm-node why {id}")),
+            ),
+            Some(What::LetterDropped) => Reason(
+                Cause::Purged,
+                "its dead letter was dropped by an operator".to_owned(),
+                trace,
+            ),
+            _ if !all => Reason(
+                Cause::Unknown,
+                "it is not in memory and not among the messages on disk that were looked through"
                     .to_owned(),
+                Some(
+                    "ask about its queue or destination: qm-node queue list, qm-node outgoing list"
+                        .to_owned(),
+                ),
+            ),
+            _ if self.is_mine(id) => Reason(
+                Cause::Settled,
+                "it was accepted here and is settled: delivered, received or removed".to_owned(),
+                trace,
+            ),
+            _ => Reason(
+                Cause::Unknown,
+                "no message of this id is here".to_owned(),
+                Some("ask the node that accepted it, or that it was sent to".to_owned()),
+            ),
+        };
+        view(subject, reason, vec![])
+    }
+
+    /// When the queue moves, a message in it waits for those before it.
+    fn set_behind(&self, view: &mut WhyView, ahead: (u64, u64, bool), busy: u64) {
+        let (higher, older, exact) = ahead;
+        let at_least = if exact { "" } else { "at least " };
+        if higher + older + busy > 0 {
+            let line = format!(
+                "before it: {at_least}{older} older, {higher} of higher priority, {busy} under way"
             );
-            return view;
-        }
-        for session in self.sessions.values() {
-            let flight = session
-                .flights
-                .values()
-                .find(|flight| flight.message.id == id);
-            if let Some(flight) = flight {
-                let age = self.now.at.ms_since(flight.sent);
-                return WhyView {
-                    subject: subject.to_owned(),
-                    code: "unacknowledged",
-                    cause: format!("transmitted {age} ms ago, not acknowledged yet"),
-                    fix: None,
-                    evidence: vec![format!("peer {} on {}", session.peer, session.link)],
-                };
-            }
-        }
-        let held = self.outs.values().find(|out| {
-            out.lanes
-                .values()
-                .any(|lane| lane.backlog.resident().any(|m| m.id == id))
-        });
-        if let Some(out) = held {
-            return self.why_outgoing(subject, out);
-        }
-        for queue in self.locals.values() {
-            let here = queue
-                .lanes
-                .values()
-                .any(|lane| lane.resident().any(|m| m.id == id));
-            if here {
-                return WhyView {
-                    subject: subject.to_owned(),
-                    code: "in_queue",
-                    cause: format!("it waits in queue {} of this node", queue.settings.name),
-                    fix: Some(format!(
-                        "receive it: qm-node receive {}",
-                        queue.settings.name
-                    )),
-                    evidence: vec![],
-                };
-            }
-        }
-        let (code, cause) =
-            if id.incarnation == self.incarnation && id.sequence < self.next_sequence {
-                (
-                    "settled_or_on_disk",
-                    "it is settled, or waits on disk behind what is in memory",
-                )
+            if matches!(view.code, Cause::Moving) && higher + older > 0 {
+                view.code = Cause::Behind;
+                view.cause = format!(
+                    "{at_least}{} messages are before it: {older} older, {higher} of higher priority",
+                    higher + older
+                );
+                view.fix = None;
             } else {
-                ("unknown", "no message of this id is in memory here")
-            };
-        WhyView {
-            subject: subject.to_owned(),
-            code,
-            cause: cause.to_owned(),
-            fix: Some("see: qm-node outgoing list, qm-node peek dead$".to_owned()),
-            evidence: vec![],
+                view.evidence.insert(0, line);
+            }
         }
     }
 
     fn why_queue(&self, subject: &str, name: &QueueName) -> Option<WhyView> {
-        let number = self.local_names.get(name)?;
-        let queue = self.locals.get(number)?;
+        let queue = self
+            .locals
+            .values()
+            .find(|queue| queue.settings.name == *name)?;
         let (messages, bytes) = queue.waiting();
-        let (code, cause, fix) = if queue.settings.paused {
-            (
-                "paused",
+        let missing: u64 = queue.lanes.values().map(|lane| lane.missing()).sum();
+        let oldest_lease = queue.leased.values().min_by_key(|held| held.since);
+        let reason = if queue.deleting {
+            Reason(
+                Cause::Deleting,
+                "the queue is being deleted; its messages become dead letters".to_owned(),
+                None,
+            )
+        } else if self.stopping {
+            stopping()
+        } else if queue.settings.paused {
+            Reason(
+                Cause::QueuePaused,
                 "receivers are held back by the operator".to_owned(),
                 Some(format!("qm-node queue resume {name}")),
             )
+        } else if let Some(reason) = self.disk_reason() {
+            reason
+        } else if missing > 0 && missing >= messages {
+            damaged(missing)
         } else if queue.is_full() {
-            (
-                "queue_full",
+            Reason(
+                Cause::QuotaHere,
                 "the queue is at its quota; senders wait".to_owned(),
                 Some(format!(
-                    "receive from it, or raise its quota: qm-node queue set {name}"
+                    "receive from it, or raise its quota: qm-node queue set {name} --quota-messages N"
                 )),
             )
-        } else if messages > 0 && queue.waiting_receivers() == 0 {
-            (
-                "no_receiver",
+        } else if messages > 0 && queue.waiting_receivers() == 0 && queue.leased.is_empty() {
+            Reason(
+                Cause::NoReceiver,
                 format!("{messages} messages wait and no application receives"),
                 Some(format!("qm-node receive {name}")),
             )
-        } else if messages == 0 && queue.leased.is_empty() {
-            ("empty", "the queue is empty".to_owned(), None)
-        } else {
-            ("moving", "messages are being received".to_owned(), None)
-        };
-        Some(WhyView {
-            subject: subject.to_owned(),
-            code,
-            cause,
-            fix,
-            evidence: vec![
-                format!("{messages} messages ({bytes} bytes) wait"),
-                format!("{} in the hands of applications", queue.leased.len()),
+        } else if let Some(held) = oldest_lease.filter(|_| queue.waiting_receivers() == 0) {
+            Reason(
+                Cause::Leased,
                 format!(
-                    "{} arrived, {} received since the start",
-                    queue.arrived, queue.received
+                    "{} messages in the hands of applications, the oldest for {} ms with {}",
+                    queue.leased.len(),
+                    self.now.at.ms_since(held.since),
+                    self.clients.title(held.conn)
                 ),
-            ],
-        })
+                Some(
+                    "they come back when the application gives them back or its connection ends"
+                        .to_owned(),
+                ),
+            )
+        } else if messages == 0 && queue.leased.is_empty() {
+            Reason(Cause::Empty, "the queue is empty".to_owned(), None)
+        } else {
+            Reason(
+                Cause::Moving,
+                "messages are being received".to_owned(),
+                None,
+            )
+        };
+        let mut evidence = vec![
+            format!("{messages} messages ({bytes} bytes) wait"),
+            format!("{} in the hands of applications", queue.leased.len()),
+            format!(
+                "{} arrived, {} received since the start",
+                queue.arrived, queue.received
+            ),
+        ];
+        if missing > 0 {
+            evidence.push(format!(
+                "{missing} records cannot be read: qm-node store check"
+            ));
+        }
+        Some(view(subject, reason, evidence))
     }
 
     fn why_outgoing(&self, subject: &str, out: &OutQueue) -> WhyView {
-        let view = self.outgoing_view(out);
+        let shown_as = self.outgoing_view(out);
         let remote = self.remotes.get(&out.remote);
-        let name = view
-            .peer_name
-            .clone()
-            .unwrap_or_else(|| view.remote.to_string());
-        let error = view.last_error.clone();
-        let failure = remote.and_then(|remote| remote.last_failure);
-        let (code, cause, fix) = match self.outgoing_state(out) {
-            OutgoingState::Paused => (
-                "paused",
+        let reason = self.outgoing_reason(out, remote);
+        let mut evidence = vec![format!(
+            "{} wait ({} bytes), {} unacknowledged, {} in doubt, {} acknowledged since the start",
+            shown_as.waiting,
+            shown_as.waiting_bytes,
+            shown_as.unacknowledged,
+            shown_as.in_doubt,
+            shown_as.acknowledged
+        )];
+        if let Some(peer) = shown_as.peer {
+            evidence.push(format!("peer identity {peer}"));
+        }
+        if let Some(ms) = shown_as.retry_in_ms {
+            evidence.push(format!("next dial in {ms} ms"));
+        }
+        evidence.extend(
+            shown_as
+                .last_error
+                .map(|error| format!("last error: {error}")),
+        );
+        if self.store_full && reason.0 != Cause::StoreFull {
+            evidence.push("the disk of this node is full".to_owned());
+        }
+        evidence.extend(shown(&shown_as.connections));
+        view(subject, reason, evidence)
+    }
+
+    /// What of this node's own disk holds messages.
+    fn disk_reason(&self) -> Option<Reason> {
+        if self.store_full {
+            return Some(Reason(
+                Cause::StoreFull,
+                "the disk of this node is full: nothing new is accepted".to_owned(),
+                Some("receive, purge, or make room: qm-node doctor".to_owned()),
+            ));
+        }
+        let ms = self.commits.oldest_ms(self.now.at)?;
+        (ms >= DISK_SLOW_MS).then(|| {
+            Reason(
+                Cause::DiskSlow,
+                format!("the disk of this node has not confirmed a write for {ms} ms"),
+                Some(
+                    "look at the disk: is it overloaded or failing? See: qm-node doctor".to_owned(),
+                ),
+            )
+        })
+    }
+
+    fn blocked_here(&self, name: &str) -> Reason {
+        Reason(
+            Cause::BlockedHere,
+            format!("{name} is blocked by the operator of this node"),
+            Some(format!("qm-node peers approve {name}")),
+        )
+    }
+
+    fn outgoing_reason(&self, out: &OutQueue, remote: Option<&Remote>) -> Reason {
+        let view = self.outgoing_view(out);
+        let name = view.peer_name.unwrap_or_else(|| view.remote.to_string());
+        let busy = out.has_work() || out.in_flight > 0;
+        if self.stopping {
+            return stopping();
+        }
+        if out.paused {
+            return Reason(
+                Cause::Paused,
                 "transmission is paused by the operator".to_owned(),
                 Some(format!("qm-node outgoing resume {name}")),
-            ),
-            OutgoingState::PendingApproval => (
-                "pending_approval",
+            );
+        }
+        if !busy {
+            return Reason(Cause::Idle, "nothing waits".to_owned(), None);
+        }
+        let peer = remote.and_then(Remote::peer);
+        if peer.is_some_and(|peer| self.peers.approval(peer) == Approval::Blocked) {
+            return self.blocked_here(&name);
+        }
+        let missing: u64 = out.lanes.values().map(|lane| lane.backlog.missing()).sum();
+        if missing > 0 && missing >= out.waiting().0 && out.in_flight + out.doubtful() == 0 {
+            return damaged(missing);
+        }
+        let approve = Some(format!(
+            "on {name}, run: qm-node peers approve {}",
+            self.me.qm
+        ));
+        match self.outgoing_state(out) {
+            OutgoingState::PendingApproval => Reason(
+                Cause::PendingApproval,
                 format!("{name} has not approved this node"),
-                Some(format!(
-                    "on {name}, run: qm-node peers approve {}",
-                    self.me.qm
-                )),
+                approve,
             ),
-            OutgoingState::QueueFull => (
-                "queue_full",
+            OutgoingState::QueueFull => Reason(
+                Cause::QueueFull,
                 format!("queue {} on {name} is at its quota", out.queue),
                 Some(format!(
-                    "receive from it there, or raise its quota: qm-node queue set {}",
+                    "receive from it there, or raise its quota: qm-node queue set {} --quota-messages N",
                     out.queue
                 )),
             ),
-            OutgoingState::NoCredit => (
-                "no_credit",
+            OutgoingState::NoCredit => Reason(
+                Cause::NoCredit,
                 format!("{name} takes no messages at the moment: its disk is full or slow"),
-                Some(format!("on {name}, run: qm-node status")),
+                Some(format!("on {name}, run: qm-node doctor")),
             ),
-            OutgoingState::Connected if out.has_work() || out.in_flight > 0 => {
-                ("moving", "messages are being transmitted".to_owned(), None)
-            }
-            OutgoingState::Connected => ("idle", "nothing waits".to_owned(), None),
-            OutgoingState::Connecting => (
-                "connecting",
+            OutgoingState::Connected => self.connected_reason(out, remote, &name),
+            OutgoingState::Connecting => Reason(
+                Cause::Connecting,
                 format!("a connection to {name} is being made"),
                 None,
             ),
-            OutgoingState::NoAddress => (
-                "no_address",
+            OutgoingState::NoAddress => Reason(
+                Cause::NoAddress,
                 format!("no address is known for {name}"),
                 Some(format!(
                     "qm-node peers add NAME HOST[:PORT], or wait until {name} connects"
                 )),
             ),
-            OutgoingState::Waiting | OutgoingState::Idle if out.has_work() => {
-                let code = failure.map_or("disconnected", DialFailure::name);
-                let what = error
-                    .clone()
-                    .unwrap_or_else(|| "there is no connection".to_owned());
-                let fix = if what.contains("blocked") {
-                    Some(format!(
-                        "on {name}, run: qm-node peers approve {}",
-                        self.me.qm
-                    ))
-                } else {
-                    fix_of(failure, &name)
-                };
-                (code, format!("{name} cannot be reached: {what}"), fix)
+            OutgoingState::Waiting | OutgoingState::Idle | OutgoingState::Paused => {
+                self.unreached_reason(remote, &name, approve)
             }
-            OutgoingState::Waiting | OutgoingState::Idle => {
-                ("idle", "nothing waits".to_owned(), None)
-            }
-        };
-        let mut evidence = vec![format!(
-            "{} wait ({} bytes), {} unacknowledged, {} in doubt, {} acknowledged since the start",
-            view.waiting, view.waiting_bytes, view.unacknowledged, view.in_doubt, view.acknowledged
-        )];
-        if let Some(peer) = view.peer {
-            evidence.push(format!("peer identity {peer}"));
         }
-        if let Some(ms) = view.retry_in_ms {
-            evidence.push(format!("next dial in {ms} ms"));
+    }
+
+    /// A session is open and takes messages: what do they wait for?
+    fn connected_reason(&self, out: &OutQueue, remote: Option<&Remote>, name: &str) -> Reason {
+        let session = remote
+            .and_then(Remote::peer)
+            .and_then(|peer| self.sending_session(peer))
+            .and_then(|link| self.sessions.get(&link));
+        if let Some(session) = session
+            && let Some(ms) = self.silent_ms(session)
+        {
+            return Reason(
+                Cause::WaitingForAck,
+                format!(
+                    "{name} has acknowledged nothing for {ms} ms; it may be slow, or gone without a word"
+                ),
+                Some(format!(
+                    "nothing to do: it is asked, and dialled again when the connection is given up; is {name} running?"
+                )),
+            );
         }
-        evidence.extend(error.map(|error| format!("last error: {error}")));
-        if self.store_full {
-            evidence.push("the disk of this node is full".to_owned());
+        if out.in_flight == 0 && out.doubtful() > 0 {
+            return Reason(
+                Cause::InDoubt,
+                format!(
+                    "{name} is asked which of {} messages it has",
+                    out.doubtful()
+                ),
+                None,
+            );
         }
-        WhyView {
-            subject: subject.to_owned(),
-            code,
-            cause,
-            fix,
-            evidence,
+        if let Some(reason) = self.disk_reason().filter(|r| r.0 == Cause::DiskSlow) {
+            return reason;
         }
+        Reason(
+            Cause::Moving,
+            "messages are being transmitted".to_owned(),
+            None,
+        )
+    }
+
+    /// For how long a peer has owed an acknowledgement, when that is longer than usual.
+    fn silent_ms(&self, session: &Session) -> Option<u64> {
+        let oldest = session.flights.values().map(|flight| flight.sent).min()?;
+        let ms = self.now.at.ms_since(oldest.max(session.last_ack));
+        // Half of the time after which it is asked for: acks usually take an eighth of that.
+        (ms >= session.ack_wait_ms(&self.config) / 2).then_some(ms)
+    }
+
+    fn unreached_reason(
+        &self,
+        remote: Option<&Remote>,
+        name: &str,
+        approve: Option<String>,
+    ) -> Reason {
+        let failure = remote.and_then(|remote| remote.last_failure);
+        let end = remote
+            .and_then(Remote::peer)
+            .and_then(|peer| self.connections.end_of(peer));
+        let what = remote
+            .and_then(|remote| remote.last_error.clone())
+            .unwrap_or_else(|| "there is no connection".to_owned());
+        if let Some(failure) = failure {
+            let cause = Cause::from(failure);
+            return Reason(
+                cause,
+                format!("{name} cannot be reached: {what}"),
+                fix_of(cause, name, remote),
+            );
+        }
+        match end {
+            Some(Outcome::BLOCKED) => Reason(
+                Cause::Blocked,
+                format!("{name} has blocked this node"),
+                approve,
+            ),
+            Some(Outcome::BUSY) => Reason(
+                Cause::PeerBusy,
+                format!("too many peers await approval at {name}"),
+                approve,
+            ),
+            Some(Outcome::STOPPING) => Reason(
+                Cause::PeerStopping,
+                format!("{name} was stopped by its operator"),
+                Some(format!("start it: qm-node run; on {name}, or wait")),
+            ),
+            Some(Outcome::VERSION) => Reason(
+                Cause::Version,
+                format!("{name} speaks no version of the protocol that this node speaks"),
+                fix_of(Cause::Version, name, remote),
+            ),
+            Some(Outcome::WRONG_IDENTITY) => Reason(
+                Cause::WrongIdentity,
+                format!("{name} expected another queue manager: {what}"),
+                fix_of(Cause::WrongIdentity, name, remote),
+            ),
+            Some(Outcome::QUOTA_EXCEEDED) => Reason(
+                Cause::QueueFull,
+                format!("a queue on {name} is at its quota"),
+                Some("receive from it there, or raise its quota".to_owned()),
+            ),
+            Some(Outcome::STORE_FULL) => Reason(
+                Cause::NoCredit,
+                format!("the disk of {name} is full"),
+                Some(format!("on {name}, run: qm-node doctor")),
+            ),
+            _ => Reason(
+                Cause::Disconnected,
+                format!("{name} cannot be reached: {what}"),
+                Some(format!("qm-node outgoing retry {name} dials now")),
+            ),
+        }
+    }
+
+    fn destination_of(&self, queue: u32) -> String {
+        self.outs.get(&queue).map_or_else(String::new, |out| {
+            let remote = self.remotes.get(&out.remote);
+            remote.map_or_else(String::new, |remote| remote.key.destination(&out.queue))
+        })
     }
 }
 
-fn fix_of(failure: Option<DialFailure>, name: &str) -> Option<String> {
-    Some(match failure? {
-        DialFailure::Unresolved => "check the host name and the resolver".to_owned(),
-        DialFailure::Refused | DialFailure::Unreachable => {
-            format!("check that qm-node runs on {name} and that UDP reaches it")
+/// Messages before a position: of higher priorities, of its own; and whether all were counted.
+fn lanes_ahead<'a>(
+    lanes: impl Iterator<Item = (u8, &'a crate::backlog::Backlog)>,
+    priority: u8,
+    position: u64,
+) -> (u64, u64, bool) {
+    let (mut higher, mut older, mut exact) = (0, 0, true);
+    for (of, lane) in lanes {
+        if of > priority {
+            higher += lane.messages;
+        } else if of == priority {
+            older += lane.resident().filter(|m| m.position < position).count() as u64;
+            exact = lane.is_resident() || position < lane.resident_to();
         }
-        DialFailure::WrongIdentity => {
-            format!("if the machine was replaced on purpose: qm-node peers forget {name}")
+    }
+    (higher, older, exact)
+}
+
+fn view(subject: &str, Reason(code, cause, fix): Reason, evidence: Vec<String>) -> WhyView {
+    WhyView {
+        subject: subject.to_owned(),
+        code,
+        cause,
+        fix,
+        evidence,
+    }
+}
+
+fn unknown(subject: &str) -> WhyView {
+    let reason = Reason(Cause::Unknown, "it has just left".to_owned(), None);
+    view(subject, reason, vec![])
+}
+
+fn stopping() -> Reason {
+    Reason(
+        Cause::Stopping,
+        "this node is stopping".to_owned(),
+        Some("start it again: qm-node run".to_owned()),
+    )
+}
+
+fn damaged(count: u64) -> Reason {
+    Reason(
+        Cause::Damaged,
+        format!("{count} records on the disk of this node cannot be read and were passed over"),
+        Some("stop the node, then: qm-node store check".to_owned()),
+    )
+}
+
+/// The newest connection events, for people who look for a pattern.
+fn shown(events: &[crate::admin::ConnectionEvent]) -> Vec<String> {
+    let from = events.len().saturating_sub(EVENTS_SHOWN);
+    events
+        .iter()
+        .skip(from)
+        .map(|event| format!("connection: {}: {}", event.event, event.text))
+        .collect()
+}
+
+fn fix_of(cause: Cause, name: &str, remote: Option<&Remote>) -> Option<String> {
+    Some(match cause {
+        Cause::Unresolved => {
+            format!("correct the host name of {name}: qm-node peers add NAME HOST[:PORT]")
         }
-        DialFailure::Handshake => format!("see the log of {name}"),
-        DialFailure::Version => {
-            "something else listens at this port, or another version".to_owned()
+        Cause::Refused => format!("start qm on {name}, or correct its port"),
+        Cause::Unreachable => format!("check the network and that UDP reaches the port of {name}"),
+        Cause::WrongIdentity => {
+            let pinned = remote
+                .and_then(Remote::peer)
+                .map_or_else(|| name.to_owned(), |peer| peer.to_string());
+            format!("if {name} was replaced on purpose: qm-node peers forget {pinned}")
         }
+        Cause::Version => format!("upgrade the older of the two: this node or {name}"),
+        Cause::Handshake => "something else listens at this port, or another version".to_owned(),
+        _ => return None,
     })
 }

@@ -753,6 +753,7 @@ fn what_an_application_holds_unsettled_is_bounded_and_holds_nobody_else_up() {
     victim.told.clear();
     victim.admin(AdminRequest::QueueDelete {
         name: "orders".parse().unwrap(),
+        discard: false,
         force: true,
     });
     assert_eq!(victim.engine.sizes().lease_bytes, 0);

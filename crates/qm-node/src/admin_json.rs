@@ -18,6 +18,7 @@
 
 mod caches;
 mod document;
+mod letters;
 mod request;
 mod time;
 
@@ -31,6 +32,9 @@ pub use caches::{DedupDocument, RouteDocument, RouteStatsDocument};
 pub use document::{
     CountersDocument, Document, DoneDocument, ErrorDocument, List, NodeDocument, OutgoingDocument,
     PeerDocument, QueueDocument, StatusDocument, WhyDocument,
+};
+pub use letters::{
+    ConnectionDocument, DeadLetterDocument, LetterFateDocument, TraceDocument, TraceEventDocument,
 };
 pub use request::{Request, Which};
 pub use time::rfc3339;
@@ -99,6 +103,19 @@ pub fn encode_reply(reply: &AdminReply, shape: &Shape, node: &NodeInfo) -> (bool
         }
         AdminReply::Dedup(stats) => to_json(&DedupDocument::new(stats)),
         AdminReply::Why(view) => to_json(&WhyDocument::new(view)),
+        AdminReply::Trace(view) => to_json(&TraceDocument::new(view)),
+        AdminReply::Purged(tally) => to_json(&DoneDocument::purged(tally)),
+        AdminReply::DeadLetters { letters, after } => {
+            let mut list = List::new(None);
+            list.items = letters.iter().map(DeadLetterDocument::new).collect();
+            list.after = after.map(|after| after.to_string());
+            to_json(&list)
+        }
+        AdminReply::LetterFates(fates) => {
+            let mut list = List::new(None);
+            list.items = fates.iter().map(LetterFateDocument::new).collect();
+            to_json(&list)
+        }
         AdminReply::Failed {
             outcome,
             cause,

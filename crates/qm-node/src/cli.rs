@@ -36,6 +36,30 @@ Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 nothing there or fate 
 Environment: QM_CONFIG, QM_DATA, QM_SOCKET, QM_LOG, and QM_SECTION__KEY for every key of
 `qm-node config show`. NO_COLOR switches colours off.";
 
+const WHY_EXAMPLES: &str = "\
+Examples:
+  qm-node why hub/orders           a destination: what is sent there
+  qm-node why orders               a queue of this node
+  qm-node why 19d2f1c55fd1a3b0-17  a message: where it is and what it waits for
+
+Exit code 3 when nothing here has that name.";
+
+const TRACE_EXAMPLES: &str = "\
+Example:
+  qm-node trace 19d2f1c55fd1a3b0-17
+
+A node remembers its last events in memory (history.events, history.bytes), and says when what it
+remembers is not the whole story. Exit code 3 when nothing is known of the message.";
+
+const DEAD_EXAMPLES: &str = "\
+Examples:
+  qm-node dead list --reason bad_destination_queue --older-than 1h
+  qm-node dead show 19d2f1
+  qm-node dead resend 19d2f1c55fd1a3b0-17
+  qm-node dead resend --all --destination hub/orders --dry-run
+  qm-node dead resend --all --reason 8000 --to hub/orders2 --yes
+  qm-node dead drop --all --older-than 30d";
+
 /// A store-and-forward queue manager: the daemon, and the commands to use and operate it.
 ///
 /// A program sends to its own node and is done; the node delivers when the other side can be
@@ -105,10 +129,21 @@ pub(crate) enum Command {
     /// The message store on disk, while the node does not run
     #[command(subcommand)]
     Store(StoreCommand),
+    /// Messages that could not be delivered: look at them, send them again, drop them
+    #[command(subcommand)]
+    Dead(DeadCommand),
     /// Why is it not moving? One line of cause, what to do, the evidence
+    #[command(after_help = WHY_EXAMPLES)]
     Why {
         /// A message id, a queue, a destination or a peer
         subject: String,
+    },
+    /// What happened to a message, as far as this node knows
+    #[command(after_help = TRACE_EXAMPLES)]
+    Trace {
+        /// A message id, as `send` and `peek` print it
+        #[arg(value_name = "MESSAGE-ID")]
+        id: String,
     },
     /// Send a text through two nodes on this machine, and kill one of them in the middle
     Demo(DemoArgs),
@@ -352,24 +387,30 @@ pub(crate) struct Confirm {
 pub(crate) enum QueueCommand {
     /// Make a queue
     Create(QueueSettings),
-    /// Change the quota of a queue
+    /// Change the settings of a queue
     Set(QueueChange),
     /// All queues
     List,
     /// One queue
     Show { name: QueueName },
-    /// Remove the messages that wait in a queue
+    /// Remove the messages that wait in a queue; they become dead letters
     Purge {
         name: QueueName,
+        /// Keep no dead letters of them
+        #[arg(long)]
+        discard: bool,
         #[command(flatten)]
         confirm: Confirm,
     },
     /// Remove a queue
     Delete {
         name: QueueName,
-        /// Also when messages are in it
+        /// Also when messages are in it; they become dead letters
         #[arg(long)]
         force: bool,
+        /// Keep no dead letters of them
+        #[arg(long, requires = "force")]
+        discard: bool,
         #[command(flatten)]
         confirm: Confirm,
     },
@@ -391,22 +432,25 @@ pub(crate) struct QueueSettings {
     /// Number of waiting messages; above, senders wait
     #[arg(long, value_name = "N")]
     pub(crate) quota_messages: Option<u64>,
+    /// Given back this often, a message goes to the subqueue QUEUE:poison [default: never]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) max_aborts: Option<u32>,
 }
 
 #[derive(Args, Debug)]
+#[command(group = clap::ArgGroup::new("change").required(true).multiple(true))]
 pub(crate) struct QueueChange {
     pub(crate) name: QueueName,
     /// Bytes of waiting messages, such as 100MiB, or none
-    #[arg(
-        long,
-        value_name = "SIZE|none",
-        required_unless_present = "quota_messages"
-    )]
+    #[arg(long, value_name = "SIZE|none", group = "change")]
     #[arg(value_parser = parse_quota_bytes)]
     pub(crate) quota_bytes: Option<Quota>,
     /// Number of waiting messages, or none
-    #[arg(long, value_name = "N|none", value_parser = parse_quota_messages)]
+    #[arg(long, value_name = "N|none", value_parser = parse_quota_messages, group = "change")]
     pub(crate) quota_messages: Option<Quota>,
+    /// Given back this often, a message goes to the subqueue QUEUE:poison; never turns it off
+    #[arg(long, value_name = "N|never", value_parser = parse_aborts, group = "change")]
+    pub(crate) max_aborts: Option<u32>,
 }
 
 /// A quota to set, possibly none.
@@ -428,8 +472,79 @@ pub(crate) enum OutgoingCommand {
     Resume(OutgoingSelection),
     /// Dial now instead of at the next time
     Retry(OutgoingSelection),
-    /// Remove what waits and was never transmitted
-    Purge(OutgoingSelection),
+    /// Remove what waits and is not under way; it becomes dead letters
+    Purge {
+        #[command(flatten)]
+        which: OutgoingSelection,
+        /// Keep no dead letters of it
+        #[arg(long)]
+        discard: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DeadCommand {
+    /// Dead letters, oldest first
+    #[command(after_help = DEAD_EXAMPLES)]
+    List {
+        #[command(flatten)]
+        filter: DeadFilter,
+        /// At most this many
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+        count: Option<u64>,
+    },
+    /// One dead letter, with its body
+    Show {
+        /// The message id, or the unique beginning of it
+        #[arg(value_name = "MESSAGE-ID")]
+        id: String,
+    },
+    /// Send dead letters again to where they were to go, as new messages
+    #[command(after_help = DEAD_EXAMPLES)]
+    Resend {
+        #[command(flatten)]
+        which: DeadSelection,
+        /// Also those that may have been delivered all the same
+        #[arg(long)]
+        force: bool,
+        /// Send them here instead
+        #[arg(long, value_name = "DEST")]
+        to: Option<Destination>,
+        #[command(flatten)]
+        confirm: Confirm,
+    },
+    /// Remove dead letters for good
+    Drop {
+        #[command(flatten)]
+        which: DeadSelection,
+        #[command(flatten)]
+        confirm: Confirm,
+    },
+}
+
+#[derive(Args, Clone, Debug, Default)]
+pub(crate) struct DeadFilter {
+    /// Only with this reason: its word or four digits, as `qm-node errors` lists them
+    #[arg(long, value_name = "CODE", value_parser = parse_outcome)]
+    pub(crate) reason: Option<qm_wire::Outcome>,
+    /// Only for this destination, node or queue
+    #[arg(long, value_name = "DEST")]
+    pub(crate) destination: Option<String>,
+    /// Only those dead for this long, such as 1h
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub(crate) older_than: Option<u64>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct DeadSelection {
+    /// Message ids, or unique beginnings of them
+    #[arg(value_name = "MESSAGE-ID")]
+    pub(crate) ids: Vec<String>,
+    /// All that the filters admit
+    #[arg(long, conflicts_with = "ids")]
+    pub(crate) all: bool,
+    #[command(flatten)]
+    pub(crate) filter: DeadFilter,
 }
 
 #[derive(Args, Debug)]
@@ -583,6 +698,22 @@ fn parse_property(text: &str) -> Result<(String, String), String> {
     }
 }
 
+fn parse_outcome(text: &str) -> Result<qm_wire::Outcome, String> {
+    qm_wire::Outcome::from_name(&text.to_lowercase())
+        .ok_or_else(|| "this is no reason; `qm-node errors` lists them".to_owned())
+}
+
+fn parse_aborts(text: &str) -> Result<u32, String> {
+    match text {
+        "never" | "none" => Ok(0),
+        text => text
+            .parse()
+            .ok()
+            .filter(|n| *n > 0)
+            .ok_or_else(|| "write a whole number above 0, or never".to_owned()),
+    }
+}
+
 fn parse_quota_bytes(text: &str) -> Result<Quota, String> {
     if text == "none" {
         Ok(Quota(None))
@@ -643,6 +774,10 @@ mod tests {
             ),
             ("queue set q", ErrorKind::MissingRequiredArgument),
             ("queue set q --quota-bytes many", ErrorKind::ValueValidation),
+            ("queue set q --max-aborts 0", ErrorKind::ValueValidation),
+            ("dead list --reason nothing", ErrorKind::ValueValidation),
+            ("dead resend 19 --all", ErrorKind::ArgumentConflict),
+            ("dead show", ErrorKind::MissingRequiredArgument),
             ("outgoing purge", ErrorKind::MissingRequiredArgument),
             ("outgoing purge hub --all", ErrorKind::ArgumentConflict),
             ("peers add hub", ErrorKind::MissingRequiredArgument),

@@ -3,6 +3,7 @@
 mod bench;
 mod caches;
 mod configuration;
+mod dead;
 mod demo;
 mod identity;
 mod message;
@@ -18,6 +19,7 @@ mod send;
 mod send_lines;
 mod status;
 mod store;
+mod trace;
 mod why;
 
 use std::future::Future;
@@ -87,7 +89,9 @@ async fn with_node(command: &Command, settings: &Settings, out: &Output) -> Resu
         Command::Peers(command) => peers::peers(&node, command, out).await,
         Command::Routes => caches::routes(&node, out).await,
         Command::Dedup => caches::dedup(&node, out).await,
+        Command::Dead(command) => dead::dead(&node, command, out).await,
         Command::Why { subject } => why::why(&node, subject, out).await,
+        Command::Trace { id } => trace::trace(&node, id, out).await,
         _ => Ok(Exit::Done),
     };
     // What was settled or sent last must have left before the process does.

@@ -470,8 +470,10 @@ fn queues_are_operated_and_documents_keep_their_fields() {
               "bytes": "…",
               "full": false,
               "leased": 0,
+              "max_aborts": 0,
               "messages": 0,
               "name": "orders",
+              "oldest_age_ms": "…",
               "paused": false,
               "quota_bytes": 1048576,
               "quota_messages": null,
@@ -508,62 +510,91 @@ fn queues_are_operated_and_documents_keep_their_fields() {
     }
     assert_eq!(node.run(&["queue", "delete", "orders", "--yes"]).0, 4);
     let done = node.done(&["queue", "purge", "orders", "--yes", "--json"]);
-    assert_eq!(done, "{\"schema\":\"qm.done/1\",\"count\":2}\n");
+    assert_eq!(
+        done,
+        concat!(
+            r#"{"schema":"qm.done/1","count":2,"dead_letters":2,"discarded":0,"#,
+            r#""uncertain":0,"left":0}"#,
+            "\n"
+        )
+    );
     node.done(&["queue", "delete", "orders", "--yes"]);
-    assert_eq!(node.done(&["queue", "list"]), "");
+    assert_eq!(node.run(&["dead", "drop", "--all"]).0, 2, "it asks");
+    assert_eq!(
+        node.done(&["dead", "list", "--reason", "c001"])
+            .lines()
+            .count(),
+        2
+    );
+    node.done(&["dead", "drop", "--all", "--reason", "queue_purged", "--yes"]);
+    assert_eq!(node.done(&["dead", "list"]), "");
+    let left = node.done(&["queue", "list"]);
+    assert!(left.starts_with("dead$\t0\t"), "{left}");
 
     check_golden(
         &node.done(&["status", "--json"]),
         &expect![[r#"
-        {
-          "clients": 1,
-          "counters": {
-            "accepted": 2,
-            "acknowledged": 0,
-            "acks_not_held": 0,
-            "acks_routed": 0,
-            "acks_unverified": 0,
-            "dead_letters": 0,
-            "delivered": 0,
-            "discarded": 0,
-            "duplicates": 0,
-            "given_back": 0,
-            "misbehaved": 0,
-            "queried": 0,
-            "received": 0,
-            "refused": 0,
-            "rejected": 0,
-            "repeated_requests": 0,
-            "retransmitted": 0,
-            "transmitted": 0
-          },
-          "dead_letters": 0,
-          "incarnation": "…",
-          "local_bytes": "…",
-          "local_messages": 0,
-          "name": "till",
-          "node": {
-            "addresses": "…",
-            "data": "…",
-            "fingerprint": "…",
-            "listen": "…",
-            "name": "till",
-            "pid": "…",
-            "qm": "…",
-            "schema": "qm.node/1",
-            "socket": "…",
-            "version": "…"
-          },
-          "outgoing_bytes": 0,
-          "outgoing_messages": 0,
-          "pending_peers": 0,
-          "qm": "…",
-          "resident_bytes": "…",
-          "schema": "qm.status/1",
-          "sessions": 0,
-          "store_full": false,
-          "uptime_ms": "…"
-        }"#]],
+            {
+              "clients": 1,
+              "counters": {
+                "accepted": 2,
+                "acknowledged": 0,
+                "acks_not_held": 0,
+                "acks_routed": 0,
+                "acks_unverified": 0,
+                "dead_letters": 2,
+                "delivered": 0,
+                "discarded": 0,
+                "duplicates": 0,
+                "given_back": 0,
+                "letters_dropped": 2,
+                "misbehaved": 0,
+                "poisoned": 0,
+                "purged": 2,
+                "queried": 0,
+                "received": 0,
+                "refused": 0,
+                "rejected": 0,
+                "repeated_requests": 0,
+                "resent": 0,
+                "retransmitted": 0,
+                "transmitted": 0,
+                "unreadable": 0
+              },
+              "dead_letters": 0,
+              "express_bytes": 0,
+              "express_bytes_max": 67108864,
+              "incarnation": "…",
+              "local_bytes": "…",
+              "local_messages": 0,
+              "missing_records": 0,
+              "name": "till",
+              "node": {
+                "addresses": "…",
+                "data": "…",
+                "fingerprint": "…",
+                "listen": "…",
+                "name": "till",
+                "pid": "…",
+                "qm": "…",
+                "schema": "qm.node/1",
+                "socket": "…",
+                "version": "…"
+              },
+              "outgoing_bytes": 0,
+              "outgoing_messages": 0,
+              "pending_peers": 0,
+              "qm": "…",
+              "resident_bytes": "…",
+              "schema": "qm.status/1",
+              "sessions": 0,
+              "stopping": false,
+              "store_full": false,
+              "stored_bytes": 0,
+              "stored_bytes_max": 68719476736,
+              "unconfirmed_ms": null,
+              "uptime_ms": "…"
+            }"#]],
     );
     check_golden(
         &node.done(&["dedup", "--json"]),
@@ -616,14 +647,14 @@ fn queues_are_operated_and_documents_keep_their_fields() {
     check_golden(
         &node.run(&["why", "nosuch", "--json"]).1,
         &expect![[r#"
-        {
-          "cause": "nothing here is called nosuch",
-          "code": "unknown",
-          "evidence": [],
-          "fix": "see: qm-node outgoing list, qm-node queue list",
-          "schema": "qm.why/1",
-          "subject": "nosuch"
-        }"#]],
+            {
+              "cause": "nothing here is called nosuch",
+              "code": "unknown",
+              "evidence": [],
+              "fix": "see: qm-node outgoing list, qm-node queue list, qm-node peers list",
+              "schema": "qm.why/1",
+              "subject": "nosuch"
+            }"#]],
     );
 }
 
@@ -679,7 +710,13 @@ fn two_nodes_deliver_after_approval() {
     let (code, out, _) = a.run(&["outgoing", "purge", "--all", "--dry-run"]);
     assert_eq!(
         (code, out),
-        (0, format!("would remove what waits for {to} (1 waiting)\n"))
+        (
+            0,
+            format!(
+                "would remove what waits for {to} (1 waiting); they become dead letters, unless \
+                 their senders wished none\n"
+            )
+        )
     );
     a.done(&["outgoing", "purge", "hub/in", "--yes"]);
     a.done(&["outgoing", "resume", "--all", "--yes"]);

@@ -2,12 +2,14 @@
 
 use std::borrow::Cow;
 
-use qm_engine::RemoteKey;
-use qm_engine::admin::{Counters, OutgoingView, PeerView, QueueView, StatusView, WhyView};
-use qm_wire::{Destination, Incarnation, Outcome, QmId, QueueName};
+use qm_engine::admin::{
+    Counters, OutgoingView, PeerView, PurgeTally, QueueView, StatusView, WhyView,
+};
+use qm_wire::{Incarnation, Outcome, QmId, QueueName};
 use serde::{Deserialize, Serialize};
 
 use super::caches::RouteStatsDocument;
+use super::letters::ConnectionDocument;
 use super::time::rfc3339;
 use crate::info::NodeInfo;
 
@@ -64,6 +66,18 @@ pub struct DoneDocument {
     pub schema: Schema,
     /// How many things it concerned.
     pub count: u64,
+    /// Messages of these that were kept as dead letters; for purges and deletions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dead_letters: Option<u64>,
+    /// Messages of these that were kept nowhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub discarded: Option<u64>,
+    /// Messages of these that may have been delivered or received all the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uncertain: Option<u64>,
+    /// Messages left: in the hands of applications, or transmitted and not settled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left: Option<u64>,
 }
 
 impl DoneDocument {
@@ -73,6 +87,37 @@ impl DoneDocument {
         Self {
             schema: Cow::Borrowed("qm.done/1"),
             count,
+            dead_letters: None,
+            discarded: None,
+            uncertain: None,
+            left: None,
+        }
+    }
+
+    /// Adds what another request did.
+    pub const fn add(&mut self, other: &Self) {
+        const fn sum(a: Option<u64>, b: Option<u64>) -> Option<u64> {
+            match (a, b) {
+                (Some(a), Some(b)) => Some(a.saturating_add(b)),
+                (some, None) | (None, some) => some,
+            }
+        }
+        self.count = self.count.saturating_add(other.count);
+        self.dead_letters = sum(self.dead_letters, other.dead_letters);
+        self.discarded = sum(self.discarded, other.discarded);
+        self.uncertain = sum(self.uncertain, other.uncertain);
+        self.left = sum(self.left, other.left);
+    }
+
+    /// Messages were removed.
+    #[must_use]
+    pub fn purged(tally: &PurgeTally) -> Self {
+        Self {
+            dead_letters: Some(tally.dead_letters),
+            discarded: Some(tally.discarded),
+            uncertain: Some(tally.uncertain),
+            left: Some(tally.left),
+            ..Self::new(tally.messages)
         }
     }
 }
@@ -216,8 +261,29 @@ pub struct StatusDocument {
     pub pending_peers: u64,
     /// Applications connected.
     pub clients: u64,
+    /// Whether the node is stopping.
+    #[serde(default)]
+    pub stopping: bool,
     /// Whether the disk is full.
     pub store_full: bool,
+    /// Bytes of messages on disk.
+    #[serde(default)]
+    pub stored_bytes: u64,
+    /// Above, nothing is accepted.
+    #[serde(default)]
+    pub stored_bytes_max: u64,
+    /// Bytes of waiting express messages, in memory.
+    #[serde(default)]
+    pub express_bytes: u64,
+    /// Above, no express message is accepted.
+    #[serde(default)]
+    pub express_bytes_max: u64,
+    /// For how long the disk has not confirmed the oldest write; `null` when none is open.
+    #[serde(default)]
+    pub unconfirmed_ms: Option<u64>,
+    /// Records that are on disk and that no read brings.
+    #[serde(default)]
+    pub missing_records: u64,
     /// Bytes of messages held in memory.
     pub resident_bytes: u64,
     /// Sums since this life began.
@@ -242,7 +308,14 @@ impl StatusDocument {
             sessions: view.sessions,
             pending_peers: view.pending_peers,
             clients: view.clients,
+            stopping: view.stopping,
             store_full: view.store_full,
+            stored_bytes: view.stored_bytes,
+            stored_bytes_max: view.stored_bytes_max,
+            express_bytes: view.express_bytes,
+            express_bytes_max: view.express_bytes_max,
+            unconfirmed_ms: view.unconfirmed_ms,
+            missing_records: view.missing_records,
             resident_bytes: view.resident_bytes,
             counters: CountersDocument::new(&view.counters),
             node: NodeDocument::new(node),
@@ -311,6 +384,16 @@ counters! {
     queried,
     /// Peers that broke the protocol.
     misbehaved,
+    /// Messages that operators removed, dead letters kept or not.
+    purged,
+    /// Dead letters sent again.
+    resent,
+    /// Dead letters dropped by operators.
+    letters_dropped,
+    /// Messages moved to a poison subqueue.
+    poisoned,
+    /// Records of messages that could not be read back.
+    unreadable,
 }
 
 /// A local queue, `qm.queue/1`.
@@ -343,6 +426,12 @@ pub struct QueueDocument {
     pub quota_bytes: Option<u64>,
     /// Waiting messages that are admitted; `null` for no limit.
     pub quota_messages: Option<u64>,
+    /// Given back this often, a message goes to the subqueue `poison`; 0 for never.
+    #[serde(default)]
+    pub max_aborts: u32,
+    /// Age of the oldest message that waits in memory; `null` when none does.
+    #[serde(default)]
+    pub oldest_age_ms: Option<u64>,
 }
 
 impl QueueDocument {
@@ -362,6 +451,8 @@ impl QueueDocument {
             full: view.full,
             quota_bytes: limited(settings.quota_bytes),
             quota_messages: limited(settings.quota_messages),
+            max_aborts: settings.aborts_max,
+            oldest_age_ms: view.oldest_ms,
         }
     }
 }
@@ -408,13 +499,19 @@ pub struct OutgoingDocument {
     pub last_error: Option<String>,
     /// Messages acknowledged since the start of the process.
     pub acknowledged: u64,
+    /// Age of the oldest message that waits in memory; `null` when none does.
+    #[serde(default)]
+    pub oldest_age_ms: Option<u64>,
+    /// What happened to its connections, oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub connections: Vec<ConnectionDocument>,
 }
 
 impl OutgoingDocument {
     pub(super) fn new(view: &OutgoingView) -> Self {
         Self {
             schema: Cow::Borrowed("qm.outgoing/1"),
-            destination: destination(&view.remote, &view.queue),
+            destination: view.remote.destination(&view.queue),
             remote: view.remote.to_string(),
             queue: view.queue.clone(),
             peer: view.peer,
@@ -427,6 +524,12 @@ impl OutgoingDocument {
             retry_in_ms: view.retry_in_ms,
             last_error: view.last_error.clone(),
             acknowledged: view.acknowledged,
+            oldest_age_ms: view.oldest_ms,
+            connections: view
+                .connections
+                .iter()
+                .map(ConnectionDocument::new)
+                .collect(),
         }
     }
 }
@@ -437,31 +540,6 @@ impl Document for OutgoingDocument {
 
     fn key(&self) -> String {
         self.destination.to_lowercase()
-    }
-}
-
-/// A destination in the form in which an application writes it.
-pub(super) fn destination(remote: &RemoteKey, queue: &QueueName) -> String {
-    let queue = queue.clone();
-    match remote {
-        RemoteKey::Id(qm) => Destination::Id { qm: *qm, queue }.to_string(),
-        RemoteKey::Host(address) => {
-            let split = address.rsplit_once(':');
-            let Some((host, port)) = split.and_then(|(h, p)| Some((h, p.parse().ok()?))) else {
-                return format!("qm://{address}/{queue}");
-            };
-            let host = host
-                .trim_start_matches('[')
-                .trim_end_matches(']')
-                .to_owned();
-            Destination::Host {
-                qm: None,
-                host,
-                port,
-                queue,
-            }
-            .to_string()
-        }
     }
 }
 
@@ -491,6 +569,9 @@ pub struct PeerDocument {
     pub incarnation: Option<Incarnation>,
     /// Beginning of the last session; `null` for never.
     pub last_seen: Option<String>,
+    /// What happened to connections with it, oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub connections: Vec<ConnectionDocument>,
 }
 
 impl PeerDocument {
@@ -507,6 +588,11 @@ impl PeerDocument {
             connected: view.connected,
             incarnation: view.incarnation,
             last_seen: (view.last_seen_us > 0).then(|| rfc3339(view.last_seen_us)),
+            connections: view
+                .connections
+                .iter()
+                .map(ConnectionDocument::new)
+                .collect(),
         }
     }
 }
@@ -546,7 +632,7 @@ impl WhyDocument {
         Self {
             schema: Cow::Borrowed("qm.why/1"),
             subject: view.subject.clone(),
-            code: view.code.to_owned(),
+            code: view.code.name().to_owned(),
             cause: view.cause.clone(),
             fix: view.fix.clone(),
             evidence: view.evidence.clone(),

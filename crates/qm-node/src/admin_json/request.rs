@@ -1,8 +1,8 @@
 //! What may be asked.
 
 use qm_engine::LocalSettings;
-use qm_engine::admin::{AdminRequest, Selector};
-use qm_wire::{QmId, QueueName};
+use qm_engine::admin::{AdminRequest, DeadFilter, Selector};
+use qm_wire::{Outcome, QmId, QueueName};
 use serde::{Deserialize, Serialize};
 
 use super::{AdminJsonError, Asked, Shape};
@@ -42,6 +42,9 @@ pub enum Request {
         /// Number of waiting messages; `null` for no limit.
         #[serde(default)]
         quota_messages: Option<u64>,
+        /// Given back this often, a message goes to the subqueue `poison`; 0 for never.
+        #[serde(default)]
+        max_aborts: u32,
     },
     /// Change a queue. Every setting is named, so that none changes by being left out.
     #[serde(rename = "queue.set")]
@@ -58,6 +61,8 @@ pub enum Request {
         quota_messages: Option<u64>,
         /// Whether receivers are held back.
         paused: bool,
+        /// Given back this often, a message goes to the subqueue `poison`; 0 for never.
+        max_aborts: u32,
     },
     /// Delete a queue.
     #[serde(rename = "queue.delete")]
@@ -67,12 +72,18 @@ pub enum Request {
         /// Also when messages are in it.
         #[serde(default)]
         force: bool,
+        /// Keep no dead letters of its messages.
+        #[serde(default)]
+        discard: bool,
     },
     /// Remove all waiting messages of a queue.
     #[serde(rename = "queue.purge")]
     QueuePurge {
         /// Its name.
         name: QueueName,
+        /// Keep no dead letters of them.
+        #[serde(default)]
+        discard: bool,
     },
     /// Hold receivers of a queue back.
     #[serde(rename = "queue.pause")]
@@ -104,7 +115,17 @@ pub enum Request {
     OutgoingRetry(Which),
     /// Remove what waits and was never transmitted.
     #[serde(rename = "outgoing.purge")]
-    OutgoingPurge(Which),
+    OutgoingPurge {
+        /// A destination as printed, a peer's name, or `peer/queue`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        which: Option<String>,
+        /// All of them; exactly one of the two is given.
+        #[serde(default, skip_serializing_if = "core::ops::Not::not")]
+        all: bool,
+        /// Keep no dead letters.
+        #[serde(default)]
+        discard: bool,
+    },
     /// Answered by a [`List`](super::List) of [`PeerDocument`](super::PeerDocument)s.
     #[serde(rename = "peers.list")]
     PeersList {
@@ -159,6 +180,52 @@ pub enum Request {
     /// Answered by a [`DedupDocument`](super::DedupDocument).
     #[serde(rename = "dedup")]
     Dedup {},
+    /// Answered by a [`List`](super::List) of
+    /// [`DeadLetterDocument`](super::DeadLetterDocument)s, oldest first. What is given must all
+    /// hold.
+    #[serde(rename = "dead.list")]
+    DeadList {
+        /// Only those behind this key of an earlier answer.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        after: Option<String>,
+        /// With this reason: its word or its four hexadecimal digits.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+        /// For this destination, node or queue.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        destination: Option<String>,
+        /// Dead for so long.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        older_than_ms: Option<u64>,
+        /// Whose message id begins so.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        id: Option<String>,
+    },
+    /// Send dead letters again as new messages. Answered by a [`List`](super::List) of
+    /// [`LetterFateDocument`](super::LetterFateDocument)s.
+    #[serde(rename = "dead.resend")]
+    DeadResend {
+        /// Positions of the letters.
+        positions: Vec<u64>,
+        /// Also those that may have been delivered.
+        #[serde(default)]
+        force: bool,
+        /// Somewhere else than to their original destinations.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        to: Option<String>,
+    },
+    /// Remove dead letters for good. Answered as `dead.resend`.
+    #[serde(rename = "dead.drop")]
+    DeadDrop {
+        /// Positions of the letters.
+        positions: Vec<u64>,
+    },
+    /// Answered by a [`TraceDocument`](super::TraceDocument).
+    #[serde(rename = "trace")]
+    Trace {
+        /// A message id.
+        subject: String,
+    },
     /// Answered by a [`WhyDocument`](super::WhyDocument).
     #[serde(rename = "why")]
     Why {
@@ -206,6 +273,18 @@ impl Which {
     }
 }
 
+fn outcome_of(reason: &str) -> Result<Outcome, AdminJsonError> {
+    Outcome::from_name(&reason.to_lowercase()).ok_or_else(|| AdminJsonError {
+        cause: format!("`{reason}` is no reason; `qm-node errors` lists them"),
+    })
+}
+
+fn position_of(after: &str) -> Result<u64, AdminJsonError> {
+    after.parse().map_err(|_not| AdminJsonError {
+        cause: format!("`{after}` is no place among dead letters"),
+    })
+}
+
 /// A value that may be `null` but not be left out.
 fn named<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
     Option::deserialize(from)
@@ -230,7 +309,9 @@ impl Request {
                 transactional,
                 quota_bytes,
                 quota_messages,
+                max_aborts,
             } => AdminRequest::QueueCreate(LocalSettings {
+                aborts_max: max_aborts,
                 transactional,
                 quota_bytes: quota_bytes.unwrap_or(u64::MAX),
                 quota_messages: quota_messages.unwrap_or(u64::MAX),
@@ -242,15 +323,25 @@ impl Request {
                 quota_bytes,
                 quota_messages,
                 paused,
+                max_aborts,
             } => AdminRequest::QueueSet(LocalSettings {
+                aborts_max: max_aborts,
                 transactional,
                 quota_bytes: quota_bytes.unwrap_or(u64::MAX),
                 quota_messages: quota_messages.unwrap_or(u64::MAX),
                 paused,
                 ..LocalSettings::new(name)
             }),
-            Self::QueueDelete { name, force } => AdminRequest::QueueDelete { name, force },
-            Self::QueuePurge { name } => AdminRequest::QueuePurge { name },
+            Self::QueueDelete {
+                name,
+                force,
+                discard,
+            } => AdminRequest::QueueDelete {
+                name,
+                force,
+                discard,
+            },
+            Self::QueuePurge { name, discard } => AdminRequest::QueuePurge { name, discard },
             Self::QueuePause { name } => AdminRequest::QueuePause { name, paused: true },
             Self::QueueResume { name } => AdminRequest::QueuePause {
                 name,
@@ -271,8 +362,13 @@ impl Request {
             Self::OutgoingRetry(which) => AdminRequest::OutgoingRetry {
                 which: which.selector()?,
             },
-            Self::OutgoingPurge(which) => AdminRequest::OutgoingPurge {
-                which: which.selector()?,
+            Self::OutgoingPurge {
+                which,
+                all,
+                discard,
+            } => AdminRequest::OutgoingPurge {
+                which: Which { which, all }.selector()?,
+                discard,
             },
             Self::PeersList { after } => {
                 shape.after = after;
@@ -297,6 +393,32 @@ impl Request {
                 AdminRequest::Routes
             }
             Self::Dedup {} => AdminRequest::Dedup,
+            Self::DeadList {
+                after,
+                reason,
+                destination,
+                older_than_ms,
+                id,
+            } => AdminRequest::DeadList {
+                filter: DeadFilter {
+                    outcome: reason.map(|reason| outcome_of(&reason)).transpose()?,
+                    destination,
+                    older_than_ms,
+                    id,
+                },
+                after: after.map(|after| position_of(&after)).transpose()?,
+            },
+            Self::DeadResend {
+                positions,
+                force,
+                to,
+            } => AdminRequest::DeadResend {
+                positions,
+                force,
+                to,
+            },
+            Self::DeadDrop { positions } => AdminRequest::DeadDrop { positions },
+            Self::Trace { subject } => AdminRequest::Trace { subject },
             Self::Why { subject } => AdminRequest::Why { subject },
         };
         Ok(Asked { request, shape })

@@ -1,6 +1,6 @@
 use expect_test::{Expect, expect};
 use qm_engine::LocalSettings;
-use qm_engine::admin::Selector;
+use qm_engine::admin::{DeadFilter, Selector};
 use qm_wire::{Incarnation, QmId};
 
 use super::*;
@@ -38,6 +38,8 @@ fn queue(name: &str) -> QueueDocument {
         full: false,
         quota_bytes: Some(1 << 20),
         quota_messages: None,
+        max_aborts: 5,
+        oldest_age_ms: Some(61_000),
     }
 }
 
@@ -80,10 +82,11 @@ fn every_request_is_understood() {
         }),
     );
     check(
-        r#"{"do":"queue.set","name":"orders","transactional":false,"quota_bytes":9,"quota_messages":null,"paused":true}"#,
+        r#"{"do":"queue.set","name":"orders","transactional":false,"quota_bytes":9,"quota_messages":null,"paused":true,"max_aborts":3}"#,
         AdminRequest::QueueSet(LocalSettings {
             quota_bytes: 9,
             paused: true,
+            aborts_max: 3,
             ..LocalSettings::new(name())
         }),
     );
@@ -92,11 +95,15 @@ fn every_request_is_understood() {
         AdminRequest::QueueDelete {
             name: name(),
             force: false,
+            discard: false,
         },
     );
     check(
-        r#"{"do":"queue.purge","name":"orders"}"#,
-        AdminRequest::QueuePurge { name: name() },
+        r#"{"do":"queue.purge","name":"orders","discard":true}"#,
+        AdminRequest::QueuePurge {
+            name: name(),
+            discard: true,
+        },
     );
     check(
         r#"{"do":"queue.pause","name":"orders"}"#,
@@ -136,6 +143,7 @@ fn every_request_is_understood() {
     check(
         r#"{"do":"outgoing.purge","which":"hub"}"#,
         AdminRequest::OutgoingPurge {
+            discard: false,
             which: Selector::Name("hub".to_owned()),
         },
     );
@@ -176,6 +184,37 @@ fn every_request_is_understood() {
     );
     check(r#"{"do":"routes"}"#, AdminRequest::Routes);
     check(r#"{"do":"dedup"}"#, AdminRequest::Dedup);
+    check(
+        r#"{"do":"dead.list","after":"7","reason":"8000","destination":"hub","older_than_ms":5,"id":"0a"}"#,
+        AdminRequest::DeadList {
+            filter: DeadFilter {
+                outcome: Some(Outcome::BAD_DESTINATION_QUEUE),
+                destination: Some("hub".to_owned()),
+                older_than_ms: Some(5),
+                id: Some("0a".to_owned()),
+            },
+            after: Some(7),
+        },
+    );
+    check(
+        r#"{"do":"dead.resend","positions":[3],"force":true,"to":"other"}"#,
+        AdminRequest::DeadResend {
+            positions: vec![3],
+            force: true,
+            to: Some("other".to_owned()),
+        },
+    );
+    check(
+        r#"{"do":"dead.drop","positions":[3,4]}"#,
+        AdminRequest::DeadDrop {
+            positions: vec![3, 4],
+        },
+    );
+    let subject = || "0000000000000051-7".to_owned();
+    check(
+        r#"{"do":"trace","subject":"0000000000000051-7"}"#,
+        AdminRequest::Trace { subject: subject() },
+    );
     check(
         r#"{"do":"why","subject":"orders"}"#,
         AdminRequest::Why {
@@ -248,21 +287,23 @@ fn documents_keep_their_fields() {
     check_golden(
         &queue("orders"),
         &expect![[r#"
-        {
-          "schema": "qm.queue/1",
-          "name": "orders",
-          "messages": 7,
-          "bytes": 900,
-          "leased": 1,
-          "waiting_receivers": 0,
-          "arrived": 9,
-          "received": 2,
-          "transactional": false,
-          "paused": true,
-          "full": false,
-          "quota_bytes": 1048576,
-          "quota_messages": null
-        }"#]],
+            {
+              "schema": "qm.queue/1",
+              "name": "orders",
+              "messages": 7,
+              "bytes": 900,
+              "leased": 1,
+              "waiting_receivers": 0,
+              "arrived": 9,
+              "received": 2,
+              "transactional": false,
+              "paused": true,
+              "full": false,
+              "quota_bytes": 1048576,
+              "quota_messages": null,
+              "max_aborts": 5,
+              "oldest_age_ms": 61000
+            }"#]],
     );
     check_golden(
         &NodeDocument::new(&node()),
@@ -340,6 +381,8 @@ fn documents_keep_their_fields() {
             retry_in_ms: Some(400),
             last_error: Some("refused".to_owned()),
             acknowledged: 12,
+            oldest_age_ms: None,
+            connections: vec![],
         },
         &expect![[r#"
             {
@@ -356,7 +399,8 @@ fn documents_keep_their_fields() {
               "in_doubt": 0,
               "retry_in_ms": 400,
               "last_error": "refused",
-              "acknowledged": 12
+              "acknowledged": 12,
+              "oldest_age_ms": null
             }"#]],
     );
     check_golden(
@@ -372,6 +416,7 @@ fn documents_keep_their_fields() {
             connected: true,
             incarnation: Some(Incarnation(0x51)),
             last_seen: Some(rfc3339(1_700_000_000_000_000)),
+            connections: vec![],
         },
         &expect![[r#"
             {
@@ -443,7 +488,14 @@ fn documents_keep_their_fields() {
             sessions: 1,
             pending_peers: 0,
             clients: 2,
+            stopping: false,
             store_full: false,
+            stored_bytes: 1_200,
+            stored_bytes_max: 64 << 30,
+            express_bytes: 0,
+            express_bytes_max: 64 << 20,
+            unconfirmed_ms: None,
+            missing_records: 0,
             resident_bytes: 1_200,
             counters: CountersDocument::default(),
             node: NodeDocument::new(&node()),
@@ -463,7 +515,14 @@ fn documents_keep_their_fields() {
               "sessions": 1,
               "pending_peers": 0,
               "clients": 2,
+              "stopping": false,
               "store_full": false,
+              "stored_bytes": 1200,
+              "stored_bytes_max": 68719476736,
+              "express_bytes": 0,
+              "express_bytes_max": 67108864,
+              "unconfirmed_ms": null,
+              "missing_records": 0,
               "resident_bytes": 1200,
               "counters": {
                 "accepted": 0,
@@ -483,7 +542,12 @@ fn documents_keep_their_fields() {
                 "acks_unverified": 0,
                 "acks_routed": 0,
                 "queried": 0,
-                "misbehaved": 0
+                "misbehaved": 0,
+                "purged": 0,
+                "resent": 0,
+                "letters_dropped": 0,
+                "poisoned": 0,
+                "unreadable": 0
               },
               "node": {
                 "schema": "qm.node/1",
@@ -575,7 +639,7 @@ fn destinations_are_printed_as_send_takes_them() {
             "qm:11111111-1111-1111-1111-111111111111/a%20b",
         ),
     ] {
-        let found = document::destination(&remote, &"a b".parse().unwrap());
+        let found = remote.destination(&"a b".parse().unwrap());
         assert_eq!(found, printed);
         assert!(found.parse::<Destination>().is_ok());
     }

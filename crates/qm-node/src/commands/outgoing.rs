@@ -1,15 +1,15 @@
 //! Queues of messages that wait for other nodes.
 
-use qm_node::admin_json::{DoneDocument, OutgoingDocument, Request, Which};
+use qm_node::admin_json::{ConnectionDocument, DoneDocument, OutgoingDocument, Request, Which};
 use qm_wire::Destination;
 
 use crate::cli::{OutgoingCommand, OutgoingSelection};
 use crate::config::units::about_duration;
 use crate::exit::{Exit, Failure};
-use crate::output::{Column, Output, messages};
+use crate::output::{Column, Output, messages, printable};
 
 use super::node::Node;
-use super::queue::{agreed, tell};
+use super::queue::{agreed, kept, tally, tell};
 
 pub(crate) async fn outgoing(
     node: &Node,
@@ -30,7 +30,6 @@ pub(crate) async fn outgoing(
             let verb = Verb {
                 would: "stop transmitting to",
                 done: "paused",
-                destroys: false,
             };
             act(node, &all, selection, verb, Request::OutgoingPause, out).await?;
         }
@@ -38,7 +37,6 @@ pub(crate) async fn outgoing(
             let verb = Verb {
                 would: "go on transmitting to",
                 done: "resumed",
-                destroys: false,
             };
             act(node, &all, selection, verb, Request::OutgoingResume, out).await?;
         }
@@ -46,17 +44,11 @@ pub(crate) async fn outgoing(
             let verb = Verb {
                 would: "dial now for",
                 done: "dialling for",
-                destroys: false,
             };
             act(node, &all, selection, verb, Request::OutgoingRetry, out).await?;
         }
-        OutgoingCommand::Purge(selection) => {
-            let verb = Verb {
-                would: "remove what waits for",
-                done: "removed",
-                destroys: true,
-            };
-            act(node, &all, selection, verb, Request::OutgoingPurge, out).await?;
+        OutgoingCommand::Purge { which, discard } => {
+            purge(node, &all, which, *discard, out).await?;
         }
     }
     Ok(Exit::Done)
@@ -95,7 +87,6 @@ pub(crate) fn engine_name(name: &str) -> String {
 struct Verb {
     would: &'static str,
     done: &'static str,
-    destroys: bool,
 }
 
 async fn act(
@@ -116,8 +107,9 @@ async fn act(
         .map(|outgoing| outgoing.destination.as_str())
         .collect();
     let what = format!("{} {} ({waiting} waiting)", verb.would, enumerated(&names));
-    let asks = verb.destroys || selection.all;
-    if (asks || selection.confirm.dry_run) && !agreed(selection.confirm, &what, waiting, out)? {
+    if (selection.all || selection.confirm.dry_run)
+        && !agreed(selection.confirm, &what, waiting, out)?
+    {
         return Ok(());
     }
     let mut count = 0_u64;
@@ -127,17 +119,52 @@ async fn act(
         let done: DoneDocument = node.ask(&request(which)).await?;
         count = count.saturating_add(done.count);
     }
-    let text = if verb.destroys {
-        format!(
-            "{} {} that waited for {}",
-            verb.done,
-            messages(count),
-            enumerated(&names)
-        )
-    } else {
-        format!("{} {}", verb.done, enumerated(&names))
-    };
+    let text = format!("{} {}", verb.done, enumerated(&names));
     tell(&DoneDocument::new(count), &text, out)
+}
+
+/// Removes what waits and is not under way.
+async fn purge(
+    node: &Node,
+    all: &[OutgoingDocument],
+    selection: &OutgoingSelection,
+    discard: bool,
+    out: &Output,
+) -> Result<(), Failure> {
+    let chosen: Vec<&OutgoingDocument> = match &selection.dest {
+        Some(dest) => named(all, dest)?,
+        None => all.iter().collect(),
+    };
+    let waiting: u64 = chosen.iter().map(|outgoing| outgoing.waiting).sum();
+    let names: Vec<&str> = chosen
+        .iter()
+        .map(|outgoing| outgoing.destination.as_str())
+        .collect();
+    let what = format!(
+        "remove what waits for {} ({waiting} waiting){}",
+        enumerated(&names),
+        kept(discard)
+    );
+    if !agreed(selection.confirm, &what, waiting, out)? {
+        return Ok(());
+    }
+    let mut sum = DoneDocument::new(0);
+    for outgoing in &chosen {
+        let request = Request::OutgoingPurge {
+            which: Some(format!("{}/{}", outgoing.remote, outgoing.queue)),
+            all: false,
+            discard,
+        };
+        let done: DoneDocument = node.ask(&request).await?;
+        sum.add(&done);
+    }
+    let text = format!(
+        "removed {} that waited for {}{}",
+        messages(sum.count),
+        enumerated(&names),
+        tally(&sum)
+    );
+    tell(&sum, &text, out)
 }
 
 fn enumerated(names: &[&str]) -> String {
@@ -248,7 +275,21 @@ fn show(outgoing: &OutgoingDocument, out: &Output) -> Result<(), Failure> {
             "last error",
             outgoing.last_error.clone().unwrap_or_else(dash),
         ),
-    ])
+        (
+            "oldest message in memory",
+            outgoing.oldest_age_ms.map_or_else(dash, about_duration),
+        ),
+    ])?;
+    connections(&outgoing.connections, out)
+}
+
+/// What happened to connections, oldest first.
+pub(crate) fn connections(events: &[ConnectionDocument], out: &Output) -> Result<(), Failure> {
+    for event in events {
+        let line = format!("{}\t{}", event.event, printable(&event.text));
+        out.line(&format!("connection\t{}\t{line}", event.at))?;
+    }
+    Ok(())
 }
 
 fn peer(outgoing: &OutgoingDocument) -> String {

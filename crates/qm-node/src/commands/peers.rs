@@ -8,6 +8,7 @@ use crate::exit::{Exit, Failure};
 use crate::output::{Column, Output};
 
 use super::node::Node;
+use super::outgoing::connections;
 use super::queue::{agreed, tell};
 
 pub(crate) async fn peers(
@@ -204,7 +205,8 @@ fn show(peer: &PeerDocument, out: &Output) -> Result<(), Failure> {
             if peer.keep_connected { "yes" } else { "no" }.to_owned(),
         ),
         ("last seen", peer.last_seen.clone().unwrap_or_else(dash)),
-    ])
+    ])?;
+    connections(&peer.connections, out)
 }
 
 const fn session(peer: &PeerDocument) -> &'static str {

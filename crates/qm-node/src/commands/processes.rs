@@ -385,6 +385,7 @@ impl Pair {
             transactional: false,
             quota_bytes: None,
             quota_messages: None,
+            max_aborts: 0,
         };
         let _created: DoneDocument = receiver.ask(&create).await?;
         let approve = Request::PeersAdd {

@@ -4,7 +4,7 @@ use qm_node::admin_json::{DoneDocument, QueueDocument, Request};
 use serde::Serialize;
 
 use crate::cli::{Confirm, QueueCommand};
-use crate::config::units::about_size;
+use crate::config::units::{about_duration, about_size};
 use crate::exit::{Exit, Failure};
 use crate::output::{Column, Output, messages};
 
@@ -38,6 +38,8 @@ pub(crate) async fn queue(
                 Column::right("ARRIVED"),
                 Column::right("RECEIVED"),
                 Column::left("STATE"),
+                Column::right("MAX ABORTS"),
+                Column::left("OLDEST"),
             ];
             out.list(&queues, columns, |queue| {
                 [
@@ -49,6 +51,8 @@ pub(crate) async fn queue(
                     queue.arrived.to_string(),
                     queue.received.to_string(),
                     state(queue).to_owned(),
+                    aborts(queue),
+                    queue.oldest_age_ms.map_or_else(dash, about_duration),
                 ]
             })?;
         }
@@ -62,6 +66,7 @@ pub(crate) async fn queue(
                 transactional: settings.transactional,
                 quota_bytes: settings.quota_bytes,
                 quota_messages: settings.quota_messages,
+                max_aborts: settings.max_aborts.unwrap_or(0),
             };
             let done: DoneDocument = node.ask(&request).await?;
             tell(&done, &format!("made queue {}", settings.name), out)?;
@@ -80,45 +85,64 @@ pub(crate) async fn queue(
                     .quota_messages
                     .map_or(now.quota_messages, |quota| quota.0),
                 paused: now.paused,
+                max_aborts: change.max_aborts.unwrap_or(now.max_aborts),
             };
             let done: DoneDocument = node.ask(&request).await?;
             tell(&done, &format!("changed queue {}", change.name), out)?;
         }
-        QueueCommand::Purge { name, confirm } => {
+        QueueCommand::Purge {
+            name,
+            discard,
+            confirm,
+        } => {
             let queue: QueueDocument = node.ask(&Request::QueueShow { name: name.clone() }).await?;
             let what = format!(
-                "remove {} messages from queue {}",
-                queue.messages, queue.name
+                "remove {} from queue {}{}",
+                messages(queue.messages),
+                queue.name,
+                kept(*discard || queue.name.as_str() == "dead$")
             );
             if agreed(*confirm, &what, queue.messages, out)? {
-                let request = Request::QueuePurge { name: name.clone() };
+                let request = Request::QueuePurge {
+                    name: name.clone(),
+                    discard: *discard,
+                };
                 let done: DoneDocument = node.ask(&request).await?;
-                tell(
-                    &done,
-                    &format!("removed {} from queue {name}", messages(done.count)),
-                    out,
-                )?;
+                let text = format!(
+                    "removed {} from queue {name}{}",
+                    messages(done.count),
+                    tally(&done)
+                );
+                tell(&done, &text, out)?;
             }
         }
         QueueCommand::Delete {
             name,
             force,
+            discard,
             confirm,
         } => {
             let queue: QueueDocument = node.ask(&Request::QueueShow { name: name.clone() }).await?;
             let held = queue.messages.saturating_add(queue.leased);
-            let what = format!("delete queue {} with {}", queue.name, messages(held));
+            let what = format!(
+                "delete queue {} with {}{}",
+                queue.name,
+                messages(held),
+                kept(*discard)
+            );
             if agreed(*confirm, &what, held, out)? {
                 let request = Request::QueueDelete {
                     name: name.clone(),
                     force: *force,
+                    discard: *discard,
                 };
                 let done: DoneDocument = node.ask(&request).await?;
-                tell(
-                    &done,
-                    &format!("deleted queue {name} with {}", messages(done.count)),
-                    out,
-                )?;
+                let text = format!(
+                    "deleted queue {name} with {}{}",
+                    messages(done.count),
+                    tally(&done)
+                );
+                tell(&done, &text, out)?;
             }
         }
         QueueCommand::Pause { name } => {
@@ -166,6 +190,35 @@ pub(crate) fn agreed(
     out.confirm(what, confirm.yes).map(|()| true)
 }
 
+/// What becomes of messages that are removed.
+pub(crate) const fn kept(discard: bool) -> &'static str {
+    if discard {
+        ", keeping none of them"
+    } else {
+        "; they become dead letters, unless their senders wished none"
+    }
+}
+
+/// What became of messages that were removed.
+pub(crate) fn tally(done: &DoneDocument) -> String {
+    let mut parts = Vec::new();
+    for (count, what) in [
+        (done.dead_letters, "kept as dead letters"),
+        (done.discarded, "kept nowhere"),
+        (done.uncertain, "may have arrived all the same"),
+        (done.left, "left: under way or in the hands of applications"),
+    ] {
+        if let Some(count) = count.filter(|count| *count > 0) {
+            parts.push(format!("{count} {what}"));
+        }
+    }
+    if parts.is_empty() {
+        String::new()
+    } else {
+        format!(" ({})", parts.join(", "))
+    }
+}
+
 /// That it was done.
 pub(crate) fn tell(done: &DoneDocument, text: &str, out: &Output) -> Result<(), Failure> {
     if out.json {
@@ -198,7 +251,24 @@ fn show(queue: &QueueDocument, out: &Output) -> Result<(), Failure> {
             "quota in messages",
             quota(queue.quota_messages, |n| n.to_string()),
         ),
+        ("given back at most", aborts(queue)),
+        (
+            "oldest message in memory",
+            queue.oldest_age_ms.map_or_else(dash, about_duration),
+        ),
     ])
+}
+
+/// After how many returns a message goes to the poison subqueue.
+fn aborts(queue: &QueueDocument) -> String {
+    match queue.max_aborts {
+        0 => "-".to_owned(),
+        n => n.to_string(),
+    }
+}
+
+fn dash() -> String {
+    "-".to_owned()
 }
 
 fn none() -> String {

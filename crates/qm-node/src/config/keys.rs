@@ -343,4 +343,14 @@ keys! {
     "client.outcome_retention", Kind::Duration,
     "How long an application may repeat a request, or an idempotency key, and get the first answer.",
     duration!(outcome_retention_ms), set_duration!(outcome_retention_ms);
+
+    "history.events", Kind::Number,
+    "Events of messages remembered in memory for `trace`; 0 for none.",
+    |s| s.engine.history_events_max.to_string(),
+    |s, text| { s.engine.history_events_max = number(text, 0, 100_000_000)?; Ok(()) };
+
+    "history.bytes", Kind::Size,
+    "Memory for them; the smaller of the two limits holds.",
+    |s| show_size(s.engine.history_bytes_max as u64),
+    |s, text| { s.engine.history_bytes_max = size(text, 0, ANY)?; Ok(()) };
 }

@@ -1,0 +1,363 @@
+//! Emptying queues on an operator's word. Each message ends with a typed outcome, as if it had
+//! expired: a dead letter unless its sender or the operator wished none, a fate for whoever
+//! follows it, a count in the answer.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use qm_wire::{MessageFlags, Outcome, QueueName};
+
+use crate::admin::{AdminReply, PurgeTally, Selector};
+use crate::backlog::{Backlog, Message};
+use crate::commits::Then;
+use crate::dead::End;
+use crate::engine::{Engine, Timer};
+use crate::io::{ConnId, StoreOp};
+use crate::jobs::{JobId, Work};
+use crate::record::QueueRecord;
+
+/// Messages taken out in one step: a purge of millions must not hold up everything else.
+const STEP_MESSAGES: usize = 512;
+
+/// A queue that is being emptied.
+#[derive(Debug)]
+pub(crate) struct Purge {
+    job: JobId,
+    /// Per priority, the position of the first message that came after the purge.
+    ends: BTreeMap<u8, u64>,
+    outcome: Outcome,
+    discard: bool,
+    deletes: bool,
+    /// Everything was taken out; the disk is to confirm it.
+    confirming: bool,
+}
+
+/// How far a step came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    Done,
+    /// For the disk.
+    Waits,
+    /// More can be done at once.
+    Goes,
+}
+
+impl Engine {
+    /// Begins to empty a local queue; the answer comes when it is done.
+    pub(crate) fn purge_queue(
+        &mut self,
+        conn: ConnId,
+        request: u64,
+        number: u32,
+        discard: bool,
+        deletes: bool,
+    ) {
+        // Dead letters are not buried again.
+        let discard = discard || self.is_dead_queue(number);
+        let outcome = if deletes {
+            Outcome::QUEUE_DELETED
+        } else {
+            Outcome::QUEUE_PURGED
+        };
+        let open = BTreeSet::from([(true, number)]);
+        let tally = PurgeTally::default();
+        let job = self.begin_job(conn, request, Work::Purge { open, tally });
+        let Some(queue) = self.locals.get_mut(&number) else {
+            return;
+        };
+        let ends = queue
+            .lanes
+            .iter()
+            .map(|(priority, lane)| (*priority, lane.next_position()))
+            .collect();
+        let leased = queue.leased.len() as u64;
+        let purge = Purge {
+            job,
+            ends,
+            outcome,
+            discard,
+            deletes,
+            confirming: false,
+        };
+        self.purges.insert((true, number), purge);
+        if deletes {
+            if let Some(queue) = self.locals.get_mut(&number) {
+                // Nothing arrives and nothing is handed out any more.
+                queue.deleting = true;
+                self.local_names.remove(&queue.settings.name);
+            }
+            self.bury_leased(number, job, discard);
+        } else {
+            self.count_purged(job, |tally| tally.left += leased);
+        }
+        self.step_purges();
+    }
+
+    /// What applications hold of a queue that is being deleted ends with it. They may have acted
+    /// on it already.
+    fn bury_leased(&mut self, number: u32, job: JobId, discard: bool) {
+        let Some(queue) = self.locals.get_mut(&number) else {
+            return;
+        };
+        let leased = core::mem::take(&mut queue.leased);
+        queue.leased_bytes = 0;
+        for held in leased.into_values() {
+            let end = End {
+                uncertain: true,
+                discard,
+                ..End::here(self.me.qm, Outcome::QUEUE_DELETED)
+            };
+            self.clients.unleased(held.conn, held.message.credit());
+            self.tally_one(job, &held.message, end);
+            self.bury_local(number, held.priority, &held.message, end);
+        }
+    }
+
+    /// Begins to empty outgoing queues.
+    pub(crate) fn purge_selected(
+        &mut self,
+        conn: ConnId,
+        request: u64,
+        which: &Selector,
+        discard: bool,
+    ) -> Option<AdminReply> {
+        let numbers = self.select_outgoing(which);
+        if numbers.is_empty()
+            && let Selector::Name(name) = which
+        {
+            return Some(Self::no_outgoing(name));
+        }
+        if numbers.is_empty() {
+            return Some(AdminReply::Purged(PurgeTally::default()));
+        }
+        let open = numbers.iter().map(|number| (false, *number)).collect();
+        let tally = PurgeTally::default();
+        let job = self.begin_job(conn, request, Work::Purge { open, tally });
+        for number in numbers {
+            let Some(out) = self.outs.get(&number) else {
+                continue;
+            };
+            let left = out.in_flight + out.doubtful();
+            let ends = out
+                .lanes
+                .iter()
+                .map(|(priority, lane)| (*priority, lane.backlog.next_position()))
+                .collect();
+            let purge = Purge {
+                job,
+                ends,
+                outcome: Outcome::PURGED_IN_TRANSIT,
+                discard,
+                deletes: false,
+                confirming: false,
+            };
+            self.purges.insert((false, number), purge);
+            self.count_purged(job, |tally| tally.left += left);
+        }
+        self.step_purges();
+        None
+    }
+
+    /// Goes on with every queue that is being emptied; called once for a batch of inputs.
+    pub(crate) fn step_purges(&mut self) {
+        if self.purges.is_empty() {
+            return;
+        }
+        let open: Vec<_> = self.purges.keys().copied().collect();
+        for (local, number) in open {
+            match self.step_purge(local, number) {
+                Step::Done => {
+                    // A dead letter that is refused comes back into its queue: only when the disk
+                    // has confirmed all of them is the queue empty.
+                    if let Some(purge) = self.purges.get_mut(&(local, number)) {
+                        purge.confirming = true;
+                    }
+                    self.commits.after_putting(Then::Emptied { local, number });
+                }
+                Step::Waits => {}
+                Step::Goes => self.arm(self.now.at, Timer::Purge),
+            }
+        }
+    }
+
+    fn step_purge(&mut self, local: bool, number: u32) -> Step {
+        let Some(purge) = self.purges.get(&(local, number)) else {
+            return Step::Waits;
+        };
+        if purge.confirming {
+            return Step::Waits;
+        }
+        let (job, discard, outcome) = (purge.job, purge.discard, purge.outcome);
+        let ends = purge.ends.clone();
+        if self.store_full && !discard {
+            return self.purge_failed(job);
+        }
+        let mut step = Step::Done;
+        let mut taken = 0;
+        for (priority, end) in ends.into_iter().rev() {
+            loop {
+                if taken >= STEP_MESSAGES {
+                    return Step::Goes;
+                }
+                let incarnation = self.incarnation;
+                let Some(lane) = self.purged_lane(local, number, priority) else {
+                    break;
+                };
+                let Some(next) = lane.peek().filter(|next| next.position < end) else {
+                    if !lane.is_clear_below(end) {
+                        step = Step::Waits;
+                    }
+                    break;
+                };
+                // Of an earlier life: it may have been transmitted then.
+                let uncertain = !local && next.id.incarnation != incarnation && !next.transmitted;
+                let Some(message) = lane.pop() else { break };
+                taken += 1;
+                self.release(&message);
+                let end = End {
+                    uncertain,
+                    discard,
+                    ..End::here(self.me.qm, outcome)
+                };
+                self.tally_one(job, &message, end);
+                if local {
+                    self.bury_local(number, priority, &message, end);
+                    self.refill_local(number, priority);
+                } else {
+                    self.bury_as(number, priority, &message, end);
+                    self.refill_out(number, priority);
+                }
+            }
+            if local {
+                self.refill_local(number, priority);
+            } else {
+                self.refill_out(number, priority);
+            }
+        }
+        step
+    }
+
+    fn purged_lane(&mut self, local: bool, number: u32, priority: u8) -> Option<&mut Backlog> {
+        if local {
+            self.locals.get_mut(&number)?.lanes.get_mut(&priority)
+        } else {
+            let lane = self.outs.get_mut(&number)?.lanes.get_mut(&priority)?;
+            Some(&mut lane.backlog)
+        }
+    }
+
+    fn tally_one(&mut self, job: JobId, message: &Message, end: End) {
+        let kept = message.flags.contains(MessageFlags::DEAD_LETTER) && !end.discard;
+        self.count_purged(job, |tally| {
+            tally.messages += 1;
+            tally.dead_letters += u64::from(kept);
+            tally.discarded += u64::from(!kept);
+            tally.uncertain += u64::from(end.uncertain);
+        });
+    }
+
+    fn count_purged(&mut self, job: JobId, count: impl FnOnce(&mut PurgeTally)) {
+        if let Some(Work::Purge { tally, .. }) = self.job(job) {
+            count(tally);
+        }
+    }
+
+    /// A full disk takes no dead letters: what was done is done, the rest stays.
+    fn purge_failed(&mut self, job: JobId) -> Step {
+        let Some(Work::Purge { tally, .. }) = self.job(job) else {
+            return Step::Waits;
+        };
+        let done = tally.dead_letters;
+        let cause = format!(
+            "the disk is full and takes no more dead letters; the messages that are not kept as such stay where they are ({done} were taken out)"
+        );
+        let fix = "purge with --discard, which keeps none and makes room".to_owned();
+        let outcome = Outcome::STORE_FULL;
+        let reply = AdminReply::Failed {
+            outcome,
+            cause,
+            fix,
+        };
+        let numbers: Vec<_> = self
+            .purges
+            .iter()
+            .filter(|(_, purge)| purge.job == job)
+            .map(|(at, _)| *at)
+            .collect();
+        for at in numbers {
+            if let Some(purge) = self.purges.remove(&at)
+                && purge.deletes
+                && let Some(queue) = self.locals.get_mut(&at.1)
+            {
+                // It was not deleted: it can be used again.
+                queue.deleting = false;
+                let name = queue.settings.name.clone();
+                self.local_names.insert(name, at.1);
+                self.busy_queues.insert(at.1);
+            }
+        }
+        self.end_job(job, reply);
+        Step::Waits
+    }
+
+    /// The disk has confirmed, or refused, what a purge took out.
+    pub(crate) fn purge_confirmed(&mut self, local: bool, number: u32) {
+        let Some(purge) = self.purges.get_mut(&(local, number)) else {
+            return;
+        };
+        purge.confirming = false;
+        let job = purge.job;
+        let ends = purge.ends.clone();
+        let clear = ends.into_iter().all(|(priority, end)| {
+            self.purged_lane(local, number, priority)
+                .is_none_or(|lane| lane.is_clear_below(end))
+        });
+        if clear {
+            self.purge_done(local, number);
+        } else if self.store_full {
+            self.purge_failed(job);
+        }
+    }
+
+    fn purge_done(&mut self, local: bool, number: u32) {
+        let Some(purge) = self.purges.remove(&(local, number)) else {
+            return;
+        };
+        if purge.deletes {
+            self.remove_queue(number);
+        } else if local {
+            self.reopen_if_room(number);
+        }
+        let Some(Work::Purge { open, tally }) = self.job(purge.job) else {
+            return;
+        };
+        open.remove(&(local, number));
+        if open.is_empty() {
+            let tally = *tally;
+            self.end_job(purge.job, AdminReply::Purged(tally));
+        }
+    }
+
+    /// Whether a queue of this name is being deleted.
+    pub(crate) fn is_being_deleted(&self, name: &QueueName) -> bool {
+        self.locals
+            .values()
+            .any(|queue| queue.deleting && queue.settings.name == *name)
+    }
+
+    /// An emptied queue goes with its definition, after the last of its messages.
+    fn remove_queue(&mut self, number: u32) {
+        for priority in 0..8 {
+            let stream = Self::stream_of(number, priority);
+            self.commits.settle(StoreOp::Remove {
+                stream,
+                first: 0,
+                last: u64::MAX,
+            });
+        }
+        self.commits.unset(QueueRecord::key(number));
+        self.drop_receivers(number);
+        if let Some(queue) = self.locals.remove(&number) {
+            self.tell_open(&queue.settings.name);
+        }
+    }
+}

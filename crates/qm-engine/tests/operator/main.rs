@@ -1,0 +1,5 @@
+//! What an operator asks and does, and that the answers are true.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on ends")]
+
+mod questions;
+mod support;

@@ -1,0 +1,314 @@
+//! Engines with perfect disks, driven by hand.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use qm_engine::admin::{AdminReply, AdminRequest};
+use qm_engine::{
+    ConnId, Engine, EngineConfig, Event, Identity, Input, LinkId, LocalSettings, Now, Output,
+    Recovered, SeededEntropy, StoreOp, StoredRecord, StreamId, StreamSummary, Timestamp, Trust,
+};
+use qm_wire::local::{ClientFrame, ClientHello, NodeFrame, Put, Receive};
+use qm_wire::{Class, ClientId, Outcome, QmId};
+
+pub(crate) const APPLICATION: ConnId = ConnId(1);
+
+/// An engine with its disk and what it said.
+pub(crate) struct Node {
+    pub(crate) engine: Engine,
+    pub(crate) identity: Identity,
+    pub(crate) records: BTreeMap<(StreamId, u64), StoredRecord>,
+    pub(crate) state: BTreeMap<Bytes, Bytes>,
+    /// Frames to the peer, dials, and everything else, since they were last looked at.
+    pub(crate) sent: Vec<(LinkId, Bytes)>,
+    pub(crate) dials: Vec<u64>,
+    pub(crate) closed: Vec<Outcome>,
+    pub(crate) told: Vec<NodeFrame>,
+    pub(crate) events: Vec<Event>,
+    pub(crate) admin: Option<AdminReply>,
+    /// Whether the disk refuses messages.
+    pub(crate) full: bool,
+    /// What was handed to the disk, batch by batch.
+    pub(crate) batches: Vec<Vec<StoreOp>>,
+    /// Whether the disk keeps its answers to itself; those it owes.
+    pub(crate) mute: bool,
+    /// Time at which inputs without one are given.
+    pub(crate) clock_ms: u64,
+    pub(crate) next_sequence: u64,
+    pub(crate) next_request: u64,
+}
+
+pub(crate) fn config(trust: Trust) -> EngineConfig {
+    let mut config = EngineConfig::default();
+    config.trust = trust;
+    config.listen_port = 1801;
+    config
+}
+
+impl Node {
+    pub(crate) fn new(seed: u8, trust: Trust) -> Self {
+        let public_key = [seed; 32];
+        let qm = QmId::from_ed25519_public_key(&public_key);
+        let identity = Identity {
+            qm,
+            public_key,
+            store_id: [seed; 16],
+        };
+        Self::over(
+            identity,
+            BTreeMap::new(),
+            BTreeMap::new(),
+            trust,
+            u64::from(seed),
+        )
+    }
+
+    /// A node that lets its peers have few messages in flight.
+    pub(crate) fn narrow(seed: u8) -> Self {
+        let mut node = Self::new(seed, Trust::Any);
+        let mut config = config(Trust::Any);
+        config.window_messages = 8;
+        let entropy = Box::new(SeededEntropy::new(u64::from(seed)));
+        let recovered = Recovered::default();
+        node.engine = Engine::new(config, node.identity, recovered, entropy, Now::default());
+        node
+    }
+
+    pub(crate) fn over(
+        identity: Identity,
+        records: BTreeMap<(StreamId, u64), StoredRecord>,
+        state: BTreeMap<Bytes, Bytes>,
+        trust: Trust,
+        seed: u64,
+    ) -> Self {
+        let mut recovered = Recovered {
+            state: state.clone(),
+            ..Recovered::default()
+        };
+        for ((stream, position), record) in &records {
+            let summary = recovered
+                .streams
+                .entry(*stream)
+                .or_insert_with(|| StreamSummary {
+                    first_live: *position,
+                    ..StreamSummary::default()
+                });
+            summary.next_position = position + 1;
+            summary.live_records += 1;
+            recovered.recent.push((*stream, record.head.clone()));
+        }
+        let entropy = Box::new(SeededEntropy::new(seed));
+        let engine = Engine::new(config(trust), identity, recovered, entropy, Now::default());
+        Self {
+            engine,
+            identity,
+            records,
+            state,
+            sent: Vec::new(),
+            dials: Vec::new(),
+            closed: Vec::new(),
+            told: Vec::new(),
+            events: Vec::new(),
+            admin: None,
+            full: false,
+            batches: Vec::new(),
+            mute: false,
+            clock_ms: 0,
+            next_sequence: 1,
+            next_request: 1,
+        }
+    }
+
+    /// The same machine after an orderly stop and a new start.
+    pub(crate) fn restart(self, trust: Trust) -> Self {
+        Self::over(self.identity, self.records, self.state, trust, 99)
+    }
+
+    pub(crate) fn give(&mut self, at_ms: u64, input: Input) {
+        let now = Now {
+            at: Timestamp(at_ms * 1_000),
+            wall_us: 1,
+        };
+        self.engine.handle(now, input);
+        while let Some(output) = self.engine.poll(now) {
+            match output {
+                Output::Send { link, frames, .. } => self.sent.push((link, frames)),
+                Output::Dial { dial, .. } => self.dials.push(dial),
+                Output::Close { reason, .. } => self.closed.push(reason),
+                Output::Client { frame, .. } => self.told.push(frame),
+                Output::Event(event) => self.events.push(event),
+                Output::Admin { reply, .. } => self.admin = Some(reply),
+                Output::Persist { .. } if self.mute => {}
+                Output::Persist { ticket, ops } => {
+                    let puts = ops.iter().any(|op| matches!(op, StoreOp::Put { .. }));
+                    if self.full && puts {
+                        self.engine.handle(now, Input::PersistRefused { ticket });
+                        continue;
+                    }
+                    self.batches.push(ops.clone());
+                    self.apply(ops);
+                    self.engine.handle(now, Input::Persisted { ticket });
+                }
+                Output::Load {
+                    load,
+                    stream,
+                    from,
+                    records_max,
+                    ..
+                } => {
+                    let records = self
+                        .records
+                        .range((stream, from)..=(stream, u64::MAX))
+                        .take(records_max)
+                        .map(|(_, record)| record.clone())
+                        .collect();
+                    self.engine.handle(now, Input::Loaded { load, records });
+                }
+                other => panic!("unexpected {other:?}"),
+            }
+        }
+        self.engine.audit().unwrap();
+    }
+
+    /// Takes what is on its way to a peer on this link.
+    pub(crate) fn sent_on(&mut self, link: LinkId) -> Vec<Bytes> {
+        let (on_it, others) = std::mem::take(&mut self.sent)
+            .into_iter()
+            .partition(|(on, _)| *on == link);
+        self.sent = others;
+        let on_it: Vec<(LinkId, Bytes)> = on_it;
+        on_it.into_iter().map(|(_, frames)| frames).collect()
+    }
+
+    pub(crate) fn apply(&mut self, ops: Vec<StoreOp>) {
+        for op in ops {
+            match op {
+                StoreOp::Put {
+                    stream,
+                    position,
+                    head,
+                    body,
+                } => {
+                    let record = StoredRecord {
+                        position,
+                        head,
+                        body,
+                    };
+                    self.records.insert((stream, position), record);
+                }
+                StoreOp::Remove {
+                    stream,
+                    first,
+                    last,
+                } => {
+                    self.records
+                        .retain(|(s, p), _| *s != stream || *p < first || *p > last);
+                }
+                StoreOp::Set { key, value } => {
+                    self.state.insert(key, value);
+                }
+                StoreOp::Unset { key } => {
+                    self.state.remove(&key);
+                }
+            }
+        }
+    }
+
+    pub(crate) fn admin(&mut self, what: AdminRequest) -> AdminReply {
+        self.give(
+            self.clock_ms,
+            Input::Admin {
+                conn: APPLICATION,
+                request: 1,
+                what,
+            },
+        );
+        self.admin.take().expect("every request is answered")
+    }
+
+    pub(crate) fn create(&mut self, queue: &str) {
+        let settings = LocalSettings::new(queue.parse().unwrap());
+        assert!(matches!(
+            self.admin(AdminRequest::QueueCreate(settings)),
+            AdminReply::Done { count: 1 }
+        ));
+    }
+
+    pub(crate) fn client(&mut self, frame: ClientFrame) {
+        self.give(
+            self.clock_ms,
+            Input::Client {
+                conn: APPLICATION,
+                frame,
+            },
+        );
+    }
+
+    pub(crate) fn hello(&mut self) {
+        let client = ClientId([7; 16]);
+        self.client(ClientFrame::Hello(ClientHello {
+            protocol: 1,
+            client,
+            program: "test".into(),
+        }));
+    }
+
+    pub(crate) fn put(&mut self, to: &str, body: &'static [u8], change: impl FnOnce(&mut Put)) {
+        if self.next_sequence == 1 {
+            self.hello();
+        }
+        let mut put = Put::new(self.next_sequence, to, Bytes::from_static(body));
+        self.next_sequence += 1;
+        put.class = Class::Recoverable;
+        change(&mut put);
+        self.client(ClientFrame::Put(put));
+    }
+
+    pub(crate) fn receive_all(&mut self, queue: &str) -> Vec<Bytes> {
+        let mut receive = Receive::new(self.next_request, queue.parse().unwrap());
+        self.next_request += 1;
+        receive.messages_max = 100;
+        receive.bytes_max = u32::MAX;
+        receive.wait_ms = 0;
+        self.told.clear();
+        self.client(ClientFrame::Receive(receive));
+        let bodies = |frame: &NodeFrame| match frame {
+            NodeFrame::Delivery(delivery) => Some(delivery.body.clone()),
+            _ => None,
+        };
+        self.told.iter().filter_map(bodies).collect()
+    }
+}
+
+/// Carries frames to and fro until neither side has any.
+pub(crate) fn carry(a: &mut Node, b: &mut Node, link: LinkId) {
+    loop {
+        let (to_b, to_a) = (a.sent_on(link), b.sent_on(link));
+        if to_b.is_empty() && to_a.is_empty() {
+            return;
+        }
+        for frames in to_b {
+            b.give(0, Input::Received { link, frames });
+        }
+        for frames in to_a {
+            a.give(0, Input::Received { link, frames });
+        }
+    }
+}
+
+/// `a` has dialled `b`.
+pub(crate) fn connect(a: &mut Node, b: &mut Node, link: LinkId) {
+    let dial = a.dials.pop();
+    let connected = |peer: Identity, dial| Input::Connected {
+        link,
+        peer: peer.qm,
+        public_key: peer.public_key,
+        remote: "10.0.0.1:1801".parse().unwrap(),
+        dial,
+    };
+    a.give(0, connected(b.identity, dial));
+    b.give(0, connected(a.identity, None));
+    carry(a, b, link);
+}
+
+pub(crate) const LINK: LinkId = LinkId(1);
