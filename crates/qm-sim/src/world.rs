@@ -192,6 +192,8 @@ struct World {
     network: Network,
     /// Where links are QUIC's, instead of `network`.
     wires: Option<Wires>,
+    /// Processes that are stopped, until when.
+    frozen: BTreeMap<usize, u64>,
     senders: Vec<Sender>,
     receivers: Vec<Receiver>,
     conns: BTreeMap<ConnId, Conn>,
@@ -247,6 +249,7 @@ impl World {
             machines,
             network: Network::default(),
             wires: None,
+            frozen: BTreeMap::new(),
             senders,
             receivers,
             conns: BTreeMap::new(),
@@ -361,9 +364,14 @@ impl World {
 
     /// Does what comes next; tells whether everything is over.
     fn next(&mut self) -> Result<bool, String> {
-        let Some(((at, _), what)) = self.agenda.pop_first() else {
+        let Some(((at, number), what)) = self.agenda.pop_first() else {
             return Ok(true);
         };
+        if let Some(thaw) = self.frozen_until(at, &what) {
+            // In its old place among those that wait with it.
+            self.agenda.insert((thaw, number), what);
+            return Ok(false);
+        }
         self.now = at;
         self.report.steps += 1;
         self.step(what)?;

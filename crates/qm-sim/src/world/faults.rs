@@ -13,6 +13,7 @@ impl World {
         } else {
             self.machines[node].kill();
         }
+        self.frozen.remove(&node);
         if let Some(wires) = &mut self.wires {
             wires.unplug(node);
         }

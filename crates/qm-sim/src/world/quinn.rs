@@ -143,7 +143,7 @@ impl World {
         // Now and then longer than links live without a sign.
         let time = self.draw(5, 2 * packets.idle_ms.min(5_000)) * 1_000;
         let base = packets.faults();
-        match self.draw(0, 8) {
+        match self.draw(0, 9) {
             0 => {
                 self.note(&format!("node{peer} hears nothing of node{node}"));
                 self.cut(node, peer, time);
@@ -199,7 +199,8 @@ impl World {
                     wires.move_away(node);
                 }
             }
-            7 => {
+            7 => self.freeze(node, time),
+            8 => {
                 self.note(&format!("node{node} stops reading"));
                 if let Some(wires) = &mut self.wires {
                     wires.set_deaf(node, true);
@@ -232,9 +233,38 @@ impl World {
                 wires.set_path(from, to, None);
             }
             Mend::Ears(node) => wires.set_deaf(node, false),
-            Mend::All => wires.calm(&packets),
+            Mend::All => {
+                wires.calm(&packets);
+                // What waits for a later time still does; nothing new will.
+                self.frozen.clear();
+            }
         }
         self.note(&format!("better: {what:?}"));
+    }
+
+    /// A stopped process: it does nothing, hears nothing, and what is sent to it is lost. Time goes
+    /// on.
+    fn freeze(&mut self, node: usize, time_us: u64) {
+        self.note(&format!("node{node} is stopped"));
+        self.frozen.insert(node, self.now + time_us);
+        for other in (0..self.scenario.nodes).filter(|other| *other != node) {
+            self.cut(node, other, time_us);
+            self.cut(other, node, time_us);
+        }
+        if let Some(wires) = &mut self.wires {
+            wires.set_deaf(node, true);
+        }
+        self.plan(time_us, What::Mend(Mend::Ears(node)));
+    }
+
+    /// Until when something waits because its process is stopped.
+    pub(super) fn frozen_until(&self, at: u64, what: &What) -> Option<u64> {
+        let node = match what {
+            What::Commit { node, .. } | What::Loaded { node, .. } | What::Tick { node, .. } => node,
+            What::ToNode { conn, .. } => &self.conns.get(conn)?.node,
+            _ => return None,
+        };
+        self.frozen.get(node).copied().filter(|thaw| at < *thaw)
     }
 
     fn cut(&mut self, from: usize, to: usize, time_us: u64) {
