@@ -19,6 +19,7 @@ mod loom;
 mod repo;
 mod sim;
 mod spec;
+mod store;
 mod tidy;
 mod torture;
 
@@ -41,6 +42,8 @@ cargo xtask COMMAND
   sim --seed N                  one simulated run
   sim --seeds A..B              a range of simulated runs, B excluded
   sim --mode quinn ...          the same with QUIC between the nodes
+  store-faults [--full]         the store under every fault at every operation, with a table; then
+                                with each of its rules broken
   loom [MODEL]                  explore the interleavings of the lock-free caches
   torture [--seconds N] [--seed N]
                                 real processes killed, stopped, cut off and out of disk for five
@@ -83,6 +86,7 @@ fn run(arguments: &[&str]) -> anyhow::Result<()> {
         ["fuzz", ref rest @ ..] => fuzz::search(rest),
         ["fuzz-replay"] => fuzz::replay().run(),
         ["sim", ref rest @ ..] => sim::command(rest).run(),
+        ["store-faults", ref rest @ ..] => store::faults(rest),
         ["loom"] => loom::explore(None).run(),
         ["loom", model] => loom::explore(Some(model)).run(),
         ["torture", ref rest @ ..] => torture::run(rest),

@@ -17,4 +17,45 @@ pub enum Break {
     SkipVoid,
     /// Writing goes on behind an unfinished write.
     AppendAfterTornTail,
+    /// Recovery believes the last group without writing it again.
+    SkipRewrite,
+    /// Recovery writes the first group of a segment again without the header before it.
+    RewriteWithoutHeader,
+    /// Readers see a group before it is flushed.
+    ShowBeforeSync,
+    /// Puts may use the reserve.
+    ReserveForPuts,
+    /// What moves is not flushed before the place it came from is given up.
+    CopyWithoutSync,
+    /// A segment counts as sealed although nothing on disk says where it ends.
+    SkipSeal,
+    /// Recovery believes that what looks empty is empty on disk.
+    SkipVoidAgain,
+    /// A new segment is used before its name is on disk.
+    SkipDirSync,
+    /// Records are handed out without a look at their checksums.
+    ServeUnchecked,
+}
+
+#[cfg(feature = "__breaks")]
+impl Break {
+    /// Every one of them.
+    pub const ALL: &'static [Self] = &[
+        Self::IgnoreBatchEnd,
+        Self::ConstantSalt,
+        Self::ReportBeforeSync,
+        Self::IgnoreMarkDependencies,
+        Self::ForgetReplaced,
+        Self::SkipVoid,
+        Self::AppendAfterTornTail,
+        Self::SkipRewrite,
+        Self::RewriteWithoutHeader,
+        Self::ShowBeforeSync,
+        Self::ReserveForPuts,
+        Self::CopyWithoutSync,
+        Self::SkipSeal,
+        Self::SkipVoidAgain,
+        Self::SkipDirSync,
+        Self::ServeUnchecked,
+    ];
 }

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 pub use real::RealFs;
-pub use sim::{Fault, SimFs};
+pub use sim::{Fault, SimFs, Tear};
 
 /// A file system, seen from one directory of segments.
 pub trait Fs: fmt::Debug + Send + Sync {

@@ -97,7 +97,7 @@ mod types;
 
 pub use committer::{Committer, Completion};
 pub use error::StoreError;
-pub use fs::{Fault, File, Fs, RealFs, SimFs};
+pub use fs::{Fault, File, Fs, RealFs, SimFs, Tear};
 pub use log::{Log, LogOptions, SaltSource};
 pub use memory::MemoryStore;
 pub use reader::Reader;

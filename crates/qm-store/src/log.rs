@@ -96,6 +96,8 @@ impl Active {
 pub(crate) struct Shared {
     index: RwLock<Index>,
     failed: OnceLock<Arc<str>>,
+    /// For tests of the tests.
+    serves_unchecked: bool,
 }
 
 impl Shared {
@@ -113,6 +115,10 @@ impl Shared {
         StoreError::Failed {
             cause: Arc::clone(cause),
         }
+    }
+
+    pub(crate) const fn serves_unchecked(&self) -> bool {
+        self.serves_unchecked
     }
 
     pub(crate) fn index(&self) -> RwLockReadGuard<'_, Index> {
@@ -344,13 +350,23 @@ impl Log {
         file.file
             .write_at(&scratch.buffer, u64::from(base))
             .map_err(|error| file.error("write", error))?;
-        if !self.options.broken(Break::ReportBeforeSync) {
+        let end = group_at + narrow(group_bytes);
+        let is_early = self.options.broken(Break::ShowBeforeSync);
+        let copies_only = batches.is_empty() && !carried.is_empty();
+        let skips_sync = self.options.broken(Break::ReportBeforeSync)
+            || (copies_only && self.options.broken(Break::CopyWithoutSync));
+        let mut opened = Some(opened);
+        if is_early && let Some(opened) = opened.take() {
+            self.show(opened, end, batches, sizes, carried, &scratch.offsets)?;
+        }
+        if !skips_sync {
             file.file
                 .sync_data()
                 .map_err(|error| file.error("flush", error))?;
         }
-        let end = group_at + narrow(group_bytes);
-        self.show(opened, end, batches, sizes, carried, &scratch.offsets)?;
+        if let Some(opened) = opened {
+            self.show(opened, end, batches, sizes, carried, &scratch.offsets)?;
+        }
         self.next_group += 1;
         self.last_group_bytes = group_bytes;
         if scratch.buffer.capacity() > 2 * self.options.group_bytes_max {

@@ -2,6 +2,8 @@
 //!
 //! Nothing here shares code with the index that recovery builds, so that the two can be compared.
 
+mod found;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,105 +20,12 @@ use crate::scan::{Found, Scan, Sink};
 use crate::segment::{SegmentFile, Window};
 use crate::types::StreamId;
 
+pub use found::{Checked, Damage, Lost, LostRecord};
+
 /// Damaged places that are listed one by one; the rest is counted.
 const DAMAGES_MAX: usize = 10_000;
 /// Longest head of a damaged record that is kept for whoever wants to know which message it was.
 const HEAD_BYTES_MAX: usize = 4096;
-
-/// Bytes that are not what was written.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Damage {
-    /// The file.
-    pub file: PathBuf,
-    /// Sequence number of the segment, when its header can be read.
-    pub segment: Option<u64>,
-    /// Where in the file it starts.
-    pub offset: u64,
-    /// How many bytes are in doubt.
-    pub bytes: u64,
-    /// What was found there.
-    pub what: &'static str,
-    /// What it costs.
-    pub lost: Lost,
-}
-
-/// What damage costs.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Lost {
-    /// Nothing: there is another copy, or it was removed already.
-    Nothing,
-    /// This record, which was live.
-    Record(LostRecord),
-    /// Nobody knows: records may be missing, and removed ones may be back, because their removals
-    /// stood here.
-    Unknown {
-        /// The record that was probably here: its header no longer matches its checksum either.
-        likely: Option<LostRecord>,
-    },
-}
-
-/// A record that cannot be served.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct LostRecord {
-    /// Its stream.
-    pub stream: StreamId,
-    /// Its position.
-    pub position: u64,
-    /// Its head as it stands on the disk, which no checksum vouches for; empty when it is long.
-    pub head: Bytes,
-}
-
-/// What an offline check found.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Checked {
-    /// Segments in the log.
-    pub segments: u64,
-    /// Segment files that hold nothing.
-    pub empty_segments: u64,
-    /// Bytes of the log that were read and verified.
-    pub bytes: u64,
-    /// Live records that are whole, by stream.
-    pub streams: BTreeMap<StreamId, u64>,
-    /// Live records that are whole.
-    pub records: u64,
-    /// Live records that are damaged; each is lost.
-    pub lost_records: u64,
-    /// Live records that stand before damage of unknown content: they may have been removed.
-    pub uncertain_records: u64,
-    /// Keyed state.
-    pub state: BTreeMap<Bytes, Bytes>,
-    /// The last write had not finished: in which file, and where the log ends in it. No damage:
-    /// nothing of it was reported done.
-    pub unfinished: Option<(PathBuf, u64)>,
-    /// Files that an earlier start set aside because it could not read their headers.
-    pub set_aside: Vec<PathBuf>,
-    /// Every damaged place, as far as they are listed.
-    pub damages: Vec<Damage>,
-    /// Damaged places beyond those.
-    pub unlisted: u64,
-}
-
-impl Checked {
-    /// Whether every byte is what was written.
-    #[must_use]
-    pub fn is_sound(&self) -> bool {
-        self.damages.is_empty() && self.unlisted == 0
-    }
-
-    /// Whether damage cost something.
-    #[must_use]
-    pub fn loses(&self) -> bool {
-        self.unlisted > 0
-            || self
-                .damages
-                .iter()
-                .any(|damage| damage.lost != Lost::Nothing)
-    }
-}
 
 /// Verifies everything in a store that no process has open, and changes nothing.
 ///

@@ -1,13 +1,14 @@
 //! A disk in memory that does to unflushed data what real disks may do, from a seed.
 
-use std::collections::BTreeMap;
+mod disk;
+
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{File, Fs};
 
-const SECTOR: usize = 512;
+use disk::{DirOp, Disk, Inode, Verdict, injected};
 
 /// An in-memory, deterministic disk of one machine.
 ///
@@ -31,10 +32,58 @@ pub enum Fault {
     /// Operation `n` fails once, without effect. A failed flush forgets what it should have
     /// flushed: it stays readable until the crash but no later flush saves it, as Linux does.
     FailAt(u64),
+    /// Operation `n` and everything after it fails without effect, as on a drive that died.
+    FailFrom(u64),
+    /// Read `n` fails once; see [`SimFs::reads`].
+    FailReadAt(u64),
+    /// From operation `n` on nothing grows: what would is `StorageFull`.
+    FullFrom(u64),
+    /// From operation `n` on every write and allocation is `StorageFull`, also of what exists, as
+    /// on file systems that write elsewhere and on thinly provisioned volumes.
+    FullForAllFrom(u64),
     /// Every write and allocation fails.
     FailWrites,
     /// Flushes return success and do nothing: a broken drive, for checking that tests can fail.
     LyingSync,
+}
+
+/// What of the unflushed survives a power cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Tear {
+    /// Each sector, length and name as the seed decides, some sectors in part.
+    Seeded(u64),
+    /// Nothing.
+    Nothing,
+    /// All of it, the operation that was cut included.
+    Everything,
+    /// In every file the sectors of the first half of what was written, and the first half of the
+    /// changes of names.
+    FirstHalf,
+    /// The last half: what was written later is there, what was written before it is not.
+    LastHalf,
+    /// Every other sector and change of a name, from the first one on.
+    Even,
+    /// The others.
+    Odd,
+    /// All of it, but the last sector of every file only to its middle.
+    MidSector,
+    /// Of sectors written several times, the oldest version.
+    Oldest,
+}
+
+impl Tear {
+    /// All kinds that need no seed.
+    pub const FIXED: [Self; 8] = [
+        Self::Nothing,
+        Self::Everything,
+        Self::FirstHalf,
+        Self::LastHalf,
+        Self::Even,
+        Self::Odd,
+        Self::MidSector,
+        Self::Oldest,
+    ];
 }
 
 impl Default for SimFs {
@@ -66,8 +115,12 @@ impl SimFs {
     /// survives, is lost or is torn, as the seed decides. Open handles fail from now on, faults
     /// are lifted, locks are released.
     pub fn crash(&self, seed: u64) {
-        let mut disk = lock(&self.disk);
-        disk.crash(&mut SplitMix(seed));
+        self.crash_as(Tear::Seeded(seed));
+    }
+
+    /// The same, with a say in what survives.
+    pub fn crash_as(&self, tear: Tear) {
+        lock(&self.disk).crash(tear);
     }
 
     /// Adds a fault.
@@ -101,6 +154,23 @@ impl SimFs {
     #[must_use]
     pub fn writes(&self) -> u64 {
         lock(&self.disk).writes
+    }
+
+    /// How many reads were asked for so far.
+    #[must_use]
+    pub fn reads(&self) -> u64 {
+        lock(&self.disk).reads
+    }
+
+    /// Replaces the content of a file, on the disk and in the cache, or makes the file; as somebody
+    /// who meddles with it does.
+    pub fn replace(&self, path: &Path, content: &[u8]) {
+        lock(&self.disk).replace(path, content);
+    }
+
+    /// Removes a file, on the disk and in the cache; false when there is none.
+    pub fn lose(&self, path: &Path) -> bool {
+        lock(&self.disk).lose(path)
     }
 
     /// Flips one bit of a file, on the disk and in the cache; false when there is no such byte.
@@ -266,6 +336,7 @@ impl File for SimFile {
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         let mut disk = self.disk()?;
+        disk.read_step()?;
         let content = &disk.node(self.inode)?.current;
         let start = usize::try_from(offset).map_or(content.len(), |at| at.min(content.len()));
         let count = buffer.len().min(content.len() - start);
@@ -310,281 +381,6 @@ impl File for SimFile {
         let handle = self.handle;
         Ok(*disk.locks.entry(self.inode).or_insert(handle) == handle)
     }
-}
-
-#[derive(Debug, Clone, Default)]
-struct Disk {
-    inodes: BTreeMap<u64, Inode>,
-    names: BTreeMap<PathBuf, u64>,
-    durable_names: BTreeMap<PathBuf, u64>,
-    pending_names: Vec<DirOp>,
-    locks: BTreeMap<u64, u64>,
-    faults: Vec<Fault>,
-    capacity: Option<u64>,
-    powerless: bool,
-    boot: u64,
-    next_inode: u64,
-    next_handle: u64,
-    operations: u64,
-    syncs: u64,
-    writes: u64,
-}
-
-#[derive(Debug, Clone, Default)]
-struct Inode {
-    durable: Vec<u8>,
-    current: Vec<u8>,
-    pending: Vec<Write>,
-}
-
-#[derive(Debug, Clone)]
-struct Write {
-    offset: usize,
-    bytes: Vec<u8>,
-}
-
-/// One change of names that survives whole or not at all.
-#[derive(Debug, Clone)]
-struct DirOp {
-    unlink: Option<PathBuf>,
-    link: Option<(PathBuf, u64)>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Verdict {
-    Pass,
-    Fail,
-    Cut,
-}
-
-impl Disk {
-    fn check_power(&self) -> io::Result<()> {
-        if self.powerless {
-            Err(injected())
-        } else {
-            Ok(())
-        }
-    }
-
-    fn node(&mut self, inode: u64) -> io::Result<&mut Inode> {
-        self.inodes
-            .get_mut(&inode)
-            .ok_or_else(|| io::ErrorKind::NotFound.into())
-    }
-
-    fn step(&mut self, is_write: bool) -> Verdict {
-        let number = self.operations;
-        self.operations += 1;
-        if self.faults.contains(&Fault::CutAt(number)) {
-            self.powerless = true;
-            return Verdict::Cut;
-        }
-        if self.faults.contains(&Fault::FailAt(number))
-            || (is_write && self.faults.contains(&Fault::FailWrites))
-        {
-            return Verdict::Fail;
-        }
-        Verdict::Pass
-    }
-
-    fn write(&mut self, inode: u64, bytes: &[u8], offset: u64) -> io::Result<()> {
-        let verdict = self.step(true);
-        if verdict == Verdict::Fail {
-            return Err(injected());
-        }
-        let offset = usize::try_from(offset).map_err(io::Error::other)?;
-        let end = offset
-            .checked_add(bytes.len())
-            .ok_or(io::ErrorKind::InvalidInput)?;
-        let used: u64 = self
-            .inodes
-            .values()
-            .map(|node| node.current.len() as u64)
-            .sum();
-        let capacity = self.capacity;
-        let node = self.node(inode)?;
-        let growth = end.saturating_sub(node.current.len()) as u64;
-        if growth > 0 && capacity.is_some_and(|capacity| used + growth > capacity) {
-            return Err(io::ErrorKind::StorageFull.into());
-        }
-        let write = Write {
-            offset,
-            bytes: bytes.to_vec(),
-        };
-        write.apply(&mut node.current);
-        node.pending.push(write);
-        if verdict == Verdict::Cut {
-            Err(injected())
-        } else {
-            Ok(())
-        }
-    }
-
-    fn directory_change(&mut self, op: DirOp) -> io::Result<()> {
-        let verdict = self.step(false);
-        if verdict == Verdict::Fail {
-            return Err(injected());
-        }
-        self.link(op);
-        if verdict == Verdict::Cut {
-            Err(injected())
-        } else {
-            Ok(())
-        }
-    }
-
-    fn link(&mut self, op: DirOp) {
-        op.apply(&mut self.names);
-        self.pending_names.push(op);
-    }
-
-    fn drop_orphans(&mut self) {
-        let Self {
-            inodes,
-            names,
-            durable_names,
-            pending_names,
-            ..
-        } = self;
-        inodes.retain(|inode, _| {
-            names.values().any(|named| named == inode)
-                || durable_names.values().any(|named| named == inode)
-                || pending_names
-                    .iter()
-                    .any(|op| op.link.as_ref().is_some_and(|l| l.1 == *inode))
-        });
-    }
-
-    fn crash(&mut self, random: &mut SplitMix) {
-        // Even seeds cut the tail of the name changes, odd seeds lose any of them.
-        let in_order = random.next().is_multiple_of(2);
-        let mut lost = false;
-        for op in std::mem::take(&mut self.pending_names) {
-            let survives = random.next().is_multiple_of(2);
-            if survives && !(in_order && lost) {
-                op.apply(&mut self.durable_names);
-            } else {
-                lost = true;
-            }
-        }
-        self.names = self.durable_names.clone();
-        for node in self.inodes.values_mut() {
-            node.crash(random);
-        }
-        self.drop_orphans();
-        self.forget_handles();
-    }
-
-    fn forget_handles(&mut self) {
-        self.boot += 1;
-        self.locks.clear();
-        self.faults.clear();
-        self.powerless = false;
-    }
-}
-
-impl Inode {
-    fn crash(&mut self, random: &mut SplitMix) {
-        let pending = std::mem::take(&mut self.pending);
-        // How often a sector survives differs between crashes: nearly all, half, hardly any.
-        let odds = [1, 4, 7][random.below(3)];
-        let mut sectors: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
-        for (number, write) in pending.iter().enumerate() {
-            if write.bytes.is_empty() {
-                continue;
-            }
-            let last = (write.offset + write.bytes.len() - 1) / SECTOR;
-            for sector in write.offset / SECTOR..=last {
-                sectors.entry(sector).or_default().push(number);
-            }
-        }
-        let before = self.durable.clone();
-        for (sector, writes) in sectors {
-            if random.below(8) >= odds {
-                continue;
-            }
-            let start = sector * SECTOR;
-            let mut old = before.get(start..).unwrap_or_default().to_vec();
-            old.resize(SECTOR, 0);
-            let mut new = old.clone();
-            // Any of the versions this sector went through may be the one on the platter.
-            let versions = random.below(writes.len()) + 1;
-            for number in &writes[..versions] {
-                old.copy_from_slice(&new);
-                pending[*number].apply_to_sector(start, &mut new);
-            }
-            if random.below(8) == 0 {
-                let torn = random.below(SECTOR + 1);
-                new[torn..].copy_from_slice(&old[torn..]);
-            }
-            let end = (start + SECTOR).min(self.current.len());
-            if end <= start {
-                continue;
-            }
-            if self.durable.len() < end {
-                self.durable.resize(end, 0);
-            }
-            self.durable[start..end].copy_from_slice(&new[..end - start]);
-        }
-        self.current = self.durable.clone();
-    }
-}
-
-impl Write {
-    fn apply(&self, content: &mut Vec<u8>) {
-        let end = self.offset + self.bytes.len();
-        if content.len() < end {
-            content.resize(end, 0);
-        }
-        content[self.offset..end].copy_from_slice(&self.bytes);
-    }
-
-    fn apply_to_sector(&self, start: usize, sector: &mut [u8]) {
-        let from = self.offset.max(start);
-        let to = (self.offset + self.bytes.len()).min(start + SECTOR);
-        sector[from - start..to - start]
-            .copy_from_slice(&self.bytes[from - self.offset..to - self.offset]);
-    }
-}
-
-impl DirOp {
-    fn apply(&self, names: &mut BTreeMap<PathBuf, u64>) {
-        if let Some(name) = &self.unlink {
-            names.remove(name);
-        }
-        if let Some((name, inode)) = &self.link {
-            names.insert(name.clone(), *inode);
-        }
-    }
-
-    fn is_in(&self, dir: &Path) -> bool {
-        let name = self
-            .unlink
-            .as_ref()
-            .or_else(|| self.link.as_ref().map(|link| &link.0));
-        name.is_some_and(|name| name.parent() == Some(dir))
-    }
-}
-
-/// Steele, Lea, Flood: *Fast splittable pseudorandom number generators* (2014).
-struct SplitMix(u64);
-
-impl SplitMix {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, bound: usize) -> usize {
-        usize::try_from(self.next() % bound as u64).unwrap_or(0)
-    }
-}
-
-fn injected() -> io::Error {
-    io::Error::other("injected fault")
 }
 
 fn lock(disk: &Mutex<Disk>) -> MutexGuard<'_, Disk> {

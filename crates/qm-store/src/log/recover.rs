@@ -147,7 +147,7 @@ pub(super) fn open(
                 segment_bytes: segment.file.bytes,
             });
         }
-        make_durable(segment, tail)?;
+        make_durable(segment, tail, &options)?;
     }
     if closed {
         for slot in order.values().rev().skip(1).copied() {
@@ -171,7 +171,7 @@ pub(super) fn open(
                 segment.sealed = true;
             }
         }
-        if !options.broken(Break::SkipVoid) {
+        if !options.broken(Break::SkipVoid) && !options.broken(Break::SkipVoidAgain) {
             for spare in &listing.spares {
                 spare.void()?;
             }
@@ -183,7 +183,10 @@ pub(super) fn open(
         space.add_spare(spare);
     }
 
-    let shared = Arc::new(Shared::default());
+    let shared = Arc::new(Shared {
+        serves_unchecked: options.broken(Break::ServeUnchecked),
+        ..Shared::default()
+    });
     *shared.index_mut() = std::mem::take(&mut replay.index);
     // These hold files, and what is held is not used again.
     drop((segments, replay));
@@ -333,9 +336,13 @@ fn check_belonging(segments: &[Listed]) -> Result<(), StoreError> {
 
 /// Writes the last group again and flushes it. After a failed flush or a killed process it may
 /// be readable without being on the disk, and a mere flush would not put it there.
-fn make_durable(segment: &Segment, tail: Tail) -> Result<(), StoreError> {
+fn make_durable(segment: &Segment, tail: Tail, options: &LogOptions) -> Result<(), StoreError> {
+    if options.broken(Break::SkipRewrite) {
+        return Ok(());
+    }
     let file = &segment.file;
-    let mut at = if tail.last_group == DATA_AT {
+    let with_header = !options.broken(Break::RewriteWithoutHeader);
+    let mut at = if tail.last_group == DATA_AT && with_header {
         0
     } else {
         tail.last_group

@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use crate::breaks::Break;
 use crate::error::StoreError;
 use crate::format::RECORD_BYTES;
 use crate::index::Slot;
@@ -56,7 +57,10 @@ impl Log {
     pub(super) fn has_room_for_puts(&mut self, bytes: usize) -> Result<bool, StoreError> {
         let mut moved = 0;
         loop {
-            let needed = self.options.reserve_segments() + usize::from(!self.fits(bytes));
+            let mut needed = self.options.reserve_segments() + usize::from(!self.fits(bytes));
+            if self.options.broken(Break::ReserveForPuts) {
+                needed = usize::from(!self.fits(bytes));
+            }
             if self.space.spares() >= needed {
                 self.refused_bytes = 0;
                 return Ok(true);

@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::breaks::Break;
 use crate::error::StoreError;
 use crate::fs::{File, Fs};
 use crate::segment::SegmentFile;
@@ -36,6 +37,8 @@ pub(super) struct Space {
     log_bytes: u64,
     patience: u32,
     waiting: u32,
+    /// For tests of the tests.
+    skips_dir_sync: bool,
 }
 
 #[derive(Debug)]
@@ -63,6 +66,7 @@ impl Space {
             log_bytes: 0,
             patience: 0,
             waiting: 0,
+            skips_dir_sync: options.broken(Break::SkipDirSync),
         }
     }
 
@@ -263,7 +267,13 @@ impl Space {
         let path = file_path(&self.dir, growing.number);
         self.fs
             .rename(&growing.path, &path)
-            .and_then(|()| self.fs.sync_dir(&self.dir))
+            .and_then(|()| {
+                if self.skips_dir_sync {
+                    Ok(())
+                } else {
+                    self.fs.sync_dir(&self.dir)
+                }
+            })
             .map_err(|error| StoreError::io("rename", &growing.path, error))?;
         let bytes = self.segment_bytes;
         self.spares.push(Arc::new(SegmentFile {

@@ -1,0 +1,354 @@
+//! Every workload under every fault at every operation, and a table of what came of it.
+//!
+//! `cargo xtask store-faults` prints the table, `--full` leaves no operation out; an ordinary test
+//! run takes samples.
+
+use std::sync::Arc;
+
+use qm_store::{Fault, Fs, SimFs, Tear, check};
+
+use crate::common::*;
+use crate::workloads::*;
+
+/// How much of everything is done.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Extent {
+    /// Of the operations of a workload every so many-th is hit.
+    stride: u64,
+    /// Of the operations of each recovery every so many-th is hit again; none without.
+    second_stride: Option<u64>,
+    tears: &'static [Tear],
+    second_tears: &'static [Tear],
+    /// Whether the first violation is enough.
+    stops: bool,
+}
+
+const SEEDED: [Tear; 12] = [
+    Tear::Nothing,
+    Tear::Everything,
+    Tear::FirstHalf,
+    Tear::LastHalf,
+    Tear::Even,
+    Tear::Odd,
+    Tear::MidSector,
+    Tear::Oldest,
+    Tear::Seeded(1),
+    Tear::Seeded(2),
+    Tear::Seeded(3),
+    Tear::Seeded(4),
+];
+
+impl Extent {
+    /// What `QM_STORE_FAULTS` asks for: `full`, `some` or, without it, a sample.
+    pub(crate) fn asked() -> Self {
+        match std::env::var("QM_STORE_FAULTS").as_deref() {
+            Ok("full") => Self {
+                stride: 1,
+                second_stride: Some(1),
+                tears: &SEEDED,
+                second_tears: &[Tear::Nothing, Tear::Odd, Tear::Seeded(9)],
+                stops: false,
+            },
+            Ok(_) => Self {
+                stride: 1,
+                second_stride: Some(3),
+                tears: &[Tear::Nothing, Tear::LastHalf, Tear::Odd, Tear::Seeded(1)],
+                second_tears: &[Tear::Nothing],
+                stops: false,
+            },
+            Err(_) => Self {
+                stride: 7,
+                second_stride: Some(11),
+                tears: &[Tear::Nothing, Tear::Odd],
+                second_tears: &[Tear::Nothing],
+                stops: false,
+            },
+        }
+    }
+
+    /// Until something is noticed, and nothing left out on the way.
+    #[cfg(feature = "__breaks")]
+    pub(crate) const UNTIL_NOTICED: Self = Self {
+        stride: 1,
+        second_stride: Some(2),
+        tears: &[Tear::Nothing, Tear::Odd, Tear::LastHalf, Tear::Seeded(1)],
+        second_tears: &[Tear::Nothing, Tear::Odd],
+        stops: true,
+    };
+}
+
+/// A line of the table.
+#[derive(Debug, Default)]
+pub(crate) struct Row {
+    workload: &'static str,
+    fault: &'static str,
+    runs: u64,
+    pub(crate) violations: u64,
+    /// The first few.
+    pub(crate) examples: Vec<String>,
+}
+
+impl Row {
+    fn new(workload: &Workload, fault: &'static str) -> Self {
+        Self {
+            workload: workload.name,
+            fault,
+            ..Self::default()
+        }
+    }
+
+    fn line(&self) -> String {
+        let Self {
+            workload,
+            fault,
+            runs,
+            violations,
+            ..
+        } = self;
+        format!("| {workload} | {fault} | {runs} | {violations} |")
+    }
+
+    fn run(&mut self, outcome: Result<(), String>, what: impl FnOnce() -> String) {
+        self.runs += 1;
+        if let Err(error) = outcome {
+            self.violations += 1;
+            if self.examples.len() < 3 {
+                self.examples.push(format!("{}: {error}", what()));
+            }
+        }
+    }
+}
+
+/// Operations that a run without faults takes.
+fn operations(workload: &Workload) -> u64 {
+    let fs = Arc::new(SimFs::new());
+    let told = drive(workload, &fs);
+    assert!(
+        told.finished && told.wrong.is_none(),
+        "{workload:?}: {told:?}"
+    );
+    if workload.is_tight() {
+        assert!(told.full > 0, "{}: the disk must get full", workload.name);
+    } else {
+        assert_eq!(told.full, 0, "{}", workload.name);
+    }
+    let reused = reused(&fs);
+    assert!(
+        reused >= workload.reuses,
+        "{}: {reused} segments used again",
+        workload.name
+    );
+    fs.operations()
+}
+
+/// How many segments were begun in a file that had been one before.
+fn reused(fs: &SimFs) -> u64 {
+    let names = fs.list(&dir()).unwrap();
+    let sequence = |name: &String| {
+        let content = fs.content(&dir().join(name)).unwrap();
+        let header = content
+            .starts_with(b"qmstore\0")
+            .then(|| content[16..24].to_vec());
+        header.map_or(0, |bytes| u64::from_le_bytes(bytes.try_into().unwrap()))
+    };
+    let newest = names.iter().map(sequence).max().unwrap();
+    newest.saturating_sub(names.len() as u64 - 1)
+}
+
+/// What is found is what was told; the check that reads beside recovery agrees; and it stays so
+/// through a further power cut, and goes on working.
+fn holds(workload: &Workload, fs: &Arc<SimFs>, told: &Told) -> Result<(), String> {
+    if let Some(wrong) = &told.wrong {
+        return Err(format!("while it ran: {wrong}"));
+    }
+    let checked = check(fs.as_ref(), &dir()).map_err(|error| format!("check: {error}"))?;
+    let (log, found) = open_and_read(workload, fs)?;
+    if !told.allows(&found) {
+        return Err(difference(&found, &told.done));
+    }
+    let records: usize = found.streams.values().map(|stream| stream.len()).sum();
+    if checked.records != records as u64 || checked.state != found.state || checked.loses() {
+        return Err(format!("the check sees otherwise: {checked:?}"));
+    }
+    drop(log);
+    let cut = Arc::new(fs.as_ref().clone());
+    cut.crash_as(Tear::Nothing);
+    let (mut log, again) = open_and_read(workload, &cut)?;
+    if again != found {
+        let text = difference(&again, &found);
+        return Err(format!("recovery told more than is on disk: {text}"));
+    }
+    let removal = batch([remove(3, u64::MAX, u64::MAX)]);
+    let answers = log.commit(&[removal]);
+    if !matches!(answers.as_deref(), Ok([qm_store::Applied::Done])) {
+        return Err(format!("it does not go on: {answers:?}"));
+    }
+    Ok(())
+}
+
+/// A process that starts without a power cut sees what only the cache knows; what it builds on that
+/// must survive one.
+fn goes_on(workload: &Workload, fs: &Arc<SimFs>) -> Result<(), String> {
+    let told = carry_on(workload, fs)?;
+    fs.crash_as(Tear::Nothing);
+    holds(workload, fs, &told)
+}
+
+/// The power goes at every operation, and again at every operation of the recovery after that.
+pub(crate) fn power_cuts(workload: &Workload, extent: Extent, lies: bool) -> Vec<Row> {
+    let (first, second) = if lies {
+        ("flushes lie, power cut (control)", "")
+    } else {
+        ("power cut", "power cut, then another in recovery")
+    };
+    let mut rows = vec![Row::new(workload, first), Row::new(workload, second)];
+    let total = operations(workload);
+    for cut in (0..=total).step_by(extent.stride as usize) {
+        for tear in extent.tears {
+            if extent.stops && rows.iter().any(|row| row.violations > 0) {
+                return rows;
+            }
+            let fs = Arc::new(SimFs::new());
+            if lies {
+                fs.inject(Fault::LyingSync);
+            }
+            fs.inject(Fault::CutAt(cut));
+            let told = drive(workload, &fs);
+            fs.crash_as(*tear);
+            let what = || format!("{}, cut at {cut}, {tear:?}", workload.name);
+            let copy = Arc::new(fs.as_ref().clone());
+            rows[0].run(holds(workload, &copy, &told), what);
+            let Some(stride) = extent.second_stride.filter(|_| !lies) else {
+                continue;
+            };
+            let copy = Arc::new(fs.as_ref().clone());
+            let before = copy.operations();
+            drop(open_and_read(workload, &copy));
+            let recovery = copy.operations() - before;
+            // Another offset each time, so that a sample meets all of them.
+            for again in (cut % stride..=recovery).step_by(stride as usize) {
+                for second in extent.second_tears {
+                    let fs = Arc::new(fs.as_ref().clone());
+                    fs.inject(Fault::CutAt(fs.operations() + again));
+                    drop(open_and_read(workload, &fs));
+                    fs.crash_as(*second);
+                    rows[1].run(holds(workload, &fs, &told), || {
+                        format!("{}, again at {again}, {second:?}", what())
+                    });
+                }
+            }
+        }
+    }
+    rows.retain(|row| !row.fault.is_empty());
+    rows
+}
+
+/// A name, and the fault from an operation on.
+type Failure = (&'static str, fn(u64) -> Fault);
+
+/// The kinds of failing operations, with what a drive, a file system or a cable does.
+fn failures() -> [Failure; 4] {
+    [
+        ("one operation fails", Fault::FailAt),
+        ("all fail from one on", Fault::FailFrom),
+        ("disk full from one on", Fault::FullFrom),
+        ("disk full also for what exists", Fault::FullForAllFrom),
+    ]
+}
+
+/// An operation fails at every place; the process starts again, perhaps after a power cut.
+pub(crate) fn failing(workload: &Workload, extent: Extent) -> Vec<Row> {
+    let total = operations(workload);
+    let mut rows = Vec::new();
+    for (name, fault) in failures() {
+        let mut row = Row::new(workload, name);
+        for at in (0..total).step_by(extent.stride as usize) {
+            if extent.stops && row.violations > 0 {
+                break;
+            }
+            let fs = Arc::new(SimFs::new());
+            fs.inject(fault(at));
+            let told = drive(workload, &fs);
+            // Whoever tries with the fault still there is refused or served rightly.
+            let still = Arc::new(fs.as_ref().clone());
+            still.inject(fault(0));
+            let what = || format!("{}, {name} at {at}", workload.name);
+            if let Ok((_log, found)) = open_and_read(workload, &still) {
+                let right = told.allows(&found) || told.wrong.is_some();
+                let outcome = right
+                    .then_some(())
+                    .ok_or_else(|| difference(&found, &told.done));
+                row.run(outcome, || format!("{}, still failing", what()));
+            }
+            fs.heal();
+            for tear in [None, Some(Tear::Nothing), Some(Tear::Odd)] {
+                let fs = Arc::new(fs.as_ref().clone());
+                if let Some(tear) = tear {
+                    fs.crash_as(tear);
+                }
+                let outcome = holds(workload, &fs, &told);
+                row.run(outcome, || format!("{}, then {tear:?}", what()));
+            }
+            if at % 3 == 0 || extent.stride == 1 {
+                let outcome = goes_on(workload, &fs);
+                row.run(outcome, || format!("{}, then goes on", what()));
+            }
+        }
+        rows.push(row);
+    }
+    rows
+}
+
+/// A read fails at every place: nothing wrong is told, and nothing is lost by it.
+pub(crate) fn failing_reads(workload: &Workload, extent: Extent) -> Row {
+    let mut row = Row::new(workload, "one read fails");
+    let whole = Arc::new(SimFs::new());
+    drive(workload, &whole);
+    for at in (0..whole.reads()).step_by(extent.stride as usize * 2) {
+        let fs = Arc::new(SimFs::new());
+        fs.inject(Fault::FailReadAt(at));
+        let told = drive(workload, &fs);
+        fs.heal();
+        let outcome = holds(workload, &fs, &told);
+        row.run(outcome, || format!("{}, read {at}", workload.name));
+    }
+    row
+}
+
+/// The first lines of the table.
+const HEAD: &str = "| workload | fault | runs | violations |\n|---|---|---|---|";
+
+#[test]
+fn every_fault_at_every_operation() {
+    let extent = Extent::asked();
+    let mut rows = Vec::new();
+    println!("{HEAD}");
+    for workload in all_workloads() {
+        let mut some = power_cuts(&workload, extent, false);
+        some.extend(failing(&workload, extent));
+        some.push(failing_reads(&workload, extent));
+        some.iter().for_each(|row| println!("{}", row.line()));
+        rows.extend(some);
+    }
+    let runs: u64 = rows.iter().map(|row| row.runs).sum();
+    println!("\n{runs} runs");
+    let examples: Vec<&String> = rows.iter().flat_map(|row| &row.examples).collect();
+    assert!(examples.is_empty(), "{examples:#?}");
+}
+
+/// The campaign must be able to fail: a drive that only pretends to flush loses what was told.
+#[test]
+fn a_lying_drive_breaks_what_was_told() {
+    let extent = Extent {
+        second_stride: None,
+        ..Extent::asked()
+    };
+    println!("{HEAD}");
+    for row in all_workloads()
+        .iter()
+        .flat_map(|workload| power_cuts(workload, extent, true))
+    {
+        println!("{}", row.line());
+        assert!(row.violations * 2 > row.runs, "{row:?}");
+    }
+}
