@@ -14,7 +14,7 @@ const EVENT_BYTES: usize = 256;
 #[derive(Debug)]
 pub(crate) struct Budget {
     held_bytes: AtomicUsize,
-    limit_bytes: usize,
+    limit_bytes: AtomicUsize,
     room: Notify,
 }
 
@@ -22,7 +22,7 @@ impl Budget {
     pub(crate) fn new(limit_bytes: usize) -> Arc<Self> {
         Arc::new(Self {
             held_bytes: AtomicUsize::new(0),
-            limit_bytes,
+            limit_bytes: AtomicUsize::new(limit_bytes),
             room: Notify::new(),
         })
     }
@@ -49,7 +49,13 @@ impl Budget {
     }
 
     pub(crate) fn is_full(&self) -> bool {
-        self.held_bytes.load(Ordering::Acquire) >= self.limit_bytes
+        self.held_bytes.load(Ordering::Acquire) >= self.limit_bytes.load(Ordering::Acquire)
+    }
+
+    /// Raises the limit.
+    pub(crate) fn raise(&self, limit_bytes: usize) {
+        self.limit_bytes.fetch_max(limit_bytes, Ordering::AcqRel);
+        self.room.notify_waiters();
     }
 }
 
@@ -77,7 +83,7 @@ impl Drop for Held {
     fn drop(&mut self) {
         let counted = self.bytes + EVENT_BYTES;
         let before = self.budget.held_bytes.fetch_sub(counted, Ordering::AcqRel);
-        let limit = self.budget.limit_bytes;
+        let limit = self.budget.limit_bytes.load(Ordering::Acquire);
         if before >= limit && before - counted < limit {
             self.budget.room.notify_waiters();
         }

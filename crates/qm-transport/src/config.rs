@@ -64,6 +64,12 @@ pub struct EndpointConfig {
     /// The same for the control and ack lanes, so that messages cannot hold them back.
     /// Default 2 MiB.
     pub steering_bytes_max: usize,
+    /// A link on which more than this was given to [`send`](crate::Endpoint::send) and not yet
+    /// taken over by QUIC is closed: its peer does not read. Above a window of messages, or peers
+    /// that are only slow would be closed. Default 64 MiB.
+    pub unread_bytes_max: u64,
+    /// The same for all links together: the one that leaves most unread is closed. Default 512 MiB.
+    pub unread_bytes_total_max: u64,
     /// Limits against floods.
     pub limits: Limits,
 }
@@ -82,6 +88,17 @@ pub struct Limits {
     pub handshakes: usize,
     /// Incoming handshakes under way from one IP address. Default 128.
     pub handshakes_per_address: usize,
+    /// Incoming handshakes that may begin in a second; four seconds' worth at once. What comes
+    /// faster is not answered, and comes again by itself. Default 256.
+    pub handshakes_per_second: u32,
+    /// The same for one IPv4 address or one IPv6 network of 64 bits. Default 64.
+    pub handshakes_per_second_per_address: u32,
+    /// Links that came in and are not [trusted](crate::Endpoint::trust), with
+    /// [`stranger_window_bytes`](EndpointConfig::stranger_window_bytes): another one takes the
+    /// place of the oldest. Default 256.
+    pub strangers: usize,
+    /// Dials under way. Default 1024.
+    pub dials: usize,
 }
 
 impl Default for EndpointConfig {
@@ -102,6 +119,8 @@ impl Default for EndpointConfig {
             stranger_window_bytes: None,
             received_bytes_max: 8 << 20,
             steering_bytes_max: 2 << 20,
+            unread_bytes_max: 64 << 20,
+            unread_bytes_total_max: 512 << 20,
             limits: Limits::default(),
         }
     }
@@ -115,6 +134,10 @@ impl Default for Limits {
             links_per_address: 512,
             handshakes: 512,
             handshakes_per_address: 128,
+            handshakes_per_second: 256,
+            handshakes_per_second_per_address: 64,
+            strangers: 256,
+            dials: 1024,
         }
     }
 }

@@ -1,13 +1,13 @@
 //! The endpoint: one UDP socket, all the links of a node.
 
 use core::fmt;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use qm_wire::QmId;
-use quinn::{Incoming, TokioRuntime, VarInt};
+use quinn::{TokioRuntime, VarInt};
 use ring::rand::{SecureRandom as _, SystemRandom};
 use rustls::pki_types::CertificateDer;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -19,6 +19,7 @@ use crate::config::EndpointConfig;
 use crate::dial;
 use crate::error::{BindError, CloseReason, DialError};
 use crate::event::{Event, LinkId};
+use crate::gate::{Gate, Rates, origin};
 use crate::key::{NodeKey, public_key_of_spki};
 use crate::lane::Lane;
 use crate::link::{self, Link, canonical, tell};
@@ -26,6 +27,9 @@ use crate::memory::Network;
 use crate::quic::{Client, Quic, code};
 use crate::stats::LinkStats;
 use crate::tls::crypto_provider;
+
+/// A link with less unread than this is not why there is too much of it.
+const UNREAD_SHARE_BYTES: u64 = 1 << 20;
 
 /// A node's place on the network: a UDP socket and the links over it.
 ///
@@ -46,7 +50,7 @@ pub(crate) struct Shared {
     pub(crate) resolver: Resolver,
     events: mpsc::UnboundedSender<Event>,
     runtime: Handle,
-    table: Mutex<Table>,
+    pub(crate) table: Mutex<Table>,
     /// A link, a dial or an incoming handshake has ended.
     ended: Notify,
 }
@@ -58,15 +62,18 @@ pub(crate) enum Resolver {
 }
 
 #[derive(Default)]
-struct Table {
-    links: BTreeMap<LinkId, Arc<Link>>,
+pub(crate) struct Table {
+    pub(crate) links: BTreeMap<LinkId, Arc<Link>>,
     links_by_peer: BTreeMap<QmId, usize>,
     links_by_address: BTreeMap<IpAddr, usize>,
-    handshakes: usize,
-    handshakes_by_address: BTreeMap<IpAddr, usize>,
+    /// Links that came in and are not trusted, oldest first.
+    strangers: BTreeSet<LinkId>,
+    pub(crate) handshakes: usize,
+    pub(crate) handshakes_by_address: BTreeMap<IpAddr, usize>,
+    pub(crate) rates: Rates,
     dials: usize,
     last_link: u64,
-    shut_down: bool,
+    pub(crate) shut_down: bool,
 }
 
 impl Endpoint {
@@ -198,6 +205,12 @@ impl Endpoint {
             );
             return;
         }
+        if table.dials >= shared.config.limits.dials {
+            let limit = "as many dials under way as there may be";
+            let error = DialError::TooMany { limit };
+            tell(&shared.events, Event::DialFailed { dial, error });
+            return;
+        }
         table.dials += 1;
         drop(table);
         let address = address.to_owned();
@@ -212,9 +225,10 @@ impl Endpoint {
 
     /// Queues whole frames, one behind the other, for a lane of a link.
     ///
-    /// Frames of one lane arrive in the order of the calls. Never waits and never refuses: the
-    /// caller bounds what is in flight by its own credit and by
-    /// [`queued_bytes`](Self::queued_bytes). Hand over many frames at once: up to 64 KiB is sent
+    /// Frames of one lane arrive in the order of the calls. Never waits and never refuses; a link
+    /// whose peer leaves more than
+    /// [`unread_bytes_max`](EndpointConfig::unread_bytes_max) unread is closed with
+    /// [`CloseReason::Unread`]. Hand over many frames at once: up to 64 KiB is sent
     /// as cheaply as one. For a link that has ended the frames are dropped; its `Closed` has been
     /// told or is about to be.
     pub fn send(&self, link: LinkId, lane: Lane, frames: Bytes) {
@@ -222,6 +236,7 @@ impl Endpoint {
         let found = shared.table().links.get(&link).cloned();
         if let Some(link) = found {
             link.send(&shared.runtime, lane, frames);
+            shared.bound_unread(&link);
         }
     }
 
@@ -242,9 +257,12 @@ impl Endpoint {
     /// [`stranger_window_bytes`](EndpointConfig::stranger_window_bytes), without which every link
     /// has it from the start. Cannot be taken back except by [`close`](Self::close).
     pub fn trust(&self, link: LinkId) {
-        let found = self.shared().table().links.get(&link).cloned();
+        let mut table = self.shared().table();
+        table.strangers.remove(&link);
+        let found = table.links.get(&link).cloned();
+        drop(table);
         if let Some(link) = found {
-            link.trust();
+            link.trust(&self.shared().config);
         }
     }
 
@@ -322,7 +340,7 @@ impl Drop for LastHandle {
 }
 
 impl Shared {
-    fn table(&self) -> MutexGuard<'_, Table> {
+    pub(crate) fn table(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -395,6 +413,29 @@ impl Shared {
         self.ended.notify_waiters();
     }
 
+    /// Ends a link when its peer leaves too much unread; and when all peers together do, the one
+    /// that leaves most.
+    fn bound_unread(&self, link: &Arc<Link>) {
+        let config = &self.config;
+        if let Some(bytes) = link.unread_too_much(config) {
+            return link.end_unread(bytes);
+        }
+        // Adding up takes a look at every link: only when this one has its share of it.
+        if link.queued_bytes() < UNREAD_SHARE_BYTES {
+            return;
+        }
+        let table = self.table();
+        let total: u64 = table.links.values().map(|link| link.queued_bytes()).sum();
+        let most = table.links.values().max_by_key(|link| link.queued_bytes());
+        let most = most
+            .filter(|_| total > config.unread_bytes_total_max)
+            .cloned();
+        drop(table);
+        if let Some(most) = most {
+            most.end_unread(most.queued_bytes());
+        }
+    }
+
     /// Enters the link into the table, if the limits allow it.
     fn admit(
         &self,
@@ -409,6 +450,7 @@ impl Shared {
             return Err(DialError::ShutDown);
         }
         let from_peer = table.links_by_peer.get(&peer).copied().unwrap_or(0);
+        let address = origin(address);
         let from_address = table.links_by_address.get(&address).copied().unwrap_or(0);
         let too_many = |limit| Err(DialError::TooMany { limit });
         if table.links.len() >= limits.links {
@@ -417,15 +459,33 @@ impl Shared {
         if from_peer >= limits.links_per_peer {
             return too_many("as many links with one identity as there may be");
         }
+        let mut ousted = None;
         if dial.is_none() {
             if from_address >= limits.links_per_address {
                 return too_many("as many links from one address as there may be");
             }
             table.links_by_address.insert(address, from_address + 1);
+            if table.strangers.len() >= limits.strangers {
+                // Whoever is known is told apart within a moment: keys cost an attacker nothing,
+                // and must not shut out those who come after him.
+                let oldest = table.strangers.pop_first();
+                ousted = oldest.and_then(|oldest| table.links.get(&oldest).cloned());
+            }
         }
         table.links_by_peer.insert(peer, from_peer + 1);
-        let link = Link::new(table.next_link(), peer, connection.clone(), &self.config);
+        let (id, dialled) = (table.next_link(), dial.is_some());
+        let link = Link::new(id, peer, dialled, connection.clone(), &self.config);
         table.links.insert(link.id, Arc::clone(&link));
+        if dial.is_none() && self.config.stranger_window_bytes.is_some() {
+            table.strangers.insert(link.id);
+        }
+        drop(table);
+        if let Some(ousted) = ousted {
+            ousted.end_now(CloseReason::Local {
+                code: u32::from(qm_wire::Outcome::BUSY.0),
+                reason: "too many strangers are connected; newer ones took the place".to_owned(),
+            });
+        }
         Ok(link)
     }
 }
@@ -440,9 +500,10 @@ impl Table {
         if self.links.remove(&link.id).is_none() {
             return;
         }
+        self.strangers.remove(&link.id);
         count_down(&mut self.links_by_peer, link.peer);
         if dial.is_none() {
-            count_down(&mut self.links_by_address, address);
+            count_down(&mut self.links_by_address, origin(address));
         }
     }
 }
@@ -478,7 +539,7 @@ impl<F: Fn(&mut Table)> Drop for OnDrop<'_, F> {
 /// Takes incoming handshakes until the endpoint is closed.
 async fn accept(shared: Arc<Shared>) {
     while let Some(incoming) = shared.quinn.accept().await {
-        let address = incoming.remote_address().ip().to_canonical();
+        let address = origin(incoming.remote_address().ip());
         match shared.gate(&incoming, address) {
             Gate::Open => {
                 let shared = Arc::clone(&shared);
@@ -498,42 +559,8 @@ async fn accept(shared: Arc<Shared>) {
             // Fails only for those who have proved their address, which the gate lets in.
             Gate::ProveAddress => drop(incoming.retry()),
             Gate::Shut => incoming.refuse(),
+            Gate::Later => incoming.ignore(),
         }
-    }
-}
-
-/// What to do with an incoming handshake.
-enum Gate {
-    Open,
-    ProveAddress,
-    Shut,
-}
-
-impl Shared {
-    fn gate(&self, incoming: &Incoming, address: IpAddr) -> Gate {
-        let limits = &self.config.limits;
-        let mut table = self.table();
-        let from_address = table
-            .handshakes_by_address
-            .get(&address)
-            .copied()
-            .unwrap_or(0);
-        let full = table.handshakes >= limits.handshakes
-            || from_address >= limits.handshakes_per_address
-            || table.links.len() >= limits.links;
-        if table.shut_down || full {
-            return Gate::Shut;
-        }
-        let busy = table.handshakes >= limits.handshakes / 2
-            || from_address >= limits.handshakes_per_address / 2;
-        if busy && !incoming.remote_address_validated() && incoming.may_retry() {
-            return Gate::ProveAddress;
-        }
-        table.handshakes += 1;
-        table
-            .handshakes_by_address
-            .insert(address, from_address + 1);
-        Gate::Open
     }
 }
 

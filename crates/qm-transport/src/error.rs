@@ -198,6 +198,12 @@ pub enum CloseReason {
         /// Its explanation, at most 1 KiB, made printable.
         reason: String,
     },
+    /// The peer left too much of what was sent to it unread.
+    #[error("the peer leaves what is sent to it unread: {bytes} bytes")]
+    Unread {
+        /// How much had gathered here.
+        bytes: u64,
+    },
     /// The peer has too many links.
     #[error("the peer has too many links: {reason}")]
     PeerTooMany {

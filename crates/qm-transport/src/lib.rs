@@ -83,6 +83,7 @@ mod endpoint;
 mod error;
 mod event;
 mod framing;
+mod gate;
 mod key;
 mod lane;
 mod link;

@@ -33,13 +33,22 @@ use writer::{Writer, write_lane};
 const MOVES_MIN: Duration = Duration::from_secs(1);
 /// Longest text taken over from a peer.
 const REASON_BYTES_MAX: usize = 1024;
+/// What of a stranger is received and not handled.
+const STRANGER_BYTES_MAX: usize = 512 << 10;
+/// What a peer may leave unread of the control and ack lanes.
+const STEERING_UNREAD_BYTES_MAX: u64 = 16 << 20;
+/// The same for a stranger.
+const STRANGER_UNREAD_BYTES_MAX: u64 = 1 << 20;
 
 /// The shared half of a link.
 pub(crate) struct Link {
     pub(crate) id: LinkId,
     pub(crate) peer: QmId,
+    /// Whether this node dialled it.
+    dialled: bool,
     pub(crate) connection: quinn::Connection,
     queued_bytes: AtomicU64,
+    queued_steering_bytes: AtomicU64,
     state: Mutex<State>,
     /// The last writer has ended, or `state.ending` was set.
     changed: Notify,
@@ -73,6 +82,7 @@ impl Link {
     pub(crate) fn new(
         id: LinkId,
         peer: QmId,
+        dialled: bool,
         connection: quinn::Connection,
         config: &EndpointConfig,
     ) -> Arc<Self> {
@@ -83,12 +93,17 @@ impl Link {
         Arc::new(Self {
             id,
             peer,
+            dialled,
             connection,
             queued_bytes: AtomicU64::new(0),
+            queued_steering_bytes: AtomicU64::new(0),
             state: Mutex::default(),
             changed: Notify::new(),
             messages: Budget::new(config.received_bytes_max),
-            steering: Budget::new(config.steering_bytes_max),
+            steering: Budget::new(match config.stranger_window_bytes {
+                Some(_) => config.steering_bytes_max.min(STRANGER_BYTES_MAX),
+                None => config.steering_bytes_max,
+            }),
             opened: AtomicU32::new(0),
             remote: Mutex::new(remote),
             trusted: watch::Sender::new(config.stranger_window_bytes.is_none()),
@@ -111,6 +126,10 @@ impl Link {
         };
         self.queued_bytes
             .fetch_add(frames.len() as u64, Ordering::AcqRel);
+        if lane.is_steering() {
+            self.queued_steering_bytes
+                .fetch_add(frames.len() as u64, Ordering::AcqRel);
+        }
         let mut opened = None;
         let queue = place.get_or_insert_with(|| {
             let (sender, queue) = mpsc::unbounded_channel();
@@ -119,8 +138,7 @@ impl Link {
         });
         if let Err(mpsc::error::SendError(frames)) = queue.send(frames) {
             // The writer has met the end of the connection; `Closed` is on its way.
-            self.queued_bytes
-                .fetch_sub(frames.len() as u64, Ordering::AcqRel);
+            self.written(lane, frames.len() as u64);
         }
         if let Some(queue) = opened {
             state.writers += 1;
@@ -146,8 +164,35 @@ impl Link {
         self.changed.notify_one();
     }
 
+    /// How much has gathered unread, if it is more than may be. Whoever asks and does not read the
+    /// answers makes only the steering lanes grow; messages are sent by this node's own will.
+    pub(crate) fn unread_too_much(&self, config: &EndpointConfig) -> Option<u64> {
+        let steering_max = if *self.trusted.borrow() || self.dialled {
+            STEERING_UNREAD_BYTES_MAX
+        } else {
+            STRANGER_UNREAD_BYTES_MAX
+        };
+        let steering = self.queued_steering_bytes.load(Ordering::Acquire);
+        let queued = self.queued_bytes();
+        (queued > config.unread_bytes_max || steering > steering_max).then_some(queued)
+    }
+
+    /// Bytes of a lane were taken over by QUIC.
+    fn written(&self, lane: Lane, bytes: u64) {
+        self.queued_bytes.fetch_sub(bytes, Ordering::AcqRel);
+        if lane.is_steering() {
+            self.queued_steering_bytes
+                .fetch_sub(bytes, Ordering::AcqRel);
+        }
+    }
+
+    /// Ends the link of a peer that does not read. What was queued is dropped with it.
+    pub(crate) fn end_unread(&self, bytes: u64) {
+        self.end_now(CloseReason::Unread { bytes });
+    }
+
     /// Ends the link without waiting for anything.
-    fn end_now(&self, reason: CloseReason) {
+    pub(crate) fn end_now(&self, reason: CloseReason) {
         self.end(reason);
         self.close_connection();
     }
@@ -156,6 +201,9 @@ impl Link {
         let (code, text) = match &self.state().ending {
             Some(CloseReason::Local { code, reason }) => (u64::from(*code), reason.clone()),
             Some(reason @ CloseReason::Misbehaved(_)) => (code::MISBEHAVED, reason.to_string()),
+            Some(reason @ CloseReason::Unread { .. }) => {
+                (u64::from(qm_wire::Outcome::BUSY.0), reason.to_string())
+            }
             _ => (code::SHUT_DOWN, String::new()),
         };
         let code = VarInt::from_u64(code).unwrap_or(VarInt::MAX);
@@ -168,7 +216,8 @@ impl Link {
     }
 
     /// Opens the whole window, and lets the message lanes be read.
-    pub(crate) fn trust(&self) {
+    pub(crate) fn trust(&self, config: &EndpointConfig) {
+        self.steering.raise(config.steering_bytes_max);
         if !self.trusted.send_replace(true) {
             self.connection.set_receive_window(self.connection_window);
         }

@@ -1,7 +1,6 @@
 //! Writing a lane: many small pieces in, few large ones out.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use bytes::{Bytes, BytesMut};
 use quinn::WriteError;
@@ -57,7 +56,7 @@ pub(super) async fn write_lane(
             for bytes in piece.chunks.into_iter().flatten() {
                 stream.write_chunk(bytes).await?;
             }
-            link.queued_bytes.fetch_sub(bytes, Ordering::AcqRel);
+            link.written(lane, bytes);
         }
         stream.finish().map_err(|_e| WriteError::ClosedStream)?;
         // Resolves when the peer has acknowledged everything; `stopped` is the end of the lane.

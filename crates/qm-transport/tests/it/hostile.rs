@@ -1,11 +1,20 @@
 //! Peers that hold a valid key and misuse it.
 
 use bytes::{BufMut, Bytes, BytesMut};
-use qm_transport::{CloseReason, FramingError, Lane};
+use std::time::Duration;
+
+use qm_transport::{CloseReason, EndpointConfig, Event, FramingError, Lane, Limits, NodeKey};
 use qm_wire::DecodeError;
 use qm_wire::limits::{CONTROL_BYTES_MAX, FRAME_BODY_BYTES_DEFAULT};
 
 use crate::support::{Node, connect, frame, numbered, numbers};
+
+/// Opens links from `node` and never reads what comes on them.
+async fn deaf(victim: &Node, seed: u8) -> (quinn::Connection, NodeKey) {
+    let key = NodeKey::generate([seed; 32]);
+    let at = victim.endpoint.local_addr().unwrap();
+    (crate::raw::dial_as(&key, at).await.unwrap(), key)
+}
 
 /// Sends `frames`, which need not be any, and returns how the link ends on both sides.
 async fn misbehave(lane: Lane, frames: Bytes) -> (CloseReason, CloseReason) {
@@ -88,4 +97,165 @@ async fn a_lane_that_ends_inside_a_frame_is_misbehaviour() {
     bad.endpoint.close(to_good, 0, "");
     let error = FramingError::Truncated { missing_bytes: 66 };
     assert_eq!(good.closed(to_bad).await, CloseReason::Misbehaved(error));
+}
+
+#[tokio::test]
+async fn a_peer_that_does_not_read_is_closed_and_others_are_served() {
+    let config = EndpointConfig {
+        unread_bytes_max: 4 << 20,
+        ..EndpointConfig::default()
+    };
+    let mut victim = Node::loopback_with(1, config).await;
+    let mut good = Node::loopback(2).await;
+    let (good_to_victim, to_good) = connect(&mut good, &mut victim).await;
+    let (_connection, _key) = deaf(&victim, 3).await;
+    let to_deaf = victim.connected().await;
+    let mut sent = 0;
+    let reason = loop {
+        // quinn's own windows take the first 2 MiB of a lane.
+        victim
+            .endpoint
+            .send(to_deaf, Lane::Priority(3), frame(&vec![0; 256 << 10]));
+        sent += 1;
+        assert!(sent < 200, "nothing bounds it");
+        if let Some(Event::Closed { link, reason }) = victim.told_now() {
+            assert_eq!(link, to_deaf);
+            break reason;
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    };
+    assert!(
+        matches!(reason, CloseReason::Unread { bytes } if bytes > 4 << 20),
+        "{reason:?}"
+    );
+    assert_eq!(victim.endpoint.queued_bytes(to_deaf), 0);
+    victim
+        .endpoint
+        .send(to_good, Lane::Control, frame(b"hello"));
+    assert_eq!(good.received().await.0, good_to_victim);
+}
+
+#[tokio::test]
+async fn answers_that_are_not_read_are_bounded_lower_and_all_links_together_too() {
+    let config = EndpointConfig {
+        unread_bytes_total_max: 8 << 20,
+        ..EndpointConfig::default()
+    };
+    let mut victim = Node::loopback_with(1, config).await;
+    let (_first, _) = deaf(&victim, 2).await;
+    let to_first = victim.connected().await;
+    let (_second, _) = deaf(&victim, 3).await;
+    let to_second = victim.connected().await;
+    // 2 MiB are in QUIC's hands, 16 more may wait here, a message fewer than of messages.
+    let answers = frame(&vec![0; 200 << 10]);
+    for _ in 0..120 {
+        victim
+            .endpoint
+            .send(to_first, Lane::Control, answers.clone());
+    }
+    let reason = victim.closed(to_first).await;
+    assert!(matches!(reason, CloseReason::Unread { .. }), "{reason:?}");
+    // Of two that together leave too much, the one with more goes.
+    let (_third, _) = deaf(&victim, 4).await;
+    let to_third = victim.connected().await;
+    let message = frame(&vec![0; 1 << 20]);
+    for _ in 0..5 {
+        victim
+            .endpoint
+            .send(to_second, Lane::Priority(0), message.clone());
+    }
+    // QUIC takes its share before the next one's is compared with what is left.
+    while victim.endpoint.queued_bytes(to_second) > 9 << 19 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    for _ in 0..9 {
+        victim
+            .endpoint
+            .send(to_third, Lane::Priority(0), message.clone());
+    }
+    let reason = victim.closed(to_third).await;
+    assert!(matches!(reason, CloseReason::Unread { .. }), "{reason:?}");
+    assert!(victim.endpoint.stats(to_second).is_some());
+}
+
+#[tokio::test]
+async fn strangers_take_one_anothers_places_and_never_those_of_the_trusted() {
+    let config = EndpointConfig {
+        stranger_window_bytes: Some(64 << 10),
+        limits: Limits {
+            strangers: 3,
+            ..Limits::default()
+        },
+        ..EndpointConfig::default()
+    };
+    let mut victim = Node::loopback_with(1, config).await;
+    let mut good = Node::loopback(2).await;
+    let (good_to_victim, to_good) = connect(&mut good, &mut victim).await;
+    victim.endpoint.trust(to_good);
+    let mut open = Vec::new();
+    let mut links = Vec::new();
+    for seed in 10..20 {
+        open.push(deaf(&victim, seed).await);
+        let mut closed = 0;
+        loop {
+            match victim.told().await {
+                Event::Connected { link, .. } => {
+                    links.push(link);
+                    break;
+                }
+                Event::Closed { .. } => closed += 1,
+                other => panic!("{other:?}"),
+            }
+        }
+        assert!(closed <= 1);
+    }
+    let mut alive = 0;
+    for _ in 0..100 {
+        alive = links
+            .iter()
+            .filter(|l| victim.endpoint.stats(**l).is_some())
+            .count();
+        if alive == 3 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(alive, 3);
+    assert!(
+        victim.endpoint.stats(*links.last().unwrap()).is_some(),
+        "the newest is let in"
+    );
+    good.endpoint
+        .send(good_to_victim, Lane::Priority(1), frame(b"still here"));
+    loop {
+        match victim.told().await {
+            Event::Received { link, .. } => break assert_eq!(link, to_good),
+            Event::Closed { link, .. } => assert_ne!(link, to_good),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn handshakes_that_come_too_fast_wait_and_get_in_by_themselves() {
+    let config = EndpointConfig {
+        limits: Limits {
+            handshakes_per_second_per_address: 2,
+            ..Limits::default()
+        },
+        ..EndpointConfig::default()
+    };
+    let mut victim = Node::loopback_with(1, config).await;
+    let began = tokio::time::Instant::now();
+    let mut open = Vec::new();
+    for seed in 10..20 {
+        open.push(deaf(&victim, seed).await);
+        victim.connected().await;
+    }
+    // Eight at once, then two a second.
+    assert!(
+        began.elapsed() >= Duration::from_millis(500),
+        "{:?}",
+        began.elapsed()
+    );
 }

@@ -133,6 +133,14 @@ async fn dial(
     endpoint.connect_with(config, to, "qm").unwrap().await
 }
 
+/// Connects with that key, as a peer that does nothing further by itself.
+pub(crate) async fn dial_as(
+    key: &NodeKey,
+    to: SocketAddr,
+) -> Result<quinn::Connection, quinn::ConnectionError> {
+    dial(to, own(key), ALPN).await
+}
+
 fn own(key: &NodeKey) -> Option<Arc<dyn ResolvesClientCert>> {
     Some(Arc::new(AlwaysResolvesClientRawPublicKeys::new(certified(
         key, key,
