@@ -6,10 +6,12 @@
 #![forbid(unsafe_code)]
 
 mod cache;
+mod engine;
 mod store;
 mod wire;
 
 pub use cache::dedup_ops;
+pub use engine::{engine_ops, local_session};
 pub use store::store_recover;
 pub use wire::{
     address_parse, decode_local_frame, decode_peer_frame, envelope_differential,
@@ -29,4 +31,6 @@ pub const TARGETS: &[Target] = &[
     ("address_parse", address_parse),
     ("dedup_ops", dedup_ops),
     ("store_recover", store_recover),
+    ("engine_ops", engine_ops),
+    ("local_session", local_session),
 ];

@@ -49,6 +49,7 @@ fn vectors() -> Vec<(String, String, bool, Vec<u8>)> {
 fn seeds() -> Seeds {
     let mut seeds = Seeds::new();
     let mut stream = vec![7];
+    let mut session = Vec::new();
     for (name, reader, is_valid, bytes) in vectors() {
         match reader.as_str() {
             "peer" | "open" => {
@@ -59,6 +60,9 @@ fn seeds() -> Seeds {
                 seeds.insert(("decode_peer_frame", name), bytes);
             }
             "client" | "node" => {
+                if is_valid && reader == "client" {
+                    session.push((!name.contains("hello"), bytes.clone()));
+                }
                 seeds.insert(("decode_local_frame", name), bytes);
             }
             "envelope" => {
@@ -69,6 +73,9 @@ fn seeds() -> Seeds {
         }
     }
     seeds.insert(("frame_stream", "every_frame".to_owned()), stream);
+    session.sort();
+    let session = session.into_iter().flat_map(|(_, bytes)| bytes).collect();
+    seeds.insert(("local_session", "every_frame".to_owned()), session);
     seeds
 }
 

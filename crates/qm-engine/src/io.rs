@@ -264,6 +264,12 @@ pub enum Output {
         /// One sentence for the other side.
         text: String,
     },
+    /// The peer of a link may send: give the link the full use of the network. Until then it is a
+    /// stranger's, and needs room for greetings and acks only.
+    Trust {
+        /// Which.
+        link: LinkId,
+    },
     /// Open a link; answered by [`Input::Connected`] or [`Input::DialFailed`].
     Dial {
         /// Number that the answer repeats.

@@ -310,6 +310,9 @@ impl Engine {
             self.turn_away(link, Outcome::BUSY, "too many peers await approval");
             return self.disconnected_from(peer, 0, "too many peers await approval here");
         }
+        if approval == Approval::Approved {
+            self.outputs.push_back(Output::Trust { link });
+        }
         self.next_attempt += 1;
         let attempt = self.next_attempt;
         let mut session = Session::new(link, peer, remote, dialled, self.now.at, attempt);

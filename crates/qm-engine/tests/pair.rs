@@ -149,6 +149,7 @@ impl Node {
                         .collect();
                     self.engine.handle(now, Input::Loaded { load, records });
                 }
+                Output::Trust { .. } => {}
                 other => panic!("unexpected {other:?}"),
             }
         }

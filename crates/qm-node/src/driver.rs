@@ -4,10 +4,11 @@
 //! Everything that is ready is taken at once, then the engine is asked once. So batches form by
 //! themselves: the busier the node, the more a write, a commit and an ack cover.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use qm_engine::admin::AdminReply;
 use qm_engine::{ConnId, DialFailure, Engine, Input, Lane, LinkId, Output, Timestamp};
 use qm_transport::{CloseReason, DialError, Endpoint, Event as NetworkEvent, Held};
@@ -19,8 +20,10 @@ use crate::adapter::{Disk, DiskEvent};
 use crate::admin_json::{self, Shape};
 use crate::clock::NodeClock;
 use crate::events;
+use crate::fair::{Fairness, Tally};
 use crate::info::NodeInfo;
 use crate::local::{Conn, LocalEvent};
+use crate::log_rate;
 
 /// Inputs that are handled before the engine is asked what follows from them.
 const BATCH_INPUTS: usize = 1024;
@@ -29,6 +32,8 @@ const BATCH_INPUTS: usize = 1024;
 pub(crate) const GATHERED_BYTES_MAX: usize = 16 << 20;
 /// Longest sleep: node time goes on while the machine sleeps, timers do not.
 const SLEEP_MAX: Duration = Duration::from_secs(60);
+/// What waits for its turn is looked at this often.
+const WAITING_LOOK: Duration = Duration::from_millis(10);
 /// A stopping node commits what it gathered for at most this long.
 const STOP_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -54,6 +59,10 @@ pub(crate) struct Driver {
     conns: BTreeMap<ConnId, Arc<Conn>>,
     /// Connections with something to write.
     written: BTreeSet<ConnId>,
+    /// Whose frames wait because they brought nothing.
+    fair: Fairness,
+    /// Requests of applications that ask for more than the loop has time for.
+    asking: BTreeMap<ConnId, VecDeque<ClientFrame>>,
     /// How answers to administrative requests are to look.
     shapes: BTreeMap<(ConnId, u64), Shape>,
     /// Received bytes that are not yet dealt with.
@@ -83,6 +92,8 @@ impl Driver {
             info,
             conns: BTreeMap::new(),
             written: BTreeSet::new(),
+            fair: Fairness::new(),
+            asking: BTreeMap::new(),
             shapes: BTreeMap::new(),
             held: Vec::new(),
             gathered_bytes: 0,
@@ -127,6 +138,7 @@ impl Driver {
                 () = sleep(pause) => self.handle(Input::Tick),
             }
             self.take_ready(&mut network, local);
+            self.serve_waiting();
             self.drain();
             // Lets the connections' tasks read and write, however busy this loop is.
             tokio::task::yield_now().await;
@@ -143,7 +155,12 @@ impl Driver {
 
     fn pause(&self, until: Timestamp) -> Duration {
         let left_us = until.0.saturating_sub(self.clock.now().at.0);
-        Duration::from_micros(left_us).min(SLEEP_MAX)
+        let most = if self.fair.is_waiting() || !self.asking.is_empty() {
+            WAITING_LOOK
+        } else {
+            SLEEP_MAX
+        };
+        Duration::from_micros(left_us).min(most)
     }
 
     fn handle(&mut self, input: Input) {
@@ -203,6 +220,7 @@ impl Driver {
                 dial,
             } => {
                 let link = LinkId(link.0);
+                self.fair.opened(link, peer);
                 Input::Connected {
                     link,
                     peer,
@@ -220,19 +238,25 @@ impl Driver {
                 }
             }
             NetworkEvent::Received {
-                link, frames, held, ..
+                link,
+                lane,
+                frames,
+                held,
             } => {
-                self.held.push(held);
-                self.gathered_bytes += frames.len();
-                Input::Received {
-                    link: LinkId(link.0),
-                    frames,
+                let link = LinkId(link.0);
+                if let Some((frames, held)) = self.fair.admit(link, lane, frames, held) {
+                    self.receive(link, lane, frames, held);
+                }
+                return;
+            }
+            NetworkEvent::Closed { link, reason } => {
+                let link = LinkId(link.0);
+                self.fair.closed(link);
+                Input::Closed {
+                    link,
+                    text: close_text(reason),
                 }
             }
-            NetworkEvent::Closed { link, reason } => Input::Closed {
-                link: LinkId(link.0),
-                text: close_text(reason),
-            },
             NetworkEvent::AddressChanged { link, remote } => {
                 tracing::info!(event = "peer_moved", link = link.0, %remote, "a peer changed its address");
                 return;
@@ -240,6 +264,68 @@ impl Driver {
             _ => return,
         };
         self.handle(input);
+    }
+
+    /// Hands frames of a peer over, and notes what that brought.
+    fn receive(&mut self, link: LinkId, lane: qm_transport::Lane, frames: Bytes, held: Held) {
+        self.held.push(held);
+        self.gathered_bytes += frames.len();
+        let before = Tally::of(self.engine.counters());
+        let began = Instant::now();
+        self.handle(Input::Received { link, frames });
+        let after = Tally::of(self.engine.counters());
+        self.fair
+            .charge(link, lane, (before, after), began.elapsed());
+    }
+
+    /// Serves those whose turn has come among those that wait.
+    fn serve_waiting(&mut self) {
+        let mut served = None;
+        while self.gathered_bytes < GATHERED_BYTES_MAX {
+            let Some((link, lane, frames, held)) = self.fair.next_due(served) else {
+                break;
+            };
+            served = Some(link);
+            self.receive(link, lane, frames, held);
+        }
+        let asking: Vec<ConnId> = self.asking.keys().copied().collect();
+        for conn in asking {
+            let Some(mut frames) = self.asking.remove(&conn) else {
+                continue;
+            };
+            if self.conns.contains_key(&conn) {
+                self.serve_client(conn, &mut frames);
+            }
+        }
+    }
+
+    /// Serves an application's frames; those that wait for the time of administrative requests are
+    /// kept, and no further ones are read from it meanwhile.
+    fn serve_client(&mut self, conn: ConnId, frames: &mut VecDeque<ClientFrame>) {
+        while let Some(frame) = frames.pop_front() {
+            // Closed meanwhile, by the engine or because it reads nothing.
+            let Some(known) = self.conns.get(&conn) else {
+                return;
+            };
+            if !matches!(frame, ClientFrame::Admin(_)) {
+                self.on_client(conn, frame);
+                continue;
+            }
+            let began = Instant::now();
+            if !self.fair.admin.may_ask(began) {
+                known.hold_back(true);
+                frames.push_front(frame);
+                self.asking.insert(conn, core::mem::take(frames));
+                return;
+            }
+            self.on_client(conn, frame);
+            // The answer is made when the engine is asked, and is most of the work.
+            self.drain_once();
+            self.fair.admin.spend(began.elapsed());
+        }
+        if let Some(conn) = self.conns.get(&conn) {
+            conn.hold_back(false);
+        }
     }
 
     /// Returns how many inputs it was.
@@ -257,12 +343,9 @@ impl Driver {
             } => {
                 let count = frames.len();
                 self.gathered_bytes += bytes;
-                for frame in frames {
-                    // Closed meanwhile, by the engine or because it reads nothing.
-                    if !self.conns.contains_key(&conn) {
-                        break;
-                    }
-                    self.on_client(conn, frame);
+                match self.asking.get_mut(&conn) {
+                    Some(asking) => asking.extend(frames),
+                    None => self.serve_client(conn, &mut frames.into()),
                 }
                 count
             }
@@ -297,6 +380,7 @@ impl Driver {
 
     fn forget_client(&mut self, conn: ConnId) {
         self.written.remove(&conn);
+        self.asking.remove(&conn);
         self.shapes.retain(|(of, _), _| *of != conn);
         self.handle(Input::ClientClosed { conn });
     }
@@ -326,6 +410,7 @@ impl Driver {
                     let link = qm_transport::LinkId(link.0);
                     self.endpoint.close(link, u32::from(reason.0), &text);
                 }
+                Output::Trust { link } => self.endpoint.trust(qm_transport::LinkId(link.0)),
                 Output::Dial {
                     dial,
                     address,
@@ -391,12 +476,14 @@ impl Driver {
 
     fn close_client(&mut self, id: ConnId, text: &str) {
         if let Some(conn) = self.conns.remove(&id) {
-            tracing::warn!(
-                event = "client_closed",
-                conn = id.0,
-                reason = text,
-                "connection closed"
-            );
+            if log_rate::admits("client_closed") {
+                tracing::warn!(
+                    event = "client_closed",
+                    conn = id.0,
+                    reason = text,
+                    "connection closed"
+                );
+            }
             conn.close();
             self.closed += 1;
             self.forget_client(id);

@@ -5,7 +5,28 @@
 
 use qm_engine::Event;
 
+use crate::log_rate;
+
+/// The word of an event that a peer can cause as often as it likes.
+const fn caused_by_peers(event: &Event) -> Option<&'static str> {
+    Some(match event {
+        Event::SessionOpened { .. } => "session_opened",
+        Event::SessionClosed { .. } => "session_closed",
+        Event::PeerPending { .. } => "peer_pending",
+        Event::PeerMisbehaved { .. } => "peer_misbehaved",
+        Event::AckNotHeld { .. } => "ack_not_held",
+        Event::AckUnverified { .. } => "ack_unverified",
+        Event::IdentityChanged { .. } => "identity_changed",
+        Event::QueueFull { full: true, .. } => "queue_full",
+        Event::QueueFull { full: false, .. } => "queue_has_room",
+        _ => return None,
+    })
+}
+
 pub(crate) fn log(event: &Event) {
+    if caused_by_peers(event).is_some_and(|word| !log_rate::admits(word)) {
+        return;
+    }
     match event {
         Event::Accepted { id } => tracing::trace!(event = "accepted", %id),
         Event::Delivered { source, id } => tracing::trace!(event = "delivered", %source, %id),

@@ -49,11 +49,13 @@ mod driver;
 mod embed;
 pub mod errors;
 mod events;
+mod fair;
 mod holder;
 mod identity_file;
 mod info;
 mod life;
 mod local;
+mod log_rate;
 pub mod run;
 pub mod store_tools;
 

@@ -34,6 +34,8 @@ const FAILURES_MAX: usize = 5;
 const PATIENCE: Duration = Duration::from_secs(600);
 /// First pause before the store is reopened; doubles with every failure.
 const REOPEN_PAUSE: Duration = Duration::from_millis(200);
+/// What somebody unknown may have in flight towards this node: greetings and acks.
+const STRANGER_WINDOW_BYTES: u32 = 64 << 10;
 /// Longest time for the goodbye to peers.
 const GOODBYE: Duration = Duration::from_millis(2_500);
 /// After the network was closed, its port can be busy for a moment.
@@ -162,6 +164,11 @@ async fn live(
     config.transport.listen = config.listen;
     let frame_bytes_max = frame_bytes_max(&config);
     config.transport.max_frame_bytes = frame_bytes_max.saturating_add(FRAME_HEADER_BYTES);
+    // Anybody may dial: until the engine knows that a peer may send, it gets little memory.
+    config
+        .transport
+        .stranger_window_bytes
+        .get_or_insert(STRANGER_WINDOW_BYTES);
 
     let saved = owned.recovered.state.get(SavedClock::KEY);
     let clock = NodeClock::start(saved.and_then(|value| SavedClock::decode(value)));

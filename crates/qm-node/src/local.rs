@@ -11,7 +11,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -26,6 +26,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::{sleep, timeout};
 
 use crate::holder::{self, Holder};
+use crate::log_rate;
 use crate::run::somebody;
 
 /// Bytes of a socket's path that every Unix can take; the system's address has room for 108, with
@@ -39,6 +40,8 @@ const COPY_BYTES: usize = READ_BYTES / 2;
 const READ_AHEAD_BYTES: usize = 16 << 20;
 /// Batches of frames that were read and not yet handled.
 const READ_AHEAD_BATCHES: usize = 256;
+/// While all connections together wait for too much, each looks again this often.
+const CROWDED_LOOK: Duration = Duration::from_millis(10);
 /// An output buffer that grew beyond this is given back once it is empty.
 const OUT_KEEP_BYTES: usize = 64 << 10;
 
@@ -53,6 +56,12 @@ pub struct LocalLimits {
     /// A connection that leaves more than this unread is closed. Default 64 MiB, and what the
     /// last frame has more.
     pub unread_bytes_max: usize,
+    /// All connections together may leave this much unread; above, one that leaves more than its
+    /// share, a hundredth of it, is closed. Default 256 MiB.
+    pub unread_bytes_total_max: usize,
+    /// Bytes of puts of all connections that have no answer; above, a connection with any waits for
+    /// its answers before more is read from it. Default 256 MiB.
+    pub unanswered_bytes_total_max: usize,
     /// Permission bits of the socket. Default `0o600`: its owner only.
     pub mode: u32,
 }
@@ -63,6 +72,8 @@ impl Default for LocalLimits {
             connections: 1024,
             handshake_timeout: Duration::from_secs(10),
             unread_bytes_max: 64 << 20,
+            unread_bytes_total_max: 256 << 20,
+            unanswered_bytes_total_max: 256 << 20,
             mode: 0o600,
         }
     }
@@ -176,6 +187,7 @@ impl LocalSocket {
     ) {
         let room = Arc::new(Semaphore::new(READ_AHEAD_BYTES));
         let open = Arc::new(Semaphore::new(limits.connections));
+        let totals = Arc::new(Totals::new(&limits));
         let mut told_full = false;
         loop {
             let stream = match self.listener.accept().await {
@@ -201,7 +213,13 @@ impl LocalSocket {
             };
             told_full = false;
             let id = ConnId(next_conn.fetch_add(1, Ordering::Relaxed));
-            let conn = Arc::new(Conn::new(id, stream, window, limits.unread_bytes_max));
+            let conn = Arc::new(Conn::new(
+                id,
+                stream,
+                window,
+                limits.unread_bytes_max,
+                &totals,
+            ));
             let (limits, room, events) = (limits.clone(), Arc::clone(&room), events.clone());
             tokio::spawn(async move {
                 converse(&conn, &limits, room, events).await;
@@ -227,6 +245,30 @@ pub(crate) fn channel() -> (mpsc::Sender<LocalEvent>, mpsc::Receiver<LocalEvent>
     mpsc::channel(READ_AHEAD_BATCHES)
 }
 
+/// What all connections hold together.
+#[derive(Debug)]
+struct Totals {
+    unread: AtomicUsize,
+    unread_max: usize,
+    unanswered: AtomicUsize,
+    unanswered_max: usize,
+}
+
+impl Totals {
+    fn new(limits: &LocalLimits) -> Self {
+        Self {
+            unread: AtomicUsize::new(0),
+            unread_max: limits.unread_bytes_total_max,
+            unanswered: AtomicUsize::new(0),
+            unanswered_max: limits.unanswered_bytes_total_max,
+        }
+    }
+
+    fn unanswered_full(&self) -> bool {
+        self.unanswered.load(Ordering::Relaxed) >= self.unanswered_max
+    }
+}
+
 /// One connection; the node's loop writes to it, its own task reads from it.
 #[derive(Debug)]
 pub(crate) struct Conn {
@@ -234,6 +276,9 @@ pub(crate) struct Conn {
     stream: UnixStream,
     window: Window,
     unread_bytes_max: usize,
+    totals: Arc<Totals>,
+    /// Nothing further is read: what was read waits for its turn.
+    held_back: AtomicBool,
     out: Mutex<Out>,
     wake_writer: Notify,
     unanswered: Mutex<Unanswered>,
@@ -244,6 +289,8 @@ pub(crate) struct Conn {
 #[derive(Debug, Default)]
 struct Out {
     buffer: BytesMut,
+    /// Bytes of it that are part of the total.
+    counted: usize,
     /// Once this is empty, nothing further is written.
     closing: bool,
 }
@@ -262,8 +309,16 @@ impl Unanswered {
 }
 
 impl Conn {
-    fn new(id: ConnId, stream: UnixStream, window: Window, unread_bytes_max: usize) -> Self {
+    fn new(
+        id: ConnId,
+        stream: UnixStream,
+        window: Window,
+        unread_bytes_max: usize,
+        totals: &Arc<Totals>,
+    ) -> Self {
         Self {
+            totals: Arc::clone(totals),
+            held_back: AtomicBool::new(false),
             id,
             stream,
             window,
@@ -295,11 +350,34 @@ impl Conn {
         if out.closing {
             return true;
         }
-        if out.buffer.len() > self.unread_bytes_max {
+        let unread = out.buffer.len();
+        let crowded = self.totals.unread.load(Ordering::Relaxed) > self.totals.unread_max;
+        if unread > self.unread_bytes_max || (crowded && unread > self.totals.unread_max / 100) {
             return false;
         }
         frame.encode(&mut out.buffer);
+        self.count_unread(&mut out);
         true
+    }
+
+    /// Keeps the total right after the buffer has changed.
+    fn count_unread(&self, out: &mut Out) {
+        let now = out.buffer.len();
+        let total = &self.totals.unread;
+        if now > out.counted {
+            total.fetch_add(now - out.counted, Ordering::Relaxed);
+        } else {
+            total.fetch_sub(out.counted - now, Ordering::Relaxed);
+        }
+        out.counted = now;
+    }
+
+    /// Reads nothing further from the application until this is taken back.
+    pub(crate) fn hold_back(&self, hold: bool) {
+        self.held_back.store(hold, Ordering::Release);
+        if !hold {
+            self.answered.notify_one();
+        }
     }
 
     /// Writes what was pushed, as far as the socket takes it at once; the rest follows by itself.
@@ -322,7 +400,10 @@ impl Conn {
         while !out.buffer.is_empty() {
             match self.stream.try_write(&out.buffer) {
                 Ok(written) => out.buffer.advance(written),
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return false,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    self.count_unread(out);
+                    return false;
+                }
                 Err(_) => {
                     // The reading side learns it, too, and tells.
                     out.buffer.clear();
@@ -330,6 +411,7 @@ impl Conn {
                 }
             }
         }
+        self.count_unread(out);
         if out.buffer.capacity() > OUT_KEEP_BYTES {
             out.buffer = BytesMut::new();
         }
@@ -361,6 +443,9 @@ impl Conn {
         let mut unanswered = self.unanswered();
         unanswered.bytes += frame_bytes;
         unanswered.puts.push_back(frame_bytes);
+        self.totals
+            .unanswered
+            .fetch_add(frame_bytes, Ordering::Relaxed);
     }
 
     /// Answers need not come in order; counting them from the front keeps the sums right.
@@ -369,6 +454,7 @@ impl Conn {
         let count = count.min(unanswered.puts.len());
         let bytes: usize = unanswered.puts.drain(..count).sum();
         unanswered.bytes -= bytes;
+        self.totals.unanswered.fetch_sub(bytes, Ordering::Relaxed);
         drop(unanswered);
         self.answered.notify_one();
     }
@@ -376,14 +462,24 @@ impl Conn {
     /// Waits until the application may have further puts unanswered.
     async fn room(&self) {
         loop {
-            let fits = {
+            let (fits, crowded) = {
                 let unanswered = self.unanswered();
-                unanswered.fits(self.window) && unanswered.puts.len() < self.window.messages
+                let fits = unanswered.fits(self.window)
+                    && unanswered.puts.len() < self.window.messages
+                    && !self.held_back.load(Ordering::Acquire);
+                let crowded = self.totals.unanswered_full() && !unanswered.puts.is_empty();
+                (fits, crowded)
             };
-            if fits {
+            if fits && !crowded {
                 return;
             }
-            self.answered.notified().await;
+            let answered = self.answered.notified();
+            if crowded {
+                // Others' answers make room, too, and wake nobody here.
+                drop(timeout(CROWDED_LOOK, answered).await);
+            } else {
+                answered.await;
+            }
         }
     }
 
@@ -395,6 +491,17 @@ impl Conn {
         self.unanswered
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Conn {
+    fn drop(&mut self) {
+        let unread = self.out().counted;
+        self.totals.unread.fetch_sub(unread, Ordering::Relaxed);
+        let unanswered = self.unanswered().bytes;
+        self.totals
+            .unanswered
+            .fetch_sub(unanswered, Ordering::Relaxed);
     }
 }
 
@@ -448,7 +555,9 @@ async fn converse(
         ended = reading => ended,
         () = conn.write_rest() => Err(End::Closed),
     };
-    if let Err(End::Broken(reason)) = ended {
+    if let Err(End::Broken(reason)) = ended
+        && log_rate::admits("client_refused")
+    {
         tracing::warn!(
             event = "client_refused",
             conn = conn.id.0,

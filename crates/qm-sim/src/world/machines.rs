@@ -106,6 +106,7 @@ impl World {
             Output::CloseClient { text, .. } => Err(format!(
                 "node{node} shut a well-behaved application out: {text}"
             )),
+            Output::Trust { .. } => Ok(()),
             Output::Event(event) => self.observe(node, event),
             Output::Admin { .. } => Ok(()),
             other => Err(format!("the world does not know {other:?}")),
