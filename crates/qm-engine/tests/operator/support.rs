@@ -164,6 +164,7 @@ impl Node {
                         .collect();
                     self.engine.handle(now, Input::Loaded { load, records });
                 }
+                Output::Trust { .. } => {}
                 other => panic!("unexpected {other:?}"),
             }
         }
