@@ -62,7 +62,7 @@ pub enum ClientError {
     /// Somebody accepted the connection but did not answer the greeting.
     #[error(
         "whoever listens at {path} did not answer within {after_ms} ms; if it is the queue \
-         manager, `qm-node doctor` tells what holds it up"
+         manager, its log tells what holds it up"
     )]
     Timeout {
         /// The socket.
@@ -259,9 +259,7 @@ pub enum FateError {
         outcome: Outcome,
     },
     /// The node was restarted or another one answers: it no longer reports to this client.
-    #[error(
-        "nothing more is reported about message {id}; `qm-node trace {id}` tells what is known"
-    )]
+    #[error("nothing more is reported about message {id}; `qm-node why {id}` tells what is known")]
     Unknown {
         /// The message.
         id: MessageId,

@@ -1,6 +1,8 @@
 //! What can be typed.
 
 mod misuse;
+#[cfg(test)]
+mod promises;
 mod trials;
 
 use std::path::PathBuf;

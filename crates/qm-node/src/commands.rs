@@ -29,6 +29,9 @@ use crate::config::{Settings, Surroundings};
 use crate::exit::{Exit, Failure};
 use crate::output::Output;
 
+#[cfg(test)]
+pub(crate) use self::paper::all_codes;
+
 use self::node::Node;
 
 /// Files that a command opens at a time: its socket, its input or output, the runtime's own.

@@ -40,7 +40,7 @@
 #![forbid(unsafe_code)]
 
 #[cfg(not(unix))]
-compile_error!("qm-node serves applications over Unix domain sockets, which this platform lacks");
+compile_error!("a node serves applications over Unix domain sockets, which this platform lacks");
 
 mod adapter;
 pub mod admin_json;
