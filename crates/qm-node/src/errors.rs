@@ -87,7 +87,7 @@ errors! {
     "`qm-node config check` names it, with what is accepted";
     needs_yes, USAGE,
     "a destructive or bulk command was not confirmed",
-    "this would remove 2 messages from queue orders, and nobody can be asked",
+    "this would close the sessions of hub and take no message from it, and nobody can be asked",
     "add --yes; --dry-run shows what it would do";
     not_initialised, USAGE,
     "the data directory holds no node",

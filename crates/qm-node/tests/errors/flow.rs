@@ -25,8 +25,14 @@ fn signal(pid: u32, name: &str) {
 fn what_destroys_is_confirmed() {
     let node = with_queue();
     fed(node.command(&["send", "orders", "--lines", "-"]), b"a\nb\n");
-    let purge = node.command(&["--json", "queue", "purge", "orders"]);
-    shows(purge, "needs_yes");
+    let purge = ["--json", "queue", "purge", "orders"];
+    let (cause, _) = fails(&ended(&mut node.command(&purge)), "needs_yes");
+    assert!(cause.contains("2 messages from queue orders"), "{cause}");
+    node.done(&["peers", "add", "hub", "hub.invalid"]);
+    shows(
+        node.command(&["--json", "peers", "block", "hub"]),
+        "needs_yes",
+    );
     node.done(&["queue", "purge", "orders", "--dry-run"]);
     assert_eq!(node.done(&["receive", "orders", "--count", "2"]), "a\nb\n");
 }
@@ -93,6 +99,65 @@ fn a_queue_that_does_not_exist_is_rejected_with_its_code() {
         );
         assert!(!fix.contains("nosuch exists"), "{fix}");
     }
+}
+
+#[test]
+fn classes_that_do_not_fit_are_rejected() {
+    let node = with_queue();
+    let args = ["--json", "send", "orders", "x", "--transactional"];
+    fails(&ended(&mut node.command(&args)), "unsupported");
+    let args = ["--json", "queue", "create", "books", "--transactional"];
+    fails(&ended(&mut node.command(&args)), "unsupported");
+}
+
+#[test]
+fn a_dead_letter_says_what_it_died_of() {
+    let node = with_queue();
+    let args = ["send", "orders", "x", "--time-to-be-received", "50ms"];
+    node.done(&args);
+    let nobody = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let far = format!("qm://{}/orders", nobody.local_addr().unwrap());
+    node.done(&["send", &far, "y", "--time-to-reach-queue", "50ms"]);
+    let begun = Instant::now();
+    let dead = loop {
+        let dead = node.done(&["dead", "list", "--json"]);
+        if dead.lines().count() == 2 {
+            break dead;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(20), "{dead}");
+        std::thread::sleep(Duration::from_millis(50));
+    };
+    for reason in ["time_to_be_received_expired", "time_to_reach_queue_expired"] {
+        assert!(dead.contains(reason), "{dead}");
+        let known = node.done(&["errors", reason]);
+        assert!(known.contains("\nfix\tallow more time"), "{known}");
+    }
+}
+
+#[test]
+fn a_sender_hears_that_its_message_was_rejected() {
+    let node = with_queue();
+    let args = [
+        "--json",
+        "send",
+        "orders",
+        "x",
+        "--wait",
+        "received",
+        "--timeout",
+        "20s",
+    ];
+    let mut command = node.command(&args);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = command.spawn().unwrap();
+    let client = qm_client::blocking::Client::connect(node.data().join("node.sock")).unwrap();
+    let wait = qm_client::ReceiveOptions::new().wait(Duration::from_secs(10));
+    let delivery = client
+        .receive(&"orders".parse().unwrap(), &wait)
+        .unwrap()
+        .unwrap();
+    client.wait(delivery.reject()).unwrap();
+    fails(&child.wait_with_output().unwrap(), "rejected_by_receiver");
 }
 
 #[test]
@@ -265,10 +330,16 @@ fn a_fate_that_stays_open_says_what_holds_it_up() {
         refused.0.contains(&format!("{nobody} refuses")),
         "{refused:?}"
     );
-    assert!(refused.1.contains("check that qm-node runs"), "{refused:?}");
+    assert!(refused.1.contains(&nobody.to_string()), "{refused:?}");
     let wrong = send(&format!("qm://{stranger}@{}/orders", other.listen));
     assert!(wrong.0.contains(&other.identity), "{wrong:?}");
     assert!(wrong.0.contains(stranger), "{wrong:?}");
+    let why = node.done(&[
+        "why",
+        &format!("qm://{stranger}@{}/orders", other.listen),
+        "--json",
+    ]);
+    assert!(why.contains("\"code\":\"wrong_identity\""), "{why}");
     assert!(wrong.1.contains("peers forget"), "{wrong:?}");
     let paused = {
         let to = format!("qm://{silent}/orders");
@@ -309,6 +380,8 @@ fn a_stranger_is_told_what_to_ask_for() {
     };
     let (cause, fix) = send();
     assert!(cause.contains("has not approved this node"), "{cause}");
+    let why = node.done(&["why", &to, "--json"]);
+    assert!(why.contains("\"code\":\"pending_approval\""), "{why}");
     assert!(
         fix.contains(&format!("peers approve {}", node.identity)),
         "{fix}"

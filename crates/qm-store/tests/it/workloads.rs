@@ -147,10 +147,7 @@ pub(crate) fn short_among_long(seed: u64) -> Workload {
         }
         if phase % 2 == 1 {
             let first = author.random.below(author.next[0]);
-            author.commit(vec![vec![
-                remove(0, first, first + 1),
-                unset([phase - 1]),
-            ]]);
+            author.commit(vec![vec![remove(0, first, first + 1), unset([phase - 1])]]);
             author.steps.push(Step::Rest);
         }
     }
