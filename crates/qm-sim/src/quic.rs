@@ -214,11 +214,10 @@ impl Wires {
         self.network.inject(from, self.homes[to].shown, bytes);
     }
 
-    /// The end of all faults.
-    pub(crate) fn calm(&mut self, packets: &Packets) {
+    /// The end of all faults; who does not read will by himself.
+    pub(crate) fn calm(&self, packets: &Packets) {
         self.network.set_faults(packets.calm());
         for from in 0..self.homes.len() {
-            self.homes[from].deaf = false;
             for to in 0..self.homes.len() {
                 self.cut(from, to, false);
                 self.set_path(from, to, None);

@@ -232,12 +232,10 @@ impl World {
                 wires.cut(from, to, false);
                 wires.set_path(from, to, None);
             }
+            // A stopped process goes on when its own time is over, and not in pieces.
+            Mend::Ears(node) if self.frozen.get(&node).is_some_and(|thaw| self.now < *thaw) => {}
             Mend::Ears(node) => wires.set_deaf(node, false),
-            Mend::All => {
-                wires.calm(&packets);
-                // What waits for a later time still does; nothing new will.
-                self.frozen.clear();
-            }
+            Mend::All => wires.calm(&packets),
         }
         self.note(&format!("better: {what:?}"));
     }
@@ -245,6 +243,10 @@ impl World {
     /// A stopped process: it does nothing, hears nothing, and what is sent to it is lost. Time goes
     /// on.
     fn freeze(&mut self, node: usize, time_us: u64) {
+        let stopped = self.frozen.get(&node).is_some_and(|thaw| self.now < *thaw);
+        if stopped || self.machines[node].running.is_none() {
+            return;
+        }
         self.note(&format!("node{node} is stopped"));
         self.frozen.insert(node, self.now + time_us);
         for other in (0..self.scenario.nodes).filter(|other| *other != node) {
