@@ -174,8 +174,8 @@ pub enum CloseReason {
     },
     /// The peer called [`Endpoint::close`](crate::Endpoint::close). Code and text travel in a
     /// packet that is not repeated for long: if it is lost, the link ends as
-    /// [`Reset`](Self::Reset) or [`TimedOut`](Self::TimedOut) instead. What must be known belongs
-    /// in a frame sent before.
+    /// [`Reset`](Self::Reset) instead, some two seconds after the last lane. What must be known
+    /// belongs in a frame sent before.
     #[error("closed by the peer with code {code}: {reason}")]
     Peer {
         /// The code it gave.

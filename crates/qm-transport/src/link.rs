@@ -31,6 +31,9 @@ use writer::{Writer, write_lane};
 /// A peer that changes its address more often is told of less often: it must not fill the node's
 /// queue of events.
 const MOVES_MIN: Duration = Duration::from_secs(1);
+/// A peer ends its lanes before it closes. When it is silent for so long after the first, the news
+/// of its close was lost and the link is over here, too; QUIC's own probes take much longer.
+const CLOSE_LOST: Duration = Duration::from_secs(2);
 /// Longest text taken over from a peer.
 const REASON_BYTES_MAX: usize = 1024;
 /// What of a stranger is received and not handled.
@@ -316,14 +319,33 @@ async fn supervise(
     let give_up = sleep(config.flush_timeout);
     tokio::pin!(give_up);
     let mut ending = false;
+    let peer_gone = sleep(Duration::ZERO);
+    tokio::pin!(peer_gone);
+    // Datagrams heard when it was last looked, once the peer ends.
+    let mut peer_ending = None;
+    let heard = || link.connection.stats().udp_rx.datagrams;
     loop {
         tokio::select! {
             biased;
             error = &mut closed => return error,
             Some(read) = readers.join_next(), if !readers.is_empty() => {
-                if let Err(reason) = lane_ended(read) {
-                    link.end_now(reason);
+                match lane_ended(read) {
+                    Err(reason) => link.end_now(reason),
+                    Ok(()) if peer_ending.is_none() => {
+                        // Lanes live as long as their link: the peer is about to close it.
+                        peer_ending = Some(heard());
+                        peer_gone.as_mut().reset(Instant::now() + CLOSE_LOST);
+                    }
+                    Ok(()) => {}
                 }
+            }
+            () = &mut peer_gone, if peer_ending.is_some() => {
+                // Its other lanes may have much to deliver yet.
+                let now = heard();
+                if peer_ending.replace(now) == Some(now) {
+                    link.end_now(CloseReason::Reset);
+                }
+                peer_gone.as_mut().reset(Instant::now() + CLOSE_LOST);
             }
             () = link.changed.notified() => {
                 if link.is_flushed() {

@@ -188,6 +188,32 @@ async fn a_killed_and_restarted_node_is_noticed_at_the_next_packet() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_link_whose_close_is_lost_ends_soon_on_the_other_side_too() {
+    let network = Network::new(1);
+    let mut a = Node::memory(1, &network).await;
+    let mut b = Node::memory(2, &network).await;
+    let (to_b, to_a) = connect(&mut a, &mut b).await;
+    a.endpoint.send(to_b, Lane::Control, frame(b"goodbye"));
+    b.received().await;
+    a.endpoint.close(to_b, 7, "bye");
+    // The end of the lane is there, the close is not: one packet, and nobody repeats it.
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    let (at_a, at_b) = (
+        a.endpoint.local_addr().unwrap(),
+        b.endpoint.local_addr().unwrap(),
+    );
+    network.cut(at_a, at_b);
+    let start = Instant::now();
+    assert_eq!(b.closed(to_a).await, CloseReason::Reset);
+    assert!(
+        start.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        start.elapsed()
+    );
+    a.closed(to_b).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn dialling_nothing_times_out_and_names_are_resolved() {
     let network = Network::new(1);
     let mut a = Node::memory(1, &network).await;
