@@ -111,6 +111,8 @@ impl ConfigError {
 pub(crate) struct Surroundings {
     pub(crate) variables: BTreeMap<String, OsString>,
     pub(crate) root: bool,
+    /// Bytes that the machine, or the limit on the service, lets a process have.
+    pub(crate) memory: Option<u64>,
 }
 
 impl Surroundings {
@@ -119,6 +121,7 @@ impl Surroundings {
         Self {
             variables: std::env::vars_os().filter_map(text).collect(),
             root: rustix::process::geteuid().is_root(),
+            memory: memory_bytes(),
         }
     }
 
@@ -212,7 +215,7 @@ impl Settings {
         }
         if errors.is_empty() {
             settings.place_socket(around);
-            errors = settings.check();
+            errors = settings.check(around.memory);
         }
         if errors.is_empty() {
             Ok(settings)
@@ -357,6 +360,41 @@ impl Settings {
             self.socket_candidates.truncate(2);
         }
     }
+}
+
+/// The least of what the machine has and what limits of control groups leave.
+fn memory_bytes() -> Option<u64> {
+    let read = |path: String| {
+        std::fs::read_to_string(path)
+            .ok()?
+            .trim()
+            .parse::<u64>()
+            .ok()
+    };
+    let group = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let group = group
+        .lines()
+        .find_map(|line| line.strip_prefix("0::"))
+        .unwrap_or("/");
+    let limit = read(format!(
+        "/sys/fs/cgroup/{}/memory.max",
+        group.trim_matches('/')
+    ));
+    let of_container = read("/sys/fs/cgroup/memory.max".to_owned());
+    let machine = machine_memory();
+    [limit, of_container, machine].into_iter().flatten().min()
+}
+
+#[cfg(target_os = "linux")]
+fn machine_memory() -> Option<u64> {
+    let info = rustix::system::sysinfo();
+    let bytes = u128::from(info.totalram).saturating_mul(info.mem_unit.into());
+    u64::try_from(bytes).ok()
+}
+
+#[cfg(not(target_os = "linux"))]
+const fn machine_memory() -> Option<u64> {
+    None
 }
 
 /// Reads a file that people write: a larger one is some other file.

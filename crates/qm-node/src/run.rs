@@ -28,6 +28,8 @@ const SOCKET_FILE: &str = "node.sock";
 /// Files of a node without applications and peers, a few spare ones among them: sockets, the
 /// runtime's own, and those of the store that are open at a time.
 const NODE_FILES: usize = 32;
+/// Files that a node may have open, if the operating system lets it: all applications and more.
+const FILES_MAX: u64 = 65_536;
 /// Threads that may resolve names at a time; each lives as long as its query.
 const RESOLVERS_MAX: usize = 4;
 
@@ -292,6 +294,7 @@ impl RunError {
 /// # Errors
 /// [`RunError`]: what, where, and what to do.
 pub fn run(config: NodeConfig, ready: impl FnOnce(&NodeInfo)) -> Result<(), RunError> {
+    raise_file_limit();
     let runtime = runtime()?;
     runtime.block_on(async {
         let stop = Arc::new(Notify::new());
@@ -456,6 +459,20 @@ impl Drop for Node {
     fn drop(&mut self) {
         if let Err(error) = self.end() {
             tracing::error!(event = "node_failed", %error, "the node had ended with an error");
+        }
+    }
+}
+
+/// The limit that shells and services start with is often low for a node with many applications,
+/// and a process may raise it as far as its operator allows.
+fn raise_file_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    let allowed = limit.maximum.map_or(FILES_MAX, |most| most.min(FILES_MAX));
+    if limit.current.is_some_and(|current| current < allowed) {
+        limit.current = Some(allowed);
+        if let Err(error) = setrlimit(Resource::Nofile, limit) {
+            tracing::debug!(%error, "the limit of open files stays");
         }
     }
 }

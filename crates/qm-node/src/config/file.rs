@@ -1,5 +1,6 @@
 //! The configuration file: TOML to keys and texts, each with its place.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -11,6 +12,8 @@ use super::keys::{KEYS, Key};
 
 /// Mistakes of a file that are told; the rest would only repeat them.
 const MISTAKES_MAX: usize = 20;
+/// A longer name is no mistyped key.
+const NAME_BYTES_MAX: usize = 64;
 /// Characters of a value that an error repeats.
 const SHOWN_CHARS: usize = 60;
 
@@ -48,16 +51,33 @@ impl Place {
 struct Source<'a> {
     path: &'a Path,
     text: &'a str,
+    /// Where each line begins.
+    lines: Vec<usize>,
 }
 
-impl Source<'_> {
+impl<'a> Source<'a> {
+    fn new(path: &'a Path, text: &'a str) -> Self {
+        let feeds = text.match_indices('\n').map(|(at, _)| at + 1);
+        Self {
+            path,
+            text,
+            lines: std::iter::once(0).chain(feeds).collect(),
+        }
+    }
+
+    /// The line, from 1, in which a byte stands.
+    fn line(&self, at: usize) -> usize {
+        self.lines.partition_point(|begin| *begin <= at)
+    }
+
     fn place(&self, at: usize) -> Place {
+        let line = self.line(at);
+        let line_at = self.lines.get(line.saturating_sub(1)).copied().unwrap_or(0);
         let before = self.text.get(..at).unwrap_or(self.text);
-        let line_at = before.rfind('\n').map_or(0, |feed| feed + 1);
         let rest = self.text.get(line_at..).unwrap_or_default();
         Place {
             path: self.path.to_owned(),
-            line: before.matches('\n').count() + 1,
+            line,
             column: before.get(line_at..).unwrap_or_default().chars().count() + 1,
             text: rest.lines().next().unwrap_or_default().to_owned(),
         }
@@ -73,13 +93,7 @@ impl Source<'_> {
 
     /// A value as it is written, shortened.
     fn written(&self, span: Range<usize>) -> String {
-        let text = self.text.get(span).unwrap_or_default();
-        let line = text.lines().next().unwrap_or_default();
-        let mut shown: String = line.chars().take(SHOWN_CHARS).collect();
-        if shown.len() < text.len() {
-            shown.push('…');
-        }
-        shown
+        shortened(self.text.get(span).unwrap_or_default())
     }
 
     fn leaf(
@@ -89,7 +103,7 @@ impl Source<'_> {
         value: &Spanned<DeValue<'_>>,
     ) -> Result<FileValue, ConfigError> {
         let Some(key) = Key::named(name) else {
-            let problem = format!("there is no key `{name}`");
+            let problem = format!("there is no key `{}`", shortened(name));
             return Err(self.wrong(at, &problem, accepted(name)));
         };
         let text = match value.get_ref() {
@@ -110,31 +124,45 @@ impl Source<'_> {
     }
 }
 
+/// The beginning of a text's first line.
+fn shortened(text: &str) -> String {
+    let line = text.lines().next().unwrap_or_default();
+    let mut shown: String = line.chars().take(SHOWN_CHARS).collect();
+    if shown.len() < text.len() {
+        shown.push('…');
+    }
+    shown
+}
+
 /// Reads a file's text: the values that can be read, and what is wrong with the rest, both in the
 /// order of the file.
 pub(super) fn parse(path: &Path, text: &str) -> (Vec<FileValue>, Vec<ConfigError>) {
-    let source = Source { path, text };
+    let source = Source::new(path, text);
     // What comes behind a broken line can be read, and its mistakes are told as well.
     let (table, broken) = DeTable::parse_recoverable(text);
-    let mut errors: Vec<(usize, ConfigError)> = broken
+    let mut broken: Vec<(usize, String)> = broken
         .into_iter()
         .map(|error| {
             let at = error.span().map_or(0, |span| span.start);
-            let fix = "correct the line; the file is TOML (https://toml.io)".to_owned();
-            (at, source.wrong(at, error.message(), fix))
+            (at, error.message().to_owned())
         })
         .collect();
-    errors.sort_by_key(|(at, _)| *at);
+    broken.sort_by_key(|(at, _)| *at);
     // One slip can break several rules of TOML.
-    errors.dedup_by_key(|(at, _)| source.place(*at).line);
-    let broken_lines: Vec<usize> = errors
-        .iter()
-        .map(|(at, _)| source.place(*at).line)
+    broken.dedup_by_key(|(at, _)| source.line(*at));
+    let broken_lines: BTreeSet<usize> = broken.iter().map(|(at, _)| source.line(*at)).collect();
+    let mut errors: Vec<(usize, ConfigError)> = broken
+        .into_iter()
+        .take(MISTAKES_MAX)
+        .map(|(at, message)| {
+            let fix = "correct the line; the file is TOML (https://toml.io)".to_owned();
+            (at, source.wrong(at, &message, fix))
+        })
         .collect();
     let mut values = Vec::new();
     let mut leaf = |name: &str, at: usize, value: &Spanned<DeValue<'_>>| {
         // What a broken line seems to say is not worth an error of its own.
-        if broken_lines.contains(&source.place(at).line) {
+        if errors.len() >= MISTAKES_MAX || broken_lines.contains(&source.line(at)) {
             return;
         }
         match source.leaf(name, at, value) {
@@ -160,11 +188,11 @@ pub(super) fn parse(path: &Path, text: &str) -> (Vec<FileValue>, Vec<ConfigError
             leaf(&key, name.span().start, value);
         }
     }
-    for (at, section) in strangers {
+    for (at, section) in strangers.into_iter().take(MISTAKES_MAX) {
         let headed = text.get(..at).is_some_and(|before| before.ends_with('['));
         let blurred = !broken_lines.is_empty() && !headed;
-        if !blurred && !broken_lines.contains(&source.place(at).line) {
-            let problem = format!("there is no section [{section}]");
+        if !blurred && !broken_lines.contains(&source.line(at)) {
+            let problem = format!("there is no section [{}]", shortened(&section));
             errors.push((at, source.wrong(at, &problem, accepted_section(&section))));
         }
     }
@@ -214,6 +242,9 @@ fn accepted_section(wrong: &str) -> String {
 
 /// The one that a typing mistake or two away is meant.
 fn nearest<'n>(wrong: &str, names: impl Iterator<Item = &'n str>) -> Option<&'n str> {
+    if wrong.len() > NAME_BYTES_MAX {
+        return None;
+    }
     let (distance, name) = names.map(|name| (distance(name, wrong), name)).min()?;
     (distance <= 2).then_some(name)
 }

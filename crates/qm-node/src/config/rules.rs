@@ -1,14 +1,16 @@
 //! Rules between values: what cannot be kept, or would make no sense.
 
-use super::units::show_size;
+use super::units::{about_size, show_size};
 use super::{ConfigError, Origin, Settings};
 
+/// Memory of an entry of the duplicate cache, rounded up from what its benchmark measures.
+const DEDUP_ENTRY_BYTES: u64 = 64;
 /// Bytes of a Unix socket's path that every supported system takes.
 const SOCKET_PATH_BYTES_MAX: usize = 100;
 
 impl Settings {
-    /// Everything that does not go together.
-    pub(super) fn check(&self) -> Vec<ConfigError> {
+    /// Everything that does not go together, or not with this many bytes of memory.
+    pub(super) fn check(&self, memory: Option<u64>) -> Vec<ConfigError> {
         let mut errors = Vec::new();
         let mut rule = |key: &str, broken: bool, problem: String, fix: &str| {
             if broken {
@@ -39,9 +41,48 @@ impl Settings {
             ),
             "raise limits.store_bytes, or lower limits.body_bytes",
         );
+        errors.extend(memory.and_then(|memory| self.check_memory(memory)));
         errors.extend(self.check_disk());
         errors.extend(self.check_socket());
         errors
+    }
+
+    /// What the node may keep in memory with one peer and one application must fit there: else the
+    /// system would end it before it refuses anything.
+    fn check_memory(&self, memory: u64) -> Option<ConfigError> {
+        let engine = &self.engine;
+        let bytes = |bytes: usize| u64::try_from(bytes).unwrap_or(u64::MAX);
+        let pools = [
+            ("limits.express_bytes", bytes(engine.express_bytes_max)),
+            ("limits.resident_bytes", bytes(engine.resident_bytes_max)),
+            (
+                "dedup.size",
+                bytes(engine.dedup_capacity).saturating_mul(DEDUP_ENTRY_BYTES),
+            ),
+            ("window.bytes", engine.window_bytes),
+            ("window.client_bytes", engine.client_window_bytes.into()),
+        ];
+        let sum = pools
+            .iter()
+            .fold(0_u64, |sum, (_, bytes)| sum.saturating_add(*bytes));
+        let (largest, _) = pools.iter().max_by_key(|(_, bytes)| *bytes)?;
+        (sum > memory).then(|| {
+            let parts: Vec<String> = pools
+                .iter()
+                .map(|(key, bytes)| format!("{key} {}", about_size(*bytes)))
+                .collect();
+            let problem = format!(
+                "messages may take {} of memory ({}), and this machine or service has {}",
+                about_size(sum),
+                parts.join(", "),
+                about_size(memory)
+            );
+            self.broken(
+                largest,
+                &problem,
+                "lower them, or give the node more memory",
+            )
+        })
     }
 
     /// The store would refuse it as well, in the words of its own options.

@@ -14,7 +14,7 @@ fn around(variables: &[(&str, &str)]) -> Surroundings {
     );
     Surroundings {
         variables: all,
-        root: false,
+        ..Surroundings::default()
     }
 }
 
@@ -22,7 +22,7 @@ fn read(text: &str) -> Result<Settings, Vec<ConfigError>> {
     let mut settings = Settings::default_in(&around(&[]));
     let mut errors = settings.read_text(Path::new("/etc/qm/qm-node.toml"), text);
     if errors.is_empty() {
-        errors = settings.check();
+        errors = settings.check(Some(16 << 30));
     }
     if errors.is_empty() {
         Ok(settings)
@@ -181,6 +181,16 @@ fn a_mistake_is_told_with_file_line_and_what_is_accepted() {
             "raise limits.store_bytes",
         ),
         (
+            "[limits]\nexpress_bytes = \"17GiB\"",
+            "qm-node.toml:2:17: `limits.express_bytes`: messages may take 17.0 GiB of memory (limits.express_bytes 17.0 GiB, limits.resident_bytes 16.0 MiB, ",
+            "more memory",
+        ),
+        (
+            "[dedup]\nsize = 100_000_000\n[limits]\nresident_bytes = \"11GiB\"",
+            "`limits.resident_bytes`: messages may take 17.0 GiB of memory",
+            "lower them",
+        ),
+        (
             "[store]\ndisk_bytes = \"64MiB\"",
             "64MiB do not hold the reserve (64MiB) and one file more (64MiB",
             "raise store.disk_bytes",
@@ -258,7 +268,12 @@ fn a_file_that_is_no_configuration_is_refused_whatever_it_holds() {
     assert!(told(&large)[0].cause.ends_with("larger than 1048576 bytes"));
     // However much is wrong, people can read what is told.
     assert_eq!(told(&b"x = 1\n".repeat(10_000)).len(), 20);
-    assert!(told(&b"[".repeat(100_000)).len() <= 20);
+    assert!(told(&b"[".repeat(1_000_000)).len() <= 20);
+    assert!(told(&b"[\n".repeat(500_000)).len() <= 20);
+    let keys: String = (0..60_000).map(|n| format!("k{n} = 1\n")).collect();
+    assert_eq!(told(keys.as_bytes()).len(), 20);
+    let name = format!("{} = 1\n", "x".repeat(1_000_000));
+    assert!(told(name.as_bytes())[0].cause.len() < 300);
     let long = [&b"log = ["[..], &b"1,".repeat(10_000), b"]"].concat();
     assert!(told(&long)[0].cause.len() < 300);
 }
@@ -312,6 +327,15 @@ fn a_wrong_variable_is_refused_by_name() {
         let error = mistake(Settings::load(&around(&[(name, value)]), &Flags::default()));
         assert!(error.cause.contains(cause), "{error:?}");
     }
+}
+
+#[test]
+fn this_machine_has_memory_enough_for_the_defaults() {
+    let memory = Surroundings::of_process().memory;
+    assert!(memory.is_none_or(|bytes| bytes > 1 << 20), "{memory:?}");
+    let defaults = Settings::default_in(&around(&[]));
+    assert_eq!(defaults.check(Some(128 << 20)), []);
+    assert_eq!(defaults.check(Some(64 << 20)).len(), 1);
 }
 
 #[test]

@@ -475,6 +475,21 @@ fn a_node_out_of_files_lives_and_says_so() {
 }
 
 #[test]
+fn a_low_limit_of_files_is_raised_as_far_as_it_may_be() {
+    let home = tempfile::tempdir().unwrap();
+    let run = Running::RUN.join(" ");
+    let script = format!("ulimit -Sn 40 && ulimit -Hn 300 && exec \"$QM\" {run}");
+    let command = shell(home.path(), &script);
+    let node = Running::of(home, command);
+    let limits = fs::read_to_string(format!("/proc/{}/limits", node.pid())).unwrap();
+    let files = limits
+        .lines()
+        .find(|line| line.starts_with("Max open files"));
+    let files: Vec<&str> = files.unwrap().split_whitespace().collect();
+    assert_eq!(files[3..5], ["300", "300"]);
+}
+
+#[test]
 fn a_demonstration_whose_node_does_not_start_tells_why() {
     let home = tempfile::tempdir().unwrap();
     fs::write(home.path().join("text"), "a\n".repeat(100)).unwrap();
