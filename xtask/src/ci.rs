@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::bail;
 
 use crate::repo::{Tests, cargo};
-use crate::{deny, fuzz, loom, sim, spec, tidy};
+use crate::{deny, fuzz, loom, portable, sim, spec, tidy};
 
 /// One check.
 pub(crate) struct Step {
@@ -84,6 +84,11 @@ pub(crate) const STEPS: &[Step] = &[
             .env("RUSTDOCFLAGS", "-Dwarnings")
             .run()
         },
+    },
+    Step {
+        name: "portable",
+        about: "the wire crate without bincode in its tree, and for WebAssembly where that target is there",
+        run: |_| portable::run(),
     },
     Step {
         name: "deny",

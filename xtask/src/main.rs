@@ -16,6 +16,7 @@ mod ci;
 mod deny;
 mod fuzz;
 mod loom;
+mod portable;
 mod repo;
 mod sim;
 mod spec;
@@ -37,6 +38,7 @@ cargo xtask COMMAND
   spec                          requirements of SPEC.md against code and tests
   deny [--advisories]           licences, bans and sources of both workspaces; with known advisories
   vectors [--bless]             check the golden vectors, or write them anew
+  portable                      the wire crate without bincode, and for WebAssembly
   fuzz [TARGET] [--seconds N]   search with libFuzzer (10 seconds a target without N)
   fuzz-replay                   run the checked-in inputs of every target, without libFuzzer
   sim --seed N                  one simulated run
@@ -83,6 +85,7 @@ fn run(arguments: &[&str]) -> anyhow::Result<()> {
         ["vectors", "--bless"] => cargo(["test", "-p", "qm-wire", "--test", "it", "vectors"])
             .env("QM_BLESS", "1")
             .run(),
+        ["portable"] => portable::run(),
         ["fuzz", ref rest @ ..] => fuzz::search(rest),
         ["fuzz-replay"] => fuzz::replay().run(),
         ["sim", ref rest @ ..] => sim::command(rest).run(),

@@ -91,21 +91,29 @@ pub enum DecodeError {
 pub(crate) struct Reader<'a> {
     all: &'a Bytes,
     rest: &'a [u8],
+    /// Bytes at the beginning, from which offsets count.
+    len: usize,
 }
 
 impl<'a> Reader<'a> {
-    pub(crate) fn new(all: &'a Bytes) -> Self {
-        Self { all, rest: all }
+    /// Reads `part` of `all`, which its slices share.
+    #[inline]
+    pub(crate) const fn new(all: &'a Bytes, part: &'a [u8]) -> Self {
+        let len = part.len();
+        let rest = part;
+        Self { all, rest, len }
     }
 
-    pub(crate) fn offset(&self) -> usize {
-        self.all.len().saturating_sub(self.rest.len())
+    #[inline]
+    pub(crate) const fn offset(&self) -> usize {
+        self.len.saturating_sub(self.rest.len())
     }
 
     pub(crate) fn remaining(&self) -> usize {
         self.rest.len()
     }
 
+    #[inline]
     pub(crate) fn take(&mut self, n: usize, what: &'static str) -> Result<&'a [u8], DecodeError> {
         match self.rest.split_at_checked(n) {
             Some((head, rest)) => {
@@ -121,6 +129,7 @@ impl<'a> Reader<'a> {
         }
     }
 
+    #[inline]
     pub(crate) fn array<const N: usize>(
         &mut self,
         what: &'static str,
@@ -139,19 +148,23 @@ impl<'a> Reader<'a> {
         }
     }
 
+    #[inline]
     pub(crate) fn u8(&mut self, what: &'static str) -> Result<u8, DecodeError> {
         let [byte] = self.array(what)?;
         Ok(byte)
     }
 
+    #[inline]
     pub(crate) fn u16(&mut self, what: &'static str) -> Result<u16, DecodeError> {
         Ok(u16::from_le_bytes(self.array(what)?))
     }
 
+    #[inline]
     pub(crate) fn u32(&mut self, what: &'static str) -> Result<u32, DecodeError> {
         Ok(u32::from_le_bytes(self.array(what)?))
     }
 
+    #[inline]
     pub(crate) fn u64(&mut self, what: &'static str) -> Result<u64, DecodeError> {
         Ok(u64::from_le_bytes(self.array(what)?))
     }

@@ -3,9 +3,9 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use crate::codec::{DecodeError, Reader, put_count, put_short};
+use crate::codec::{DecodeError, Reader, put_short};
 use crate::envelope::{Class, Envelope};
-use crate::frame::{FrameKind, RawFrame, put_frame};
+use crate::frame::{Cut, FrameKind, put_frame};
 use crate::id::{QmId, Tag};
 use crate::limits::{ADDRESS_BYTES_MAX, ENVELOPE_BYTES_MAX, HOPS_MAX};
 use crate::stream::Place;
@@ -102,7 +102,7 @@ impl Data {
         credit_bytes(self.envelope.len(), self.body.len())
     }
 
-    pub(crate) fn read(raw: &RawFrame) -> Result<Self, DecodeError> {
+    pub(crate) fn read(raw: &Cut<'_>) -> Result<Self, DecodeError> {
         let (fixed, mut r) = read_data(raw)?;
         raw.verify(r.offset())?;
         fixed.check()?;
@@ -179,6 +179,9 @@ impl Fixed {
     }
 }
 
+/// Bytes of a data frame's body that are always there.
+const HEAD_BYTES: usize = 36;
+
 pub(crate) fn write_data(
     to: &mut BytesMut,
     number: u64,
@@ -187,13 +190,17 @@ pub(crate) fn write_data(
     envelope: &Bytes,
 ) {
     let envelope = envelope.get(..ENVELOPE_BYTES_MAX).unwrap_or(envelope);
-    to.put_u64_le(number);
-    to.put_slice(&tag.0);
-    to.put_u64_le(transit.reach_queue_left_ms);
-    to.put_u64_le(transit.be_received_left_ms);
-    to.put_u8(transit.hops);
-    to.put_u8(0);
-    put_count(to, envelope.len());
+    // In one piece: each separate write asks for room again.
+    let mut head = [0; HEAD_BYTES];
+    let mut rest = head.as_mut_slice();
+    rest.put_u64_le(number);
+    rest.put_slice(&tag.0);
+    rest.put_u64_le(transit.reach_queue_left_ms);
+    rest.put_u64_le(transit.be_received_left_ms);
+    rest.put_u8(transit.hops);
+    rest.put_u8(0);
+    rest.put_u16_le(u16::try_from(envelope.len()).unwrap_or(u16::MAX));
+    to.put_slice(&head);
     if let Some(place) = &transit.place {
         place.write(to);
     }
@@ -205,9 +212,10 @@ pub(crate) fn write_data(
 }
 
 /// Reads a data frame or an announce up to its message body.
-pub(crate) fn read_data(raw: &RawFrame) -> Result<(Fixed, Reader<'_>), DecodeError> {
+#[inline]
+pub(crate) fn read_data<'a>(raw: &Cut<'a>) -> Result<(Fixed, Reader<'a>), DecodeError> {
     raw.check_flags(FLAG_LINKED | FLAG_FORWARDED)?;
-    let mut r = Reader::new(&raw.body);
+    let mut r = raw.reader();
     let number = r.u64("message number")?;
     let tag = Tag(r.array("tag")?);
     let reach_queue_left_ms = r.u64("time left to reach the queue")?;

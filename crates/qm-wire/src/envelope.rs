@@ -4,6 +4,7 @@
 pub(crate) mod by_hand;
 #[cfg(feature = "bincode")]
 pub(crate) mod compact;
+mod view;
 
 use bytes::{Bytes, BytesMut};
 
@@ -11,9 +12,10 @@ use bytes::{Bytes, BytesMut};
 use self::by_hand as codec;
 #[cfg(feature = "bincode")]
 use self::compact as codec;
+pub use self::view::EnvelopeView;
 pub(crate) use crate::class::bit_set;
 pub use crate::class::{AckWishes, Class, MessageFlags, Priority};
-use crate::codec::DecodeError;
+use crate::codec::{DecodeError, over};
 use crate::id::{MessageId, QmId, Salt, Tag};
 use crate::limits::{
     ADDRESS_BYTES_MAX, BODY_BYTES_MAX, CONTENT_TYPE_BYTES_MAX, CORRELATION_BYTES_MAX,
@@ -123,19 +125,8 @@ impl Envelope {
         self.check_limits()
     }
 
-    /// Checks what is left when every text came off the wire.
+    /// Checks what is left when every text is one.
     fn check_limits(&self) -> Result<(), DecodeError> {
-        let over = |what, value: usize, limit: usize| {
-            if value > limit {
-                Err(DecodeError::OverLimit {
-                    what,
-                    value: value as u64,
-                    limit: limit as u64,
-                })
-            } else {
-                Ok(())
-            }
-        };
         for (what, bytes, limit) in [
             ("label", self.label.as_bytes(), LABEL_BYTES_MAX),
             (
@@ -171,26 +162,11 @@ impl Envelope {
         if self.label.as_bytes().len() > LABEL_CHARS_MAX {
             over("label", self.label.chars().count(), LABEL_CHARS_MAX)?;
         }
-        // W-ENV-4.
-        if self.class == Class::Transactional && self.priority != Priority::LOWEST {
-            let value = u64::from(self.priority.get());
-            return Err(DecodeError::Invalid {
-                what: "priority of a transactional message",
-                value,
-            });
-        }
-        // W-ENV-5: what reports asks for nothing itself, or reports would report each other.
-        if let Some(report) = self.report
-            && (report.0 == 0
-                || self.ack_wishes != AckWishes::NONE
-                || self.flags != MessageFlags::NONE
-                || !self.admin_queue.as_bytes().is_empty())
-        {
-            return Err(DecodeError::Invalid {
-                what: "administration message that asks for something",
-                value: u64::from(report.0),
-            });
-        }
+        view::check_class(self.class, self.priority)?;
+        let asks = self.ack_wishes != AckWishes::NONE
+            || self.flags != MessageFlags::NONE
+            || !self.admin_queue.as_bytes().is_empty();
+        view::check_report(self.report, asks)?;
         over("envelope", self.encoded_len(), ENVELOPE_BYTES_MAX)
     }
 
@@ -217,7 +193,6 @@ impl Envelope {
     /// What [`Envelope::check`] reports; nothing is written then.
     pub fn encode(&self, to: &mut BytesMut) -> Result<(), DecodeError> {
         self.check()?;
-        to.reserve(self.encoded_len());
         codec::encode(self, to);
         Ok(())
     }
@@ -227,7 +202,16 @@ impl Envelope {
     /// # Errors
     /// [`DecodeError`] naming the first rule that is broken.
     pub fn decode(encoded: &Bytes) -> Result<Self, DecodeError> {
-        codec::decode(encoded)
+        Ok(codec::view(encoded)?.shared(encoded))
+    }
+
+    /// Reads an envelope without counting a share of its buffer for each field: for whoever looks
+    /// at a message and hands on its bytes.
+    ///
+    /// # Errors
+    /// As [`Envelope::decode`].
+    pub fn view(encoded: &[u8]) -> Result<EnvelopeView<'_>, DecodeError> {
+        codec::view(encoded)
     }
 }
 
@@ -328,8 +312,9 @@ mod tests {
         /// Both codecs read `bytes` to the same value or refuse them, and what either accepts both
         /// write to the same bytes.
         fn agree(bytes: &Bytes) -> Result<(), TestCaseError> {
-            let ours = by_hand::decode(bytes);
-            prop_assert_eq!(ours.clone().ok(), compact::read(bytes));
+            let ours = by_hand::view(bytes);
+            prop_assert_eq!(ours.ok(), compact::read(bytes));
+            let ours = ours.map(|view| view.shared(bytes));
             prop_assert_eq!(&Envelope::decode(bytes), &ours);
             if let Ok(envelope) = ours {
                 let (mut ours, mut theirs) = (BytesMut::new(), BytesMut::new());

@@ -1,8 +1,8 @@
 //! One unit on a lane: a fixed header, then a body whose length was checked first (W-FRM-1).
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-use crate::codec::DecodeError;
+use crate::codec::{DecodeError, Reader};
 use crate::limits::{
     ADMIN_BYTES_MAX, ADMIN_FIXED_BYTES, BODY_BYTES_MAX, BODY_PART_BYTES_MAX, BODY_PART_FIXED_BYTES,
     CONTROL_BYTES_MAX, FRAME_HEADER_BYTES, REMOTE_FIXED_BYTES,
@@ -289,41 +289,93 @@ const fn length_limit(kind: u8, body_limit: usize) -> usize {
     }
 }
 
-/// Cuts one whole frame off the front of `from`; `None` when it is not all there yet.
+/// Cuts one whole frame off the front of `from`; `None` when it is not all there yet. However the
+/// bytes came in chunks, the frames are the same (W-FRM-9).
 ///
 /// # Errors
 /// As [`frame_len`].
 pub fn split_frame(from: &mut Bytes, body_limit: usize) -> Result<Option<RawFrame>, DecodeError> {
-    let Some(len) = frame_len(from, body_limit)? else {
+    let Some(cut) = Cut::first(from, body_limit)? else {
         return Ok(None);
     };
-    if from.len() < len {
-        return Ok(None);
-    }
-    let frame = from.split_to(len);
-    let Some(header) = frame.first_chunk::<FRAME_HEADER_BYTES>() else {
-        return Ok(None);
+    let raw = RawFrame {
+        kind: cut.kind,
+        flags: cut.flags,
+        checksum: cut.checksum,
+        body: from.slice_ref(cut.body),
     };
-    let [_, _, _, kind, f0, f1, _, _, _, _, _, _, c0, c1, c2, c3] = *header;
-    Ok(Some(RawFrame {
-        kind,
-        flags: u16::from_le_bytes([f0, f1]),
-        checksum: u32::from_le_bytes([c0, c1, c2, c3]),
-        body: frame.slice(FRAME_HEADER_BYTES..),
-    }))
+    from.advance(cut.len());
+    Ok(Some(raw))
 }
 
 impl RawFrame {
+    pub(crate) fn cut(&self) -> Cut<'_> {
+        let length = u32::try_from(self.body.len()).unwrap_or(u32::MAX);
+        Cut {
+            kind: self.kind,
+            flags: self.flags,
+            checksum: self.checksum,
+            head: header_bytes(self.kind, self.flags, length),
+            all: &self.body,
+            body: &self.body,
+        }
+    }
+}
+
+/// A frame where it lies, header checked: nothing is counted as shared before its fields are.
+#[derive(Clone, Copy)]
+pub(crate) struct Cut<'a> {
+    pub(crate) kind: u8,
+    pub(crate) flags: u16,
+    checksum: u32,
+    /// What the checksum covers of the header.
+    head: [u8; 12],
+    /// The buffer that slices share.
+    pub(crate) all: &'a Bytes,
+    pub(crate) body: &'a [u8],
+}
+
+impl<'a> Cut<'a> {
+    /// The whole frame at the front of `from`, which is not changed.
+    pub(crate) fn first(from: &'a Bytes, body_limit: usize) -> Result<Option<Self>, DecodeError> {
+        let Some(len) = frame_len(from, body_limit)? else {
+            return Ok(None);
+        };
+        let Some((header, body)) = from
+            .get(..len)
+            .and_then(|frame| frame.split_first_chunk::<FRAME_HEADER_BYTES>())
+        else {
+            return Ok(None);
+        };
+        let (head, _) = header.split_first_chunk().unwrap_or((&[0; 12], &[]));
+        let [_, _, _, kind, f0, f1, _, _, _, _, _, _, c0, c1, c2, c3] = *header;
+        Ok(Some(Self {
+            kind,
+            flags: u16::from_le_bytes([f0, f1]),
+            checksum: u32::from_le_bytes([c0, c1, c2, c3]),
+            head: *head,
+            all: from,
+            body,
+        }))
+    }
+
+    /// Bytes of the frame with its header.
+    pub(crate) const fn len(&self) -> usize {
+        self.body.len().saturating_add(FRAME_HEADER_BYTES)
+    }
+
+    pub(crate) fn reader(&self) -> Reader<'a> {
+        Reader::new(self.all, self.body)
+    }
+
     /// Compares the checksum, CRC32C over the first 12 header bytes and the first
     /// `covered` bytes of the body (W-FRM-5).
     ///
     /// # Errors
     /// [`DecodeError::Checksum`].
     pub(crate) fn verify(&self, covered: usize) -> Result<(), DecodeError> {
-        let length = u32::try_from(self.body.len()).unwrap_or(u32::MAX);
-        let header = header_bytes(self.kind, self.flags, length);
-        let meta = self.body.get(..covered).unwrap_or(&self.body);
-        let expected = crc32c::crc32c_append(crc32c::crc32c(&header), meta);
+        let covered = self.body.get(..covered).unwrap_or(self.body);
+        let expected = checksum(&self.head, covered);
         if expected == self.checksum {
             Ok(())
         } else {
@@ -333,9 +385,7 @@ impl RawFrame {
             })
         }
     }
-}
 
-impl RawFrame {
     /// Refuses flags that are neither in `known` nor ignorable.
     pub(crate) fn check_flags(&self, known: u16) -> Result<(), DecodeError> {
         let unknown = self.flags & !(known | IGNORABLE_FLAGS);
@@ -350,12 +400,19 @@ impl RawFrame {
     }
 }
 
+fn checksum(head: &[u8; 12], covered: &[u8]) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c(head), covered)
+}
+
 fn header_bytes(kind: u8, flags: u16, length: u32) -> [u8; 12] {
     let [m0, m1] = MAGIC;
     let [f0, f1] = flags.to_le_bytes();
     let [l0, l1, l2, l3] = length.to_le_bytes();
     [m0, m1, HEADER_VERSION, kind, f0, f1, 0, 0, l0, l1, l2, l3]
 }
+
+/// Bytes of header and fields of a usual frame, reserved at once.
+const USUAL_BYTES: usize = 512;
 
 /// Writes one frame: header, what `meta` writes, then `body` untouched by the checksum and cut to
 /// [`BODY_BYTES_MAX`].
@@ -368,6 +425,8 @@ pub(crate) fn put_frame(
 ) {
     let body = body.get(..BODY_BYTES_MAX as usize).unwrap_or(body);
     let start = to.len();
+    // Most of what precedes a body fits; the rest grows as it must.
+    to.reserve(body.len().saturating_add(USUAL_BYTES));
     to.put_bytes(0, FRAME_HEADER_BYTES);
     meta(to);
     let meta_start = start.saturating_add(FRAME_HEADER_BYTES);
@@ -376,7 +435,7 @@ pub(crate) fn put_frame(
     let length = u32::try_from(meta_len.saturating_add(body.len())).unwrap_or(u32::MAX);
     let header = header_bytes(kind.code(), flags, length);
     let written = to.get(meta_start..).unwrap_or_default();
-    let checksum = crc32c::crc32c_append(crc32c::crc32c(&header), written);
+    let checksum = checksum(&header, written);
     if let Some(place) = to.get_mut(start..meta_start) {
         let (head, tail) = place.split_at_mut(header.len());
         head.copy_from_slice(&header);

@@ -6,7 +6,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use crate::ack::{put_entry, read_entry};
 use crate::codec::{DecodeError, Reader, over};
 use crate::data::{Transit, read_data, write_data};
-use crate::frame::{FrameKind, RawFrame, put_frame};
+use crate::frame::{Cut, FrameKind, put_frame};
 use crate::id::{Entry, Tag};
 use crate::limits::{BODY_BYTES_MAX, BODY_PART_BYTES_MAX};
 
@@ -61,7 +61,7 @@ impl Announce {
         });
     }
 
-    pub(crate) fn read(raw: &RawFrame) -> Result<Self, DecodeError> {
+    pub(crate) fn read(raw: &Cut<'_>) -> Result<Self, DecodeError> {
         raw.verify(raw.body.len())?;
         let (fixed, r) = read_data(raw)?;
         r.finish("frame body")?;
@@ -112,10 +112,10 @@ fn read_offset(r: &mut Reader<'_>) -> Result<u32, DecodeError> {
     u32::try_from(value)
         .ok()
         .filter(|offset| *offset <= BODY_BYTES_MAX)
-        .ok_or(DecodeError::OverLimit {
+        .ok_or_else(|| DecodeError::OverLimit {
             what: "offset in a body",
             value,
-            limit: BODY_BYTES_MAX as u64,
+            limit: u64::from(BODY_BYTES_MAX),
         })
 }
 

@@ -91,7 +91,7 @@ pub use ack::{
 pub use address::{AddressError, Destination};
 pub use codec::DecodeError;
 pub use data::{Data, OpenError, Route, Transit, credit_bytes};
-pub use envelope::{AckWishes, Class, Envelope, INFINITE_MS, MessageFlags, Priority};
+pub use envelope::{AckWishes, Class, Envelope, EnvelopeView, INFINITE_MS, MessageFlags, Priority};
 pub use finals::{Evicted, Final, FinalConfirm};
 pub use frame::FrameKind;
 pub use handshake::{Challenge, Confirm};
@@ -109,5 +109,5 @@ pub use properties::Properties;
 pub use queue_name::QueueName;
 pub use remote::{RemoteAnswer, RemoteAsk, RemoteReply, RemoteRequest};
 pub use stream::{Hold, Link, LinkAt, Need, OrderAck, Place, Run, Skip, Skipped, StreamId};
-pub use text::Text;
+pub use text::{Text, TextView};
 pub use twin::{Ask, Claim, ForkPoint, ForkPoints, Rank, Succession, Twin};

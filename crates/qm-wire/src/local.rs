@@ -43,10 +43,10 @@ mod put;
 mod request;
 mod transaction;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 
-use crate::codec::{DecodeError, Reader};
-use crate::frame::{FIRST_IGNORABLE_KIND, FrameKind, RawFrame, put_frame, split_frame};
+use crate::codec::DecodeError;
+use crate::frame::{Cut, FIRST_IGNORABLE_KIND, FrameKind, RawFrame, put_frame};
 use crate::limits::FATE_RUNS_MAX;
 
 pub use answer::{Accepted, AdminReply, Delivery, Fate, NodeHello, ReceiveDone, Refused, Settled};
@@ -151,6 +151,10 @@ impl ClientFrame {
     /// # Errors
     /// [`DecodeError`] naming the rule that is broken; the connection ends then.
     pub fn decode(raw: &RawFrame) -> Result<Self, DecodeError> {
+        Self::read(&raw.cut())
+    }
+
+    fn read(raw: &Cut<'_>) -> Result<Self, DecodeError> {
         let Some(kind) = known_kind(raw)? else {
             return Ok(Self::Ignored { kind: raw.kind });
         };
@@ -162,7 +166,7 @@ impl ClientFrame {
             FrameKind::Receive => Receive::FLAGS,
             _ => 0,
         })?;
-        let mut r = Reader::new(&raw.body);
+        let mut r = raw.reader();
         let frame = match kind {
             FrameKind::ClientHello => Self::Hello(ClientHello::read(&mut r)?),
             FrameKind::Receive => Self::Receive(Receive::read(&mut r, raw.flags)?),
@@ -180,9 +184,12 @@ impl ClientFrame {
     /// # Errors
     /// As [`ClientFrame::decode`] and [`frame_len`](crate::frame::frame_len).
     pub fn next(from: &mut Bytes, body_limit: usize) -> Result<Option<Self>, DecodeError> {
-        split_frame(from, body_limit)?
-            .map(|raw| Self::decode(&raw))
-            .transpose()
+        let Some(cut) = Cut::first(from, body_limit)? else {
+            return Ok(None);
+        };
+        let (frame, len) = (Self::read(&cut)?, cut.len());
+        from.advance(len);
+        Ok(Some(frame))
     }
 }
 
@@ -236,6 +243,10 @@ impl NodeFrame {
     /// # Errors
     /// [`DecodeError`] naming the rule that is broken; the connection ends then.
     pub fn decode(raw: &RawFrame) -> Result<Self, DecodeError> {
+        Self::read(&raw.cut())
+    }
+
+    fn read(raw: &Cut<'_>) -> Result<Self, DecodeError> {
         let Some(kind) = known_kind(raw)? else {
             return Ok(Self::Ignored { kind: raw.kind });
         };
@@ -243,7 +254,7 @@ impl NodeFrame {
             return Ok(Self::Delivery(Delivery::read(raw)?));
         }
         verify_plain(raw)?;
-        let mut r = Reader::new(&raw.body);
+        let mut r = raw.reader();
         let frame = match kind {
             FrameKind::NodeHello => Self::Hello(NodeHello::read(&mut r)?),
             FrameKind::Accepted => Self::Accepted(Accepted::read(&mut r)?),
@@ -264,14 +275,17 @@ impl NodeFrame {
     /// # Errors
     /// As [`NodeFrame::decode`] and [`frame_len`](crate::frame::frame_len).
     pub fn next(from: &mut Bytes, body_limit: usize) -> Result<Option<Self>, DecodeError> {
-        split_frame(from, body_limit)?
-            .map(|raw| Self::decode(&raw))
-            .transpose()
+        let Some(cut) = Cut::first(from, body_limit)? else {
+            return Ok(None);
+        };
+        let (frame, len) = (Self::read(&cut)?, cut.len());
+        from.advance(len);
+        Ok(Some(frame))
     }
 }
 
 /// The kind of a frame, `None` for one that may be skipped.
-fn known_kind(raw: &RawFrame) -> Result<Option<FrameKind>, DecodeError> {
+fn known_kind(raw: &Cut<'_>) -> Result<Option<FrameKind>, DecodeError> {
     match FrameKind::from_code(raw.kind) {
         Some(kind) => Ok(Some(kind)),
         // Without this, one flipped bit would turn a message into a frame to be skipped.
@@ -281,7 +295,7 @@ fn known_kind(raw: &RawFrame) -> Result<Option<FrameKind>, DecodeError> {
 }
 
 /// Checks a frame whose checksum covers all of it and that has no flags.
-fn verify_plain(raw: &RawFrame) -> Result<(), DecodeError> {
+fn verify_plain(raw: &Cut<'_>) -> Result<(), DecodeError> {
     raw.verify(raw.body.len())?;
     raw.check_flags(0)
 }

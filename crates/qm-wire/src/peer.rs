@@ -1,12 +1,12 @@
 //! The frames two queue managers exchange, as one type.
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 
 use crate::ack::{Answer, NotHeld, Query, Reject, RoutedAck, SessionAck};
-use crate::codec::{DecodeError, Reader};
+use crate::codec::DecodeError;
 use crate::data::Data;
 use crate::finals::{Evicted, Final, FinalConfirm};
-use crate::frame::{FIRST_IGNORABLE_KIND, FrameKind, RawFrame, put_frame, split_frame};
+use crate::frame::{Cut, FIRST_IGNORABLE_KIND, FrameKind, RawFrame, put_frame};
 use crate::handshake::{Challenge, Confirm};
 use crate::hello::{Credit, Goodbye, Hello, QueueState, Welcome};
 use crate::large::{Announce, BodyPart, BodyWanted};
@@ -149,42 +149,42 @@ impl PeerFrame {
             Self::ForkPoints(frame) if frame.points.is_empty() => {}
             Self::RoutedAck(frame) => {
                 put_parts(to, kind, &frame.entries, ENTRIES_MAX, |to, part| {
-                    frame.write(to, part)
+                    frame.write(to, part);
                 });
             }
             Self::NotHeld(frame) => {
                 put_parts(to, kind, &frame.entries, ENTRIES_MAX, |to, part| {
-                    frame.write(to, part)
+                    frame.write(to, part);
                 });
             }
             Self::Query(frame) => {
                 put_parts(to, kind, &frame.entries, ENTRIES_MAX, |to, part| {
-                    frame.write(to, part)
+                    frame.write(to, part);
                 });
             }
             Self::Answer(frame) => {
                 put_parts(to, kind, &frame.entries, ENTRIES_MAX, |to, part| {
-                    frame.write(to, part)
+                    frame.write(to, part);
                 });
             }
             Self::Final(frame) => {
                 put_parts(to, kind, &frame.entries, ENTRIES_MAX, |to, part| {
-                    frame.write(to, part)
+                    frame.write(to, part);
                 });
             }
             Self::FinalConfirm(frame) => {
                 put_parts(to, kind, &frame.entries, ENTRIES_MAX, |to, part| {
-                    frame.write(to, part)
+                    frame.write(to, part);
                 });
             }
             Self::OrderAck(frame) => {
                 put_parts(to, kind, &frame.runs, ACK_RANGES_MAX, |to, part| {
-                    frame.write(to, part)
+                    frame.write(to, part);
                 });
             }
             Self::Evicted(frame) => {
                 put_parts(to, kind, &frame.marks, EVICTED_MARKS_MAX, |to, part| {
-                    frame.write(to, part)
+                    frame.write(to, part);
                 });
             }
             Self::Reject(frame) => put_parts(to, kind, &frame.refusals, ENTRIES_MAX, Reject::write),
@@ -238,6 +238,10 @@ impl PeerFrame {
     /// # Errors
     /// [`DecodeError`] naming the rule that is broken; the session ends then.
     pub fn decode(raw: &RawFrame) -> Result<Self, DecodeError> {
+        Self::read(&raw.cut())
+    }
+
+    fn read(raw: &Cut<'_>) -> Result<Self, DecodeError> {
         let Some(kind) = FrameKind::from_code(raw.kind) else {
             if raw.kind < FIRST_IGNORABLE_KIND {
                 return Err(DecodeError::UnknownKind { kind: raw.kind });
@@ -258,7 +262,7 @@ impl PeerFrame {
         }
         raw.verify(raw.body.len())?;
         raw.check_flags(0)?;
-        let mut r = Reader::new(&raw.body);
+        let mut r = raw.reader();
         let frame = match kind {
             FrameKind::Hello => Self::Hello(Hello::read(&mut r)?),
             FrameKind::Welcome => Self::Welcome(Welcome::read(&mut r)?),
@@ -302,9 +306,12 @@ impl PeerFrame {
     /// # Errors
     /// As [`PeerFrame::decode`] and [`frame_len`](crate::frame::frame_len).
     pub fn next(from: &mut Bytes, body_limit: usize) -> Result<Option<Self>, DecodeError> {
-        split_frame(from, body_limit)?
-            .map(|raw| Self::decode(&raw))
-            .transpose()
+        let Some(cut) = Cut::first(from, body_limit)? else {
+            return Ok(None);
+        };
+        let (frame, len) = (Self::read(&cut)?, cut.len());
+        from.advance(len);
+        Ok(Some(frame))
     }
 }
 

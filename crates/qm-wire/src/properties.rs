@@ -4,9 +4,9 @@ use core::fmt;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use crate::codec::DecodeError;
+use crate::codec::{DecodeError, over};
 use crate::limits::{PROPERTIES_BYTES_MAX, PROPERTIES_MAX, PROPERTY_NAME_BYTES_MAX};
-use crate::text::has_control;
+use crate::text::check_text;
 
 /// Application properties in encoded form: names strictly ascending by their bytes.
 ///
@@ -59,16 +59,20 @@ impl Properties {
     /// # Errors
     /// [`DecodeError`] naming the rule.
     pub fn from_encoded(encoded: Bytes) -> Result<Self, DecodeError> {
+        Self::check(&encoded)?;
+        Ok(Self(encoded))
+    }
+
+    /// Takes bytes that were checked as properties before.
+    pub(crate) const fn trusted(encoded: Bytes) -> Self {
+        Self(encoded)
+    }
+
+    /// Every rule of encoded properties (W-PRP-1, W-PRP-2).
+    pub(crate) fn check(encoded: &[u8]) -> Result<(), DecodeError> {
         const WHAT: &str = "application properties";
-        if encoded.len() > PROPERTIES_BYTES_MAX {
-            let (value, limit) = (encoded.len() as u64, PROPERTIES_BYTES_MAX as u64);
-            return Err(DecodeError::OverLimit {
-                what: WHAT,
-                value,
-                limit,
-            });
-        }
-        let mut rest: &[u8] = &encoded;
+        over(WHAT, encoded.len(), PROPERTIES_BYTES_MAX)?;
+        let mut rest = encoded;
         let mut previous: Option<&[u8]> = None;
         let mut count = 0_usize;
         while !rest.is_empty() {
@@ -87,38 +91,21 @@ impl Properties {
                     value: 0,
                 });
             }
-            let text = core::str::from_utf8(name);
-            if text.is_err() || text.is_ok_and(|text| has_control(text, false)) {
-                return Err(DecodeError::Text {
-                    what: "property name",
-                });
-            }
+            check_text(name, false, "property name")?;
             if previous.is_some_and(|p| p >= name) {
                 return Err(DecodeError::NotCanonical { what: WHAT });
             }
             previous = Some(name);
             rest = after;
             count = count.saturating_add(1);
-            if count > PROPERTIES_MAX {
-                let (value, limit) = (count as u64, PROPERTIES_MAX as u64);
-                return Err(DecodeError::OverLimit {
-                    what: WHAT,
-                    value,
-                    limit,
-                });
-            }
+            over(WHAT, count, PROPERTIES_MAX)?;
         }
-        Ok(Self(encoded))
+        Ok(())
     }
 
     /// Names and values in the order of the names' bytes.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &[u8])> {
-        let mut rest: &[u8] = &self.0;
-        core::iter::from_fn(move || {
-            let (name, value, after) = split_property(rest)?;
-            rest = after;
-            Some((core::str::from_utf8(name).ok()?, value))
-        })
+        iterate(&self.0)
     }
 
     /// The value of a property.
@@ -140,6 +127,15 @@ impl Properties {
     pub const fn as_encoded(&self) -> &Bytes {
         &self.0
     }
+}
+
+/// Names and values of properties that were checked.
+pub(crate) fn iterate(mut rest: &[u8]) -> impl Iterator<Item = (&str, &[u8])> {
+    core::iter::from_fn(move || {
+        let (name, value, after) = split_property(rest)?;
+        rest = after;
+        Some((core::str::from_utf8(name).ok()?, value))
+    })
 }
 
 /// Bytes of the property at the front, as far as its lengths are there to tell.

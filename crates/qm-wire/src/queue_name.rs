@@ -7,9 +7,9 @@ use core::str::FromStr;
 
 use bytes::Bytes;
 
-use crate::codec::DecodeError;
+use crate::codec::{DecodeError, over};
 use crate::limits::{QUEUE_NAME_BYTES_MAX, QUEUE_NAME_CHARS_MAX, SUBQUEUE_NAME_CHARS_MAX};
-use crate::text::Text;
+use crate::text::{Text, check_text};
 
 /// Name of a queue on its node, `queue` or `queue:subqueue`.
 ///
@@ -31,56 +31,97 @@ const RESERVED: &[char] = &[
     '/', '\\', '@', '?', '#', '"', '*', '<', '>', '|', ';', ',', '%',
 ];
 
+/// Whether a name can hold the byte without a look at its characters: printable ASCII that has no
+/// meaning of its own.
+const fn is_simple(byte: u8) -> bool {
+    matches!(byte, 0x20..=0x7e)
+        && !matches!(
+            byte,
+            b'/' | b'\\'
+                | b'@'
+                | b'?'
+                | b'#'
+                | b'"'
+                | b'*'
+                | b'<'
+                | b'>'
+                | b'|'
+                | b';'
+                | b','
+                | b'%'
+                | b':'
+        )
+}
+
+/// Every rule of queue names.
+#[inline]
+pub(crate) fn check_name(bytes: &[u8]) -> Result<(), DecodeError> {
+    let ends = (bytes.first(), bytes.last());
+    let is_simple = bytes.len() <= QUEUE_NAME_CHARS_MAX
+        && bytes.iter().all(|byte| is_simple(*byte))
+        && matches!(ends, (Some(first), Some(last)) if *first != b' ' && *last != b' ');
+    if is_simple {
+        return Ok(());
+    }
+    check_characters(bytes)
+}
+
+/// The same for a name that is not short and plain.
+fn check_characters(bytes: &[u8]) -> Result<(), DecodeError> {
+    const WHAT: &str = "queue name";
+    over(WHAT, bytes.len(), QUEUE_NAME_BYTES_MAX)?;
+    check_text(bytes, true, WHAT)?;
+    let name = core::str::from_utf8(bytes).unwrap_or_default();
+    let (queue, sub) = match name.split_once(':') {
+        Some((queue, sub)) => (queue, Some(sub)),
+        None => (name, None),
+    };
+    for (part, limit) in [
+        (Some(queue), QUEUE_NAME_CHARS_MAX),
+        (sub, SUBQUEUE_NAME_CHARS_MAX),
+    ] {
+        let Some(part) = part else { continue };
+        let chars = part.chars().count();
+        if chars == 0 {
+            return Err(DecodeError::Invalid {
+                what: WHAT,
+                value: 0,
+            });
+        }
+        over(WHAT, chars, limit)?;
+        if let Some(bad) = part
+            .chars()
+            .find(|c| *c == ':' || c.is_control() || RESERVED.contains(c))
+        {
+            return Err(DecodeError::Invalid {
+                what: WHAT,
+                value: u64::from(u32::from(bad)),
+            });
+        }
+        // W-QUE-3.
+        if part.starts_with(' ') || part.ends_with(' ') {
+            return Err(DecodeError::Invalid {
+                what: WHAT,
+                value: u64::from(b' '),
+            });
+        }
+    }
+    Ok(())
+}
+
 impl QueueName {
     /// Takes text off the wire.
     ///
     /// # Errors
     /// [`DecodeError`] naming the rule that the name breaks.
     pub fn from_text(text: Text) -> Result<Self, DecodeError> {
-        const WHAT: &str = "queue name";
-        let name = text.as_str();
-        let (queue, sub) = match name.split_once(':') {
-            Some((queue, sub)) => (queue, Some(sub)),
-            None => (name, None),
-        };
-        for (part, limit) in [
-            (Some(queue), QUEUE_NAME_CHARS_MAX),
-            (sub, SUBQUEUE_NAME_CHARS_MAX),
-        ] {
-            let Some(part) = part else { continue };
-            let chars = part.chars().count();
-            if chars == 0 {
-                return Err(DecodeError::Invalid {
-                    what: WHAT,
-                    value: 0,
-                });
-            }
-            if chars > limit {
-                let (value, limit) = (chars as u64, limit as u64);
-                return Err(DecodeError::OverLimit {
-                    what: WHAT,
-                    value,
-                    limit,
-                });
-            }
-            if let Some(bad) = part
-                .chars()
-                .find(|c| *c == ':' || c.is_control() || RESERVED.contains(c))
-            {
-                return Err(DecodeError::Invalid {
-                    what: WHAT,
-                    value: u64::from(u32::from(bad)),
-                });
-            }
-            // W-QUE-3.
-            if part.starts_with(' ') || part.ends_with(' ') {
-                return Err(DecodeError::Invalid {
-                    what: WHAT,
-                    value: u64::from(b' '),
-                });
-            }
-        }
+        check_name(text.as_bytes())?;
         Ok(Self(text))
+    }
+
+    /// Takes bytes that were checked as a queue name before.
+    pub(crate) const fn trusted(bytes: Bytes) -> Self {
+        Self(Text::trusted(bytes))
     }
 
     /// Takes bytes off the wire.
@@ -88,15 +129,8 @@ impl QueueName {
     /// # Errors
     /// [`DecodeError`] naming the rule that the name breaks.
     pub fn from_bytes(bytes: Bytes) -> Result<Self, DecodeError> {
-        if bytes.len() > QUEUE_NAME_BYTES_MAX {
-            let (value, limit) = (bytes.len() as u64, QUEUE_NAME_BYTES_MAX as u64);
-            return Err(DecodeError::OverLimit {
-                what: "queue name",
-                value,
-                limit,
-            });
-        }
-        Self::from_text(Text::from_utf8(bytes, "queue name")?)
+        check_name(&bytes)?;
+        Ok(Self::trusted(bytes))
     }
 
     /// The name as it was given.
@@ -221,6 +255,28 @@ mod tests {
         assert_eq!(kelvin, ascii);
         assert_eq!(kelvin.cmp(&ascii), Ordering::Equal);
         assert_eq!(hash(&kelvin), hash(&ascii));
+    }
+
+    /// The short cut for plain names decides nothing.
+    #[test]
+    fn every_character_is_ruled_on_wherever_it_stands() {
+        for c in (0..0x180).filter_map(char::from_u32) {
+            let wrong = c.is_control() || c == ':' || RESERVED.contains(&c);
+            assert_eq!(
+                format!("a{c}b:c").parse::<QueueName>().is_ok(),
+                !wrong,
+                "{c:?}"
+            );
+            // Between two characters a colon parts queue and subqueue.
+            let wrong = wrong && c != ':';
+            assert_eq!(
+                format!("a{c}b").parse::<QueueName>().is_ok(),
+                !wrong,
+                "{c:?}"
+            );
+            let at_end = format!("a{c}").parse::<QueueName>().is_ok();
+            assert_eq!(at_end, !wrong && c != ' ' && c != ':', "{c:?}");
+        }
     }
 
     #[test]

@@ -194,3 +194,105 @@ proptest! {
         prop_assert!(info.bytes_total <= allowed(body.len()), "{:#x} {:?}", kind, info);
     }
 }
+
+/// A batch as it arrives: frames behind each other in one buffer.
+fn batch(messages: u64, body_bytes: usize) -> BytesMut {
+    let (source, salt) = (QmId::from_bytes([1; 16]), Salt([2; 16]));
+    let body = Bytes::from(vec![7; body_bytes]);
+    let mut lane = BytesMut::new();
+    for number in 1..=messages {
+        let id = MessageId {
+            incarnation: Incarnation(1),
+            sequence: number,
+        };
+        let queue = "orders".parse().unwrap();
+        let mut envelope = Envelope::new(source, id, salt, Class::Recoverable, queue);
+        envelope.label = "a label of twenty-eight char".into();
+        let items = [("amount", "12.50"), ("currency", "EUR"), ("till", "3")];
+        envelope.properties = qm_wire::Properties::new(items).unwrap();
+        envelope.body_bytes = u32::try_from(body_bytes).unwrap();
+        let mut encoded = BytesMut::new();
+        envelope.encode(&mut encoded).unwrap();
+        let data = Data {
+            number,
+            tag: Tag::compute(&encoded, &salt, &body),
+            transit: Transit::direct(1, 1),
+            envelope: encoded.freeze(),
+            body: body.clone(),
+        };
+        data.encode(&mut lane);
+    }
+    lane
+}
+
+/// The receive path allocates once for a buffer, to count who shares it, and never for a message;
+/// every body and text lies where it arrived.
+#[test]
+fn nothing_is_allocated_for_a_message_on_the_receive_path() {
+    for messages in [1, 10, 300] {
+        let lane = batch(messages, 100);
+        let mut arrived = lane.freeze();
+        let range = arrived.as_ptr_range();
+        let within = |bytes: &[u8]| {
+            let part = bytes.as_ptr_range();
+            range.start <= part.start && part.end <= range.end
+        };
+        let mut seen = 0;
+        let info = measure(|| {
+            while let Some(frame) = PeerFrame::next(&mut arrived, BODY_LIMIT).unwrap() {
+                let PeerFrame::Data(data) = frame else {
+                    panic!("data frames were sent")
+                };
+                let envelope = data.open().unwrap();
+                assert!(within(&data.body) && within(&data.envelope));
+                assert!(within(envelope.label.as_bytes()));
+                assert!(within(envelope.queue.as_bytes()));
+                assert!(within(envelope.properties.as_encoded()));
+                let view = Envelope::view(&data.envelope).unwrap();
+                assert!(within(view.label.as_bytes()));
+                seen += 1;
+            }
+        });
+        assert_eq!(seen, messages);
+        assert!(info.count_total <= 1, "{messages} messages: {info:?}");
+    }
+}
+
+/// Writing into a buffer that has room allocates nothing either.
+#[test]
+fn nothing_is_allocated_for_a_message_that_is_written_into_room() {
+    let lane = batch(1, 100);
+    let frame = PeerFrame::next(&mut lane.freeze(), BODY_LIMIT).unwrap();
+    let Some(PeerFrame::Data(data)) = frame else {
+        panic!("a data frame was sent")
+    };
+    let envelope = data.open().unwrap();
+    let mut to = BytesMut::with_capacity(8192);
+    let info = measure(|| {
+        envelope.encode(&mut to).unwrap();
+        data.encode(&mut to);
+    });
+    assert_eq!(info.count_total, 0, "{info:?}");
+}
+
+/// The bound that the documentation states, for every kind: at most twice the frame and 64 bytes.
+#[test]
+fn a_frame_never_costs_more_than_twice_its_bytes() {
+    for kind in qm_wire::FrameKind::ALL {
+        for items in [2_u16, 256] {
+            // Bytes that count up, so that ordered lists are ordered wherever they begin.
+            for head in 0..50 {
+                let mut body: Vec<u8> = vec![0; head];
+                body.extend(items.to_le_bytes());
+                for at in 0..usize::from(items).min(256) {
+                    let byte = u8::try_from(at).unwrap();
+                    body.extend([byte, 0, 0, 0, 0, 0, 0, 0, byte, 0, 0, 0, 0, 0, 0, 0]);
+                    body.extend([0; 8]);
+                }
+                let info = decode_sealed(kind.code(), 0, &body);
+                let bound = 2 * (body.len() as u64 + 16) + 64;
+                assert!(info.bytes_total <= bound, "{kind:?} {items}: {info:?}");
+            }
+        }
+    }
+}

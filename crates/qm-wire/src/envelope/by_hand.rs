@@ -1,14 +1,16 @@
 //! The envelope's codec without a serializer: the normative reading of SPEC.md, section 6.
 
-use bytes::Bytes;
 #[cfg(any(test, not(feature = "bincode"), feature = "__differential"))]
 use bytes::{BufMut, BytesMut};
 
-use super::{ENVELOPE_VERSION, Envelope};
+use super::ENVELOPE_VERSION;
+use super::view::EnvelopeView;
+#[cfg(any(test, not(feature = "bincode"), feature = "__differential"))]
+use super::{ENVELOPE_HEAD_BYTES, Envelope};
 use crate::class::{AckWishes, Class, MessageFlags, Priority};
 #[cfg(any(test, not(feature = "bincode"), feature = "__differential"))]
 use crate::codec::put_short;
-use crate::codec::{DecodeError, Reader};
+use crate::codec::{DecodeError, over};
 use crate::id::{Incarnation, MessageId, QmId, Salt};
 use crate::limits::{
     ADDRESS_BYTES_MAX, CONTENT_TYPE_BYTES_MAX, CORRELATION_BYTES_MAX, ENVELOPE_BYTES_MAX,
@@ -16,26 +18,31 @@ use crate::limits::{
 };
 use crate::outcome::Outcome;
 use crate::properties::Properties;
-use crate::queue_name::QueueName;
-use crate::text::Text;
+use crate::queue_name::check_name;
+use crate::text::{TextView, check_text};
 
 /// Appends an envelope that was checked.
 #[cfg(any(test, not(feature = "bincode"), feature = "__differential"))]
 pub(crate) fn encode(envelope: &Envelope, to: &mut BytesMut) {
-    to.put_u8(ENVELOPE_VERSION);
-    to.put_u8(envelope.class.code());
-    to.put_u8(envelope.priority.get());
-    to.put_u8(envelope.flags.bits());
-    to.put_slice(envelope.source.as_bytes());
-    to.put_u64_le(envelope.id.incarnation.0);
-    to.put_u64_le(envelope.id.sequence);
-    to.put_slice(&envelope.salt.0);
-    to.put_u64_le(envelope.sent_at_us);
-    to.put_u64_le(envelope.time_to_reach_queue_ms);
-    to.put_u64_le(envelope.time_to_be_received_ms);
-    to.put_u32_le(envelope.body_bytes);
-    to.put_u8(envelope.ack_wishes.bits());
-    to.put_u16_le(envelope.report.map_or(0, |report| report.0));
+    to.reserve(envelope.encoded_len());
+    // In one piece: each separate write asks for room again.
+    let mut head = [0; ENVELOPE_HEAD_BYTES];
+    let mut rest = head.as_mut_slice();
+    rest.put_u8(ENVELOPE_VERSION);
+    rest.put_u8(envelope.class.code());
+    rest.put_u8(envelope.priority.get());
+    rest.put_u8(envelope.flags.bits());
+    rest.put_slice(envelope.source.as_bytes());
+    rest.put_u64_le(envelope.id.incarnation.0);
+    rest.put_u64_le(envelope.id.sequence);
+    rest.put_slice(&envelope.salt.0);
+    rest.put_u64_le(envelope.sent_at_us);
+    rest.put_u64_le(envelope.time_to_reach_queue_ms);
+    rest.put_u64_le(envelope.time_to_be_received_ms);
+    rest.put_u32_le(envelope.body_bytes);
+    rest.put_u8(envelope.ack_wishes.bits());
+    rest.put_u16_le(envelope.report.map_or(0, |report| report.0));
+    to.put_slice(&head);
     put_short(to, envelope.queue.as_bytes());
     put_short(to, envelope.label.as_bytes());
     put_short(to, &envelope.correlation_id);
@@ -46,74 +53,123 @@ pub(crate) fn encode(envelope: &Envelope, to: &mut BytesMut) {
     put_short(to, envelope.properties.as_encoded());
 }
 
-/// Reads an envelope, reporting the first broken rule in the order of the bytes.
-pub(crate) fn decode(encoded: &Bytes) -> Result<Envelope, DecodeError> {
-    if encoded.len() > ENVELOPE_BYTES_MAX {
-        let (value, limit) = (encoded.len() as u64, ENVELOPE_BYTES_MAX as u64);
-        return Err(DecodeError::OverLimit {
-            what: "envelope",
-            value,
-            limit,
-        });
+/// What is left of an envelope.
+struct Rest<'a> {
+    bytes: &'a [u8],
+    /// Bytes of all of it, for the offsets in errors.
+    len: usize,
+}
+
+impl<'a> Rest<'a> {
+    #[inline]
+    fn array<const N: usize>(&mut self, what: &'static str) -> Result<[u8; N], DecodeError> {
+        let Some((head, rest)) = self.bytes.split_first_chunk::<N>() else {
+            return Err(self.truncated(what, N));
+        };
+        self.bytes = rest;
+        Ok(*head)
     }
-    let mut r = Reader::new(encoded);
+
+    #[inline]
+    fn u64(&mut self, what: &'static str) -> Result<u64, DecodeError> {
+        self.array(what).map(u64::from_le_bytes)
+    }
+
+    #[inline]
+    fn u8(&mut self, what: &'static str) -> Result<u8, DecodeError> {
+        self.array(what).map(u8::from_le_bytes)
+    }
+
+    /// Bytes behind a 16-bit length.
+    #[inline]
+    fn short(&mut self, limit: usize, what: &'static str) -> Result<&'a [u8], DecodeError> {
+        let n = usize::from(u16::from_le_bytes(self.array(what)?));
+        over(what, n, limit)?;
+        let Some((head, rest)) = self.bytes.split_at_checked(n) else {
+            return Err(self.truncated(what, n));
+        };
+        self.bytes = rest;
+        Ok(head)
+    }
+
+    #[inline]
+    fn text(
+        &mut self,
+        limit: usize,
+        breaks_allowed: bool,
+        what: &'static str,
+    ) -> Result<TextView<'a>, DecodeError> {
+        let bytes = self.short(limit, what)?;
+        check_text(bytes, breaks_allowed, what)?;
+        Ok(TextView::trusted(bytes))
+    }
+
+    fn queue(&mut self) -> Result<TextView<'a>, DecodeError> {
+        let bytes = self.short(QUEUE_NAME_BYTES_MAX, "queue name")?;
+        check_name(bytes)?;
+        Ok(TextView::trusted(bytes))
+    }
+
+    #[cold]
+    fn truncated(&self, what: &'static str, needed: usize) -> DecodeError {
+        DecodeError::Truncated {
+            what,
+            offset: self.len.saturating_sub(self.bytes.len()),
+            needed,
+            had: self.bytes.len(),
+        }
+    }
+}
+
+/// Reads an envelope, reporting the first broken rule in the order of the bytes.
+pub(crate) fn view(encoded: &[u8]) -> Result<EnvelopeView<'_>, DecodeError> {
+    over("envelope", encoded.len(), ENVELOPE_BYTES_MAX)?;
+    let len = encoded.len();
+    let mut r = Rest {
+        bytes: encoded,
+        len,
+    };
     let version = r.u8("envelope version")?;
     if version != ENVELOPE_VERSION {
-        let value = u64::from(version);
         return Err(DecodeError::Invalid {
             what: "envelope version",
-            value,
+            value: u64::from(version),
         });
     }
-    let class = Class::from_code(r.u8("delivery class")?)?;
-    let priority = Priority::new(r.u8("priority")?)?;
-    let flags = MessageFlags::from_bits(r.u8("message flags")?)?;
-    let source = QmId::from_bytes(r.array("source")?);
-    let id = MessageId {
-        incarnation: Incarnation(r.u64("incarnation")?),
-        sequence: r.u64("sequence")?,
+    let envelope = EnvelopeView {
+        class: Class::from_code(r.u8("delivery class")?)?,
+        priority: Priority::new(r.u8("priority")?)?,
+        flags: MessageFlags::from_bits(r.u8("message flags")?)?,
+        source: QmId::from_bytes(r.array("source")?),
+        id: MessageId {
+            incarnation: Incarnation(r.u64("incarnation")?),
+            sequence: r.u64("sequence")?,
+        },
+        salt: Salt(r.array("salt")?),
+        sent_at_us: r.u64("time sent")?,
+        time_to_reach_queue_ms: r.u64("time to reach queue")?,
+        time_to_be_received_ms: r.u64("time to be received")?,
+        body_bytes: u32::from_le_bytes(r.array("body length")?),
+        ack_wishes: AckWishes::from_bits(r.u8("ack wishes")?)?,
+        report: match u16::from_le_bytes(r.array("report")?) {
+            0 => None,
+            report => Some(Outcome(report)),
+        },
+        queue: r.queue()?,
+        label: r.text(LABEL_BYTES_MAX, true, "label")?,
+        correlation_id: r.short(CORRELATION_BYTES_MAX, "correlation id")?,
+        response_queue: r.text(ADDRESS_BYTES_MAX, false, "response queue")?,
+        admin_queue: r.text(ADDRESS_BYTES_MAX, false, "administration queue")?,
+        content_type: r.text(CONTENT_TYPE_BYTES_MAX, false, "content type")?,
+        trace_context: r.text(TRACE_CONTEXT_BYTES_MAX, true, "trace context")?,
+        properties: r.short(PROPERTIES_BYTES_MAX, "application properties")?,
     };
-    let salt = Salt(r.array("salt")?);
-    let sent_at_us = r.u64("time sent")?;
-    let time_to_reach_queue_ms = r.u64("time to reach queue")?;
-    let time_to_be_received_ms = r.u64("time to be received")?;
-    let body_bytes = r.u32("body length")?;
-    let ack_wishes = AckWishes::from_bits(r.u8("ack wishes")?)?;
-    let report = Some(Outcome(r.u16("report")?)).filter(|report| report.0 != 0);
-    let queue = QueueName::from_bytes(r.short(QUEUE_NAME_BYTES_MAX, "queue name")?)?;
-    let label = Text::from_utf8(r.short(LABEL_BYTES_MAX, "label")?, "label")?;
-    let correlation_id = r.short(CORRELATION_BYTES_MAX, "correlation id")?;
-    let mut line = |limit, what| Text::line_from_utf8(r.short(limit, what)?, what);
-    let response_queue = line(ADDRESS_BYTES_MAX, "response queue")?;
-    let admin_queue = line(ADDRESS_BYTES_MAX, "administration queue")?;
-    let content_type = line(CONTENT_TYPE_BYTES_MAX, "content type")?;
-    let trace_context = r.short(TRACE_CONTEXT_BYTES_MAX, "trace context")?;
-    let trace_context = Text::from_utf8(trace_context, "trace context")?;
-    let properties = r.short(PROPERTIES_BYTES_MAX, "application properties")?;
-    let properties = Properties::from_encoded(properties)?;
-    r.finish("envelope")?;
-    let envelope = Envelope {
-        source,
-        id,
-        salt,
-        class,
-        priority,
-        flags,
-        ack_wishes,
-        report,
-        sent_at_us,
-        time_to_reach_queue_ms,
-        time_to_be_received_ms,
-        body_bytes,
-        queue,
-        label,
-        correlation_id,
-        response_queue,
-        admin_queue,
-        content_type,
-        trace_context,
-        properties,
-    };
-    envelope.check_limits()?;
-    Ok(envelope)
+    Properties::check(envelope.properties)?;
+    match r.bytes.len() {
+        0 => envelope.check().map(|()| envelope),
+        extra => Err(DecodeError::Trailing {
+            what: "envelope",
+            extra,
+        }),
+    }
 }

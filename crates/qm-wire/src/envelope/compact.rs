@@ -8,11 +8,12 @@
 use bincode::config::{Configuration, Fixint, Limit, LittleEndian};
 use bincode::de::read::BorrowReader;
 use bincode::de::{BorrowDecode, BorrowDecoder, Decode};
-use bincode::enc::write::Writer;
+use bincode::enc::write::Writer as _;
 use bincode::enc::{Encode, Encoder};
 use bincode::error::{DecodeError, EncodeError};
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 
+use super::view::EnvelopeView;
 use super::{ENVELOPE_VERSION, Envelope, by_hand};
 use crate::class::{AckWishes, Class, MessageFlags, Priority};
 use crate::id::{Incarnation, MessageId, QmId, Salt};
@@ -22,8 +23,8 @@ use crate::limits::{
 };
 use crate::outcome::Outcome;
 use crate::properties::Properties;
-use crate::queue_name::QueueName;
-use crate::text::Text;
+use crate::queue_name::check_name;
+use crate::text::{TextView, check_text};
 
 type Config = Configuration<LittleEndian, Fixint, Limit<ENVELOPE_BYTES_MAX>>;
 
@@ -73,6 +74,7 @@ impl<const LIMIT: usize> Encode for Short<'_, LIMIT> {
 }
 
 impl<'a, 'de: 'a, C, const LIMIT: usize> BorrowDecode<'de, C> for Short<'a, LIMIT> {
+    #[inline]
     fn borrow_decode<D: BorrowDecoder<'de, Context = C>>(
         decoder: &mut D,
     ) -> Result<Self, DecodeError> {
@@ -82,16 +84,6 @@ impl<'a, 'de: 'a, C, const LIMIT: usize> BorrowDecode<'de, C> for Short<'a, LIMI
         }
         decoder.claim_bytes_read(n)?;
         Ok(Self(decoder.borrow_reader().take_bytes(n)?))
-    }
-}
-
-/// Lets bincode append to the frame that is being built.
-struct Sink<'a>(&'a mut BytesMut);
-
-impl Writer for Sink<'_> {
-    fn write(&mut self, bytes: &[u8]) -> Result<(), EncodeError> {
-        self.0.extend_from_slice(bytes);
-        Ok(())
     }
 }
 
@@ -121,31 +113,46 @@ pub(crate) fn encode(envelope: &Envelope, to: &mut BytesMut) {
         trace_context: Short(envelope.trace_context.as_bytes()),
         properties: Short(envelope.properties.as_encoded()),
     };
-    bincode::encode_into_writer(layout, Sink(to), CONFIG)
-        .expect("a checked envelope has no field over its limit and the sink never fails");
+    // Into room of the right size: a growing buffer would be asked for room field by field.
+    let start = to.len();
+    to.resize(start.saturating_add(envelope.encoded_len()), 0);
+    let room = to.get_mut(start..).unwrap_or_default();
+    bincode::encode_into_slice(layout, room, CONFIG)
+        .expect("a checked envelope has no field over its limit, and its length is known");
 }
 
 /// Reads an envelope.
 ///
 /// bincode's errors name no field, so the codec by hand says what is wrong. That it refuses
 /// whatever [`read`] refuses is what the differential tests prove.
-pub(crate) fn decode(encoded: &Bytes) -> Result<Envelope, crate::DecodeError> {
-    read(encoded).ok_or_else(|| {
-        let wrong = by_hand::decode(encoded).err();
-        wrong.unwrap_or(crate::DecodeError::NotCanonical { what: "envelope" })
-    })
+pub(crate) fn view(encoded: &[u8]) -> Result<EnvelopeView<'_>, crate::DecodeError> {
+    match read(encoded) {
+        Some(view) => Ok(view),
+        None => Err(refusal(encoded)),
+    }
+}
+
+#[cold]
+fn refusal(encoded: &[u8]) -> crate::DecodeError {
+    let wrong = by_hand::view(encoded).err();
+    wrong.unwrap_or(crate::DecodeError::NotCanonical { what: "envelope" })
 }
 
 /// Reads an envelope; `None` when any rule is broken.
-pub(crate) fn read(encoded: &Bytes) -> Option<Envelope> {
+#[inline]
+pub(crate) fn read(encoded: &[u8]) -> Option<EnvelopeView<'_>> {
     let (layout, consumed) =
         bincode::borrow_decode_from_slice::<Layout<'_>, Config>(encoded, CONFIG).ok()?;
     if consumed != encoded.len() || layout.version != ENVELOPE_VERSION {
         return None;
     }
-    let slice = |bytes: &[u8]| encoded.slice_ref(bytes);
-    let line = |bytes: &[u8]| Text::line_from_utf8(slice(bytes), "line").ok();
-    let envelope = Envelope {
+    let text = |bytes, breaks_allowed| {
+        check_text(bytes, breaks_allowed, "text").ok()?;
+        Some(TextView::trusted(bytes))
+    };
+    let line = |bytes| text(bytes, false);
+    check_name(layout.queue.0).ok()?;
+    let view = EnvelopeView {
         source: QmId::from_bytes(layout.source),
         id: MessageId {
             incarnation: Incarnation(layout.incarnation),
@@ -156,20 +163,24 @@ pub(crate) fn read(encoded: &Bytes) -> Option<Envelope> {
         priority: Priority::new(layout.priority).ok()?,
         flags: MessageFlags::from_bits(layout.flags).ok()?,
         ack_wishes: AckWishes::from_bits(layout.ack_wishes).ok()?,
-        report: Some(Outcome(layout.report)).filter(|report| report.0 != 0),
+        report: match layout.report {
+            0 => None,
+            report => Some(Outcome(report)),
+        },
         sent_at_us: layout.sent_at_us,
         time_to_reach_queue_ms: layout.time_to_reach_queue_ms,
         time_to_be_received_ms: layout.time_to_be_received_ms,
         body_bytes: layout.body_bytes,
-        queue: QueueName::from_bytes(slice(layout.queue.0)).ok()?,
-        label: Text::from_utf8(slice(layout.label.0), "label").ok()?,
-        correlation_id: slice(layout.correlation_id.0),
+        queue: TextView::trusted(layout.queue.0),
+        label: text(layout.label.0, true)?,
+        correlation_id: layout.correlation_id.0,
         response_queue: line(layout.response_queue.0)?,
         admin_queue: line(layout.admin_queue.0)?,
         content_type: line(layout.content_type.0)?,
-        trace_context: Text::from_utf8(slice(layout.trace_context.0), "trace context").ok()?,
-        properties: Properties::from_encoded(slice(layout.properties.0)).ok()?,
+        trace_context: text(layout.trace_context.0, true)?,
+        properties: layout.properties.0,
     };
-    envelope.check_limits().ok()?;
-    Some(envelope)
+    Properties::check(view.properties).ok()?;
+    view.check().ok()?;
+    Some(view)
 }

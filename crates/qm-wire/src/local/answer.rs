@@ -6,7 +6,7 @@ use super::request::{check_ranges, put_ranges, read_ranges};
 use crate::codec::{DecodeError, Reader, over, put_count, put_line, put_short};
 use crate::data::OpenError;
 use crate::envelope::Envelope;
-use crate::frame::{FrameKind, RawFrame, put_frame};
+use crate::frame::{Cut, FrameKind, put_frame};
 use crate::id::{Incarnation, MessageId, QmId, Tag};
 use crate::limits::{
     ACK_RANGES_MAX, ADMIN_BYTES_MAX, ANSWER_TEXT_BYTES_MAX, ENVELOPE_BYTES_MAX, FATE_RUNS_MAX,
@@ -336,9 +336,9 @@ impl Delivery {
         put_short(to, &self.envelope);
     }
 
-    pub(crate) fn read(raw: &RawFrame) -> Result<Self, DecodeError> {
+    pub(crate) fn read(raw: &Cut<'_>) -> Result<Self, DecodeError> {
         raw.check_flags(0)?;
-        let mut r = Reader::new(&raw.body);
+        let mut r = raw.reader();
         let head = Self::read_head(&mut r)?;
         raw.verify(r.offset())?;
         let body = r.rest();

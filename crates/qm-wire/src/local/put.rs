@@ -5,7 +5,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use super::request::check_transaction;
 use crate::codec::{DecodeError, Reader, over, put_short};
 use crate::envelope::{AckWishes, Class, MessageFlags, Priority};
-use crate::frame::{FrameKind, RawFrame, put_frame};
+use crate::frame::{Cut, FrameKind, put_frame};
 use crate::limits::{
     ADDRESS_BYTES_MAX, BODY_BYTES_MAX, CONTENT_TYPE_BYTES_MAX, CORRELATION_BYTES_MAX,
     FRAME_HEADER_BYTES, IDEMPOTENCY_KEY_BYTES_MAX, LABEL_BYTES_MAX, LABEL_CHARS_MAX,
@@ -303,7 +303,7 @@ impl Put {
         put_short(to, self.properties.as_encoded());
     }
 
-    pub(super) fn read(raw: &RawFrame) -> Result<Self, DecodeError> {
+    pub(super) fn read(raw: &Cut<'_>) -> Result<Self, DecodeError> {
         raw.check_flags(PUT_FLAGS)?;
         let has = |flag: u16| raw.flags & flag != 0;
         if has(FLAG_IDEMPOTENCY_NUMBER) && !has(FLAG_IDEMPOTENCY) {
@@ -312,7 +312,7 @@ impl Put {
                 value: u64::from(raw.flags),
             });
         }
-        let mut r = Reader::new(&raw.body);
+        let mut r = raw.reader();
         let r = &mut r;
         let optional = |r: &mut Reader<'_>, flag, what| {
             if has(flag) {

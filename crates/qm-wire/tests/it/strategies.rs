@@ -317,7 +317,7 @@ fn twins() -> impl Strategy<Value = PeerFrame> {
         let incarnation = Incarnation(incarnation);
         PeerFrame::Twin(Twin { relay, incarnation })
     });
-    let ask = (names.clone(), rank()).prop_map(|((relay, challenge, _), rank)| {
+    let ask = (names, rank()).prop_map(|((relay, challenge, _), rank)| {
         PeerFrame::Ask(Ask {
             relay,
             challenge,
@@ -325,7 +325,7 @@ fn twins() -> impl Strategy<Value = PeerFrame> {
         })
     });
     let claim = (
-        names.clone(),
+        names,
         any::<[u8; 16]>(),
         rank(),
         rank(),
