@@ -121,7 +121,10 @@ pub(crate) fn store_options(config: &NodeConfig) -> LogOptions {
 /// Segments hold the largest batch the loop can gather.
 pub(crate) fn segment_bytes(config: &NodeConfig) -> u32 {
     const PAGE: usize = 4096;
-    let batch = GATHERED_BYTES_MAX.saturating_add(frame_bytes_max(config).saturating_mul(2));
+    // Longer bodies have files of their own.
+    let body = config.store.side_file_bytes;
+    let frame = frame_bytes_max(config).min(data_frame_bytes(body));
+    let batch = GATHERED_BYTES_MAX.saturating_add(frame.saturating_mul(2));
     let wanted = batch.div_ceil(PAGE).saturating_mul(PAGE);
     let wanted = u32::try_from(wanted)
         .unwrap_or(u32::MAX)

@@ -35,6 +35,16 @@ pub enum Break {
     SkipDirSync,
     /// Records are handed out without a look at their checksums.
     ServeUnchecked,
+    /// A record is written before the file with its body is flushed.
+    SkipBodySync,
+    /// A record is written before the name of the file with its body is durable.
+    SkipBodyName,
+    /// A hint is believed although its hash is not what the seal says.
+    TrustHints,
+    /// A cold part of the index is believed whatever its hash.
+    TrustPages,
+    /// The file with a body is removed before the removal of its record is durable.
+    RemoveBodyFirst,
 }
 
 #[cfg(feature = "__breaks")]
@@ -57,5 +67,10 @@ impl Break {
         Self::SkipVoidAgain,
         Self::SkipDirSync,
         Self::ServeUnchecked,
+        Self::SkipBodySync,
+        Self::SkipBodyName,
+        Self::TrustHints,
+        Self::TrustPages,
+        Self::RemoveBodyFirst,
     ];
 }

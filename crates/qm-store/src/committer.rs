@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use crate::error::StoreError;
 use crate::log::Log;
@@ -34,6 +35,21 @@ impl Completion {
             | Self::Failed(ticket, _) => *ticket,
         }
     }
+}
+
+/// How long nothing must have come before the disk is tidied for a long pause: what is made up
+/// and given back for every short one would cost more than it saves.
+const QUIET: Duration = Duration::from_secs(2);
+
+/// What to do when nothing waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Patience {
+    /// Go on with something else.
+    None,
+    /// Wait, but not long.
+    Some,
+    /// Wait until something comes.
+    Endless,
 }
 
 /// Owns a store on a thread of its own and commits what is submitted to it.
@@ -137,16 +153,26 @@ impl Desk {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Swaps what waits into the given buffers; false when nothing will come any more. Without
-    /// `patient` it returns at once, with nothing when nothing waits.
-    fn take(&self, tickets: &mut Vec<u64>, batches: &mut Vec<Batch>, patient: bool) -> bool {
+    /// Swaps what waits into the given buffers; false when nothing will come any more. What it
+    /// returns is empty when nothing came in time.
+    fn take(&self, tickets: &mut Vec<u64>, batches: &mut Vec<Batch>, patience: Patience) -> bool {
         let mut waiting = self.lock();
-        while patient && waiting.batches.is_empty() && !waiting.closed {
+        let mut in_time = patience != Patience::None;
+        while in_time && waiting.batches.is_empty() && !waiting.closed {
             waiting.asleep = true;
-            waiting = self
-                .arrived
-                .wait(waiting)
-                .unwrap_or_else(PoisonError::into_inner);
+            if patience == Patience::Endless {
+                waiting = self
+                    .arrived
+                    .wait(waiting)
+                    .unwrap_or_else(PoisonError::into_inner);
+            } else {
+                let (woken, timeout) = self
+                    .arrived
+                    .wait_timeout(waiting, QUIET)
+                    .unwrap_or_else(PoisonError::into_inner);
+                waiting = woken;
+                in_time = !timeout.timed_out();
+            }
             waiting.asleep = false;
         }
         std::mem::swap(&mut waiting.tickets, tickets);
@@ -157,10 +183,14 @@ impl Desk {
 
 fn run<S: Store>(mut store: S, desk: &Desk, mut on_done: impl FnMut(Completion)) -> S {
     let (mut tickets, mut batches) = (Vec::new(), Vec::new());
-    let mut more_to_tidy = true;
-    while desk.take(&mut tickets, &mut batches, !more_to_tidy) {
-        let idle = batches.is_empty();
-        if !idle {
+    let mut patience = Patience::None;
+    let mut quiet = false;
+    while desk.take(&mut tickets, &mut batches, patience) {
+        if batches.is_empty() {
+            // It was quiet for a while, or it was quiet already.
+            quiet |= patience == Patience::Some;
+        } else {
+            quiet = false;
             let outcome = store.commit(&batches);
             batches.clear();
             match outcome {
@@ -181,7 +211,12 @@ fn run<S: Store>(mut store: S, desk: &Desk, mut on_done: impl FnMut(Completion))
             }
         }
         // An error here fails the next commit, which has somebody to tell.
-        more_to_tidy = store.tidy(idle).unwrap_or(false) || !idle;
+        let more = store.tidy(quiet).unwrap_or(false);
+        patience = match (more, quiet) {
+            (true, _) => Patience::None,
+            (false, false) => Patience::Some,
+            (false, true) => Patience::Endless,
+        };
     }
     store
 }

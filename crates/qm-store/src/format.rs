@@ -1,9 +1,11 @@
 //! The bytes of a segment, as `FORMAT.md` states them.
 
+use crate::hint::HintMark;
+use crate::side::{SIDE_REF_BYTES, SideBody};
 use crate::types::{Op, StreamId};
 
 pub(crate) const MAGIC: [u8; 8] = *b"qmstore\0";
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
 
 /// Where the two copies of the header, the seal and the first record stand. Each is in a 4 KiB
 /// block of its own, so that writing one cannot tear another on drives with such sectors.
@@ -109,20 +111,42 @@ impl Seed {
         self.crc ^ offset
     }
 
-    pub(crate) fn encode_seal(self, end: u32) -> [u8; SEAL_BYTES] {
+    pub(crate) fn encode_seal(self, seal: Seal) -> [u8; SEAL_BYTES] {
         let mut out = [0; SEAL_BYTES];
         out[..8].copy_from_slice(b"qmsealed");
-        out[8..12].copy_from_slice(&end.to_le_bytes());
+        out[8..12].copy_from_slice(&seal.end.to_le_bytes());
+        if let Some(hint) = seal.hint {
+            out[12..16].copy_from_slice(&hint.bytes.to_le_bytes());
+            out[16..28].copy_from_slice(&hint.hash);
+        }
         let crc = crc32c::crc32c_append(self.crc, &out[..28]);
         out[28..].copy_from_slice(&crc.to_le_bytes());
         out
     }
 
-    pub(crate) fn decode_seal(self, bytes: &[u8; SEAL_BYTES]) -> Option<u32> {
+    pub(crate) fn decode_seal(self, bytes: &[u8; SEAL_BYTES]) -> Option<Seal> {
         let valid = bytes[..8] == *b"qmsealed"
             && u32_at(bytes, 28) == crc32c::crc32c_append(self.crc, &bytes[..28]);
-        valid.then(|| u32_at(bytes, 8))
+        let mut hash = [0; 12];
+        hash.copy_from_slice(&bytes[16..28]);
+        let hint = HintMark {
+            bytes: u32_at(bytes, 12),
+            hash,
+        };
+        valid.then(|| Seal {
+            end: u32_at(bytes, 8),
+            hint: Some(hint).filter(|hint| hint.bytes > 0),
+        })
     }
+}
+
+/// What is said of a complete segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Seal {
+    /// Where its last whole batch ends.
+    pub(crate) end: u32,
+    /// The hint file that tells the same as its records.
+    pub(crate) hint: Option<HintMark>,
 }
 
 /// Kinds of records; `FORMAT.md` reserves more.
@@ -135,6 +159,8 @@ pub(crate) enum Kind {
     Remove = 3,
     Set = 5,
     Unset = 6,
+    /// A put with its body in a file of its own.
+    SidePut = 7,
 }
 
 impl Kind {
@@ -145,6 +171,7 @@ impl Kind {
             3 => Self::Remove,
             5 => Self::Set,
             6 => Self::Unset,
+            7 => Self::SidePut,
             _ => return None,
         })
     }
@@ -225,9 +252,13 @@ impl RecordHeader {
     }
 }
 
-/// Bytes an operation takes when it is encoded alone.
-pub(crate) fn encoded_bytes(op: &Op) -> usize {
+/// Bytes an operation takes when it is encoded alone. Bodies of `side_from` bytes or more are in
+/// files of their own.
+pub(crate) fn encoded_bytes(op: &Op, side_from: usize) -> usize {
     match op {
+        Op::Put { head, body, .. } if body.len() >= side_from => {
+            RECORD_BYTES + padded(head.len().saturating_add(SIDE_REF_BYTES))
+        }
         Op::Put { head, body, .. } => RECORD_BYTES + padded(head.len().saturating_add(body.len())),
         Op::Remove { .. } => RECORD_BYTES + 8,
         Op::Set { key, value } => RECORD_BYTES + padded(key.len().saturating_add(value.len())),
@@ -262,6 +293,17 @@ impl<'a> Encoder<'a> {
         self.record(Kind::Put, flags, stream.0, at, head, body);
     }
 
+    pub(crate) fn side_put(
+        &mut self,
+        flags: u8,
+        stream: StreamId,
+        at: u64,
+        head: &[u8],
+        side: &[u8],
+    ) {
+        self.record(Kind::SidePut, flags, stream.0, at, head, side);
+    }
+
     pub(crate) fn remove(&mut self, flags: u8, stream: StreamId, first: u64, last: u64) {
         self.record(
             Kind::Remove,
@@ -281,8 +323,18 @@ impl<'a> Encoder<'a> {
         self.record(Kind::Unset, flags, 0, 0, key, &[]);
     }
 
-    pub(crate) fn op(&mut self, flags: u8, op: &Op) {
+    /// `side` is where the body of a put is, if it is not here.
+    pub(crate) fn op(&mut self, flags: u8, op: &Op, side: Option<SideBody>) {
         match op {
+            Op::Put {
+                stream,
+                position,
+                head,
+                ..
+            } if side.is_some() => {
+                let side = side.map(|side| side.encode()).unwrap_or_default();
+                self.side_put(flags, *stream, *position, head, &side);
+            }
             Op::Put {
                 stream,
                 position,

@@ -1,16 +1,26 @@
-//! Where every live record is: 12 bytes a record, and what each segment is still needed for.
+//! Where every live record is, and what each segment is still needed for.
+
+mod pages;
+mod rescan;
+mod stream;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::format::{STEP, Seed};
+use crate::error::StoreError;
+use crate::format::{Seal, Seed};
 use crate::segment::SegmentFile;
+use crate::side::SideBody;
 use crate::types::{StreamId, StreamSummary};
 
-/// Records a chunk holds before the next one starts.
-const CHUNK: usize = 512;
+pub(crate) use pages::{PAGES_NAME, Pages, put_varint, take_varint};
+use stream::{Source, Stream};
+
+/// Chunks a search for a cold one looks at, at most.
+const SEARCH_STEPS: usize = 64;
 
 /// Number of a segment in memory; reused, unlike its sequence number.
 pub(crate) type Slot = u16;
@@ -30,7 +40,7 @@ pub(crate) struct Segment {
     pub(crate) seed: Seed,
     /// Where its records end.
     pub(crate) end: u32,
-    pub(crate) sealed: bool,
+    pub(crate) seal: Option<Seal>,
     /// Records put here, carried copies apart, live or removed.
     pub(crate) puts: u64,
     pub(crate) live_records: u64,
@@ -53,7 +63,7 @@ impl Segment {
             sequence,
             seed,
             end,
-            sealed: false,
+            seal: None,
             puts: 0,
             live_records: 0,
             live_bytes: 0,
@@ -66,18 +76,40 @@ impl Segment {
 
 #[derive(Debug, Default)]
 pub(crate) struct Index {
-    pub(crate) streams: BTreeMap<StreamId, Stream>,
+    streams: BTreeMap<StreamId, Stream>,
     pub(crate) state: BTreeMap<Bytes, Location>,
     pub(crate) segments: Segments,
+    /// Bodies in files of their own, by the records that name them.
+    pub(crate) side: BTreeMap<(StreamId, u64), SideBody>,
+    /// Those whose records are gone.
+    pub(crate) dead_side: Vec<SideBody>,
+    pub(crate) side_bytes: u64,
+    pages: Pages,
+    /// The chunk that left memory last.
+    hand: Option<(StreamId, u64)>,
 }
 
 impl Index {
+    pub(crate) fn new(pages: Pages) -> Self {
+        Self {
+            pages,
+            ..Self::default()
+        }
+    }
+
     /// Adds a record, or moves it when it is a copy of one that is live.
-    pub(crate) fn put(&mut self, stream: StreamId, position: u64, at: Location) {
-        let stream = self.streams.entry(stream).or_default();
+    pub(crate) fn put(
+        &mut self,
+        id: StreamId,
+        position: u64,
+        at: Location,
+        side: Option<SideBody>,
+    ) -> Result<(), StoreError> {
+        let stream = self.streams.entry(id).or_default();
         stream.last_put = stream.last_put.max(Some(position));
+        let old = stream.insert(position, at, id, &mut self.pages, &self.segments)?;
         self.segments.born(at);
-        match stream.insert(position, at) {
+        match old {
             Some(old) => {
                 stream.live_bytes -= u64::from(old.bytes);
                 if let Some(sequence) = self.segments.died(old, at.slot) {
@@ -87,16 +119,74 @@ impl Index {
             None => stream.live_records += 1,
         }
         stream.live_bytes += u64::from(at.bytes);
+        let before = match side {
+            Some(side) => {
+                stream.live_bytes += side.bytes;
+                self.side_bytes += side.bytes;
+                self.side.insert((id, position), side)
+            }
+            None if old.is_some() => self.side.remove(&(id, position)),
+            None => None,
+        };
+        if let Some(before) = before {
+            stream.live_bytes -= before.bytes;
+            self.side_bytes -= before.bytes;
+            if side.is_none_or(|side| side.number != before.number) {
+                self.dead_side.push(before);
+            }
+        }
+        if self.pages.is_crowded(self.streams.len()) {
+            self.page_out();
+        }
+        Ok(())
+    }
+
+    /// Lets one chunk leave memory, going round all of them.
+    fn page_out(&mut self) {
+        let mut steps = SEARCH_STEPS;
+        let (mut id, mut after) = match self.hand {
+            Some((id, base)) => (id, Bound::Excluded(base)),
+            None => (StreamId(0), Bound::Unbounded),
+        };
+        for (next, stream) in self.streams.range_mut(id..) {
+            if *next != id {
+                after = Bound::Unbounded;
+            }
+            id = *next;
+            match stream.find_hot(after, &mut steps) {
+                Ok(base) => {
+                    stream.cool(base, &mut self.pages);
+                    self.hand = Some((id, base));
+                    return;
+                }
+                Err(Some(base)) => {
+                    self.hand = Some((id, base));
+                    return;
+                }
+                Err(None) => {}
+            }
+            steps = steps.saturating_sub(1);
+            if steps == 0 {
+                self.hand = Some((id, u64::MAX));
+                return;
+            }
+        }
+        self.hand = None;
     }
 
     /// Removes a range by a mark standing in segment `by`.
-    pub(crate) fn remove(&mut self, stream: StreamId, first: u64, last: u64, by: Slot) {
-        let Some(stream) = self.streams.get_mut(&stream) else {
-            return;
+    pub(crate) fn remove(
+        &mut self,
+        id: StreamId,
+        first: u64,
+        last: u64,
+        by: Slot,
+    ) -> Result<(), StoreError> {
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return Ok(());
         };
         let (mut records, mut bytes) = (0, 0);
-        let segments = &mut self.segments;
-        stream.remove(first, last, |old| {
+        let removed = |segments: &mut Segments, old: Location| {
             records += 1;
             bytes += u64::from(old.bytes);
             match segments.died(old, by) {
@@ -109,9 +199,19 @@ impl Index {
                     segment.depends.append(&mut segment.copied);
                 }
             }
-        });
+        };
+        let (pages, segments) = (&mut self.pages, &mut self.segments);
+        stream.remove(first, last, id, pages, segments, removed)?;
         stream.live_records -= records;
         stream.live_bytes -= bytes;
+        while let Some((key, side)) = self.side.range((id, first)..=(id, last)).next() {
+            let (key, side) = (*key, *side);
+            self.side.remove(&key);
+            stream.live_bytes -= side.bytes;
+            self.side_bytes -= side.bytes;
+            self.dead_side.push(side);
+        }
+        Ok(())
     }
 
     pub(crate) fn set(&mut self, key: Bytes, at: Location) {
@@ -137,37 +237,92 @@ impl Index {
         }
     }
 
+    /// Shows live records of a stream at or after a position, in order, until `show` has enough.
+    pub(crate) fn visit(
+        &self,
+        id: StreamId,
+        from: u64,
+        show: impl FnMut(u64, Location) -> bool,
+    ) -> Result<(), StoreError> {
+        match self.streams.get(&id) {
+            Some(stream) => stream.visit(from, self.source(id), show),
+            None => Ok(()),
+        }
+    }
+
+    /// Where the record at a position is, if it is live.
+    pub(crate) fn find(&self, id: StreamId, position: u64) -> Result<Option<Location>, StoreError> {
+        let mut found = None;
+        self.visit(id, position, |at, location| {
+            found = (at == position).then_some(location);
+            false
+        })?;
+        Ok(found)
+    }
+
+    /// Every stream, and the highest position put in it.
+    pub(crate) fn summaries(&self) -> Result<BTreeMap<StreamId, StreamSummary>, StoreError> {
+        let streams = self.streams.iter();
+        streams
+            .map(|(id, stream)| Ok((*id, stream.summary(self.source(*id))?)))
+            .collect()
+    }
+
+    pub(crate) fn last_puts(&self) -> impl Iterator<Item = (StreamId, u64)> {
+        let streams = self.streams.iter();
+        streams.filter_map(|(id, stream)| Some((*id, stream.last_put?)))
+    }
+
+    /// Live records and the bytes they take.
+    pub(crate) fn totals(&self) -> (u64, u64) {
+        let streams = self.streams.values();
+        streams.fold((0, 0), |(records, bytes), stream| {
+            (records + stream.live_records, bytes + stream.live_bytes)
+        })
+    }
+
+    const fn source(&self, id: StreamId) -> Source<'_> {
+        Source {
+            id,
+            pages: &self.pages,
+            segments: &self.segments,
+        }
+    }
+
     /// What is live in a segment, in the order it stands there. Walks the whole index.
-    pub(crate) fn live_in(&self, slot: Slot) -> Vec<Location> {
-        let records = self
-            .streams
-            .values()
-            .flat_map(|stream| stream.live_from(0).map(|(_, at)| at));
-        let mut found: Vec<Location> = self
-            .state
-            .values()
-            .copied()
-            .chain(records)
-            .filter(|at| at.slot == slot)
-            .collect();
+    pub(crate) fn live_in(&self, slot: Slot) -> Result<Vec<Location>, StoreError> {
+        let mut found: Vec<Location> = self.state.values().copied().collect();
+        found.retain(|at| at.slot == slot);
+        for (id, stream) in &self.streams {
+            stream.visit(0, self.source(*id), |_, at| {
+                found.extend(Some(at).filter(|at| at.slot == slot));
+                true
+            })?;
+        }
         found.sort_unstable_by_key(|at| at.offset);
-        found
+        Ok(found)
+    }
+
+    /// Gives the file of cold chunks back when nothing is in it.
+    pub(crate) fn trim_pages(&mut self) -> bool {
+        self.pages.trim()
+    }
+
+    /// Bytes of the file of cold chunks.
+    pub(crate) const fn page_bytes(&self) -> u64 {
+        self.pages.disk_bytes()
     }
 
     pub(crate) fn memory_bytes(&self) -> u64 {
-        let chunks: usize = self
-            .streams
-            .values()
-            .flat_map(|stream| stream.chunks.values())
-            .map(|chunk| size_of::<(u64, Chunk)>() + chunk.entries.capacity() * size_of::<Entry>())
-            .sum();
+        let chunks: usize = self.streams.values().map(Stream::memory_bytes).sum();
         let streams = self.streams.len() * size_of::<(StreamId, Stream)>();
+        let side = self.side.len() * size_of::<((StreamId, u64), SideBody)>();
         let state: usize = self
             .state
             .keys()
             .map(|key| key.len() + size_of::<(Bytes, Location)>())
             .sum();
-        (chunks + streams + state) as u64
+        (chunks + streams + side + state + self.pages.memory_bytes()) as u64
     }
 }
 
@@ -259,326 +414,5 @@ impl Segments {
         segment.live_records -= 1;
         segment.live_bytes -= u64::from(old.bytes);
         (old.slot != by).then_some(segment.sequence)
-    }
-}
-
-/// Live positions of one stream, in chunks keyed by a position at or below their first.
-#[derive(Debug, Default)]
-pub(crate) struct Stream {
-    chunks: BTreeMap<u64, Chunk>,
-    pub(crate) last_put: Option<u64>,
-    pub(crate) live_records: u64,
-    pub(crate) live_bytes: u64,
-}
-
-#[derive(Debug, Default)]
-struct Chunk {
-    /// Rising by `delta`.
-    entries: Vec<Entry>,
-    live: usize,
-}
-
-/// Lengths and offsets count units of 8 bytes; no length means removed.
-#[derive(Debug, Clone, Copy)]
-struct Entry {
-    offset: u32,
-    length: u32,
-    delta: u16,
-    slot: Slot,
-}
-
-impl Entry {
-    const fn new(delta: u16, at: Location) -> Self {
-        Self {
-            offset: at.offset / STEP,
-            length: at.bytes / STEP,
-            delta,
-            slot: at.slot,
-        }
-    }
-
-    const fn location(self) -> Location {
-        Location {
-            slot: self.slot,
-            offset: self.offset * STEP,
-            bytes: self.length * STEP,
-        }
-    }
-
-    const fn is_live(self) -> bool {
-        self.length > 0
-    }
-}
-
-impl Stream {
-    pub(crate) fn summary(&self) -> StreamSummary {
-        StreamSummary {
-            next_position: self.last_put.map_or(0, |last| last.saturating_add(1)),
-            first_live: self.next_live(0).map(|(position, _)| position),
-            live_records: self.live_records,
-            live_bytes: self.live_bytes,
-        }
-    }
-
-    fn next_live(&self, from: u64) -> Option<(u64, Location)> {
-        self.live_from(from).next()
-    }
-
-    /// Where the record at a position is, if it is live.
-    pub(crate) fn find(&self, position: u64) -> Option<Location> {
-        self.next_live(position)
-            .filter(|(found, _)| *found == position)
-            .map(|(_, at)| at)
-    }
-
-    /// Live records at or after a position, in order.
-    pub(crate) fn live_from(&self, from: u64) -> impl Iterator<Item = (u64, Location)> {
-        let start = self
-            .chunks
-            .range(..=from)
-            .next_back()
-            .map_or(from, |(base, _)| *base);
-        self.chunks.range(start..).flat_map(move |(base, chunk)| {
-            let skip = from.checked_sub(*base).map_or(0, |delta| chunk.rank(delta));
-            chunk.entries[skip..]
-                .iter()
-                .filter(|entry| entry.is_live())
-                .map(move |entry| (base + u64::from(entry.delta), entry.location()))
-        })
-    }
-
-    /// Returns where the position was before, if it was live.
-    fn insert(&mut self, position: u64, at: Location) -> Option<Location> {
-        let mut empty = None;
-        // Nearly always the last chunk, which is found without comparing.
-        let is_tail = self
-            .chunks
-            .last_key_value()
-            .is_some_and(|(base, _)| *base <= position);
-        let found = if is_tail {
-            self.chunks.iter_mut().next_back()
-        } else {
-            self.chunks.range_mut(..=position).next_back()
-        };
-        if let Some((base, chunk)) = found {
-            if let Ok(delta) = u16::try_from(position - base) {
-                let rank = chunk.rank(u64::from(delta));
-                match chunk.entries.get_mut(rank) {
-                    Some(entry) if entry.delta == delta => {
-                        let old = entry.is_live().then(|| entry.location());
-                        *entry = Entry::new(delta, at);
-                        chunk.live += usize::from(old.is_none());
-                        return old;
-                    }
-                    None if rank >= CHUNK => {}
-                    _ => {
-                        chunk.insert(rank, Entry::new(delta, at));
-                        if chunk.entries.len() > 2 * CHUNK {
-                            let base = *base;
-                            self.split(base);
-                        }
-                        return None;
-                    }
-                }
-            }
-            empty = (chunk.live == 0).then_some(*base);
-        }
-        if let Some(base) = empty {
-            self.chunks.remove(&base);
-        }
-        let mut chunk = Chunk::default();
-        chunk.insert(0, Entry::new(0, at));
-        self.chunks.insert(position, chunk);
-        None
-    }
-
-    fn split(&mut self, base: u64) {
-        let Some(chunk) = self.chunks.get_mut(&base) else {
-            return;
-        };
-        let mut upper = chunk.entries.split_off(CHUNK);
-        chunk.live = chunk.entries.iter().filter(|entry| entry.is_live()).count();
-        let shift = upper[0].delta;
-        for entry in &mut upper {
-            entry.delta -= shift;
-        }
-        let live = upper.iter().filter(|entry| entry.is_live()).count();
-        self.chunks.insert(
-            base + u64::from(shift),
-            Chunk {
-                entries: upper,
-                live,
-            },
-        );
-    }
-
-    fn remove(&mut self, first: u64, last: u64, mut removed: impl FnMut(Location)) {
-        if first > last {
-            return;
-        }
-        let start = self
-            .chunks
-            .range(..=first)
-            .next_back()
-            .map_or(first, |(base, _)| *base);
-        let tail = self.chunks.last_key_value().map(|(base, _)| *base);
-        let mut empty = Vec::new();
-        for (base, chunk) in self.chunks.range_mut(start..=last) {
-            let from = first
-                .checked_sub(*base)
-                .map_or(0, |delta| chunk.rank(delta));
-            for entry in &mut chunk.entries[from..] {
-                if u64::from(entry.delta) > last - base {
-                    break;
-                }
-                if entry.is_live() {
-                    removed(entry.location());
-                    entry.length = 0;
-                    chunk.live -= 1;
-                }
-            }
-            if chunk.live == 0 && tail != Some(*base) {
-                empty.push(*base);
-            } else if chunk.live == 0 {
-                // The tail keeps its memory for the next put.
-                chunk.entries.clear();
-            } else if chunk.live * 2 < chunk.entries.len() {
-                chunk.entries.retain(|entry| entry.is_live());
-                if tail != Some(*base) {
-                    chunk.entries.shrink_to_fit();
-                }
-            }
-        }
-        for base in empty {
-            self.chunks.remove(&base);
-        }
-    }
-}
-
-impl Chunk {
-    /// How many entries lie below a delta.
-    fn rank(&self, delta: u64) -> usize {
-        // New records come at the end and old ones leave at the start.
-        match self.entries.last() {
-            Some(last) if u64::from(last.delta) < delta => self.entries.len(),
-            _ => self
-                .entries
-                .partition_point(|entry| u64::from(entry.delta) < delta),
-        }
-    }
-
-    fn insert(&mut self, rank: usize, entry: Entry) {
-        let count = self.entries.len();
-        if count == self.entries.capacity() {
-            // Never more than a chunk needs: the slack would cost more than the entries.
-            let more = if count < CHUNK {
-                count.max(4).min(CHUNK - count)
-            } else {
-                CHUNK / 8
-            };
-            self.entries.reserve_exact(more);
-        }
-        self.entries.insert(rank, entry);
-        self.live += 1;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn at(position: u64) -> Location {
-        let unit = u32::try_from(position % 1000).unwrap() + 1;
-        Location {
-            slot: 3,
-            offset: unit * 16,
-            bytes: unit * 8,
-        }
-    }
-
-    fn live(stream: &Stream, from: u64) -> Vec<u64> {
-        stream
-            .live_from(from)
-            .map(|(position, _)| position)
-            .collect()
-    }
-
-    #[test]
-    fn a_record_costs_twelve_bytes() {
-        assert_eq!(size_of::<Entry>(), 12);
-        let mut stream = Stream::default();
-        for position in 0..100_000 {
-            stream.insert(position, at(position));
-        }
-        let allocated: usize = stream
-            .chunks
-            .values()
-            .map(|chunk| chunk.entries.capacity())
-            .sum();
-        assert!(allocated <= 100_000 + CHUNK, "{allocated}");
-    }
-
-    #[test]
-    fn copies_may_come_in_any_order() {
-        let mut stream = Stream::default();
-        for position in (0..5000).rev().step_by(3).chain(0..5000) {
-            stream.insert(position, at(position));
-        }
-        assert_eq!(live(&stream, 0), (0..5000).collect::<Vec<_>>());
-        for position in 0..5000 {
-            assert_eq!(stream.find(position), Some(at(position)));
-        }
-        assert!(
-            stream
-                .chunks
-                .values()
-                .all(|chunk| chunk.entries.len() <= 2 * CHUNK)
-        );
-    }
-
-    #[test]
-    fn random_work_matches_an_ordered_map() {
-        let mut model = BTreeMap::new();
-        let mut stream = Stream::default();
-        let mut random = 1u64;
-        let mut next = move |bound: u64| {
-            random = random
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1);
-            (random >> 33) % bound
-        };
-        let mut top = 0;
-        for _ in 0..60_000 {
-            match next(12) {
-                0..=6 => {
-                    top += 1 + next(3) * next(2) * next(40_000);
-                    assert_eq!(stream.insert(top, at(top)), model.insert(top, at(top)));
-                }
-                7 => {
-                    let position = next(top + 1);
-                    assert_eq!(
-                        stream.insert(position, at(position)),
-                        model.insert(position, at(position))
-                    );
-                }
-                _ => {
-                    let first = next(top + 1);
-                    let last = first + next(1 + (top / 500).max(3));
-                    let mut removed = 0;
-                    stream.remove(first, last, |_| removed += 1);
-                    let before = model.len();
-                    model.retain(|position, _| *position < first || *position > last);
-                    assert_eq!(removed, before - model.len());
-                }
-            }
-        }
-        assert!(model.len() > 100);
-        for from in [0, top / 3, top / 2, top, top + 1] {
-            let expected: Vec<u64> = model.range(from..).map(|(position, _)| *position).collect();
-            assert_eq!(live(&stream, from), expected);
-        }
-        stream.remove(0, u64::MAX, |_| {});
-        assert_eq!(live(&stream, 0), []);
-        assert!(stream.chunks.len() <= 1);
     }
 }

@@ -42,7 +42,8 @@
 //! # Types to know
 //! [`Batch`] and [`Op`] are what goes in, [`Applied`] is what became of it. [`Log`] is the
 //! synchronous core, [`Committer`] runs it on a thread of its own and lets everything that waits
-//! share a flush, [`Reader`] reads beside it. [`MemoryStore`] keeps the same [`Store`] contract
+//! share a flush, [`Reader`] reads beside it, huge bodies
+//! in pieces if need be. [`MemoryStore`] keeps the same [`Store`] contract
 //! without a disk. [`Recovered`] is what opening found. [`Fs`] stands between the log and the
 //! disk: [`RealFs`], or [`SimFs`], which does to unflushed data whatever a disk may do.
 //!
@@ -63,7 +64,11 @@
 //!   holds one removal for every 72 bytes, fewer when they share commits, and what is emptied
 //!   meanwhile is used again.
 //! * **Bounded.** The log takes at most about twice what is live and eight segments more; the index
-//!   takes 12 bytes a record, recovery reads through one-mebibyte windows.
+//!   takes 12 bytes a record up to [`LogOptions::index_bytes_max`], beyond that the cold part waits
+//!   in a file; recovery reads through one-mebibyte windows. Bodies of
+//!   [`LogOptions::side_file_bytes`] or more have files of their own and are never moved.
+//! * **Caches decide nothing.** Hint files and index pages have to match a hash that is kept
+//!   elsewhere; whatever becomes of them, what is served comes from verified segments.
 //!
 //! # Layout of the file
 //! `FORMAT.md` beside this crate states every byte.
@@ -83,6 +88,7 @@ mod committer;
 mod error;
 mod format;
 mod fs;
+mod hint;
 mod index;
 mod log;
 mod memory;
@@ -91,6 +97,7 @@ mod repair;
 mod rules;
 mod scan;
 mod segment;
+mod side;
 mod store;
 mod survey;
 mod types;
@@ -105,6 +112,6 @@ pub use repair::{Repaired, repair};
 pub use store::Store;
 pub use survey::{Checked, Damage, Lost, LostRecord, StoreLock, check};
 pub use types::{
-    Applied, Batch, HEAD_BYTES_MAX, KEY_BYTES_MAX, Op, RecentPut, Record, Recovered, RecoveryNote,
-    Refusal, StreamId, StreamSummary, Usage,
+    Applied, Batch, BodyPart, HEAD_BYTES_MAX, KEY_BYTES_MAX, Op, RecentPut, Record, Recovered,
+    RecoveryNote, Refusal, StreamId, StreamSummary, Usage,
 };

@@ -4,6 +4,7 @@ mod carry;
 mod options;
 mod recover;
 mod room;
+mod sides;
 mod space;
 mod take_up;
 mod tidy;
@@ -17,15 +18,17 @@ use crate::breaks::Break;
 use crate::error::StoreError;
 use crate::format::{
     DATA_AT, Encoder, FLAG_CLEAN, FLAG_LAST, HEADER_AT, HEADER_BYTES, RECORD_BYTES, Seed,
-    SegmentHeader, encoded_bytes, narrow,
+    SegmentHeader, narrow,
 };
 use crate::fs::{File, Fs};
+use crate::hint::{Effect, HintWriter};
 use crate::index::{Index, Location, Segment, Slot};
 use crate::reader::Reader;
 use crate::rules::Rules;
 use crate::segment::SegmentFile;
+use crate::side::{SIDE_BYTES_MAX, SideBody};
 use crate::store::Store;
-use crate::types::{Applied, Batch, Op, Recovered, Usage};
+use crate::types::{Applied, Batch, Op, Recovered, Refusal, Usage};
 
 use carry::{Carried, Carry};
 pub use options::LogOptions;
@@ -52,6 +55,12 @@ pub struct Log {
     order: BTreeMap<u64, Slot>,
     /// The segment before the active one, until its seal is durable.
     unsealed: Option<Slot>,
+    /// What its hint will say.
+    unsealed_hint: HintWriter,
+    /// The same for the active one, so far.
+    hint: HintWriter,
+    /// Number of the next body's file.
+    next_side: u64,
     carry: Option<Carry>,
     /// Segments that hold what cannot be carried.
     pinned: BTreeSet<u64>,
@@ -74,6 +83,7 @@ struct Scratch {
     buffer: Vec<u8>,
     sizes: Vec<usize>,
     offsets: Vec<u32>,
+    sides: Vec<SideBody>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -92,15 +102,27 @@ impl Active {
 }
 
 /// What readers see.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Shared {
     index: RwLock<Index>,
     failed: OnceLock<Arc<str>>,
+    pub(crate) fs: Arc<dyn Fs>,
+    pub(crate) dir: PathBuf,
     /// For tests of the tests.
     serves_unchecked: bool,
 }
 
 impl Shared {
+    fn new(index: Index, fs: Arc<dyn Fs>, dir: &Path, serves_unchecked: bool) -> Self {
+        Self {
+            index: RwLock::new(index),
+            failed: OnceLock::new(),
+            fs,
+            dir: dir.to_owned(),
+            serves_unchecked,
+        }
+    }
+
     pub(crate) fn check(&self) -> Result<(), StoreError> {
         match self.failed.get() {
             Some(cause) => Err(StoreError::Failed {
@@ -169,9 +191,9 @@ impl Log {
             let bytes: usize = batch
                 .ops
                 .iter()
-                .map(encoded_bytes)
+                .map(|op| self.options.encoded_bytes(op))
                 .fold(0, usize::saturating_add);
-            let refusal = self.rules.check(batch, bytes, capacity);
+            let refusal = too_long(batch).or_else(|| self.rules.check(batch, bytes, capacity));
             sizes.push(if refusal.is_some() { 0 } else { bytes });
             answers.push(refusal.map_or(Applied::Done, Applied::Refused));
         }
@@ -208,15 +230,14 @@ impl Log {
     #[must_use]
     pub fn usage(&self) -> Usage {
         let index = self.shared.index();
-        let streams = index.streams.values();
-        let (live_records, live_bytes) = streams
-            .map(|stream| (stream.live_records, stream.live_bytes))
-            .fold((0, 0), |sum, next| (sum.0 + next.0, sum.1 + next.1));
+        let (live_records, live_bytes) = index.totals();
         let log_bytes: u64 = index
             .segments
             .iter()
             .map(|(_, s)| u64::from(s.file.bytes))
             .sum();
+        let hints = index.segments.iter().filter_map(|(_, s)| s.seal?.hint);
+        let cache_bytes = hints.map(|hint| u64::from(hint.bytes)).sum::<u64>() + index.page_bytes();
         Usage {
             live_records,
             live_bytes,
@@ -224,6 +245,9 @@ impl Log {
             segments: index.segments.len() as u64,
             spare_segments: self.space.spares() as u64,
             disk_bytes: log_bytes + self.space.disk_bytes(),
+            side_files: index.side.len() as u64,
+            side_bytes: index.side_bytes,
+            cache_bytes,
             index_bytes: index.memory_bytes(),
         }
     }
@@ -273,6 +297,10 @@ impl Log {
                 }
             }
         }
+        if bytes > 0 {
+            self.write_sides(batches, sizes, answers)?;
+            bytes = sizes.iter().sum();
+        }
         if bytes == 0 {
             return Ok(());
         }
@@ -286,6 +314,9 @@ impl Log {
         }
         if !self.fits(bytes + RECORD_BYTES) {
             self.active = None;
+        }
+        if self.options.broken(Break::RemoveBodyFirst) {
+            self.remove_sides_early(batches);
         }
         let room = self
             .active
@@ -335,11 +366,17 @@ impl Log {
                 },
             );
         }
+        let mut sides = scratch.sides.iter().copied();
         for (batch, _) in batches.iter().zip(sizes).filter(|(_, size)| **size > 0) {
             let last = batch.ops.len() - 1;
             for (at, op) in batch.ops.iter().enumerate() {
                 scratch.offsets.push(encoder.offset());
-                encoder.op(if at == last { FLAG_LAST } else { 0 }, op);
+                let side = if self.options.is_side(op) {
+                    sides.next()
+                } else {
+                    None
+                };
+                encoder.op(if at == last { FLAG_LAST } else { 0 }, op, side);
             }
         }
         debug_assert_eq!(encoder.offset() as usize, group_at as usize + group_bytes);
@@ -357,7 +394,7 @@ impl Log {
             || (copies_only && self.options.broken(Break::CopyWithoutSync));
         let mut opened = Some(opened);
         if is_early && let Some(opened) = opened.take() {
-            self.show(opened, end, batches, sizes, carried, &scratch.offsets)?;
+            self.show(opened, end, batches, sizes, carried, &scratch)?;
         }
         if !skips_sync {
             file.file
@@ -365,8 +402,9 @@ impl Log {
                 .map_err(|error| file.error("flush", error))?;
         }
         if let Some(opened) = opened {
-            self.show(opened, end, batches, sizes, carried, &scratch.offsets)?;
+            self.show(opened, end, batches, sizes, carried, &scratch)?;
         }
+        scratch.sides.clear();
         self.next_group += 1;
         self.last_group_bytes = group_bytes;
         if scratch.buffer.capacity() > 2 * self.options.group_bytes_max {
@@ -417,7 +455,7 @@ impl Log {
         batches: &[Batch],
         sizes: &[usize],
         carried: &[Carried],
-        offsets: &[u32],
+        scratch: &Scratch,
     ) -> Result<(), StoreError> {
         let Opened { mut active, fresh } = opened;
         let shared = Arc::clone(&self.shared);
@@ -432,12 +470,14 @@ impl Log {
             self.unsealed = self
                 .newest
                 .and_then(|(newest, _)| self.order.get(&newest).copied())
-                .filter(|before| !index.segments.get(*before).sealed);
+                .filter(|before| index.segments.get(*before).seal.is_none());
+            self.unsealed_hint = std::mem::take(&mut self.hint);
             self.order.insert(sequence, active.slot);
             self.newest = Some((sequence, end));
         }
         let slot = active.slot;
-        let mut offsets = offsets.iter().copied();
+        let mut offsets = scratch.offsets.iter().copied();
+        let mut sides = scratch.sides.iter().copied();
         let mut place = |bytes: usize| {
             let offset = offsets
                 .next()
@@ -449,29 +489,47 @@ impl Log {
             }
         };
         for copy in carried {
-            copy.show(index, place(copy.encoded_bytes()));
+            let at = place(copy.encoded_bytes());
+            let effect = copy.effect();
+            self.hint.add(&effect, at);
+            effect.apply(index, at)?;
         }
         for (batch, _) in batches.iter().zip(sizes).filter(|(_, size)| **size > 0) {
             for op in &batch.ops {
-                let at = place(encoded_bytes(op));
-                match op {
+                let at = place(self.options.encoded_bytes(op));
+                let effect = match op {
                     Op::Put {
                         stream, position, ..
                     } => {
                         self.rules.put(*stream, *position);
-                        index.segments.get_mut(slot).puts += 1;
-                        index.put(*stream, *position, at);
+                        Effect::Put {
+                            stream: *stream,
+                            position: *position,
+                            carried: false,
+                            side: if self.options.is_side(op) {
+                                sides.next()
+                            } else {
+                                None
+                            },
+                        }
                     }
                     Op::Remove {
                         stream,
                         first,
                         last,
-                    } => {
-                        index.remove(*stream, *first, *last, slot);
-                    }
-                    Op::Set { key, .. } => index.set(key.clone(), at),
-                    Op::Unset { key } => index.unset(key, slot),
-                }
+                    } => Effect::Remove {
+                        stream: *stream,
+                        first: *first,
+                        last: *last,
+                    },
+                    Op::Set { key, .. } => Effect::Set {
+                        key: key.clone(),
+                        carried: false,
+                    },
+                    Op::Unset { key } => Effect::Unset { key: key.clone() },
+                };
+                self.hint.add(&effect, at);
+                effect.apply(index, at)?;
             }
         }
         index.segments.get_mut(slot).end = end;
@@ -521,6 +579,19 @@ struct Opened {
 struct Fresh {
     file: Arc<SegmentFile>,
     sequence: u64,
+}
+
+/// Bodies have a limit of their own: they need not fit a segment.
+fn too_long(batch: &Batch) -> Option<Refusal> {
+    let bodies = batch.ops.iter().filter_map(|op| match op {
+        Op::Put { body, .. } => Some(body.len()),
+        _ => None,
+    });
+    let longest = bodies.max().filter(|bytes| *bytes > SIDE_BYTES_MAX)?;
+    Some(Refusal::TooLarge {
+        bytes: longest as u64,
+        max: SIDE_BYTES_MAX as u64,
+    })
 }
 
 fn file_path(dir: &Path, number: u64) -> PathBuf {

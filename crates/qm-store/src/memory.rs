@@ -95,7 +95,7 @@ impl MemoryStore {
         let bytes: usize = batch
             .ops
             .iter()
-            .map(encoded_bytes)
+            .map(|op| encoded_bytes(op, usize::MAX))
             .fold(0, usize::saturating_add);
         self.rules.begin();
         if let Some(refusal) = self.rules.check(batch, bytes, self.batch_bytes_max) {
@@ -126,7 +126,7 @@ impl MemoryStore {
                     stream
                         .records
                         .insert(*position, (head.clone(), body.clone()));
-                    stream.live_bytes += encoded_bytes(op) as u64;
+                    stream.live_bytes += encoded_bytes(op, usize::MAX) as u64;
                     stream.next_position = position.saturating_add(1);
                     self.rules.put(*id, *position);
                 }

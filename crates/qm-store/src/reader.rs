@@ -10,7 +10,8 @@ use crate::index::Location;
 use crate::log::Shared;
 use crate::memory::Held;
 use crate::segment::SegmentFile;
-use crate::types::{Record, StreamId};
+use crate::side::{self, SideBody, SideReader};
+use crate::types::{BodyPart, Record, StreamId};
 
 /// The most one call returns, whatever it is asked for.
 const RECORDS_MAX: usize = 65_536;
@@ -67,11 +68,82 @@ impl Reader {
             Source::Memory(held) => held.read(stream, from, max_records, max_bytes),
         }
     }
+
+    /// Part of the body of one record: at most `max_bytes` from `from` on; `None` when no live
+    /// record has the position. A huge body is read no further than asked for.
+    ///
+    /// # Errors
+    /// As for [`Reader::read`].
+    pub fn read_body(
+        &self,
+        stream: StreamId,
+        position: u64,
+        from: u64,
+        max_bytes: usize,
+    ) -> Result<Option<BodyPart>, StoreError> {
+        if let Source::Log(shared) = &self.source {
+            shared.check()?;
+            let side = {
+                let index = shared.index();
+                let side = index.side.get(&(stream, position)).copied();
+                let at = index.find(stream, position)?;
+                side.zip(at.map(|at| index.segments.get(at.slot).sequence))
+            };
+            if let Some((side, sequence)) = side {
+                let mut bytes = Vec::new();
+                let record = (stream, position);
+                let read = read_side(shared, side, sequence, record, from, max_bytes, &mut bytes)?;
+                let part = BodyPart {
+                    bytes: bytes.into(),
+                    body_bytes: side.bytes,
+                };
+                return Ok(read.then_some(part));
+            }
+        }
+        let records = self.read(stream, position, 1, 0)?;
+        let record = records.into_iter().next();
+        Ok(record
+            .filter(|record| record.position == position)
+            .map(|Record { body, .. }| {
+                let start = usize::try_from(from).map_or(body.len(), |from| from.min(body.len()));
+                let end = start.saturating_add(max_bytes).min(body.len());
+                BodyPart {
+                    bytes: body.slice(start..end),
+                    body_bytes: body.len() as u64,
+                }
+            }))
+    }
+}
+
+/// Appends part of a huge body; false when its record was removed meanwhile.
+fn read_side(
+    shared: &Shared,
+    side: SideBody,
+    sequence: u64,
+    record: (StreamId, u64),
+    from: u64,
+    count: usize,
+    out: &mut Vec<u8>,
+) -> Result<bool, StoreError> {
+    let (fs, dir) = (shared.fs.as_ref(), &shared.dir);
+    if let Some(reader) = SideReader::open(fs, dir, side, sequence, record)? {
+        let wanted = side.bytes.saturating_sub(from).min(count as u64);
+        out.reserve_exact(usize::try_from(wanted).unwrap_or(0));
+        reader.read(from, count, out)?;
+        return Ok(true);
+    }
+    let live = shared.index().side.get(&record) == Some(&side);
+    if live {
+        return Err(side::missing(dir, side, sequence, record));
+    }
+    Ok(false)
 }
 
 struct Wanted {
     position: u64,
     at: Location,
+    /// Where its body is, if not beside its head.
+    side: Option<SideBody>,
 }
 
 /// Wanted records that one file read fetches.
@@ -92,10 +164,10 @@ fn read_log(
     max_bytes: usize,
 ) -> Result<Vec<Record>, StoreError> {
     shared.check()?;
-    let spans = plan(shared, stream, from, max_records, max_bytes);
+    let spans = plan(shared, stream, from, max_records, max_bytes)?;
     let mut records = Vec::with_capacity(spans.iter().map(|span| span.wanted.len()).sum());
     for span in spans {
-        match span.read(stream, !shared.serves_unchecked(), &mut records) {
+        match span.read(shared, stream, &mut records) {
             Ok(()) => {}
             Err(error) if records.is_empty() => return Err(error),
             Err(_) => break,
@@ -110,20 +182,27 @@ fn plan(
     from: u64,
     max_records: usize,
     max_bytes: usize,
-) -> Vec<Span> {
+) -> Result<Vec<Span>, StoreError> {
     let mut spans: Vec<Span> = Vec::new();
+    let mut left = max_records.min(RECORDS_MAX);
+    if left == 0 {
+        return Ok(spans);
+    }
     let index = shared.index();
-    let Some(live) = index.streams.get(&stream) else {
-        return spans;
-    };
-    let mut bytes = 0;
-    for (position, at) in live.live_from(from).take(max_records.min(RECORDS_MAX)) {
-        bytes += at.bytes as usize - RECORD_BYTES;
+    let mut bytes = 0usize;
+    index.visit(stream, from, |position, at| {
+        let side = match index.side.is_empty() {
+            true => None,
+            false => index.side.get(&(stream, position)).copied(),
+        };
+        let body = side.map_or(0, |side| usize::try_from(side.bytes).unwrap_or(usize::MAX));
+        bytes = bytes.saturating_add(at.bytes as usize - RECORD_BYTES);
+        bytes = bytes.saturating_add(body);
         if bytes > max_bytes && !spans.is_empty() {
-            break;
+            return false;
         }
         let end = at.offset + at.bytes;
-        let wanted = Wanted { position, at };
+        let wanted = Wanted { position, at, side };
         match spans.last_mut() {
             Some(span) if span.extends_to(at) => {
                 span.end = end;
@@ -141,8 +220,10 @@ fn plan(
                 });
             }
         }
-    }
-    spans
+        left -= 1;
+        left > 0
+    })?;
+    Ok(spans)
 }
 
 impl Span {
@@ -158,8 +239,8 @@ impl Span {
 
     fn read(
         self,
+        shared: &Shared,
         stream: StreamId,
-        verify: bool,
         records: &mut Vec<Record>,
     ) -> Result<(), StoreError> {
         let mut buffer = vec![0; (self.end - self.start) as usize];
@@ -177,7 +258,7 @@ impl Span {
             .map(|wanted| wanted.at.bytes as usize)
             .sum();
         let share = used * 2 >= buffer.len() && self.wanted.len() == 1;
-        for Wanted { position, at } in &self.wanted {
+        for Wanted { position, at, side } in &self.wanted {
             let skip = (at.offset - self.start) as usize;
             let damaged = |what| StoreError::Damaged {
                 segment: self.sequence,
@@ -190,7 +271,11 @@ impl Span {
                 .get(skip..)
                 .and_then(|bytes| RecordHeader::decode(self.seed, at.offset, bytes))
                 .ok_or_else(|| damaged("no record where the index has one"))?;
-            if header.kind != Kind::Put
+            let kind = match side {
+                Some(_) => Kind::SidePut,
+                None => Kind::Put,
+            };
+            if header.kind != kind
                 || header.stream != stream.0
                 || header.position != *position
                 || header.record_bytes() != u64::from(at.bytes)
@@ -201,8 +286,22 @@ impl Span {
             let body_at = head_at + header.head_bytes as usize;
             let end = body_at + header.body_bytes as usize;
             let payload = buffer.get(head_at..end).unwrap_or_default();
-            if verify && !header.payload_matches(self.seed, at.offset, payload) {
+            if !shared.serves_unchecked() && !header.payload_matches(self.seed, at.offset, payload)
+            {
                 return Err(damaged("the checksum of its content does not match"));
+            }
+            if let Some(side) = side {
+                let mut body = Vec::new();
+                let record = (stream, *position);
+                let count = usize::MAX;
+                if read_side(shared, *side, self.sequence, record, 0, count, &mut body)? {
+                    records.push(Record {
+                        position: *position,
+                        head: Bytes::copy_from_slice(&payload[..body_at - head_at]),
+                        body: body.into(),
+                    });
+                }
+                continue;
             }
             let record = if share {
                 (buffer.slice(head_at..body_at), buffer.slice(body_at..end))

@@ -11,6 +11,7 @@ use crate::error::StoreError;
 use crate::format::{Kind, RECORD_BYTES, RecordHeader};
 use crate::fs::Fs;
 use crate::log::{Log, LogOptions, SaltSource};
+use crate::side::{SideBody, SideReader};
 use crate::survey::{Checked, Place, StoreLock, Survey, survey};
 use crate::types::{Applied, Batch, Op, StreamId};
 
@@ -75,6 +76,8 @@ pub fn repair(
     let (log, _) = Log::open(Arc::clone(fs), out, options, salt_source)?;
     let mut copying = Copying {
         log,
+        fs: fs.as_ref(),
+        dir,
         out,
         batches: Vec::new(),
         bytes: 0,
@@ -95,6 +98,8 @@ pub fn repair(
 
 struct Copying<'a> {
     log: Log,
+    fs: &'a dyn Fs,
+    dir: &'a Path,
     out: &'a Path,
     batches: Vec<Batch>,
     bytes: usize,
@@ -186,7 +191,8 @@ impl Copying<'_> {
         };
         let bytes = Bytes::from(bytes);
         let header = RecordHeader::decode(segment.seed, place.offset, &bytes)
-            .filter(|header| header.kind == Kind::Put && header.position == position)
+            .filter(|header| matches!(header.kind, Kind::Put | Kind::SidePut))
+            .filter(|header| header.position == position)
             .ok_or_else(changed)?;
         let body_at = RECORD_BYTES + header.head_bytes as usize;
         let end = body_at + header.body_bytes as usize;
@@ -194,15 +200,28 @@ impl Copying<'_> {
         if !header.payload_matches(segment.seed, place.offset, payload) {
             return Err(changed());
         }
+        let body = match header.kind {
+            Kind::SidePut => {
+                let side = SideBody::decode(&bytes[body_at..end]).ok_or_else(changed)?;
+                let (sequence, record) = (segment.header.sequence, (stream, position));
+                let reader = SideReader::open(self.fs, self.dir, side, sequence, record)?;
+                let mut body = Vec::new();
+                let reader = reader.ok_or_else(changed)?;
+                reader.read(0, usize::MAX, &mut body)?;
+                Bytes::from(body)
+            }
+            _ => bytes.slice(body_at..end),
+        };
+        let payload_bytes = header.head_bytes as usize + body.len();
         self.done.records += 1;
-        self.done.bytes += payload.len() as u64;
+        self.done.bytes += payload_bytes as u64;
         let put = Op::Put {
             stream,
             position,
             head: bytes.slice(RECORD_BYTES..body_at),
-            body: bytes.slice(body_at..end),
+            body,
         };
-        self.add(vec![put], bytes.len())
+        self.add(vec![put], payload_bytes)
     }
 
     fn add(&mut self, ops: Vec<Op>, bytes: usize) -> Result<(), StoreError> {

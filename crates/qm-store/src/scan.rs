@@ -130,7 +130,7 @@ impl Scan<'_, '_> {
                 return Ok(batch_start);
             }
             let bytes = u32::try_from(header.record_bytes()).unwrap_or(to - at);
-            if whole || header.kind == Kind::Put {
+            if whole || matches!(header.kind, Kind::Put | Kind::SidePut) {
                 records.push(Found {
                     header,
                     offset: at,

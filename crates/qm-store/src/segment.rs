@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::error::StoreError;
 use crate::format::{
-    HEADER_AT, HEADER_BYTES, HeaderState, SEAL_AT, SEAL_BYTES, Seed, SegmentHeader,
+    HEADER_AT, HEADER_BYTES, HeaderState, SEAL_AT, SEAL_BYTES, Seal, Seed, SegmentHeader,
 };
 use crate::fs::File;
 
@@ -55,7 +55,7 @@ impl SegmentFile {
         })
     }
 
-    pub(crate) fn read_seal(&self, seed: Seed) -> Result<Option<u32>, StoreError> {
+    pub(crate) fn read_seal(&self, seed: Seed) -> Result<Option<Seal>, StoreError> {
         let mut bytes = [0; SEAL_BYTES];
         self.file
             .read_at(&mut bytes, SEAL_AT as u64)
@@ -64,9 +64,9 @@ impl SegmentFile {
     }
 
     /// States durably where the segment's records end.
-    pub(crate) fn seal(&self, seed: Seed, end: u32) -> Result<(), StoreError> {
+    pub(crate) fn seal(&self, seed: Seed, seal: Seal) -> Result<(), StoreError> {
         self.file
-            .write_at(&seed.encode_seal(end), SEAL_AT as u64)
+            .write_at(&seed.encode_seal(seal), SEAL_AT as u64)
             .and_then(|()| self.file.sync_data())
             .map_err(|e| self.error("seal", e))
     }
@@ -104,6 +104,26 @@ impl<'a> Window<'a> {
             start: 0,
             filled: 0,
         }
+    }
+
+    /// The same view again, of the same file.
+    pub(crate) const fn resume(
+        file: &'a SegmentFile,
+        buffer: Vec<u8>,
+        start: u64,
+        filled: usize,
+    ) -> Self {
+        Self {
+            file,
+            buffer,
+            start,
+            filled,
+        }
+    }
+
+    /// What [`Window::resume`] needs.
+    pub(crate) fn pause(self) -> (Vec<u8>, u64, usize) {
+        (self.buffer, self.start, self.filled)
     }
 
     /// The bytes at `at`; fewer than `count` only at the end of the file.

@@ -18,6 +18,7 @@ use crate::format::{
 use crate::fs::{File, Fs};
 use crate::scan::{Found, Scan, Sink};
 use crate::segment::{SegmentFile, Window};
+use crate::side::{self, SideBody, SideReader};
 use crate::types::StreamId;
 
 pub use found::{Checked, Damage, Lost, LostRecord};
@@ -69,6 +70,8 @@ pub(crate) struct Survey {
     /// In the order of the log.
     pub(crate) segments: Vec<Surveyed>,
     pub(crate) live: BTreeMap<StreamId, BTreeMap<u64, Place>>,
+    /// Bodies in files of their own, of all records that were put so.
+    pub(crate) side: BTreeMap<(StreamId, u64), SideBody>,
     /// The highest position put in each stream.
     pub(crate) highest: BTreeMap<StreamId, u64>,
     /// Heads of the newest records, removed or not, in the order of the log.
@@ -103,6 +106,7 @@ pub(crate) fn survey(fs: &dyn Fs, dir: &Path, recent_max: usize) -> Result<Surve
     }
     let last_doubt = reading.last_doubt;
     survey.segments = segments;
+    survey.check_bodies(fs, dir)?;
     survey.count(last_doubt)?;
     Ok(survey)
 }
@@ -206,6 +210,7 @@ impl Survey {
         }
         let seed = header.seed();
         let seal = file.read_seal(seed)?;
+        let seal = seal.map(|seal| seal.end);
         let seal = seal.filter(|end| (DATA_AT..=header.segment_bytes).contains(end));
         let said = u64::from(header.segment_bytes);
         if said != length {
@@ -268,6 +273,58 @@ impl Survey {
         self.segments = kept;
     }
 
+    /// Reads the files with bodies of what is live.
+    fn check_bodies(&mut self, fs: &dyn Fs, dir: &Path) -> Result<(), StoreError> {
+        let mut lost = Vec::new();
+        self.side.retain(|(stream, position), _| {
+            let places = self.live.get(stream);
+            places.is_some_and(|places| places.contains_key(position))
+        });
+        for ((stream, position), side) in &self.side {
+            let Some(place) = self.live.get(stream).and_then(|p| p.get(position)) else {
+                continue;
+            };
+            let sequence = self.segments[place.segment].header.sequence;
+            let record = (*stream, *position);
+            let found = match SideReader::open(fs, dir, *side, sequence, record)? {
+                Some(reader) => reader.verify(),
+                None => Err(side::missing(dir, *side, sequence, record)),
+            };
+            match found {
+                Ok(()) => self.checked.bytes += side.file_bytes(),
+                Err(StoreError::Damaged {
+                    path, offset, what, ..
+                }) => lost.push((record, *place, path, offset, what)),
+                Err(error) => return Err(error),
+            }
+        }
+        for ((stream, position), place, file, offset, what) in lost {
+            let segment = &self.segments[place.segment];
+            let (segment, head) = (
+                segment.header.sequence,
+                unverified_head(&segment.file, place.offset)?,
+            );
+            self.checked.lost_records += 1;
+            let bytes = self.side.remove(&(stream, position));
+            self.damage(Damage {
+                file,
+                segment: Some(segment),
+                offset,
+                bytes: bytes.map_or(0, |side| side.file_bytes()),
+                what,
+                lost: Lost::Record(LostRecord {
+                    stream,
+                    position,
+                    head,
+                }),
+            });
+            if let Some(places) = self.live.get_mut(&stream) {
+                places.remove(&position);
+            }
+        }
+        Ok(())
+    }
+
     /// Sums up, and names the damaged records that are live.
     fn count(&mut self, last_doubt: Option<(usize, u32)>) -> Result<(), StoreError> {
         self.checked.segments = self.segments.len() as u64;
@@ -289,7 +346,7 @@ impl Survey {
                 self.checked.streams.insert(*stream, whole);
             }
         }
-        self.checked.lost_records = damaged.len() as u64;
+        self.checked.lost_records += damaged.len() as u64;
         for (stream, position, place) in damaged {
             let segment = &self.segments[place.segment];
             let head = unverified_head(&segment.file, place.offset)?;
@@ -433,7 +490,7 @@ impl Reading<'_> {
         let stream = StreamId(header.stream);
         match header.kind {
             Kind::Group => {}
-            Kind::Put => self.put(&header, offset, damaged, window)?,
+            Kind::Put | Kind::SidePut => self.put(&header, offset, damaged, window)?,
             Kind::Remove => {
                 let payload = window.bytes(payload_at, 8)?;
                 if head_bytes == 0
@@ -487,6 +544,17 @@ impl Reading<'_> {
             return self.note_harmless(place, "a copy is damaged; what it was made from is whole");
         }
         places.insert(position, place);
+        let side = match header.kind {
+            Kind::SidePut if !damaged => {
+                let at = offset.saturating_add(RECORD.saturating_add(header.head_bytes));
+                SideBody::decode(window.bytes(at, header.body_bytes as usize)?)
+            }
+            _ => None,
+        };
+        match side {
+            Some(side) => self.survey.side.insert((stream, position), side),
+            None => self.survey.side.remove(&(stream, position)),
+        };
         if let Some(before) = before.filter(|before| before.damaged) {
             self.note_harmless(before, "a damaged record was replaced")?;
         }
@@ -537,7 +605,8 @@ impl Sink for Reading<'_> {
         let segment = &self.segments[self.at];
         let likely = unverified(&segment.file, offset)?
             .filter(|(record, _)| {
-                record.kind == Kind::Put as u8 && record.record_bytes() == u64::from(bytes)
+                [Kind::Put as u8, Kind::SidePut as u8].contains(&record.kind)
+                    && record.record_bytes() == u64::from(bytes)
             })
             .map(|(record, head)| LostRecord {
                 stream: record.stream,

@@ -34,7 +34,8 @@ pub enum Op {
         position: u64,
         /// Small leading part, at most [`HEAD_BYTES_MAX`]; recovery hands the newest heads back.
         head: Bytes,
-        /// The rest. Head, body and 64 bytes must fit one segment.
+        /// The rest, at most 1 GiB. Head, body and 64 bytes must fit one segment, unless the body
+        /// is long enough for a file of its own.
         body: Bytes,
     },
     /// Remove every record of the stream with a position in `first..=last` that was put before
@@ -152,6 +153,15 @@ pub struct Record {
     pub body: Bytes,
 }
 
+/// Part of the body of a live record; its checksums were verified.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BodyPart {
+    /// The bytes.
+    pub bytes: Bytes,
+    /// Length of the whole body.
+    pub body_bytes: u64,
+}
+
 /// What the store holds and what it costs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -166,8 +176,14 @@ pub struct Usage {
     pub segments: u64,
     /// Preallocated empty segments, the reserve included.
     pub spare_segments: u64,
-    /// Bytes of all segment files.
+    /// Bytes of all segment files and bodies.
     pub disk_bytes: u64,
+    /// Bodies in files of their own.
+    pub side_files: u64,
+    /// Bytes of these bodies; live bytes count them as well.
+    pub side_bytes: u64,
+    /// Bytes of files beside these that only save time: hints and cold parts of the index.
+    pub cache_bytes: u64,
     /// Bytes the index holds in memory (allocated, without the allocator's own overhead).
     pub index_bytes: u64,
 }
@@ -243,6 +259,16 @@ pub enum RecoveryNote {
         /// Its new name.
         path: PathBuf,
     },
+    /// The file with the body of a record is not there. The record stays in its stream; reading
+    /// it is an error, removing it works.
+    BodyMissing {
+        /// The file.
+        path: PathBuf,
+        /// The record's stream.
+        stream: StreamId,
+        /// Its position.
+        position: u64,
+    },
     /// There was no room to complete the reserve; records are turned away until there is.
     ReserveIncomplete,
 }
@@ -284,6 +310,15 @@ impl fmt::Display for RecoveryNote {
                     path.display()
                 )
             }
+            Self::BodyMissing {
+                path,
+                stream,
+                position,
+            } => write!(
+                f,
+                "{stream} position {position} has lost its body: {} is missing",
+                path.display()
+            ),
             Self::ReserveIncomplete => {
                 write!(
                     f,

@@ -2,7 +2,11 @@
 
 use crate::breaks::Break;
 use crate::error::StoreError;
-use crate::format::{DATA_AT, RECORD_BYTES, Seed, SegmentHeader};
+use crate::format::{DATA_AT, RECORD_BYTES, Seed, SegmentHeader, encoded_bytes};
+use crate::types::Op;
+
+/// What a full chunk of the index takes, with its place in the map.
+const CHUNK_BYTES: usize = 6 * 1024 + 256;
 
 /// How a log uses its disk.
 #[derive(Debug, Clone)]
@@ -11,7 +15,7 @@ pub struct LogOptions {
     /// one. May change between runs.
     pub segment_bytes: u32,
     /// Preallocated room that only batches without puts may use, so that a full store can still
-    /// be drained; rounded up to whole segments. One removal takes 40 bytes and 32 a commit. With
+    /// be drained; in whole segments, at least so many bytes but for a thousandth. One removal takes 40 bytes and 32 a commit. With
     /// none a full store can neither be drained nor make room.
     pub reserve_bytes: u64,
     /// Empty segments kept beyond the reserve instead of being given back to the disk.
@@ -28,6 +32,14 @@ pub struct LogOptions {
     /// Open a damaged log all the same, skipping what cannot be read: records may be lost and
     /// removed records may come back. Each hole is noted. Without it such a log is an error.
     pub salvage: bool,
+    /// Take complete segments from their hint files instead of reading all of them. Without it
+    /// opening verifies every record.
+    pub hints: bool,
+    /// What the parts of the index in memory may take, in bytes; what is cold beyond it waits in
+    /// a file. The newest records of every stream always stay.
+    pub index_bytes_max: usize,
+    /// Bodies of so many bytes or more get a file of their own each, up to 1 GiB.
+    pub side_file_bytes: usize,
     /// Faults to build in, for tests of the tests.
     #[cfg(feature = "__breaks")]
     pub breaks: Vec<Break>,
@@ -36,13 +48,16 @@ pub struct LogOptions {
 impl Default for LogOptions {
     fn default() -> Self {
         Self {
-            segment_bytes: 64 * 1024 * 1024,
+            segment_bytes: 32 * 1024 * 1024,
             reserve_bytes: 64 * 1024 * 1024,
             spare_segments_max: 4,
             disk_bytes_max: None,
             group_bytes_max: 8 * 1024 * 1024,
             recent_puts: 10_000,
             salvage: false,
+            hints: true,
+            index_bytes_max: 16 * 1024 * 1024,
+            side_file_bytes: 1024 * 1024,
             #[cfg(feature = "__breaks")]
             breaks: Vec::new(),
         }
@@ -72,8 +87,23 @@ impl LogOptions {
 
     /// Segments of the reserve.
     pub(super) fn reserve_segments(&self) -> usize {
-        let capacity = self.capacity() as u64;
-        usize::try_from(self.reserve_bytes.div_ceil(capacity)).unwrap_or(usize::MAX)
+        // What heads a segment must not cost another one.
+        let bytes = self.reserve_bytes - self.reserve_bytes / 1024;
+        usize::try_from(bytes.div_ceil(self.capacity() as u64)).unwrap_or(usize::MAX)
+    }
+
+    /// Chunks of the index that may be in memory.
+    pub(super) const fn chunks_max(&self) -> usize {
+        self.index_bytes_max / CHUNK_BYTES
+    }
+
+    /// Bytes an operation takes in a segment.
+    pub(super) fn encoded_bytes(&self, op: &Op) -> usize {
+        encoded_bytes(op, self.side_file_bytes)
+    }
+
+    pub(super) fn is_side(&self, op: &Op) -> bool {
+        matches!(op, Op::Put { body, .. } if body.len() >= self.side_file_bytes)
     }
 
     pub(super) fn seed(&self, header: &SegmentHeader) -> Seed {

@@ -1,41 +1,30 @@
 //! Opening: what is there, what survived, and making that durable before anybody relies on it.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+mod listing;
+mod replay;
+
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
-use bytes::Bytes;
-
 use crate::breaks::Break;
 use crate::error::StoreError;
-use crate::format::{
-    DATA_AT, HeaderState, Kind, RECORD, RECORD_BYTES, SegmentHeader, VERSION, u64_at,
-};
+use crate::format::{DATA_AT, RECORD_BYTES, Seal};
 use crate::fs::Fs;
-use crate::index::{Index, Location, Segment, Slot};
+use crate::hint::HintWriter;
+use crate::index::{Index, PAGES_NAME, Pages, Segment};
 use crate::rules::Rules;
-use crate::scan::{Found, Scan, Sink, Tail};
-use crate::segment::{SegmentFile, Window};
-use crate::types::{RecentPut, Recovered, RecoveryNote, StreamId};
+use crate::scan::Tail;
+use crate::segment::Window;
+use crate::types::{Recovered, RecoveryNote};
 
 use super::space::Space;
 use super::{Active, Log, LogOptions, SaltSource, Scratch, Shared};
+use listing::{check_belonging, list};
+use replay::Replay;
 
 /// Bytes rewritten at once when a tail is made durable.
 const REWRITE_BYTES: usize = 1024 * 1024;
-
-struct Listed {
-    header: SegmentHeader,
-    file: Arc<SegmentFile>,
-    seal: Option<u32>,
-}
-
-/// What the directory holds, before any record is read.
-struct Listing {
-    segments: Vec<Listed>,
-    spares: Vec<Arc<SegmentFile>>,
-    notes: Vec<RecoveryNote>,
-}
 
 pub(super) fn open(
     fs: Arc<dyn Fs>,
@@ -62,79 +51,67 @@ pub(super) fn open(
         None => salt_source(),
     };
     check_belonging(&segments)?;
-
-    let mut replay = Replay::new(options.salvage, options.recent_puts);
-    let mut order = BTreeMap::new();
-    let mut last = None;
-    for (at, listed) in segments.iter().enumerate() {
-        let SegmentHeader {
-            sequence,
-            segment_bytes,
-            ..
-        } = listed.header;
-        let follower = segments.get(at + 1).map(|next| next.header);
-        let told = follower
-            .filter(|next| next.sequence == sequence + 1)
-            .map(|f| f.previous_end);
-        let known_end = listed.seal.or(told);
-        let seed = options.seed(&listed.header);
-        let slot = replay.begin(listed, seed)?;
+    for listed in &segments {
         space.in_log(&listed.file);
-        let scan = Scan {
-            window: Window::new(&listed.file),
-            seed,
-            segment_bytes,
-            known_end,
-            sink: &mut replay,
-            ignore_batch_end: options.broken(Break::IgnoreBatchEnd),
-        };
-        let tail = scan.run()?;
-        if known_end.is_none() && follower.is_some() {
-            replay.damage(
-                tail.end,
-                segment_bytes - tail.end,
-                "nothing says where it ends",
-            )?;
-        }
-        if tail.torn && follower.is_none() {
-            let offset = u64::from(tail.end);
-            notes.push(RecoveryNote::TornTail {
-                segment: sequence,
-                offset,
-            });
-        }
-        let segment = replay.index.segments.get_mut(slot);
-        segment.end = tail.end;
-        segment.sealed = listed.seal.is_some();
-        order.insert(sequence, slot);
-        last = Some((slot, tail));
     }
-    notes.append(&mut replay.notes);
 
-    let closed =
-        last.is_none_or(|(slot, tail)| tail.clean && !replay.index.segments.get(slot).sealed);
-    let sealed = last.is_some_and(|(slot, _)| replay.index.segments.get(slot).sealed);
+    let salts = std::array::from_fn(|_| salt_source());
+    let pages = Pages::new(
+        Arc::clone(&fs),
+        dir.join(PAGES_NAME),
+        salts,
+        options.chunks_max(),
+        options.broken(Break::TrustPages),
+    );
+    let mut replay = Replay::new(&options, pages);
+    let hints = (options.hints && !options.salvage).then_some(fs.as_ref());
+    let told = replay
+        .run(&segments, hints)
+        .and_then(|()| replay.take_recent());
+    let recent = match told {
+        Ok(recent) => recent,
+        // Hints and pages save time. Whatever went wrong with them, the segments alone decide.
+        Err(_) => {
+            replay = Replay::new(&options, Pages::default());
+            replay.run(&segments, None)?;
+            replay.take_recent()?
+        }
+    };
+    let Replay {
+        mut index,
+        state,
+        notes: mut met,
+        order,
+        last,
+        hint,
+        next_side,
+        bodies_unknown,
+        ..
+    } = replay;
+    notes.append(&mut met);
+
+    let is_sealed = |index: &Index, slot| index.segments.get(slot).seal.is_some();
+    let closed = last.is_none_or(|(slot, tail)| tail.clean && !is_sealed(&index, slot));
+    let sealed = last.is_some_and(|(slot, _)| is_sealed(&index, slot));
     let mut recovered = Recovered {
-        recent: replay.take_recent(),
-        state: std::mem::take(&mut replay.state),
+        recent,
+        state,
         clean: (closed || sealed) && notes.is_empty(),
+        streams: index.summaries()?,
         ..Recovered::default()
     };
     let mut rules = Rules::default();
-    for (id, stream) in &replay.index.streams {
-        recovered.streams.insert(*id, stream.summary());
-        if let Some(last_put) = stream.last_put {
-            rules.put(*id, last_put);
-        }
+    for (id, last_put) in index.last_puts() {
+        rules.put(id, last_put);
     }
 
     let newest = order
         .last_key_value()
-        .map(|(sequence, slot)| (*sequence, replay.index.segments.get(*slot).end));
+        .map(|(sequence, slot)| (*sequence, index.segments.get(*slot).end));
     let mut active = None;
     let mut unsealed = None;
     if let Some((slot, tail)) = last {
-        let segment = replay.index.segments.get(slot);
+        let segment = index.segments.get(slot);
         let resumes = (closed
             && tail.end as usize + 2 * RECORD_BYTES <= segment.file.bytes as usize)
             || options.broken(Break::AppendAfterTornTail);
@@ -151,24 +128,22 @@ pub(super) fn open(
     }
     if closed {
         for slot in order.values().rev().skip(1).copied() {
-            let segment = replay.index.segments.get_mut(slot);
-            if !segment.sealed {
-                segment.file.seal(segment.seed, segment.end)?;
-                segment.sealed = true;
+            let segment = index.segments.get_mut(slot);
+            if segment.seal.is_none() {
+                seal(segment)?;
             }
         }
     } else {
         // Of what an interrupted process left, only the page cache may know: the newest seals,
         // the emptied headers and the names are written again before anything builds on them.
         for slot in order.values().rev().take(2).rev().copied() {
-            let segment = replay.index.segments.get_mut(slot);
+            let segment = index.segments.get_mut(slot);
             let is_newest = last.is_some_and(|(newest, _)| newest == slot);
-            if is_newest && active.is_none() && !segment.sealed {
+            if is_newest && active.is_none() && segment.seal.is_none() {
                 // Or it is taken up again, if there is no room to begin another.
                 unsealed = Some(slot);
             } else if active.is_none_or(|active| active.slot != slot) {
-                segment.file.seal(segment.seed, segment.end)?;
-                segment.sealed = true;
+                seal(segment)?;
             }
         }
         if !options.broken(Break::SkipVoid) && !options.broken(Break::SkipVoidAgain) {
@@ -183,13 +158,37 @@ pub(super) fn open(
         space.add_spare(spare);
     }
 
-    let shared = Arc::new(Shared {
-        serves_unchecked: options.broken(Break::ServeUnchecked),
-        ..Shared::default()
-    });
-    *shared.index_mut() = std::mem::take(&mut replay.index);
+    index.dead_side.clear();
+    for ((stream, position), side) in &index.side {
+        space.add_side(side.file_bytes());
+        if !listing.bodies.contains(&side.number) {
+            notes.push(RecoveryNote::BodyMissing {
+                path: side.path(dir),
+                stream: *stream,
+                position: *position,
+            });
+        }
+    }
+    let next_side = next_side.max(
+        listing
+            .bodies
+            .last()
+            .map_or(1, |last| last.saturating_add(1)),
+    );
+    if !bodies_unknown {
+        remove_orphans(fs.as_ref(), dir, listing.bodies, &index)?;
+    }
+
+    let unchecked = options.broken(Break::ServeUnchecked);
+    let shared = Arc::new(Shared::new(index, Arc::clone(&fs), dir, unchecked));
     // These hold files, and what is held is not used again.
-    drop((segments, replay));
+    drop(segments);
+    let resumed = active.is_some();
+    let (hint, unsealed_hint) = if resumed {
+        (hint, HintWriter::broken())
+    } else {
+        (HintWriter::default(), hint)
+    };
     let mut log = Log {
         options,
         salt_source,
@@ -199,6 +198,9 @@ pub(super) fn open(
         active,
         order,
         unsealed,
+        unsealed_hint,
+        hint,
+        next_side,
         carry: None,
         pinned: BTreeSet::new(),
         newest,
@@ -234,101 +236,34 @@ pub(super) fn open(
     Ok((log, recovered))
 }
 
-fn list(
-    fs: &dyn Fs,
-    dir: &Path,
-    options: &LogOptions,
-    space: &mut Space,
-) -> Result<Listing, StoreError> {
-    let mut listing = Listing {
-        segments: Vec::new(),
-        spares: Vec::new(),
-        notes: Vec::new(),
-    };
-    for name in fs
-        .list(dir)
-        .map_err(|error| StoreError::io("list", dir, error))?
-    {
-        let Some((number, kind)) = name.split_once('.') else {
-            continue;
-        };
-        let Ok(number) = number.parse() else { continue };
-        space.saw(number);
-        let path = dir.join(&name);
-        if kind == "new" {
-            fs.remove(&path)
-                .map_err(|error| StoreError::io("remove", &path, error))?;
-            continue;
-        }
-        if kind != "seg" {
-            continue;
-        }
-        let file = fs
-            .open(&path, false)
-            .map_err(|error| StoreError::io("open", &path, error))?;
-        let length = file
-            .len()
-            .map_err(|error| StoreError::io("measure", &path, error))?;
-        let bytes = u32::try_from(length).unwrap_or(u32::MAX);
-        let file = Arc::new(SegmentFile {
-            path: path.clone(),
-            file,
-            bytes,
-        });
-        let copies = file.read_header()?;
-        match copies.state {
-            HeaderState::Valid(header) => {
-                let sound = u64::from(header.segment_bytes) == length
-                    && header.segment_bytes > DATA_AT
-                    && header.segment_bytes.is_multiple_of(4096);
-                if !sound {
-                    let what = "its length is not what its header says";
-                    return Err(StoreError::Foreign { path, what });
-                }
-                if copies.one_damaged {
-                    listing.notes.push(RecoveryNote::DamagedHeader { path });
-                }
-                let seal = file.read_seal(options.seed(&header))?;
-                let seal = seal.filter(|end| (DATA_AT..=header.segment_bytes).contains(end));
-                listing.segments.push(Listed { header, file, seal });
-            }
-            HeaderState::Newer(found) => {
-                return Err(StoreError::NewerFormat {
-                    path,
-                    found,
-                    supported: VERSION,
-                });
-            }
-            HeaderState::Void => listing.spares.push(file),
-            HeaderState::Unreadable => {
-                let aside = dir.join(format!("{number:08}.unreadable"));
-                fs.rename(&path, &aside)
-                    .map_err(|e| StoreError::io("rename", &path, e))?;
-                listing.notes.push(RecoveryNote::SetAside { path: aside });
-            }
-        }
-    }
-    listing
-        .segments
-        .sort_by_key(|listed| listed.header.sequence);
-    Ok(listing)
+/// Makes it durable (again) where a segment ends; a hint it had stays its hint.
+fn seal(segment: &mut Segment) -> Result<(), StoreError> {
+    let seal = segment.seal.unwrap_or(Seal {
+        end: segment.end,
+        hint: None,
+    });
+    segment.file.seal(segment.seed, seal)?;
+    segment.seal = Some(seal);
+    Ok(())
 }
 
-fn check_belonging(segments: &[Listed]) -> Result<(), StoreError> {
-    for pair in segments.windows(2) {
-        let [one, other] = pair else { continue };
-        let path = other.file.path.clone();
-        if one.header.store != other.header.store {
-            return Err(StoreError::Foreign {
-                path,
-                what: "another store wrote it",
-            });
-        }
-        if one.header.sequence == other.header.sequence {
-            return Err(StoreError::Foreign {
-                path,
-                what: "a segment of its number is there",
-            });
+/// Removes bodies no live record names: a crash came before the record, or after its removal.
+fn remove_orphans(
+    fs: &dyn Fs,
+    dir: &Path,
+    mut bodies: BTreeSet<u64>,
+    index: &Index,
+) -> Result<(), StoreError> {
+    for side in index.side.values() {
+        bodies.remove(&side.number);
+    }
+    for number in bodies {
+        let path = dir.join(format!("{number:08}.body"));
+        match fs.remove(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(StoreError::io("remove", path, error));
+            }
+            _ => {}
         }
     }
     Ok(())
@@ -359,211 +294,4 @@ fn make_durable(segment: &Segment, tail: Tail, options: &LogOptions) -> Result<(
     file.file
         .sync_data()
         .map_err(|error| file.error("flush", error))
-}
-
-/// Brings the index up from what a scan finds.
-struct Replay {
-    index: Index,
-    state: BTreeMap<Bytes, Bytes>,
-    notes: Vec<RecoveryNote>,
-    salvage: bool,
-    recent_puts: usize,
-    recent: VecDeque<RecentHead>,
-    recent_carried: VecDeque<RecentHead>,
-    slot: Slot,
-    sequence: u64,
-    file: Option<Arc<SegmentFile>>,
-}
-
-/// The buffer is used again for the next head.
-struct RecentHead {
-    stream: StreamId,
-    position: u64,
-    head: Vec<u8>,
-}
-
-impl Replay {
-    fn new(salvage: bool, recent_puts: usize) -> Self {
-        Self {
-            index: Index::default(),
-            state: BTreeMap::new(),
-            notes: Vec::new(),
-            salvage,
-            recent_puts,
-            recent: VecDeque::new(),
-            recent_carried: VecDeque::new(),
-            slot: 0,
-            sequence: 0,
-            file: None,
-        }
-    }
-
-    fn begin(&mut self, listed: &Listed, seed: crate::format::Seed) -> Result<Slot, StoreError> {
-        let file = Arc::clone(&listed.file);
-        let segment = Segment::new(file, listed.header.sequence, seed, DATA_AT);
-        let path = listed.file.path.clone();
-        self.slot = self
-            .index
-            .segments
-            .insert(segment)
-            .ok_or(StoreError::Foreign {
-                path,
-                what: "there are more segments than can be addressed",
-            })?;
-        self.sequence = listed.header.sequence;
-        self.file = Some(Arc::clone(&listed.file));
-        Ok(self.slot)
-    }
-
-    fn note_recent(&mut self, carried: bool, stream: StreamId, position: u64, head: &[u8]) {
-        if self.recent_puts == 0 {
-            return;
-        }
-        let recent = if carried {
-            &mut self.recent_carried
-        } else {
-            &mut self.recent
-        };
-        let mut buffer = Vec::new();
-        if recent.len() >= self.recent_puts
-            && let Some(oldest) = recent.pop_front()
-        {
-            buffer = oldest.head;
-            buffer.clear();
-        }
-        buffer.extend_from_slice(head);
-        recent.push_back(RecentHead {
-            stream,
-            position,
-            head: buffer,
-        });
-    }
-
-    /// Copies are of old records: they stand before the others, unless the original is there.
-    fn take_recent(&mut self) -> Vec<RecentPut> {
-        let known: BTreeSet<_> = self
-            .recent
-            .iter()
-            .map(|put| (put.stream, put.position))
-            .collect();
-        let mut copies = BTreeSet::new();
-        let mut puts: Vec<_> = std::mem::take(&mut self.recent_carried)
-            .into_iter()
-            .rev()
-            .filter(|put| !known.contains(&(put.stream, put.position)))
-            .filter(|put| copies.insert((put.stream, put.position)))
-            .take(self.recent_puts - self.recent.len())
-            .collect();
-        puts.reverse();
-        puts.extend(std::mem::take(&mut self.recent));
-        puts.into_iter()
-            .map(
-                |RecentHead {
-                     stream,
-                     position,
-                     head,
-                 }| {
-                    RecentPut {
-                        stream,
-                        position,
-                        head: head.into(),
-                    }
-                },
-            )
-            .collect()
-    }
-
-    fn record(&mut self, found: &Found, window: &mut Window<'_>) -> Result<(), StoreError> {
-        let Found {
-            header,
-            offset,
-            damaged,
-        } = *found;
-        let bytes = u32::try_from(header.record_bytes()).unwrap_or(u32::MAX);
-        let at = Location {
-            slot: self.slot,
-            offset,
-            bytes,
-        };
-        let (head_bytes, body_bytes) = (header.head_bytes as usize, header.body_bytes as usize);
-        let payload_at = offset + RECORD;
-        let stream = StreamId(header.stream);
-        match header.kind {
-            Kind::Group => {}
-            Kind::Put => {
-                let position = header.position;
-                if damaged {
-                    let segment = self.sequence;
-                    let offset = u64::from(offset);
-                    let note = RecoveryNote::DamagedRecord {
-                        segment,
-                        offset,
-                        stream,
-                        position,
-                    };
-                    self.notes.push(note);
-                } else {
-                    let head = window.bytes(payload_at, head_bytes)?;
-                    self.note_recent(header.is_carried(), stream, position, head);
-                }
-                if !header.is_carried() {
-                    self.index.segments.get_mut(self.slot).puts += 1;
-                }
-                self.index.put(stream, position, at);
-            }
-            Kind::Remove => {
-                let payload = window.bytes(payload_at, 8)?;
-                if head_bytes == 0 && body_bytes == 8 && payload.len() == 8 {
-                    let last = u64_at(payload, 0);
-                    self.index.remove(stream, header.position, last, self.slot);
-                }
-            }
-            Kind::Set => {
-                let payload = window.bytes(payload_at, head_bytes + body_bytes)?;
-                let key = Bytes::copy_from_slice(&payload[..head_bytes]);
-                self.state
-                    .insert(key.clone(), Bytes::copy_from_slice(&payload[head_bytes..]));
-                self.index.set(key, at);
-            }
-            Kind::Unset => {
-                let key = window.bytes(payload_at, head_bytes)?;
-                self.state.remove(key);
-                self.index.unset(key, self.slot);
-            }
-        }
-        Ok(())
-    }
-}
-
-impl Sink for Replay {
-    fn batch(&mut self, records: &[Found], window: &mut Window<'_>) -> Result<(), StoreError> {
-        records
-            .iter()
-            .try_for_each(|found| self.record(found, window))
-    }
-
-    fn damage(&mut self, offset: u32, bytes: u32, what: &'static str) -> Result<(), StoreError> {
-        let (segment, offset) = (self.sequence, u64::from(offset));
-        if self.salvage {
-            let bytes = u64::from(bytes);
-            self.notes.push(RecoveryNote::DamagedRange {
-                segment,
-                offset,
-                bytes,
-            });
-            return Ok(());
-        }
-        let path = self
-            .file
-            .as_ref()
-            .map(|file| file.path.clone())
-            .unwrap_or_default();
-        Err(StoreError::Damaged {
-            segment,
-            path,
-            offset,
-            what,
-            record: None,
-        })
-    }
 }

@@ -4,7 +4,6 @@
 //! what would have to move is live: then the store is full and says so.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 use crate::breaks::Break;
 use crate::error::StoreError;
@@ -99,9 +98,8 @@ impl Log {
         let Some(Move { victim, fresh }) = self.next_move(wanted) else {
             return Ok(None);
         };
-        let shared = Arc::clone(&self.shared);
         let capacity = self.options.capacity();
-        let live = shared.index().live_in(victim.slot);
+        let live = self.live_in(victim.slot)?;
         let room = self.active.map_or(0, |active| active.room());
         let first_bytes = live.first().map_or(0, |at| at.bytes as usize) + RECORD_BYTES;
         let spares = self.space.spares();

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::breaks::Break;
 use crate::error::StoreError;
 use crate::fs::{File, Fs};
+use crate::hint::hint_path;
 use crate::segment::SegmentFile;
 
 use super::{LogOptions, file_path};
@@ -14,6 +15,8 @@ use super::{LogOptions, file_path};
 /// What one step of preparing writes at least, and what an idle one writes.
 const STEP_BYTES: u64 = 64 * 1024;
 const IDLE_STEP_BYTES: u64 = 4 * 1024 * 1024;
+/// Empty segments beside the reserve that stay when it is quiet.
+const IDLE_SPARES: usize = 1;
 /// Zeros written between two flushes of a file being prepared: no flush is a long one.
 pub(super) const FLUSH_BYTES: u64 = 4 * 1024 * 1024;
 /// How many requests for room pass before a full disk is asked again, at most.
@@ -24,7 +27,6 @@ pub(super) struct Space {
     fs: Arc<dyn Fs>,
     dir: PathBuf,
     segment_bytes: u32,
-    spare_segments_max: usize,
     disk_bytes_max: Option<u64>,
     spares: Vec<Arc<SegmentFile>>,
     /// Emptied files a reader still holds.
@@ -35,6 +37,8 @@ pub(super) struct Space {
     next_file: u64,
     /// Bytes of files in the log.
     log_bytes: u64,
+    /// Bytes of files with bodies.
+    side_bytes: u64,
     patience: u32,
     waiting: u32,
     /// For tests of the tests.
@@ -56,7 +60,6 @@ impl Space {
             fs,
             dir: dir.to_owned(),
             segment_bytes: options.segment_bytes,
-            spare_segments_max: options.spare_segments_max,
             disk_bytes_max: options.disk_bytes_max,
             spares: Vec::new(),
             draining: Vec::new(),
@@ -64,6 +67,7 @@ impl Space {
             growing: None,
             next_file: 1,
             log_bytes: 0,
+            side_bytes: 0,
             patience: 0,
             waiting: 0,
             skips_dir_sync: options.broken(Break::SkipDirSync),
@@ -86,7 +90,25 @@ impl Space {
             .chain(&self.draining)
             .chain(&self.misfits);
         let whole: u64 = files.map(|file| u64::from(file.bytes)).sum();
-        whole + self.growing.as_ref().map_or(0, |growing| growing.written)
+        whole + self.growing.as_ref().map_or(0, |growing| growing.written) + self.side_bytes
+    }
+
+    /// Whether the limit allows a file of so many bytes more. Spares beyond the reserve are not
+    /// given up for it: they are given back when it is quiet.
+    pub(super) fn holds(&self, bytes: u64) -> bool {
+        let used = self.log_bytes + self.disk_bytes();
+        self.disk_bytes_max
+            .is_none_or(|max| used.saturating_add(bytes) <= max)
+    }
+
+    pub(super) fn add_side(&mut self, bytes: u64) {
+        self.side_bytes += bytes;
+    }
+
+    pub(super) fn remove_side(&mut self, bytes: u64) {
+        self.side_bytes = self.side_bytes.saturating_sub(bytes);
+        self.patience = 0;
+        self.waiting = 0;
     }
 
     /// Notes a file that exists, so that its number is not used again.
@@ -159,6 +181,16 @@ impl Space {
         Ok(false)
     }
 
+    /// Gives a spare beyond `keep` back to the disk; returns whether there was one.
+    pub(super) fn give_up(&mut self, keep: usize) -> Result<bool, StoreError> {
+        if self.spares.len() <= keep {
+            return Ok(false);
+        }
+        let surplus = self.spares.remove(0);
+        self.remove(&surplus)?;
+        Ok(true)
+    }
+
     /// Prepares the next segment step by step and lets surplus ones go; returns whether there is
     /// more to do.
     pub(super) fn prepare(
@@ -184,10 +216,8 @@ impl Space {
                 }
             });
         }
-        if idle && self.spares.len() > reserve + self.spare_segments_max {
-            let surplus = self.spares.remove(0);
-            self.remove(&surplus)?;
-            return Ok(true);
+        if idle {
+            return self.give_up(reserve + IDLE_SPARES);
         }
         Ok(false)
     }
@@ -200,6 +230,8 @@ impl Space {
     }
 
     fn remove(&self, file: &SegmentFile) -> Result<(), StoreError> {
+        // What is left of it is removed at the next start.
+        drop(self.fs.remove(&hint_path(&file.path)));
         self.fs
             .remove(&file.path)
             .and_then(|()| self.fs.sync_dir(&self.dir))
@@ -286,7 +318,7 @@ impl Space {
     }
 }
 
-fn is_full(error: &io::Error) -> bool {
+pub(super) fn is_full(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge

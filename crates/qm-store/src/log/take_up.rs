@@ -39,6 +39,7 @@ impl Log {
             at = to;
         }
         self.unsealed = None;
+        self.hint = std::mem::take(&mut self.unsealed_hint);
         self.active = Some(Active {
             slot,
             seed,

@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use crate::breaks::Break;
 use crate::error::StoreError;
+use crate::format::Seal;
+use crate::hint::{HintWriter, hint_path};
 use crate::index::Slot;
 
 use super::{Log, RETAINED_MAX};
@@ -13,7 +15,7 @@ impl Log {
         self.seal_previous()?;
         self.space.collect_drained();
         let reserve = self.options.reserve_segments();
-        if self.reclaim_one(false)? {
+        if self.remove_dead_sides()? || self.reclaim_one(false)? {
             return Ok(true);
         }
         let soon = self
@@ -26,28 +28,42 @@ impl Log {
         {
             return Ok(true);
         }
-        self.relieve()
+        if self.relieve()? {
+            return Ok(true);
+        }
+        if !idle {
+            return Ok(false);
+        }
+        let trimmed = self.shared.index_mut().trim_pages();
+        Ok(trimmed || self.compact_idle()?)
     }
 
     pub(super) fn seal_previous(&mut self) -> Result<(), StoreError> {
         let Some(slot) = self.unsealed else {
             return Ok(());
         };
-        self.seal(slot)?;
+        let hint = std::mem::take(&mut self.unsealed_hint);
+        self.seal(slot, hint)?;
         self.unsealed = None;
         Ok(())
     }
 
-    fn seal(&self, slot: Slot) -> Result<(), StoreError> {
+    fn seal(&self, slot: Slot, hint: HintWriter) -> Result<(), StoreError> {
         let (file, seed, end) = {
             let index = self.shared.index();
             let segment = index.segments.get(slot);
             (Arc::clone(&segment.file), segment.seed, segment.end)
         };
+        let hint = if self.options.hints {
+            hint.write(self.shared.fs.as_ref(), &hint_path(&file.path))
+        } else {
+            None
+        };
+        let seal = Seal { end, hint };
         if !self.options.broken(Break::SkipSeal) {
-            file.seal(seed, end)?;
+            file.seal(seed, seal)?;
         }
-        self.shared.index_mut().segments.get_mut(slot).sealed = true;
+        self.shared.index_mut().segments.get_mut(slot).seal = Some(seal);
         Ok(())
     }
 
@@ -81,9 +97,9 @@ impl Log {
         }
         // Its header may be all that tells where the segment before it ends.
         if let Some((_, before)) = self.order.range(..sequence).next_back() {
-            let sealed = self.shared.index().segments.get(*before).sealed;
+            let sealed = self.shared.index().segments.get(*before).seal.is_some();
             if !sealed {
-                self.seal(*before)?;
+                self.seal(*before, HintWriter::broken())?;
             }
         }
         let file = Arc::clone(&self.shared.index().segments.get(slot).file);

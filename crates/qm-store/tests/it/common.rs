@@ -7,11 +7,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use qm_store::{Batch, Fs, Log, LogOptions, Op, Reader, Recovered, StoreError, StreamId};
 
-/// Small segments, so that everything that happens to segments happens often.
+/// Small segments, so that everything that happens to segments happens often, and no index in
+/// memory but the newest part of each stream.
 pub(crate) fn small() -> LogOptions {
     LogOptions {
         segment_bytes: 20 * 1024,
         reserve_bytes: 8 * 1024,
+        index_bytes_max: 0,
         spare_segments_max: 2,
         recent_puts: 50,
         ..LogOptions::default()

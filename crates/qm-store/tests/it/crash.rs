@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use qm_store::{Applied, Batch, Fault, Log, LogOptions, Op, RecoveryNote, SimFs};
+use qm_store::{Applied, Batch, Fault, Fs as _, Log, LogOptions, Op, RecoveryNote, SimFs};
 
 use crate::common::*;
 
@@ -225,7 +225,8 @@ impl Machine {
             if self.random.below(4) == 0 && log.tidy(self.random.below(2) == 0).is_err() {
                 return Ok(true);
             }
-            if self.random.below(30) == 0 {
+            // The power may have gone while something was written that nothing relies on.
+            if self.random.below(30) == 0 && self.fs.list(&dir()).is_ok() {
                 let state = self.model.state.clone();
                 let found = Model::read(&log.reader(), STREAMS, state);
                 if found != self.model {

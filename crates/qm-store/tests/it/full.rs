@@ -82,6 +82,7 @@ impl Full {
         let mut options = LogOptions {
             segment_bytes: case.segment_bytes,
             reserve_bytes,
+            index_bytes_max: 1 << 20,
             ..small()
         };
         if case.is_disk {

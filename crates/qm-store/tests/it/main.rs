@@ -6,6 +6,7 @@
     reason = "random numbers are cut to size"
 )]
 
+mod caches;
 mod campaign;
 mod check;
 mod common;
@@ -17,4 +18,6 @@ mod full;
 mod kill;
 #[cfg(feature = "__breaks")]
 mod mutants;
+mod pace;
+mod sides;
 mod workloads;

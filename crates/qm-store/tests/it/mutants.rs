@@ -9,10 +9,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use qm_store::breaks::Break;
 use qm_store::{Applied, File, Fs, LogOptions, Reader, SimFs, StreamId};
 
+use crate::caches::{spoiled_hints, spoiled_pages};
 use crate::campaign::{Extent, Row, failing, power_cuts};
 use crate::check::tiny_options;
 use crate::common::*;
 use crate::crash::life;
+use crate::sides::lives_with_bodies;
 use crate::workloads::*;
 
 /// What notices a broken rule: its name, and what it said if it did.
@@ -45,6 +47,12 @@ fn workload_for(fault: Break) -> Notices {
         }),
         Break::SkipDirSync => ("power cuts, plain", |fault| cuts(plain(), fault)),
         Break::ServeUnchecked => ("a flipped bit", flipped_bit),
+        Break::SkipBodySync | Break::SkipBodyName | Break::RemoveBodyFirst => (
+            "lives of many power cuts, with bodies in files",
+            lives_with_bodies,
+        ),
+        Break::TrustHints => ("spoiled hints", spoiled_hints),
+        Break::TrustPages => ("damaged pages", spoiled_pages),
     }
 }
 
