@@ -15,6 +15,7 @@
 mod ci;
 mod deny;
 mod fuzz;
+mod limits;
 mod loom;
 mod portable;
 mod repo;
@@ -41,6 +42,7 @@ cargo xtask COMMAND
   portable                      the wire crate without bincode, and for WebAssembly
   fuzz [TARGET] [--seconds N]   search with libFuzzer (10 seconds a target without N)
   fuzz-replay                   run the checked-in inputs of every target, without libFuzzer
+  hostile                       attacks on a node, and what a good peer keeps of its throughput
   sim --seed N                  one simulated run
   sim --seeds A..B              a range of simulated runs, B excluded
   sim --mode quinn ...          the same with QUIC between the nodes
@@ -87,6 +89,10 @@ fn run(arguments: &[&str]) -> anyhow::Result<()> {
             .run(),
         ["portable"] => portable::run(),
         ["fuzz", ref rest @ ..] => fuzz::search(rest),
+        ["hostile"] => cargo(["test", "--release", "-p", "qm-tests", "--test", "it"])
+            .args(["hostile", "--", "--nocapture"])
+            .env("QM_SLOW_TESTS", "1")
+            .run(),
         ["fuzz-replay"] => fuzz::replay().run(),
         ["sim", ref rest @ ..] => sim::command(rest).run(),
         ["store-faults", ref rest @ ..] => store::faults(rest),

@@ -36,6 +36,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
     }
     clippy_keys(&files, &mut findings)?;
     dependencies(&files, &mut findings)?;
+    findings.errors.extend(crate::limits::check()?);
     for warning in &findings.warnings {
         println!("warning: {warning}");
     }

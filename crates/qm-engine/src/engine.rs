@@ -23,8 +23,9 @@ use crate::outgoing::{OutQueue, Remote};
 use crate::peers::PeerBook;
 use crate::penalty::Penalties;
 use crate::purge::Purge;
-use crate::queues::{LocalQueue, ScanJob};
+use crate::queues::LocalQueue;
 use crate::record::RemoteKey;
+use crate::scan::ScanJob;
 use crate::session::Session;
 use crate::time::{Now, Timestamp};
 

@@ -29,6 +29,7 @@ mod purge;
 mod queues;
 mod record;
 mod recover;
+mod scan;
 mod seek;
 mod session;
 mod sizes;

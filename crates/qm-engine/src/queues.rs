@@ -15,6 +15,7 @@ use crate::engine::{Engine, LoadFor, Timer};
 use crate::history::What;
 use crate::io::{ConnId, Event, Lane, LinkId, LoadId, Output, StoreOp, StoredRecord};
 use crate::record::{DeadReason, LocalSettings, QueueRecord, StoredHead};
+use crate::scan::ScanJob;
 use crate::time::Timestamp;
 use crate::unoffered::NO_TRANSACTIONS;
 
@@ -22,8 +23,7 @@ use crate::unoffered::NO_TRANSACTIONS;
 pub(crate) const DEAD_QUEUE: &str = "dead$";
 
 const LOAD_RECORDS: usize = 1_024;
-const LOAD_BYTES: usize = 1 << 20;
-const SCAN_RECORDS: usize = 256;
+pub(crate) const LOAD_BYTES: usize = 1 << 20;
 
 /// A delivery in the hands of an application.
 #[derive(Debug)]
@@ -63,20 +63,6 @@ pub(crate) struct LocalQueue {
 
 /// Requests for messages that wait for the first commit of a life; more come back empty.
 const EARLY_RECEIVES_MAX: usize = 4_096;
-
-/// A look through a queue, in memory and on disk, page by page.
-#[derive(Debug)]
-pub(crate) struct ScanJob {
-    conn: ConnId,
-    queue: u32,
-    receive: Receive,
-    /// Priority being looked at.
-    priority: u8,
-    /// Next position there.
-    from: u64,
-    found: u32,
-    found_bytes: u64,
-}
 
 /// The lookup id of a message: order of lookup ids is order of delivery.
 pub(crate) const fn lookup_of(priority: u8, position: u64) -> u64 {
@@ -564,7 +550,14 @@ impl Engine {
         self.start_load(stream, from, LOAD_RECORDS, LOAD_BYTES, what);
     }
 
-    fn lease(&mut self, conn: ConnId, request: u64, number: u32, priority: u8, message: Message) {
+    pub(crate) fn lease(
+        &mut self,
+        conn: ConnId,
+        request: u64,
+        number: u32,
+        priority: u8,
+        message: Message,
+    ) {
         let lookup = lookup_of(priority, message.position);
         let delivery = self.delivery(request, lookup, &message);
         self.outputs.push_back(Output::Client {
@@ -588,7 +581,7 @@ impl Engine {
         }
     }
 
-    fn delivery(&self, request: u64, lookup: u64, message: &Message) -> Delivery {
+    pub(crate) fn delivery(&self, request: u64, lookup: u64, message: &Message) -> Delivery {
         Delivery {
             request,
             lookup,
@@ -819,137 +812,6 @@ impl Engine {
         if let Some(next) = next {
             self.arm_receivers(number, next);
         }
-    }
-
-    /// Continues a scan with the next page of its priority.
-    fn scan(&mut self, job: Box<ScanJob>) {
-        let stream = Self::stream_of(job.queue, job.priority);
-        let (from, most) = (
-            job.from,
-            if job.receive.lookup.is_some() {
-                1
-            } else {
-                SCAN_RECORDS
-            },
-        );
-        self.start_load(stream, from, most, LOAD_BYTES, LoadFor::Scan(job));
-    }
-
-    fn on_scanned(&mut self, mut job: Box<ScanJob>, records: Vec<StoredRecord>) {
-        if !self.clients.is_connected(job.conn) {
-            return;
-        }
-        let wanted = if job.receive.lookup.is_some() {
-            1
-        } else {
-            SCAN_RECORDS
-        };
-        let page_full = records.len() >= wanted;
-        let page_end = if page_full {
-            records.last().map_or(u64::MAX, |r| r.position)
-        } else {
-            u64::MAX
-        };
-        let (number, priority) = (job.queue, job.priority);
-        let mut page: BTreeMap<u64, Message> = BTreeMap::new();
-        for record in records {
-            let position = record.position;
-            if let Some(message) = self.message_of(record) {
-                page.insert(position, message);
-            }
-        }
-        if let Some(lane) = self
-            .locals
-            .get(&number)
-            .and_then(|q| q.lanes.get(&priority))
-        {
-            for message in lane.resident() {
-                let inside = (job.from..=page_end).contains(&message.position);
-                if inside && !message.class.is_durable() {
-                    page.insert(message.position, message.clone());
-                } else if let Some(stored) = page.get_mut(&message.position) {
-                    stored.aborts = message.aborts;
-                }
-            }
-        }
-        for (position, message) in page {
-            let lookup = lookup_of(priority, position);
-            if job.receive.lookup.is_some_and(|wanted| wanted != lookup) {
-                continue;
-            }
-            let Some(queue) = self.locals.get(&number) else {
-                break;
-            };
-            if queue.leased.contains_key(&lookup) {
-                continue;
-            }
-            let correlation = &job.receive.correlation_id;
-            if !correlation.is_empty() {
-                let envelope = Envelope::decode(&message.envelope);
-                if !envelope.is_ok_and(|envelope| envelope.correlation_id == *correlation) {
-                    continue;
-                }
-            }
-            job.found_bytes += message.credit();
-            job.found += 1;
-            if job.receive.mode == ReceiveMode::Peek {
-                let delivery = self.delivery(job.receive.request, lookup, &message);
-                let frame = NodeFrame::Delivery(delivery);
-                self.outputs.push_back(Output::Client {
-                    conn: job.conn,
-                    frame,
-                });
-            } else if !self.clients.may_lease(job.conn) {
-                job.found -= 1;
-                return self.scan_done(&job);
-            } else if let Some(message) = self.take_at(number, priority, message) {
-                self.lease(job.conn, job.receive.request, number, priority, message);
-            } else {
-                job.found -= 1;
-            }
-            if job.found >= job.receive.messages_max.max(1)
-                || job.found_bytes >= u64::from(job.receive.bytes_max)
-            {
-                return self.scan_done(&job);
-            }
-        }
-        if job.receive.lookup.is_some() {
-            return self.scan_done(&job);
-        }
-        if page_full {
-            job.from = page_end + 1;
-        } else if job.priority > 0 {
-            job.priority -= 1;
-            job.from = 0;
-        } else {
-            return self.scan_done(&job);
-        }
-        self.scan(job);
-    }
-
-    /// Takes a message out of turn, wherever it is.
-    pub(crate) fn take_at(&mut self, number: u32, priority: u8, read: Message) -> Option<Message> {
-        let queue = self
-            .locals
-            .get_mut(&number)
-            .filter(|queue| !queue.deleting)?;
-        let lane = queue.lanes.get_mut(&priority)?;
-        if let Some(message) = lane.take(read.position) {
-            self.release(&message);
-            return Some(message);
-        }
-        lane.take_ahead(read.position, read.credit())
-            .then_some(read)
-    }
-
-    fn scan_done(&mut self, job: &ScanJob) {
-        self.receive_done(
-            job.conn,
-            job.receive.request,
-            job.found,
-            None,
-            String::new(),
-        );
     }
 
     /// A message as read back from the store.

@@ -224,9 +224,10 @@ fn a_letter_is_sent_again_in_one_commit_with_its_removal() {
     assert_ne!(new, letter.id);
     let both = a.batches.iter().any(|ops| {
         let put = ops.iter().any(|op| matches!(op, StoreOp::Put { .. }));
-        let removed = ops.iter().any(
-            |op| matches!(op, StoreOp::Remove { first, last, .. } if first == last && *first == letter.position),
-        );
+        let removed = ops.iter().any(|op| {
+            matches!(op, StoreOp::Remove { first, last, .. }
+                if first == last && *first == letter.position)
+        });
         put && removed
     });
     assert!(

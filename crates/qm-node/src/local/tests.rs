@@ -224,6 +224,55 @@ async fn an_application_that_reads_nothing_is_noticed_and_the_rest_is_written_wh
 }
 
 #[tokio::test]
+async fn all_connections_together_may_leave_only_so_much_unread() {
+    let limits = LocalLimits {
+        unread_bytes_total_max: 10 << 20,
+        ..LocalLimits::default()
+    };
+    let mut served = serve(limits);
+    let json = Bytes::from(vec![b' '; 200_000]);
+    let mut clients = Vec::new();
+    let mut conns = Vec::new();
+    for _ in 0..3 {
+        let mut client = UnixStream::connect(&served.path).await.unwrap();
+        client.write_all(&hello()).await.unwrap();
+        conns.push(opened(&mut served).await);
+        frames(&mut served).await;
+        clients.push(client);
+    }
+    let reply = |request| {
+        NodeFrame::AdminReply(qm_wire::local::AdminReply {
+            request,
+            ok: true,
+            json: json.clone(),
+        })
+    };
+    // Two that read nothing fill what all may leave; whoever goes on is to be closed.
+    let mut pushed = 0;
+    while conns[0].push(&reply(pushed)) && conns[1].push(&reply(pushed)) {
+        pushed += 1;
+        assert!(pushed < 1_000, "nothing holds them back");
+    }
+    assert!((20..40).contains(&pushed), "{pushed}");
+    // One that has nothing unread is served as ever, and room comes back with those that go.
+    assert!(conns[2].push(&reply(1)));
+    let (first, second) = (conns.remove(0), conns.remove(0));
+    first.close();
+    second.close();
+    drop((first, second));
+    clients.truncate(0);
+    for _ in 0..2 {
+        assert!(matches!(
+            served.events.recv().await,
+            Some(LocalEvent::Closed { .. })
+        ));
+    }
+    for request in 0..20 {
+        assert!(conns[0].push(&reply(request)));
+    }
+}
+
+#[tokio::test]
 async fn connections_are_limited() {
     let limits = LocalLimits {
         connections: 1,
