@@ -177,6 +177,10 @@ impl Backlog {
             Some(message) => message.cost(),
             None => {
                 self.spilled = self.spilled.saturating_sub(1);
+                // A read that is under way may bring it all the same.
+                if self.spilled > 0 {
+                    self.ahead.insert(position);
+                }
                 0
             }
         }

@@ -13,6 +13,7 @@ use qm_wire::{Class, ClientId, Envelope, MessageId, Outcome, Tag, Text};
 use crate::backlog::Message;
 use crate::commits::{PutAt, Then};
 use crate::destination::Target;
+use crate::digests::{Digests, content_digest};
 use crate::engine::Engine;
 use crate::history::What;
 use crate::io::{ConnId, Event, Output, StoreOp};
@@ -84,10 +85,15 @@ pub(crate) struct Clients {
     states: BTreeMap<ClientId, ClientState>,
     keys: BTreeMap<[u8; 16], KeyState>,
     followed: BTreeMap<MessageId, Followed>,
+    /// Of these, those whose whereabouts are looked up with the next batch.
+    followed_again: BTreeSet<MessageId>,
+    /// Those that were not found, while messages were on disk that were not looked through.
+    followed_unsure: BTreeSet<MessageId>,
     answers: BTreeMap<ConnId, Vec<Accepted>>,
     fates: BTreeMap<ConnId, Vec<(u64, u64, Outcome)>>,
     /// Bytes of the messages that all applications hold unsettled.
     pub(crate) lease_bytes: u64,
+    digests: Digests,
     dirty_clients: BTreeSet<ClientId>,
     dirty_keys: BTreeSet<[u8; 16]>,
 }
@@ -95,6 +101,11 @@ pub(crate) struct Clients {
 impl Clients {
     pub(crate) fn is_connected(&self, conn: ConnId) -> bool {
         self.conns.contains_key(&conn)
+    }
+
+    /// The client of a connection, once it said hello.
+    pub(crate) fn client_of(&self, conn: ConnId) -> Option<ClientId> {
+        self.conns.get(&conn).and_then(|conn| conn.client)
     }
 
     /// An application as people know it.
@@ -340,28 +351,71 @@ impl Engine {
         self.send_refusal(client, sequence, Outcome::BAD_REQUEST, text.to_owned());
     }
 
-    /// The message of a repeated request is followed again, or told to be settled.
+    /// The message of a repeated request is followed again. Where it is by now is looked up once
+    /// for all of a batch.
     fn follow_again(&mut self, client: ClientId, put: &Put, id: MessageId) {
         if put.follow == Follow::None {
             return;
         }
-        let waits = self
-            .outs
-            .values()
-            .any(|out| out.has_work() || out.in_flight > 0);
         let sequence = put.sequence;
-        if waits && self.clients.followed.len() < FOLLOWED_MAX {
-            self.clients.followed.insert(
-                id,
-                Followed {
-                    client,
-                    sequence,
-                    follow: put.follow,
-                },
-            );
-        } else {
-            self.push_fate(client, sequence, Outcome::NOT_FOUND);
+        if self.clients.followed.len() < FOLLOWED_MAX || self.clients.followed.contains_key(&id) {
+            let followed = Followed {
+                client,
+                sequence,
+                follow: put.follow,
+            };
+            self.clients.followed.insert(id, followed);
+            self.clients.followed_again.insert(id);
         }
+    }
+
+    /// Tells what became of messages that are followed again and are not here any more. With
+    /// `unsure` also of those that might have been on disk when they were looked for.
+    pub(crate) fn look_after_followed(&mut self, unsure: bool) {
+        let mut ids = core::mem::take(&mut self.clients.followed_again);
+        if unsure {
+            ids.append(&mut self.clients.followed_unsure);
+        }
+        ids.retain(|id| self.clients.followed.contains_key(id));
+        if ids.is_empty() {
+            return;
+        }
+        let (held, all) = self.ids_in_memory();
+        let ends = self.history.ends_of(&ids);
+        for id in ids.difference(&held) {
+            match ends.get(id) {
+                Some(outcome) => self.tell_fate(*id, *outcome),
+                // It may wait on disk: then its fate will come, or is looked for again.
+                None if !all => {
+                    self.clients.followed_unsure.insert(*id);
+                }
+                None => self.tell_fate(*id, Outcome::NOT_FOUND),
+            }
+        }
+    }
+
+    /// The messages of this node that are in memory, and whether none is on disk only.
+    fn ids_in_memory(&self) -> (BTreeSet<MessageId>, bool) {
+        let mut held: BTreeSet<MessageId> = self.doubts.keys().copied().collect();
+        let mut all = true;
+        for session in self.sessions.values() {
+            held.extend(session.flights.values().map(|flight| flight.message.id));
+        }
+        for lane in self.outs.values().flat_map(|out| out.lanes.values()) {
+            held.extend(lane.backlog.resident().map(|message| message.id));
+            all &= lane.backlog.is_resident();
+        }
+        for (number, queue) in &self.locals {
+            if self.is_dead_queue(*number) {
+                continue;
+            }
+            held.extend(queue.leased.values().map(|leased| leased.message.id));
+            for lane in queue.lanes.values() {
+                held.extend(lane.resident().map(|message| message.id));
+                all &= lane.is_resident();
+            }
+        }
+        (held, all)
     }
 
     fn refuse_put(&mut self, client: ClientId, sequence: u64, outcome: Outcome, text: String) {
@@ -637,8 +691,14 @@ impl Engine {
         let Some(id) = state.runs.iter().rev().find_map(|run| run.id_of(number)) else {
             return Ok(None);
         };
-        if key.number.is_none() && state.digest != hash16(&[put.destination.as_bytes(), &put.body])
-        {
+        let same = match key.number {
+            None => state.digest == hash16(&[put.destination.as_bytes(), &put.body]),
+            Some(number) => {
+                let digest = content_digest(hash, &put.destination, &put.body);
+                self.clients.digests.admits(hash, number, digest)
+            }
+        };
+        if !same {
             let text = format!("message {id} was accepted under this key with other content");
             return Err((Outcome::IDEMPOTENCY_CONFLICT, text));
         }
@@ -677,6 +737,13 @@ impl Engine {
             state.digest = hash16(&[put.destination.as_bytes(), &put.body]);
         }
         state.note(number, id);
+        if key.number.is_some() {
+            let digest = content_digest(hash, &put.destination, &put.body);
+            let durable = put.class.is_durable();
+            if let Some(forgotten) = self.clients.digests.note(hash, number, digest, durable) {
+                self.commits.unset(forgotten);
+            }
+        }
         // The key of an express message must not outlive the message: it stays in memory too.
         if put.class.is_durable() {
             state.pending.insert(number);
@@ -713,6 +780,7 @@ impl Engine {
                 values.push((idempotency_key(hash), value));
             }
         }
+        values.extend(self.clients.digests.take_dirty());
         for (key, value) in values {
             if self.commits.has_puts() {
                 self.commits.put(StoreOp::Set { key, value });
@@ -919,6 +987,12 @@ impl Engine {
             .filter(|(_, state)| state.pending.is_empty())
             .map(|(hash, state)| (state.touched, *hash))
             .collect();
+        let known = |key: &[u8; 16]| self.clients.keys.contains_key(key);
+        for key in self.clients.digests.keys_without(known) {
+            for forgotten in self.clients.digests.forget(key) {
+                self.commits.unset(forgotten);
+            }
+        }
         keys.sort_unstable();
         let surplus = self.clients.keys.len().saturating_sub(REMEMBERED_MAX);
         for (n, (touched, hash)) in keys.into_iter().enumerate() {
@@ -932,12 +1006,18 @@ impl Engine {
                 if durable {
                     self.commits.unset(idempotency_key(hash));
                 }
+                for forgotten in self.clients.digests.forget(hash) {
+                    self.commits.unset(forgotten);
+                }
             }
         }
     }
 
     /// Reads a client's answers or a key back. Returns whether the value was understood.
     pub(crate) fn recover_client(&mut self, key: &Bytes, value: &Bytes) -> Option<bool> {
+        if let Some(understood) = self.clients.digests.recover(key, value) {
+            return Some(understood);
+        }
         let (client, id) = match (
             key.strip_prefix(&b"client/"[..]),
             key.strip_prefix(&b"idem/"[..]),

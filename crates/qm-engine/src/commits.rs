@@ -94,8 +94,17 @@ pub(crate) struct Commits {
     settling: Gathering,
     putting: Gathering,
     last: u64,
-    /// With the time at which each was handed over.
-    waiting: VecDeque<(Ticket, Timestamp, Vec<Then>)>,
+    waiting: VecDeque<Waiting>,
+}
+
+/// A batch that was handed over.
+#[derive(Debug)]
+struct Waiting {
+    ticket: Ticket,
+    since: Timestamp,
+    /// An earlier batch was refused: what this one puts would overtake it.
+    overtakes: bool,
+    then: Vec<Then>,
 }
 
 impl Commits {
@@ -182,19 +191,25 @@ impl Commits {
             gathering.bytes = 0;
             self.last += 1;
             let ticket = Ticket(self.last);
-            self.waiting
-                .push_back((ticket, now, core::mem::take(&mut gathering.then)));
+            self.waiting.push_back(Waiting {
+                ticket,
+                since: now,
+                overtakes: false,
+                then: core::mem::take(&mut gathering.then),
+            });
             sealed.push((ticket, core::mem::take(&mut gathering.ops)));
         }
         sealed.into_iter()
     }
 
     /// The next batch that is durable when everything up to `ticket` is.
-    pub(crate) fn durable(&mut self, ticket: Ticket) -> Option<Vec<Then>> {
+    /// Tells also whether it overtook a batch that was refused.
+    pub(crate) fn durable(&mut self, ticket: Ticket) -> Option<(bool, Vec<Then>)> {
         match self.waiting.front() {
-            Some((first, ..)) if *first <= ticket => {
-                self.waiting.pop_front().map(|(.., then)| then)
-            }
+            Some(first) if first.ticket <= ticket => self
+                .waiting
+                .pop_front()
+                .map(|batch| (batch.overtakes, batch.then)),
             _ => None,
         }
     }
@@ -204,14 +219,15 @@ impl Commits {
         let at = self
             .waiting
             .iter()
-            .position(|(waiting, ..)| *waiting == ticket)?;
-        self.waiting.remove(at).map(|(.., then)| then)
+            .position(|waiting| waiting.ticket == ticket)?;
+        for later in self.waiting.iter_mut().skip(at) {
+            later.overtakes = true;
+        }
+        self.waiting.remove(at).map(|batch| batch.then)
     }
 
     /// For how long the oldest batch has waited for the disk, milliseconds.
     pub(crate) fn oldest_ms(&self, now: Timestamp) -> Option<u64> {
-        self.waiting
-            .front()
-            .map(|(_, since, _)| now.ms_since(*since))
+        self.waiting.front().map(|first| now.ms_since(first.since))
     }
 }

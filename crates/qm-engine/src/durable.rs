@@ -1,11 +1,13 @@
 //! What happens when the store reports a batch durable, or refuses it because the disk is full.
 
+use std::collections::BTreeSet;
+
 use qm_wire::{Class, Outcome};
 
 use crate::backlog::Backlog;
 use crate::commits::{Origin, PutAt, Then};
 use crate::engine::Engine;
-use crate::io::{Event, Output};
+use crate::io::{Event, Output, StoreOp};
 
 impl Engine {
     pub(crate) fn on_durable(&mut self, batch: Vec<Then>) {
@@ -65,6 +67,31 @@ impl Engine {
         }
     }
 
+    /// The disk took a batch although it had refused an earlier one. What the batch puts would be
+    /// before what is put again now: it is taken out again and refused as well, so that order
+    /// holds. Returns what stands nevertheless.
+    pub(crate) fn undo(&mut self, batch: Vec<Then>) -> Vec<Then> {
+        let (void, stands): (Vec<_>, Vec<_>) = batch.into_iter().partition(|then| {
+            matches!(
+                then,
+                Then::Accepted { .. } | Then::Repeated { .. } | Then::Arrived { .. }
+            )
+        });
+        for then in &void {
+            if let Then::Accepted { put, .. } | Then::Arrived { put, .. } = then {
+                let stream = Self::stream_of(put.queue, put.priority);
+                let (first, last) = (put.position, put.position);
+                self.commits.settle(StoreOp::Remove {
+                    stream,
+                    first,
+                    last,
+                });
+            }
+        }
+        self.on_refused(void);
+        stands
+    }
+
     fn backlog_of(&mut self, local: bool, put: PutAt) -> Option<&mut Backlog> {
         if local {
             self.locals
@@ -91,6 +118,7 @@ impl Engine {
     /// and no credit, so they keep what they have.
     pub(crate) fn on_refused(&mut self, batch: Vec<Then>) {
         let mut emptied = Vec::new();
+        let mut cut = BTreeSet::new();
         for then in batch {
             match then {
                 Then::Accepted {
@@ -126,6 +154,7 @@ impl Engine {
                         let unsettled = &mut session.unsettled;
                         unsettled.messages = unsettled.messages.saturating_sub(1);
                         unsettled.bytes = unsettled.bytes.saturating_sub(put.credit);
+                        cut.insert(link);
                     }
                 }
                 Then::DeadLetter { put, from } => {
@@ -156,6 +185,11 @@ impl Engine {
             self.event(Event::StoreFull { full: true });
         }
         self.arm_store_retry();
+        for link in cut {
+            // What is under way on the session comes after what was refused: it must not be taken
+            // before that comes again. The next session begins with what is in doubt.
+            self.end_session(link, Outcome::STORE_FULL, "the disk is full");
+        }
         for (local, number) in emptied {
             self.purge_confirmed(local, number);
         }

@@ -325,7 +325,8 @@ impl Engine {
             Input::Received { link, frames } => self.on_received(link, frames),
             Input::Closed { link, text } => self.on_closed(link, &text),
             Input::Persisted { ticket } => {
-                while let Some(then) = self.commits.durable(ticket) {
+                while let Some((overtakes, then)) = self.commits.durable(ticket) {
+                    let then = if overtakes { self.undo(then) } else { then };
                     self.on_durable(then);
                 }
             }
@@ -410,6 +411,7 @@ impl Engine {
         while let Some(link) = self.busy_sessions.pop_first() {
             self.flush_session(link);
         }
+        self.look_after_followed(false);
         self.flush_clients();
         self.seal();
     }
@@ -459,6 +461,7 @@ impl Engine {
         self.dedup.purge(now_ms);
         self.routes.purge(now_ms);
         self.purge_outcomes();
+        self.look_after_followed(true);
         self.forgive();
         self.forget_lives();
         self.count_stored_bytes();

@@ -2,13 +2,13 @@
 //!
 //! It tells and decides nothing. What it no longer holds it says so.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use qm_wire::{Class, ClientId, MessageId, Outcome, QmId};
 
 use crate::admin::TraceEvent;
 use crate::engine::Engine;
-use crate::io::{ConnId, LinkId};
+use crate::io::LinkId;
 
 /// Something that happened to a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,7 +46,7 @@ pub(crate) enum What {
         outcome: Outcome,
     },
     HandedOut {
-        conn: ConnId,
+        client: Option<ClientId>,
     },
     GivenBack {
         aborts: u32,
@@ -136,6 +136,21 @@ impl History {
 
     fn of(&self, id: MessageId) -> impl DoubleEndedIterator<Item = &Noted> {
         self.ring.iter().filter(move |noted| noted.id == id)
+    }
+
+    /// How messages ended that a sender asks for again.
+    pub(crate) fn ends_of(&self, ids: &BTreeSet<MessageId>) -> BTreeMap<MessageId, Outcome> {
+        let mut ends = BTreeMap::new();
+        for noted in self.ring.iter().filter(|noted| ids.contains(&noted.id)) {
+            let outcome = match noted.what {
+                What::Acknowledged { .. } => Outcome::REACHED_QUEUE,
+                What::Received => Outcome::RECEIVED,
+                What::Dead { outcome, .. } => outcome,
+                _ => continue,
+            };
+            ends.insert(noted.id, outcome);
+        }
+        ends
     }
 
     /// How the message ended here, if it did: the newest event that ends it.
@@ -255,18 +270,18 @@ impl Engine {
                 "refused",
                 format!("refused to {}: {outcome}", peer(Some(from))),
             ),
-            What::HandedOut { conn } => (
+            What::HandedOut { client } => (
                 "handed_out",
-                format!("handed to {}", self.clients.title(conn)),
+                client.map_or_else(
+                    || "handed to an application".to_owned(),
+                    |client| format!("handed to client {client}"),
+                ),
             ),
             What::GivenBack { aborts } => (
                 "given_back",
                 format!("given back unread; that was time {aborts}"),
             ),
-            What::Received => (
-                "received",
-                "received: an application consumed it".to_owned(),
-            ),
+            What::Received => ("received", "an application consumed it".to_owned()),
             What::Poisoned => (
                 "poisoned",
                 "given back too often: moved to the subqueue poison".to_owned(),
@@ -274,7 +289,7 @@ impl Engine {
             What::Dead { outcome, kept } => (
                 "dead",
                 format!(
-                    "dead: {outcome}; {}",
+                    "{outcome}; {}",
                     if kept {
                         "kept as a dead letter"
                     } else {

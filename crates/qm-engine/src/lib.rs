@@ -11,6 +11,7 @@ mod config;
 mod connections;
 mod dead;
 mod destination;
+mod digests;
 mod durable;
 mod engine;
 mod entropy;

@@ -565,7 +565,8 @@ impl Engine {
             frame: NodeFrame::Delivery(delivery),
         });
         self.clients.leased(conn, message.credit());
-        self.note(message.source, message.id, What::HandedOut { conn });
+        let client = self.clients.client_of(conn);
+        self.note(message.source, message.id, What::HandedOut { client });
         let since = self.now.at;
         if let Some(queue) = self.locals.get_mut(&number) {
             queue.leased_bytes = queue.leased_bytes.saturating_add(message.credit());

@@ -131,14 +131,14 @@ impl Engine {
         match self.history.end_of(id).map(|(_, what)| what) {
             Some(What::Acknowledged { peer }) => {
                 let there = peer.map_or_else(|| "its destination".to_owned(), |p| self.peer_title(p));
-                ("delivered", format!("delivered: {there} has it"))
+                ("delivered", format!("{there} has it, stored to its class"))
             }
             Some(What::Received) => (
                 "received",
-                "received: an application of this node consumed it".to_owned(),
+                "an application of this node consumed it".to_owned(),
             ),
             Some(What::Dead { outcome, .. }) => {
-                ("gone", format!("gone: {outcome}, and no dead letter is here"))
+                ("gone", format!("{outcome}, and no dead letter is here"))
             }
             Some(What::ResentAs { id }) => {
                 ("resent", format!("sent again as message {id}"))
@@ -148,7 +148,7 @@ impl Engine {
             }
             Some(What::Refused { outcome, .. }) => (
                 "refused",
-                format!("refused here: {outcome}; its sender has it as a dead letter"),
+                format!("{outcome}; its sender has it as a dead letter"),
             ),
             _ if !all => (
                 "not_found",

@@ -38,6 +38,20 @@ Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 nothing there or fate 
 Environment: QM_CONFIG, QM_DATA, QM_SOCKET, QM_LOG, and QM_SECTION__KEY for every key of
 `qm-node config show`. NO_COLOR switches colours off.";
 
+const DOCTOR_EXAMPLES: &str = "\
+Examples:
+  qm-node doctor
+  qm-node doctor --json | jq 'select(.level == \"problem\")'
+
+Exit code 1 when something must be done, 0 when there are only notices or nothing.";
+
+const CHECK_EXAMPLES: &str = "\
+Examples:
+  qm-node check
+  qm-node check --warn-dead 10 --crit-age 6h --warn-queued 10000
+
+A node that does not run is critical; one that cannot be asked is unknown.";
+
 const WHY_EXAMPLES: &str = "\
 Examples:
   qm-node why hub/orders           a destination: what is sent there
@@ -103,6 +117,14 @@ pub(crate) enum Command {
     Init(InitArgs),
     /// Is the node running and healthy?
     Status,
+    /// Depths, ages and rates, live on a terminal, one snapshot on a pipe
+    Top(TopArgs),
+    /// What is wrong with the node and its machine, and what to do; whether it runs or not
+    #[command(after_help = DOCTOR_EXAMPLES)]
+    Doctor,
+    /// One line for a monitoring system: exit 0 good, 1 warning, 2 critical, 3 unknown
+    #[command(after_help = CHECK_EXAMPLES)]
+    Check(CheckArgs),
     /// Send a message, or one per line of a file
     Send(Box<SendArgs>),
     /// Take messages out of a queue of this node
@@ -180,6 +202,50 @@ pub(crate) struct RunArgs {
     /// Who may send to the node [default: approve]
     #[arg(long, value_name = "approve|any")]
     trust: Option<String>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct TopArgs {
+    /// Time between two looks
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = parse_duration)]
+    pub(crate) interval: u64,
+    /// End after so many looks [default: on a terminal never, on a pipe 1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) count: Option<u64>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct CheckArgs {
+    /// Dead letters from which it warns
+    #[arg(long, value_name = "N", default_value = "1")]
+    pub(crate) warn_dead: u64,
+    /// Dead letters from which it is critical
+    #[arg(long, value_name = "N", default_value = "1000")]
+    pub(crate) crit_dead: u64,
+    /// Age of the oldest message for another node from which it warns
+    #[arg(long, value_name = "TIME", default_value = "15min", value_parser = parse_duration)]
+    pub(crate) warn_age: u64,
+    /// The same, critical
+    #[arg(long, value_name = "TIME", default_value = "1d", value_parser = parse_duration)]
+    pub(crate) crit_age: u64,
+    /// Messages for other nodes from which it warns [default: never]
+    #[arg(long, value_name = "N")]
+    pub(crate) warn_outgoing: Option<u64>,
+    /// The same, critical [default: never]
+    #[arg(long, value_name = "N")]
+    pub(crate) crit_outgoing: Option<u64>,
+    /// Messages in queues of this node from which it warns [default: never]
+    #[arg(long, value_name = "N")]
+    pub(crate) warn_queued: Option<u64>,
+    /// The same, critical [default: never]
+    #[arg(long, value_name = "N")]
+    pub(crate) crit_queued: Option<u64>,
+    /// Per cent of the disk, and of the node's own quota, from which it warns
+    #[arg(long, value_name = "PERCENT", default_value = "80")]
+    pub(crate) warn_disk: u64,
+    /// The same, critical
+    #[arg(long, value_name = "PERCENT", default_value = "95")]
+    pub(crate) crit_disk: u64,
 }
 
 #[derive(Args, Debug)]

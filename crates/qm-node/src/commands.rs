@@ -5,6 +5,7 @@ mod caches;
 mod configuration;
 mod dead;
 mod demo;
+mod health;
 mod identity;
 mod message;
 mod node;
@@ -19,6 +20,7 @@ mod send;
 mod send_lines;
 mod status;
 mod store;
+mod top;
 mod trace;
 mod why;
 
@@ -61,7 +63,14 @@ pub(crate) fn execute(cli: &Cli, out: &Output) -> Result<Exit, Failure> {
     if let Command::Config(ConfigCommand::Check { file: Some(file) }) = &cli.command {
         flags.config = Some(file.clone());
     }
-    let settings = Settings::load(&around, &flags)?;
+    let settings = Settings::load(&around, &flags).map_err(Failure::from);
+    // These tell a wrong configuration as one of the things that are wrong.
+    match &cli.command {
+        Command::Doctor => return block_on(health::doctor(settings, out)),
+        Command::Check(args) => return block_on(health::check(settings, args, out)),
+        _ => {}
+    }
+    let settings = settings?;
     match &cli.command {
         Command::Run(_) => run::run(&settings, out),
         Command::Init(_) => run::init(&settings, out),
@@ -84,6 +93,7 @@ async fn with_node(command: &Command, settings: &Settings, out: &Output) -> Resu
     let node = Node::connect(settings).await?;
     let done = match command {
         Command::Status => status::status(&node, out).await,
+        Command::Top(args) => top::top(&node, args, out).await,
         Command::Send(args) => send::send(&node, args, source, out).await,
         Command::Receive(args) => receive::receive(&node, args, out).await,
         Command::Peek(args) => receive::peek(&node, args, out).await,

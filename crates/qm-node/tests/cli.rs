@@ -53,6 +53,11 @@ struct Running {
 
 impl Running {
     fn start() -> Self {
+        Self::start_with_bodies_of("64KiB")
+    }
+
+    /// A node that takes bodies up to this size.
+    fn start_with_bodies_of(bytes: &str) -> Self {
         let home = tempfile::tempdir().unwrap();
         let args = [
             "--json",
@@ -65,6 +70,7 @@ impl Running {
             "till",
         ];
         let mut command = qm(home.path(), &args);
+        command.env("QM_LIMITS__BODY_BYTES", bytes);
         command.stdout(Stdio::piped()).stderr(Stdio::null());
         let mut child = command.spawn().unwrap();
         let mut ready = String::new();
@@ -757,4 +763,99 @@ fn a_second_node_is_refused_and_says_why() {
     let (code, _, error) = node.run(&["run", "--listen", "127.0.0.1:0"]);
     assert_eq!(code, 1);
     assert!(error.contains("fix: "), "{error}");
+}
+
+/// What the other side refuses ends here with its reason, and can be sent again.
+#[test]
+fn refusals_of_the_other_side_become_dead_letters_with_their_reason() {
+    let a = Running::start();
+    let b = Running::start_with_bodies_of("32KiB");
+    b.done(&["queue", "create", "secret-stock"]);
+    let status: serde_json::Value = serde_json::from_str(&b.done(&["status", "--json"])).unwrap();
+    let address = status["node"]["listen"].as_str().unwrap().to_owned();
+    a.done(&["peers", "add", "hub", &address]);
+    let (code, _, _) = a.run(&[
+        "send",
+        "hub/orders",
+        "x",
+        "--wait",
+        "delivered",
+        "--timeout",
+        "2s",
+    ]);
+    assert_eq!(code, 3, "it waits for approval");
+    b.done(&["peers", "approve", "till"]);
+
+    // A queue that is not there: 8000, and nothing of the other side's queues is told.
+    let wait = ["--wait", "delivered", "--timeout", "20s"];
+    let (code, _, error) = a.run(&[&["send", "hub/nowhere", "lost"][..], &wait].concat());
+    assert_eq!(code, 4, "{error}");
+    assert!(
+        error.contains("8000") && !error.contains("secret"),
+        "{error}"
+    );
+    // A body over the destination's limit: 9002.
+    let large = "x".repeat(40 << 10);
+    let to = ["send", "hub/secret-stock", "--file", "-"];
+    let (code, _, error) = a.feed(&[&to[..], &wait].concat(), large.as_bytes());
+    assert_eq!(code, 4, "{error}");
+    assert!(error.contains("9002"), "{error}");
+
+    let letters = a.done(&["dead", "list", "--json"]);
+    let reasons: Vec<String> = letters
+        .lines()
+        .map(|line| {
+            let letter: serde_json::Value = serde_json::from_str(line).unwrap();
+            letter["outcome"].as_str().unwrap().to_owned()
+        })
+        .collect();
+    assert_eq!(reasons, ["8000", "8000", "9002"]);
+    let lost = a.done(&["dead", "list", "--destination", "hub/nowhere"]);
+    let id = lost.split('\t').next().unwrap();
+    let why: serde_json::Value = serde_json::from_str(&a.done(&["why", id, "--json"])).unwrap();
+    assert_eq!(why["code"], "unknown_queue");
+    assert!(a.done(&["dead", "show", id]).ends_with("\nlost\n"));
+
+    // Made good there, sent again here: there once, and traced on both sides.
+    b.done(&["queue", "create", "nowhere"]);
+    let resent = a.done(&["dead", "resend", id]);
+    let new = resent.split('\t').nth(1).unwrap();
+    assert_eq!(b.done(&["receive", "nowhere", "--wait", "10s"]), "lost\n");
+    let trace: serde_json::Value =
+        serde_json::from_str(&b.done(&["trace", new, "--json"])).unwrap();
+    assert_eq!(trace["state"], "received");
+    let (code, out, _) = a.run(&["trace", id]);
+    assert_eq!(code, 0);
+    assert!(out.starts_with("resent: ") && out.contains(new), "{out}");
+    assert_eq!(
+        b.run(&["receive", "nowhere", "--wait", "100ms"]).0,
+        3,
+        "once"
+    );
+
+    // Monitoring and the doctor see what is left, and a node that is gone.
+    let (code, line, _) = a.run(&["check", "--warn-disk", "101", "--crit-disk", "101"]);
+    assert_eq!(code, 1, "{line}");
+    assert!(
+        line.starts_with("QM WARNING - ") && line.contains(" | dead_letters=2;1;1000;0 "),
+        "{line}"
+    );
+    let snapshot = a.done(&["top", "--interval", "100ms"]);
+    assert!(snapshot.starts_with("node\ttill\tok\t"), "{snapshot}");
+    assert!(snapshot.contains("\nqueue\tdead$\t2\t"), "{snapshot}");
+    let findings = a.run(&["doctor"]).1;
+    assert!(
+        findings.contains("notice\tdead_letters\tdead$\t2 messages"),
+        "{findings}"
+    );
+    let nobody = tempfile::tempdir().unwrap();
+    let (code, out, _) = ended(&fed(nobody.path(), &["--data", "none", "doctor"], b""));
+    assert_eq!(code, 1);
+    assert!(
+        out.contains("problem\tnot_running\t") && out.contains("problem\tno_data\t"),
+        "{out}"
+    );
+    let (code, out, _) = ended(&fed(nobody.path(), &["--data", "none", "check"], b""));
+    assert_eq!(code, 2);
+    assert!(out.starts_with("QM CRITICAL - no node answers"), "{out}");
 }

@@ -9,7 +9,7 @@ use qm_engine::{DialFailure, Event, Input, LinkId, LocalSettings, StoreOp, Store
 use qm_wire::local::{ClientFrame, Follow, NodeFrame, Settle, Verdict};
 use qm_wire::{MessageFlags, Outcome};
 
-use crate::support::{LINK, Node, carry, connect};
+use crate::support::{APPLICATION, LINK, Node, carry, connect};
 
 impl Node {
     fn letters(&mut self, filter: DeadFilter) -> Vec<DeadLetterView> {
@@ -795,4 +795,130 @@ fn connections_are_remembered_with_their_cause() {
     };
     assert_eq!(views[0].connections.len(), 3);
     assert!(views[0].connections[0].text.contains("refused"));
+}
+
+#[test]
+fn what_comes_behind_a_refused_batch_is_refused_with_it() {
+    let (mut a, mut b) = nodes();
+    a.create("here");
+    b.create("orders");
+    a.put("here", b"0", |_| {});
+    a.told.clear();
+    let before = a.records.len();
+    a.mute = true;
+    for body in [&b"1"[..], b"2", b"3"] {
+        a.put("here", body, |_| {});
+    }
+    // The disk has no room for the first, and makes room before it sees the others. It answers in
+    // order, what the engine asks for meanwhile last.
+    let mut first = true;
+    while !a.owed.is_empty() {
+        let (ticket, ops) = a.owed.remove(0);
+        let puts = ops.iter().any(|op| matches!(op, StoreOp::Put { .. }));
+        if puts && std::mem::take(&mut first) {
+            a.give(0, Input::PersistRefused { ticket });
+        } else {
+            a.apply(ops);
+            a.give(0, Input::Persisted { ticket });
+        }
+    }
+    let refused = a.told.iter().filter(
+        |frame| matches!(frame, NodeFrame::Refused(refused) if refused.outcome == Outcome::STORE_FULL),
+    );
+    assert_eq!(refused.count(), 3, "{:?}", a.told);
+    a.mute = false;
+    assert_eq!(a.records.len(), before, "nothing of them is left on disk");
+    a.clock_ms = 2_000;
+    a.give(2_000, Input::Tick);
+    for body in [&b"1"[..], b"2", b"3"] {
+        a.put("here", body, |_| {});
+    }
+    assert_eq!(a.receive_all("here"), ["0", "1", "2", "3"]);
+    let mut a = a.restart(Trust::Any);
+    assert_eq!(a.receive_all("here"), ["0", "1", "2", "3"]);
+}
+
+#[test]
+fn a_peer_that_met_a_full_disk_keeps_its_order() {
+    let (mut a, mut b) = nodes();
+    b.create("orders");
+    a.put("qm://b/orders", b"0", |_| {});
+    connect(&mut a, &mut b, LINK);
+    a.put("qm://b/orders", b"1", |_| {});
+    b.full = true;
+    carry(&mut a, &mut b, LINK);
+    b.full = false;
+    // The session is over, so what comes later cannot be taken before what was refused.
+    assert_eq!(b.closed, [Outcome::STORE_FULL]);
+    a.put("qm://b/orders", b"2", |_| {});
+    for node in [&mut a, &mut b] {
+        node.clock_ms = 2_000;
+        node.give(2_000, Input::Tick);
+    }
+    connect(&mut a, &mut b, LinkId(2));
+    assert_eq!(b.receive_all("orders"), ["0", "1", "2"]);
+}
+
+#[test]
+fn a_numbered_key_is_not_taken_for_other_content() {
+    use qm_wire::local::IdempotencyKey;
+    let mut a = Node::new(1, Trust::Any);
+    a.create("here");
+    let key = |number| {
+        Some(IdempotencyKey {
+            key: Bytes::from_static(b"monday"),
+            number: Some(number),
+        })
+    };
+    for number in 0..3 {
+        a.put("here", b"line", |put| put.idempotency = key(number));
+    }
+    for _ in 0..2 {
+        a.told.clear();
+        a.put("here", b"line", |put| put.idempotency = key(1));
+        let repeated = |frame: &NodeFrame| matches!(frame, NodeFrame::Accepted(a) if a.repeated);
+        assert!(a.told.iter().any(repeated), "{:?}", a.told);
+        a.put("here", b"other", |put| put.idempotency = key(1));
+        let conflict = Outcome::IDEMPOTENCY_CONFLICT;
+        assert!(
+            matches!(a.told.last(), Some(NodeFrame::Refused(r)) if r.outcome == conflict),
+            "{:?}",
+            a.told
+        );
+        let sequence = a.next_sequence;
+        a = a.restart(Trust::Any);
+        a.hello();
+        a.next_sequence = sequence;
+    }
+    assert_eq!(a.queue("here").unwrap().messages, 3);
+}
+
+#[test]
+fn a_repeated_request_hears_what_became_of_its_message() {
+    let (mut a, mut b) = nodes();
+    b.create("orders");
+    let delivered = |put: &mut qm_wire::local::Put| put.follow = Follow::Delivered;
+    a.put("qm://b/orders", b"x", delivered);
+    connect(&mut a, &mut b, LINK);
+    // Something else waits, so that the node as a whole is not at rest.
+    a.put("qm://c/orders", b"y", |_| {});
+    let again = |node: &mut Node| {
+        let conn = APPLICATION;
+        node.give(0, Input::ClientClosed { conn });
+        node.told.clear();
+        node.next_sequence = 1;
+        node.put("qm://b/orders", b"x", delivered);
+        node.fate_told()
+    };
+    assert_eq!(again(&mut a), Some(Outcome::REACHED_QUEUE));
+    // A later life no longer remembers how, but that it is settled.
+    let mut a = a.restart(Trust::Any);
+    a.give(0, Input::Tick);
+    assert_eq!(again(&mut a), Some(Outcome::NOT_FOUND));
+    // One that waits is followed to its end.
+    let mut c = Node::new(1, Trust::Any);
+    c.put("qm://b/orders", b"x", delivered);
+    assert_eq!(again(&mut c), None);
+    connect(&mut c, &mut b, LinkId(3));
+    assert_eq!(c.fate_told(), Some(Outcome::REACHED_QUEUE));
 }

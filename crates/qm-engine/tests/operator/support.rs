@@ -6,7 +6,8 @@ use bytes::Bytes;
 use qm_engine::admin::{AdminReply, AdminRequest};
 use qm_engine::{
     ConnId, Engine, EngineConfig, Event, Identity, Input, LinkId, LocalSettings, Now, Output,
-    Recovered, SeededEntropy, StoreOp, StoredRecord, StreamId, StreamSummary, Timestamp, Trust,
+    Recovered, SeededEntropy, StoreOp, StoredRecord, StreamId, StreamSummary, Ticket, Timestamp,
+    Trust,
 };
 use qm_wire::local::{ClientFrame, ClientHello, NodeFrame, Put, Receive};
 use qm_wire::{Class, ClientId, Outcome, QmId};
@@ -32,6 +33,7 @@ pub(crate) struct Node {
     pub(crate) batches: Vec<Vec<StoreOp>>,
     /// Whether the disk keeps its answers to itself; those it owes.
     pub(crate) mute: bool,
+    pub(crate) owed: Vec<(Ticket, Vec<StoreOp>)>,
     /// Time at which inputs without one are given.
     pub(crate) clock_ms: u64,
     pub(crate) next_sequence: u64,
@@ -113,6 +115,7 @@ impl Node {
             full: false,
             batches: Vec::new(),
             mute: false,
+            owed: Vec::new(),
             clock_ms: 0,
             next_sequence: 1,
             next_request: 1,
@@ -138,7 +141,7 @@ impl Node {
                 Output::Client { frame, .. } => self.told.push(frame),
                 Output::Event(event) => self.events.push(event),
                 Output::Admin { reply, .. } => self.admin = Some(reply),
-                Output::Persist { .. } if self.mute => {}
+                Output::Persist { ticket, ops } if self.mute => self.owed.push((ticket, ops)),
                 Output::Persist { ticket, ops } => {
                     let puts = ops.iter().any(|op| matches!(op, StoreOp::Put { .. }));
                     if self.full && puts {

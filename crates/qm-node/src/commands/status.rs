@@ -17,6 +17,10 @@ pub(crate) async fn status(node: &Node, out: &Output) -> Result<Exit, Failure> {
     let process = &status.node;
     let health = if status.store_full {
         "the disk is full: nothing is accepted"
+    } else if status.stopping {
+        "stopping"
+    } else if status.missing_records > 0 {
+        "records on disk cannot be read: see qm-node doctor"
     } else {
         "ok"
     };
@@ -47,6 +51,28 @@ pub(crate) async fn status(node: &Node, out: &Output) -> Result<Exit, Failure> {
         // This command is one of them.
         ("applications", status.clients.saturating_sub(1).to_string()),
         ("memory for messages", about_size(status.resident_bytes)),
+        (
+            "on disk",
+            format!(
+                "{} of {}",
+                about_size(status.stored_bytes),
+                about_size(status.stored_bytes_max)
+            ),
+        ),
+        (
+            "express in memory",
+            format!(
+                "{} of {}",
+                about_size(status.express_bytes),
+                about_size(status.express_bytes_max)
+            ),
+        ),
+        (
+            "disk owes a write for",
+            status
+                .unconfirmed_ms
+                .map_or_else(|| "-".to_owned(), about_duration),
+        ),
     ];
     let counters = status.counters.named();
     let counters: Vec<(String, u64)> = counters
@@ -64,7 +90,7 @@ pub(crate) async fn status(node: &Node, out: &Output) -> Result<Exit, Failure> {
         out.note("peers await approval: `qm-node peers list`, then `qm-node peers approve WHO`");
     }
     if status.dead_letters > 0 {
-        out.note("there are dead letters: `qm-node peek dead$` shows them");
+        out.note("there are dead letters: `qm-node dead list` shows them");
     }
     Ok(Exit::Done)
 }

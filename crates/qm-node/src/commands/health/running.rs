@@ -1,0 +1,207 @@
+//! What a running node says of itself.
+
+use qm_node::admin_json::{OutgoingDocument, WhyDocument};
+
+use crate::config::units::{about_duration, about_size};
+
+use super::{Finding, Seen};
+
+/// A write that the disk has not confirmed for so long is worth a word.
+const DISK_SLOW_MS: u64 = 2_000;
+/// Messages for which no application asks for so long.
+const UNRECEIVED_MS: u64 = 60 * 60 * 1_000;
+/// How full the node's own quota may be.
+const QUOTA_PERCENT: u64 = 80;
+
+pub(super) fn look(seen: &Seen, findings: &mut Vec<Finding>) {
+    store(seen, findings);
+    queues(seen, findings);
+    rest(seen, findings);
+}
+
+fn store(seen: &Seen, findings: &mut Vec<Finding>) {
+    let status = &seen.status;
+    if status.store_full {
+        findings.push(Finding::problem(
+            "store_full",
+            status.node.data.clone(),
+            "the disk is full: nothing is accepted",
+            "receive, purge with --discard, or make room; the node goes on by itself",
+        ));
+    }
+    if let Some(ms) = status.unconfirmed_ms.filter(|ms| *ms >= DISK_SLOW_MS) {
+        findings.push(Finding::problem(
+            "disk_slow",
+            status.node.data.clone(),
+            format!(
+                "the disk has not confirmed a write for {}",
+                about_duration(ms)
+            ),
+            "look at the disk: it is overloaded or failing",
+        ));
+    }
+    let damaged = status.missing_records.max(status.counters.unreadable);
+    if damaged > 0 {
+        findings.push(Finding::problem(
+            "damaged_records",
+            status.node.data.clone(),
+            format!("{damaged} records cannot be read and were passed over"),
+            "stop the node, then `qm-node store check`",
+        ));
+    }
+    if super::percent(status.stored_bytes, status.stored_bytes_max) >= QUOTA_PERCENT {
+        findings.push(Finding::problem(
+            "quota",
+            "limits.store_bytes",
+            format!(
+                "waiting messages take {} of the {} that they may",
+                about_size(status.stored_bytes),
+                about_size(status.stored_bytes_max)
+            ),
+            "receive, find out what does not move, or raise the limit",
+        ));
+    }
+    if super::percent(status.express_bytes, status.express_bytes_max) >= QUOTA_PERCENT {
+        findings.push(Finding::problem(
+            "quota",
+            "limits.express_bytes",
+            format!(
+                "waiting express messages take {} of the {} that they may",
+                about_size(status.express_bytes),
+                about_size(status.express_bytes_max)
+            ),
+            "receive, or raise the limit",
+        ));
+    }
+}
+
+fn queues(seen: &Seen, findings: &mut Vec<Finding>) {
+    for queue in &seen.queues {
+        let place = format!("queue {}", queue.name);
+        let fill = format!("{} messages wait", queue.messages);
+        if queue.full {
+            findings.push(Finding::problem(
+                "queue_full",
+                place.clone(),
+                format!("it is at its quota, and its senders wait; {fill}"),
+                format!("qm-node receive {0}, or qm-node queue set {0}", queue.name),
+            ));
+        }
+        if queue.paused && queue.messages > 0 {
+            findings.push(Finding::notice(
+                "queue_paused",
+                place.clone(),
+                format!("its receivers are held back; {fill}"),
+                format!("qm-node queue resume {}", queue.name),
+            ));
+        }
+        let age = queue.oldest_age_ms.unwrap_or(0);
+        let idle = queue.waiting_receivers == 0 && queue.leased == 0 && !queue.paused;
+        if idle && age >= UNRECEIVED_MS && queue.name.as_str() != "dead$" {
+            findings.push(Finding::notice(
+                "no_receiver",
+                place.clone(),
+                format!(
+                    "{fill}, the oldest for {}, and no application receives",
+                    about_duration(age)
+                ),
+                format!("qm-node receive {}", queue.name),
+            ));
+        }
+        if queue.name.subqueue() == Some("poison") && queue.messages > 0 {
+            findings.push(Finding::problem(
+                "poison",
+                place,
+                format!("{fill} that applications gave back too often"),
+                format!("qm-node peek {} --output json", queue.name),
+            ));
+        }
+    }
+}
+
+fn rest(seen: &Seen, findings: &mut Vec<Finding>) {
+    let status = &seen.status;
+    if status.stopping {
+        findings.push(Finding::problem(
+            "stopping",
+            status.name.clone(),
+            "the node is stopping",
+            "wait, then `qm-node run`",
+        ));
+    }
+    if status.dead_letters > 0 {
+        findings.push(Finding::notice(
+            "dead_letters",
+            "dead$",
+            format!("{} messages could not be delivered", status.dead_letters),
+            "qm-node dead list, then dead resend or dead drop",
+        ));
+    }
+    if status.pending_peers > 0 {
+        findings.push(Finding::notice(
+            "pending_peers",
+            "peers",
+            format!(
+                "{} peers await approval and transmit nothing",
+                status.pending_peers
+            ),
+            "qm-node peers list, then qm-node peers approve WHO",
+        ));
+    }
+    if status.counters.misbehaved > 0 {
+        findings.push(Finding::notice(
+            "misbehaved",
+            "peers",
+            format!(
+                "peers broke the protocol {} times",
+                status.counters.misbehaved
+            ),
+            "the log names them under peer_misbehaved",
+        ));
+    }
+    if seen.dedup.evicted_young > 0 {
+        let window = seen
+            .dedup
+            .effective_window_ms
+            .map_or_else(|| "shorter than configured".to_owned(), about_duration);
+        findings.push(Finding::problem(
+            "dedup_window",
+            "dedup.size",
+            format!(
+                "{} messages were forgotten too early: duplicates are removed within {window} only",
+                seen.dedup.evicted_young
+            ),
+            "raise dedup.size in the configuration",
+        ));
+    }
+    if status.node.version != env!("CARGO_PKG_VERSION") {
+        findings.push(Finding::notice(
+            "version",
+            status.name.clone(),
+            format!(
+                "the node is version {}, this command is {}",
+                status.node.version,
+                env!("CARGO_PKG_VERSION")
+            ),
+            "restart the node, or use the command of its version",
+        ));
+    }
+}
+
+/// What holds the messages of a destination, when something does.
+pub(super) fn stuck(outgoing: &OutgoingDocument, why: &WhyDocument) -> Option<Finding> {
+    if ["moving", "idle", "connecting", "behind", "in_doubt"].contains(&why.code.as_str()) {
+        return None;
+    }
+    let age = outgoing.oldest_age_ms.map_or_else(String::new, |ms| {
+        format!(", the oldest for {}", about_duration(ms))
+    });
+    Some(Finding::problem(
+        "stuck",
+        outgoing.destination.clone(),
+        format!("{} messages wait{age}: {}", outgoing.waiting, why.cause),
+        why.fix
+            .clone()
+            .unwrap_or_else(|| format!("qm-node why {}", outgoing.destination)),
+    ))
+}
