@@ -41,11 +41,55 @@
 //! assert_eq!(data.open().unwrap().id, id);
 //! ```
 //!
+//! Whoever only looks at a message borrows it:
+//!
+//! ```
+//! # use bytes::BytesMut;
+//! # use qm_wire::*;
+//! # let id = MessageId { incarnation: Incarnation(1), sequence: 1 };
+//! # let queue = "orders".parse().unwrap();
+//! # let mut envelope =
+//! #     Envelope::new(QmId::from_bytes([1; 16]), id, Salt([2; 16]), Class::Express, queue);
+//! envelope.label = "order 4711".into();
+//! envelope.properties = Properties::new([("till", "3")]).unwrap();
+//! let mut encoded = BytesMut::new();
+//! envelope.encode(&mut encoded).unwrap();
+//! let view = Envelope::view(&encoded).unwrap();
+//! assert_eq!(view.label, "order 4711");
+//! assert_eq!(view.properties().next(), Some(("till", &b"3"[..])));
+//! ```
+//!
+//! What arrives in pieces is kept until a frame is whole; what can never become one is refused as
+//! soon as that shows:
+//!
+//! ```
+//! use bytes::{Bytes, BytesMut};
+//! use qm_wire::{Credit, DecodeError, PeerFrame};
+//!
+//! let mut lane = BytesMut::new();
+//! PeerFrame::Credit(Credit { messages: 8, bytes: 4096 }).encode(&mut lane);
+//! let whole = lane.freeze();
+//! assert_eq!(PeerFrame::next(&mut whole.slice(..20), 1 << 20), Ok(None));
+//! let wrong = PeerFrame::next(&mut Bytes::from_static(b"GET /"), 1 << 20);
+//! assert!(matches!(wrong, Err(DecodeError::Invalid { what: "frame magic", .. })));
+//! ```
+//!
+//! # Where to look
+//!
+//! | for | see |
+//! |---|---|
+//! | frames between nodes | [`PeerFrame`] |
+//! | frames between application and node | [`local`] |
+//! | identities and names of messages | [`QmId`], [`MessageId`], [`Tag`], [`Destination`], [`QueueName`] |
+//! | why something was refused | [`Outcome`], [`DecodeError`], [`OpenError`] |
+//! | every maximum | [`limits`] |
+//!
 //! # Guarantees
 //!
 //! * Lengths are checked against [`limits`] before anything is allocated or sliced.
 //! * One value has one encoding; every other byte string is refused.
-//! * Decoding does not panic, and copies no body and no text.
+//! * Decoding does not panic, and copies no body and no text. A frame of n bytes never allocates
+//!   more than 2 n + 1 KiB, and a message allocates nothing beyond one count for its buffer.
 //!
 //! # Features
 //!
