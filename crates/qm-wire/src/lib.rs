@@ -80,7 +80,8 @@
 //! |---|---|
 //! | frames between nodes | [`PeerFrame`] |
 //! | frames between application and node | [`local`] |
-//! | identities and names of messages | [`QmId`], [`MessageId`], [`Tag`], [`Destination`], [`QueueName`] |
+//! | identities, names of messages | [`QmId`], [`MessageId`], [`Tag`] |
+//! | where messages go | [`Destination`], [`QueueName`] |
 //! | why something was refused | [`Outcome`], [`DecodeError`], [`OpenError`] |
 //! | every maximum | [`limits`] |
 //!
