@@ -2,7 +2,8 @@
 //! memory stays bounded, and a good peer keeps its throughput.
 //!
 //! In ordinary runs short, and without a verdict about speed: machines of others are busy. With
-//! `QM_SLOW_TESTS=1` at full length, the table that `cargo xtask hostile` prints.
+//! `QM_SLOW_TESTS=1` at full length, the table that `cargo xtask hostile` prints; `QM_ATTACK` names
+//! one of them.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, UdpSocket};
@@ -567,7 +568,9 @@ fn a_good_peer_keeps_its_throughput_under_attack() {
         (Duration::from_millis(500), &ATTACKS[..4])
     };
     throughput(&sender, &receiver, &to, span);
-    for (name, attack) in attacks {
+    let mut too_slow = Vec::new();
+    let only = std::env::var("QM_ATTACK").unwrap_or_default();
+    for (name, attack) in attacks.iter().filter(|(name, _)| name.contains(&only)) {
         let target = Target {
             at: victim.node().listen(),
             qm: victim.node().info().qm,
@@ -594,6 +597,9 @@ fn a_good_peer_keeps_its_throughput_under_attack() {
         assert!(growth < GROWTH_BYTES_MAX, "{name}: {growth} bytes");
         // The verdict is for a quiet machine; here it is enough that the peer was served at all.
         let enough = if slow { KEPT_MIN } else { 0.05 };
-        assert!(kept >= enough, "{name}: {kept:.2} of its throughput");
+        if kept < enough {
+            too_slow.push(format!("{name}: {kept:.2} of its throughput"));
+        }
     }
+    assert!(too_slow.is_empty(), "{too_slow:?}");
 }
