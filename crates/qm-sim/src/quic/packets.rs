@@ -77,15 +77,17 @@ impl Packets {
             corrupt_per_mille: self.corrupt_per_mille,
             bytes_per_second: self.bytes_per_second,
             mtu: self.mtu,
+            delay_max: Duration::from_millis(self.delay_ms + self.jitter_ms),
             ..self.calm()
         }
     }
 
-    /// How they do when faults are over.
+    /// How they do when faults are over. Without jitter, too: it lets datagrams overtake each other,
+    /// which QUIC takes for loss, and a path that is mended would stay as slow as a lossy one.
     pub(crate) fn calm(&self) -> Faults {
         Faults {
             delay_min: Duration::from_millis(self.delay_ms),
-            delay_max: Duration::from_millis(self.delay_ms + self.jitter_ms),
+            delay_max: Duration::from_millis(self.delay_ms),
             ..Faults::default()
         }
     }
