@@ -822,9 +822,10 @@ fn what_comes_behind_a_refused_batch_is_refused_with_it() {
             a.give(0, Input::Persisted { ticket });
         }
     }
-    let refused = a.told.iter().filter(
-        |frame| matches!(frame, NodeFrame::Refused(refused) if refused.outcome == Outcome::STORE_FULL),
-    );
+    let full = Outcome::STORE_FULL;
+    let is_refused =
+        |frame: &&NodeFrame| matches!(frame, NodeFrame::Refused(r) if r.outcome == full);
+    let refused = a.told.iter().filter(is_refused);
     assert_eq!(refused.count(), 3, "{:?}", a.told);
     a.mute = false;
     assert_eq!(a.records.len(), before, "nothing of them is left on disk");

@@ -1,0 +1,79 @@
+//! Messages whose fate is asked for again by a repeated request.
+
+use std::collections::BTreeSet;
+
+use qm_wire::local::{Follow, Put};
+use qm_wire::{ClientId, MessageId, Outcome};
+
+use super::Followed;
+use crate::engine::Engine;
+use crate::limits::FOLLOWED_MAX;
+
+impl Engine {
+    /// The message of a repeated request is followed again. Where it is by now is looked up once
+    /// for all of a batch.
+    pub(super) fn follow_again(&mut self, client: ClientId, put: &Put, id: MessageId) {
+        if put.follow == Follow::None {
+            return;
+        }
+        let sequence = put.sequence;
+        if self.clients.followed.len() < FOLLOWED_MAX || self.clients.followed.contains_key(&id) {
+            let followed = Followed {
+                client,
+                sequence,
+                follow: put.follow,
+            };
+            self.clients.followed.insert(id, followed);
+            self.clients.followed_again.insert(id);
+        }
+    }
+
+    /// Tells what became of messages that are followed again and are not here any more. With
+    /// `unsure` also of those that might have been on disk when they were looked for.
+    pub(crate) fn look_after_followed(&mut self, unsure: bool) {
+        let mut ids = core::mem::take(&mut self.clients.followed_again);
+        if unsure {
+            ids.append(&mut self.clients.followed_unsure);
+        }
+        ids.retain(|id| self.clients.followed.contains_key(id));
+        if ids.is_empty() {
+            return;
+        }
+        let (held, all) = self.ids_in_memory();
+        let ends = self.history.ends_of(&ids);
+        for id in ids.difference(&held) {
+            match ends.get(id) {
+                Some(outcome) => self.tell_fate(*id, *outcome),
+                // It may wait on disk: then its fate will come, or is looked for again.
+                None if !all => {
+                    self.clients.followed_unsure.insert(*id);
+                }
+                None => self.tell_fate(*id, Outcome::NOT_FOUND),
+            }
+        }
+    }
+
+    /// The messages of this node that are in memory, and whether none is on disk only.
+    fn ids_in_memory(&self) -> (BTreeSet<MessageId>, bool) {
+        let mut held: BTreeSet<MessageId> = self.doubts.keys().copied().collect();
+        let mut all = true;
+        for session in self.sessions.values() {
+            held.extend(session.flights.values().map(|flight| flight.message.id));
+        }
+        for lane in self.outs.values().flat_map(|out| out.lanes.values()) {
+            held.extend(lane.backlog.resident().map(|message| message.id));
+            all &= lane.backlog.is_resident();
+        }
+        for (number, queue) in &self.locals {
+            if self.is_dead_queue(*number) {
+                continue;
+            }
+            held.extend(queue.leased.values().map(|leased| leased.message.id));
+            for lane in queue.lanes.values() {
+                held.extend(lane.resident().map(|message| message.id));
+                all &= lane.is_resident();
+            }
+        }
+        (held, all)
+    }
+}
