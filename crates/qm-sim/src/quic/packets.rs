@@ -82,8 +82,8 @@ impl Packets {
         }
     }
 
-    /// How they do when faults are over. Without jitter, too: it lets datagrams overtake each other,
-    /// which QUIC takes for loss, and a path that is mended would stay as slow as a lossy one.
+    /// How they do when faults are over. Without jitter, too: it lets datagrams overtake each
+    /// other, which QUIC takes for loss, and a mended path would stay as slow as a lossy one.
     pub(crate) fn calm(&self) -> Faults {
         Faults {
             delay_min: Duration::from_millis(self.delay_ms),
