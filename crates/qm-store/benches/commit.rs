@@ -1,219 +1,183 @@
-//! Commits against a raw preallocated file in the same run, memory of the index, time to open.
+//! A queue on several stores in one run: a raw preallocated file, this log, redb and fjall.
 //!
-//! `cargo bench -p qm-store` (`QM_BENCH_DIR` chooses the disk, `QM_BENCH_SECONDS` the time each
-//! side of a comparison gets). On a shared machine only the ratios mean anything.
+//! `cargo bench -p qm-store`. `QM_BENCH_DIR` chooses the disk, `QM_BENCH_SECONDS` the time each
+//! store gets in a case, `QM_BENCH_BACKLOG` what waits in the cases with a backlog,
+//! `QM_BENCH_WAITING` (a list) what waits for the measurements of memory and opening, and
+//! `QM_BENCH_JSON` a file for the figures. On a shared machine only the ratios mean anything:
+//! turns of a tenth of a second alternate, and a ratio is the median of those of all rounds.
 #![allow(
     clippy::print_stdout,
     reason = "a benchmark reports on standard output"
 )]
 
-use std::hint::black_box;
+mod stores;
+
+use std::fmt::Write as _;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use qm_store::{Applied, Batch, Fs, Log, LogOptions, Op, RealFs, StreamId};
-
-const BODY_BYTES: usize = 200;
-const SEGMENT_BYTES: u64 = 64 * 1024 * 1024;
+use qm_store::StreamId;
+use stores::{Fjall, Qm, Queue, Raw, Redb, open, put};
 
 fn main() {
     let parent = std::env::var_os("QM_BENCH_DIR").unwrap_or_else(|| std::env::temp_dir().into());
     let dir = tempfile::tempdir_in(parent).expect("a directory to work in");
+    let mut json = String::new();
+    let backlog = number("QM_BENCH_BACKLOG", 1_000_000);
     println!(
-        "{:>10} {:>12} {:>12} {:>7}",
-        "a commit", "raw msg/s", "log msg/s", "ratio"
+        "{:>9} {:>9} {:>7} {:>12} {:>7}",
+        "waiting", "a commit", "store", "msg/s", "to raw"
     );
-    for count in [1, 16, 256] {
-        compare(&dir.path().join(format!("compare-{count}")), count);
+    for waiting in [0, backlog] {
+        compare(dir.path(), waiting, &mut json);
     }
-    for backlog in [1_000_000, 3_000_000] {
-        fill_and_open(&dir.path().join(format!("fill-{backlog}")), backlog);
+    let list = std::env::var("QM_BENCH_WAITING").unwrap_or_else(|_| "1000000,3000000".into());
+    for waiting in list.split(',').filter_map(|text| text.parse().ok()) {
+        wait(
+            &dir.path().join(format!("waiting-{waiting}")),
+            waiting,
+            &mut json,
+        );
     }
+    if let Some(path) = std::env::var_os("QM_BENCH_JSON") {
+        std::fs::write(path, json).expect("the file of figures is written");
+    }
+}
+
+fn number(name: &str, default: u64) -> u64 {
+    let text = std::env::var(name).ok();
+    text.and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
 fn seconds() -> Duration {
-    let seconds = std::env::var("QM_BENCH_SECONDS")
-        .ok()
-        .and_then(|text| text.parse().ok());
-    Duration::from_secs_f64(seconds.unwrap_or(6.0))
+    let text = std::env::var("QM_BENCH_SECONDS").ok();
+    Duration::from_secs_f64(text.and_then(|text| text.parse().ok()).unwrap_or(6.0))
 }
 
-/// Unpredictable enough for a benchmark's salts.
-fn open(dir: &Path) -> (Log, qm_store::Recovered) {
-    let mut salt = u64::from(std::process::id());
-    let salts = Box::new(move || {
-        salt = salt
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        salt
-    });
-    Log::open(Arc::new(RealFs), dir, LogOptions::default(), salts).expect("the log opens")
-}
-
-/// A preallocated file, one write and one flush a commit, from the start again when it is full.
-struct Raw {
-    file: Arc<dyn qm_store::File>,
-    at: u64,
-    bytes: Vec<u8>,
-}
-
-impl Raw {
-    fn new(dir: &Path, commit_bytes: usize) -> Self {
-        RealFs.create_dir_all(dir).expect("a directory");
-        let file = RealFs.open(&dir.join("raw"), true).expect("a file");
-        file.allocate(0, SEGMENT_BYTES).expect("room");
-        file.sync_data().expect("a flush");
-        Self {
-            file,
-            at: 0,
-            bytes: vec![7; commit_bytes],
+/// All stores with the same number of messages waiting, at 1, 16 and 256 messages a commit.
+fn compare(dir: &Path, waiting: u64, json: &mut String) {
+    let dir = dir.join(format!("compare-{waiting}"));
+    let mut stores: Vec<Box<dyn Queue>> = vec![
+        Box::new(Raw::new(&dir.join("raw"))),
+        Box::new(Qm::new(&dir.join("qm"))),
+        Box::new(Redb::new(&dir.join("redb"))),
+        Box::new(Fjall::new(&dir.join("fjall"))),
+    ];
+    let mut filled = Vec::new();
+    for store in &mut stores {
+        let start = Instant::now();
+        for _ in 0..waiting / 1000 {
+            store.commit(1000, false);
         }
+        filled.push(start.elapsed().as_secs_f64());
     }
-
-    fn commit(&mut self) {
-        if self.at + self.bytes.len() as u64 > SEGMENT_BYTES {
-            self.at = 0;
-        }
-        self.file.write_at(&self.bytes, self.at).expect("a write");
-        self.file.sync_data().expect("a flush");
-        self.at += self.bytes.len() as u64;
-    }
-}
-
-/// Messages go as soon as they came: every commit removes what the one before put.
-struct Queue {
-    log: Log,
-    body: Bytes,
-    next: u64,
-    batches: Vec<Batch>,
-}
-
-impl Queue {
-    fn commit(&mut self, count: u64) {
-        self.batches.clear();
-        for at in 0..count {
-            let mut ops = Vec::with_capacity(2);
-            ops.push(Op::Put {
-                stream: StreamId(0),
-                position: self.next,
-                head: Bytes::new(),
-                body: self.body.clone(),
-            });
-            if at == 0 && self.next >= count {
-                let (first, last) = (self.next - count, self.next - 1);
-                ops.push(Op::Remove {
-                    stream: StreamId(0),
-                    first,
-                    last,
-                });
-            }
-            self.next += 1;
-            self.batches.push(Batch { ops });
-        }
-        let answers = self.log.commit(&self.batches).expect("the commit succeeds");
-        assert!(answers.iter().all(|answer| *answer == Applied::Done));
-        black_box(answers);
-    }
-}
-
-/// Turns of a tenth of a second each, so that both sides meet the same weather.
-fn compare(dir: &Path, count: u64) {
-    let commit_bytes = usize::try_from(count).expect("small") * (BODY_BYTES + 32) + 32 + 40;
-    let mut raw = Raw::new(&dir.join("raw"), commit_bytes);
-    let (log, _) = open(&dir.join("log"));
-    let body = Bytes::from(vec![7; BODY_BYTES]);
-    let mut queue = Queue {
-        log,
-        body,
-        next: 0,
-        batches: Vec::new(),
-    };
-    let turn = Duration::from_millis(100);
-    let (mut spent, mut done) = ([Duration::ZERO; 2], [0u64; 2]);
-    while spent[0] < seconds() {
-        for side in [0, 1] {
-            let start = Instant::now();
-            while start.elapsed() < turn {
-                match side {
-                    0 => raw.commit(),
-                    _ => queue.commit(count),
+    for count in [1, 16, 256] {
+        let turn = Duration::from_millis(100);
+        let mut rates: Vec<Vec<f64>> = vec![Vec::new(); stores.len()];
+        let begun = Instant::now();
+        let whole = seconds() * u32::try_from(stores.len()).unwrap_or(1);
+        while begun.elapsed() < whole {
+            for (store, rates) in stores.iter_mut().zip(&mut rates) {
+                let (start, mut done) = (Instant::now(), 0);
+                while start.elapsed() < turn {
+                    store.commit(count, true);
+                    done += count;
                 }
-                done[side] += count;
+                rates.push(done as f64 / start.elapsed().as_secs_f64());
             }
-            spent[side] += start.elapsed();
+        }
+        for (store, own) in stores.iter().zip(&rates) {
+            let ratios = own.iter().zip(&rates[0]).map(|(own, raw)| own / raw);
+            let (rate, ratio) = (median(own.clone()), median(ratios.collect()));
+            let name = store.name();
+            println!("{waiting:>9} {count:>9} {name:>7} {rate:>12.0} {ratio:>7.2}");
+            _ = writeln!(
+                json,
+                "{{\"case\":\"commit\",\"waiting\":{waiting},\"a_commit\":{count},\
+                 \"store\":\"{name}\",\"msgs_per_s\":{rate:.0},\"to_raw\":{ratio:.3}}}"
+            );
         }
     }
-    let rate = |side: usize| done[side] as f64 / spent[side].as_secs_f64();
-    println!(
-        "{count:>10} {:>12.0} {:>12.0} {:>7.2}",
-        rate(0),
-        rate(1),
-        rate(1) / rate(0)
-    );
-    queue.log.close();
+    for (store, filled) in stores.into_iter().zip(filled) {
+        let name = store.name();
+        let Some(opened) = store.reopen() else {
+            continue;
+        };
+        let opened = opened.as_secs_f64();
+        println!("{waiting:>9} {name:>17}: filled in {filled:.2} s, opened in {opened:.3} s");
+        _ = writeln!(
+            json,
+            "{{\"case\":\"fill\",\"waiting\":{waiting},\"store\":\"{name}\",\
+             \"fill_s\":{filled:.3},\"open_s\":{opened:.4}}}"
+        );
+    }
 }
 
-fn fill_and_open(dir: &Path, backlog: u64) {
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+/// Memory, disk and opening of the log with a backlog.
+fn wait(dir: &Path, waiting: u64, json: &mut String) {
+    let before = resident_kib();
     let (mut log, _) = open(dir);
-    let body = Bytes::from(vec![7; BODY_BYTES]);
     let start = Instant::now();
-    for chunk in 0..backlog / 1000 {
-        let put = |at| Op::Put {
-            stream: StreamId(0),
-            position: chunk * 1000 + at,
-            head: Bytes::from_static(&[1; 40]),
-            body: body.clone(),
-        };
-        let batches: Vec<Batch> = (0..1000).map(|at| Batch { ops: vec![put(at)] }).collect();
+    for chunk in 0..waiting / 1000 {
+        let batches: Vec<_> = (0..1000).map(|at| put(chunk * 1000 + at, 40)).collect();
         log.commit(&batches).expect("the commit succeeds");
     }
-    let filled = start.elapsed();
+    let fill_s = start.elapsed().as_secs_f64();
     let usage = log.usage();
+    let resident = resident_kib().saturating_sub(before) / 1024;
+    let per = |bytes: u64| bytes as f64 / waiting as f64;
     println!(
-        "{backlog} waiting: filled in {:.2} s, {:.1} index bytes and {:.0} disk bytes a message \
-         ({} segments and {} spares)",
-        filled.as_secs_f64(),
-        usage.index_bytes as f64 / backlog as f64,
-        usage.disk_bytes as f64 / backlog as f64,
+        "{waiting} waiting: filled in {fill_s:.2} s; index {:.1} MiB, resident {resident} MiB more; \
+         disk bytes a message {:.1} in {} segments, {:.1} in {} spares, {:.2} in caches",
+        usage.index_bytes as f64 / 1_048_576.0,
+        per(usage.disk_bytes - usage.spare_segments * (32 << 20)),
         usage.segments,
+        per(usage.spare_segments * (32 << 20)),
         usage.spare_segments,
+        per(usage.cache_bytes),
     );
     drop(log);
-    for kind in ["after a crash", "closed in order"] {
+    let mut opened = [0.0; 2];
+    let mut head_us = [0.0; 2];
+    for (at, kind) in ["after a crash", "closed in order"].into_iter().enumerate() {
         let start = Instant::now();
         let (log, recovered) = open(dir);
-        let opened = start.elapsed();
-        assert_eq!(recovered.streams[&StreamId(0)].live_records, backlog);
+        opened[at] = start.elapsed().as_secs_f64();
+        assert_eq!(recovered.streams[&StreamId(0)].live_records, waiting);
         assert_eq!(recovered.recent.len(), 10_000);
-        println!("  opened {kind} in {:.3} s", opened.as_secs_f64());
+        let start = Instant::now();
+        let head = log.reader().read(StreamId(0), 0, 1, 1 << 20);
+        head_us[at] = start.elapsed().as_secs_f64() * 1e6;
+        assert_eq!(head.expect("the head is whole").len(), 1);
+        println!(
+            "  opened {kind} in {:.3} s, its head read in {:.0} us",
+            opened[at], head_us[at]
+        );
         log.close();
     }
-    let (log, _) = open(dir);
-    let reader = log.reader();
-    let start = Instant::now();
-    let mut from = 0;
-    loop {
-        let page = reader
-            .read(StreamId(0), from, 256, 1 << 20)
-            .expect("the page is whole");
-        let Some(last) = page.last() else { break };
-        from = last.position + 1;
-    }
-    let read = start.elapsed();
-    println!(
-        "  read back at {:.0} msg/s (file cache warm)",
-        backlog as f64 / read.as_secs_f64()
+    _ = writeln!(
+        json,
+        "{{\"case\":\"wait\",\"waiting\":{waiting},\"fill_s\":{fill_s:.3},\"index_bytes\":{},\
+         \"resident_mib\":{resident},\"disk_bytes\":{},\"cache_bytes\":{},\"open_crash_s\":{:.4},\
+         \"open_clean_s\":{:.4},\"head_crash_us\":{:.0},\"head_clean_us\":{:.0}}}",
+        usage.index_bytes,
+        usage.disk_bytes,
+        usage.cache_bytes,
+        opened[0],
+        opened[1],
+        head_us[0],
+        head_us[1],
     );
-    println!("  resident memory {}", resident());
 }
 
-fn resident() -> String {
+fn resident_kib() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status
-        .lines()
-        .find(|line| line.starts_with("VmHWM:"))
-        .unwrap_or("VmHWM: unknown");
-    line.trim_start_matches("VmHWM:").trim().to_owned() + " at most so far"
+    let line = status.lines().find(|line| line.starts_with("VmRSS:"));
+    let digits = line.and_then(|line| line.split_whitespace().nth(1));
+    digits.and_then(|text| text.parse().ok()).unwrap_or(0)
 }
