@@ -22,7 +22,7 @@ use crate::driver::{Driver, Ended, GATHERED_BYTES_MAX};
 use crate::identity_file;
 use crate::info::NodeInfo;
 use crate::local::{self, LocalEvent, LocalSocket, Window};
-use crate::run::{NodeConfig, RunError};
+use crate::run::{NodeConfig, RunError, applications_max};
 
 /// Directory of the log inside the data directory.
 pub(crate) const STORE_DIR: &str = "store";
@@ -209,7 +209,9 @@ async fn live(
                 frame_bytes_max,
             };
             let conns = Arc::new(AtomicU64::new(1));
-            let serving = socket.serve(config.local.clone(), window, conns, applications);
+            let mut limits = config.local.clone();
+            limits.connections = applications_max(limits.connections);
+            let serving = socket.serve(limits, window, conns, applications);
             server = Some(tokio::spawn(serving.in_current_span()));
             log_start(&info);
             ready(&info);

@@ -188,13 +188,19 @@ impl LocalSocket {
         let room = Arc::new(Semaphore::new(READ_AHEAD_BYTES));
         let open = Arc::new(Semaphore::new(limits.connections));
         let totals = Arc::new(Totals::new(&limits));
-        let mut told_full = false;
+        let (mut told_full, mut told_failed) = (false, false);
         loop {
             let stream = match self.listener.accept().await {
-                Ok((stream, _)) => stream,
+                Ok((stream, _)) => {
+                    told_failed = false;
+                    stream
+                }
                 Err(error) => {
                     // Out of descriptors, mostly: those who are connected go on.
-                    tracing::warn!(event = "local_accept_failed", %error, "no new connection");
+                    if !told_failed {
+                        tracing::warn!(event = "local_accept_failed", %error, "no new connection");
+                        told_failed = true;
+                    }
                     sleep(Duration::from_millis(100)).await;
                     continue;
                 }

@@ -28,6 +28,8 @@ const SOCKET_FILE: &str = "node.sock";
 /// Files of a node without applications and peers, a few spare ones among them: sockets, the
 /// runtime's own, and those of the store that are open at a time.
 const NODE_FILES: usize = 32;
+/// Applications that may be connected however low the limit of open files is.
+const APPLICATIONS_MIN: usize = 2;
 /// Files that a node may have open, if the operating system lets it: all applications and more.
 const FILES_MAX: u64 = 65_536;
 /// Threads that may resolve names at a time; each lives as long as its query.
@@ -475,6 +477,26 @@ fn raise_file_limit() {
             tracing::debug!(%error, "the limit of open files stays");
         }
     }
+}
+
+/// How many applications may be connected at a time so that the node keeps files for itself: a
+/// store or a network without one would fail, an application can come again.
+pub(crate) fn applications_max(wished: usize) -> usize {
+    use rustix::process::{Resource, getrlimit};
+    let limit = getrlimit(Resource::Nofile).current;
+    let limit = limit.map_or(usize::MAX, |n| usize::try_from(n).unwrap_or(usize::MAX));
+    // The store's segments want files as the applications do.
+    let room = (limit.saturating_sub(NODE_FILES) / 2).max(APPLICATIONS_MIN);
+    if room < wished {
+        tracing::warn!(
+            event = "few_files",
+            limit,
+            applications = room,
+            wished,
+            "the limit of open files leaves room for fewer applications; raise it (ulimit -n, LimitNOFILE=)"
+        );
+    }
+    wished.min(room)
 }
 
 /// Whether this process may open so many files more. Asked before a runtime is made, which ends
