@@ -16,6 +16,8 @@ use qm_store::{
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
+use crate::run::store_cause;
+
 /// Name under which the identity of the store is kept in it.
 const STORE_ID_KEY: &[u8] = b"store-id";
 /// Closing the log takes one flush; a disk that hangs must not keep the process.
@@ -189,10 +191,10 @@ fn event_of(completion: Completion) -> DiskEvent {
             }
         }
         Completion::Failed(_, error) => DiskEvent::Failed {
-            cause: error.to_string(),
+            cause: store_cause(&error),
         },
-        other => DiskEvent::Failed {
-            cause: format!("the store answers {other:?}"),
+        _ => DiskEvent::Failed {
+            cause: "the store gave an answer that this node does not know".to_owned(),
         },
     }
 }

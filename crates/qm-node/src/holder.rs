@@ -44,12 +44,16 @@ pub(crate) fn of_udp(listen: SocketAddr) -> Option<Holder> {
 pub(crate) fn of_socket(path: &Path) -> Option<Holder> {
     let table = fs::read_to_string("/proc/net/unix").ok()?;
     let path = path.to_str()?;
-    let inode = table.lines().find_map(|line| {
-        let mut fields = line.split_ascii_whitespace();
-        let inode = fields.nth(6)?;
-        (fields.next() == Some(path)).then(|| inode.to_owned())
-    });
-    of_sockets(&[inode?])
+    // Connections that it has not accepted yet stand there as well, and belong to nobody.
+    let inodes: Vec<String> = table
+        .lines()
+        .filter_map(|line| {
+            let mut fields = line.split_ascii_whitespace();
+            let inode = fields.nth(6)?;
+            (fields.next() == Some(path)).then(|| inode.to_owned())
+        })
+        .collect();
+    of_sockets(&inodes)
 }
 
 /// Numbers of the sockets that keep others from `listen`: of its port, at its address or at all

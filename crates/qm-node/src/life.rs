@@ -22,7 +22,7 @@ use crate::driver::{Driver, Ended, GATHERED_BYTES_MAX};
 use crate::identity_file;
 use crate::info::NodeInfo;
 use crate::local::{self, LocalEvent, LocalSocket, Window};
-use crate::run::{NodeConfig, RunError, applications_max};
+use crate::run::{NodeConfig, RunError, applications_max, store_cause};
 
 /// Directory of the log inside the data directory.
 pub(crate) const STORE_DIR: &str = "store";
@@ -304,7 +304,7 @@ async fn reopen(
                 tracing::warn!(event = "store_reopened", "the store is open again");
                 return Ok(Some(opened));
             }
-            Err(error) => cause = error.to_string(),
+            Err(error) => cause = store_cause(&error),
         }
     }
 }

@@ -195,7 +195,7 @@ pub(crate) fn somebody(holder: Option<&Holder>) -> String {
 }
 
 /// What is wrong, without the advice that a library gives with it.
-fn store_cause(error: &StoreError) -> String {
+pub(crate) fn store_cause(error: &StoreError) -> String {
     match error {
         StoreError::NewerFormat {
             path,

@@ -106,6 +106,9 @@ fn a_disk_that_stays_broken_ends_the_node_with_the_cause() {
         .unwrap()
         .unwrap_err();
     assert_eq!(error.code(), "store_given_up");
+    // Advice stands in the fix, not in the cause as well.
+    assert!(!error.to_string().contains("reopen it"), "{error}");
+    assert!(error.fix().contains("recovery tells"), "{}", error.fix());
     assert!(error.to_string().contains("could not"), "{error}");
     assert!(sending.join().unwrap().is_err());
     assert!(!node.socket.exists());
