@@ -192,7 +192,7 @@ fn a_mistake_is_told_with_file_line_and_what_is_accepted() {
         ),
         (
             "[store]\ndisk_bytes = \"64MiB\"",
-            "64MiB do not hold the reserve (64MiB) and one file more (64MiB",
+            "64MiB do not hold the reserve (64MiB) and one file more (",
             "raise store.disk_bytes",
         ),
     ] {
