@@ -67,7 +67,8 @@ impl SideBody {
         crc32c::crc32c_append(seed, body)
     }
 
-    /// Writes the file, and flushes it unless a test of the tests says otherwise; its name is durable only after the directory was flushed.
+    /// Writes the file, and flushes it unless a test of the tests says otherwise; its name
+    /// is durable only after the directory was flushed.
     pub(crate) fn write(
         &self,
         fs: &dyn Fs,

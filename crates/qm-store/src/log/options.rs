@@ -15,7 +15,8 @@ pub struct LogOptions {
     /// one. May change between runs.
     pub segment_bytes: u32,
     /// Preallocated room that only batches without puts may use, so that a full store can still
-    /// be drained; in whole segments, at least so many bytes but for a thousandth. One removal takes 40 bytes and 32 a commit. With
+    /// be drained; in whole segments, at least so many bytes but for a thousandth. One
+    /// removal takes 40 bytes and 32 a commit. With
     /// none a full store can neither be drained nor make room.
     pub reserve_bytes: u64,
     /// Empty segments kept beyond the reserve instead of being given back to the disk.
