@@ -46,11 +46,13 @@ impl Engine {
                 due.push((true, *number, *priority, positions));
             }
         }
+        let life = self.incarnation;
         for (number, out) in &mut self.outs {
             for (priority, lane) in &mut out.lanes {
-                // What was transmitted is not declared expired here: its destination decides, who
-                // sees no time left and rejects what it does not already have.
-                let untouched = |m: &Message| !m.transmitted;
+                // What was transmitted, perhaps in an earlier life, is not declared expired here:
+                // its destination decides, who sees no time left and rejects what it does not
+                // already have.
+                let untouched = |m: &Message| !m.transmitted && m.id.incarnation == life;
                 let positions = overdue(&mut lane.backlog, now, Message::reach_deadline, untouched);
                 rearm = rearm.min(lane.backlog.deadline);
                 due.push((false, *number, *priority, positions));
