@@ -295,6 +295,20 @@ impl Backlog {
         held
     }
 
+    /// A record on disk that no read will ever bring: it waits no longer. Returns whether it did.
+    pub(crate) fn lost(&mut self, position: u64) -> bool {
+        if position < self.resident_to || position >= self.committed_to {
+            return false;
+        }
+        self.resident_to = position + 1;
+        if self.ahead.remove(&position) {
+            return false;
+        }
+        self.spilled = self.spilled.saturating_sub(1);
+        self.count_out(0);
+        true
+    }
+
     /// Whether nothing waits below a position, in memory or on disk. Damaged records, which no read
     /// brings, are not waited for.
     pub(crate) fn is_clear_below(&self, end: u64) -> bool {

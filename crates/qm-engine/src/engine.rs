@@ -335,6 +335,11 @@ impl Engine {
                     self.on_refused(then);
                 }
             }
+            Input::Damaged {
+                load,
+                position,
+                set_aside,
+            } => self.on_damaged(load, position, set_aside),
             Input::Loaded { load, records } => self.on_loaded(load, records),
             Input::Client { conn, frame } => self.on_client(conn, frame),
             Input::ClientClosed { conn } => self.on_client_closed(conn),

@@ -215,6 +215,15 @@ pub enum Input {
         /// The messages, at most as many as asked for; empty when there are none.
         records: Vec<StoredRecord>,
     },
+    /// Told before the [`Input::Loaded`] of the same load: a record is damaged and can never be read.
+    Damaged {
+        /// Which load met it.
+        load: LoadId,
+        /// Its position, below those of the records that were read.
+        position: u64,
+        /// Whether its bytes were kept elsewhere, so that it may be removed.
+        set_aside: bool,
+    },
     /// A frame of an application.
     Client {
         /// Its connection.
@@ -447,6 +456,17 @@ pub enum Event {
         queue: QueueName,
         /// Which of the two.
         full: bool,
+    },
+    /// A stored message is damaged on disk; it left its queue without being served.
+    MessageDamaged {
+        /// The queue; with the node it waited for when it is an outgoing one.
+        queue: String,
+        /// Its priority.
+        priority: u8,
+        /// Its position in its stream.
+        position: u64,
+        /// Whether it was removed from the store, because its bytes were kept elsewhere.
+        removed: bool,
     },
     /// A stored record cannot be understood and was left alone.
     Unreadable {

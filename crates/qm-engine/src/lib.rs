@@ -9,6 +9,7 @@ mod clients;
 mod commits;
 mod config;
 mod connections;
+mod damage;
 mod dead;
 mod destination;
 mod digests;

@@ -10,16 +10,19 @@ use std::time::Duration;
 use bytes::Bytes;
 use qm_engine::{LoadId, Recovered, StoreOp, StoredRecord, StreamId, Ticket};
 use qm_store::{
-    Applied, Committer, Completion, Fs, Log, LogOptions, Op, Reader, RecoveryNote, StoreError,
-    adapter,
+    Applied, Committer, Completion, Fs, Log, LogOptions, Op, RecoveryNote, StoreError, adapter,
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
+use crate::health::StoreHealth;
+use crate::reading::{Load, Pace, Reading};
 use crate::run::store_cause;
 
 /// Name under which the identity of the store is kept in it.
 const STORE_ID_KEY: &[u8] = b"store-id";
+/// Directory beside the store for records that are damaged.
+const ASIDE_DIR: &str = "damaged";
 /// Closing the log takes one flush; a disk that hangs must not keep the process.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -35,6 +38,12 @@ pub(crate) enum DiskEvent {
         load: LoadId,
         records: Vec<StoredRecord>,
     },
+    /// A record is damaged; told before what was read behind it.
+    Damaged {
+        load: LoadId,
+        position: u64,
+        set_aside: bool,
+    },
     /// The store refuses further work until it is opened again.
     Failed { cause: String },
 }
@@ -48,15 +57,6 @@ pub(crate) struct Disk {
     events: mpsc::UnboundedReceiver<DiskEvent>,
 }
 
-#[derive(Debug)]
-struct Load {
-    id: LoadId,
-    stream: StreamId,
-    from: u64,
-    records_max: usize,
-    bytes_max: usize,
-}
-
 /// A store that was opened, what it holds, and its identity.
 pub(crate) type Opened = (Disk, Recovered, [u8; 16]);
 
@@ -66,8 +66,10 @@ impl Disk {
         fs: Arc<dyn Fs>,
         dir: &Path,
         options: LogOptions,
+        pace: Pace,
+        health: &Arc<StoreHealth>,
     ) -> Result<Opened, StoreError> {
-        let (mut log, found) = Log::open(fs, dir, options, Box::new(random_u64))?;
+        let (mut log, found) = Log::open(Arc::clone(&fs), dir, options, Box::new(random_u64))?;
         for note in &found.notes {
             log_note(note);
         }
@@ -84,11 +86,17 @@ impl Disk {
         };
         let (tell, events) = mpsc::unbounded_channel();
         let (loads, asked) = sync::channel();
-        let reader = log.reader();
-        let read = tell.clone();
+        let reading = Reading {
+            reader: log.reader(),
+            tell: tell.clone(),
+            health: Arc::clone(health),
+            fs,
+            aside: dir.with_file_name(ASIDE_DIR),
+            pace,
+        };
         let reading = thread::Builder::new()
             .name("qm-store-read".to_owned())
-            .spawn(move || read_on(&reader, &asked, &read))
+            .spawn(move || reading.run(&asked))
             .map_err(thread_error)?;
         let committer = Committer::spawn(log, move |completion| {
             // Nobody listens any more while a failed store is being closed.
@@ -196,56 +204,6 @@ fn event_of(completion: Completion) -> DiskEvent {
         _ => DiskEvent::Failed {
             cause: "the store gave an answer that this node does not know".to_owned(),
         },
-    }
-}
-
-fn read_on(reader: &Reader, asked: &sync::Receiver<Load>, tell: &mpsc::UnboundedSender<DiskEvent>) {
-    while let Ok(load) = asked.recv() {
-        let event = match read(reader, &load) {
-            Ok(records) => DiskEvent::Loaded {
-                load: load.id,
-                records,
-            },
-            Err(error) => DiskEvent::Failed {
-                cause: error.to_string(),
-            },
-        };
-        if tell.send(event).is_err() {
-            return;
-        }
-    }
-}
-
-/// Reads on behind damaged records: they stay where they are and are told about.
-fn read(reader: &Reader, load: &Load) -> Result<Vec<StoredRecord>, StoreError> {
-    let stream = adapter::stream_of(load.stream);
-    let mut from = load.from;
-    loop {
-        match reader.read(stream, from, load.records_max, load.bytes_max) {
-            Ok(records) => return Ok(adapter::records_of(records)),
-            Err(StoreError::Damaged {
-                record: Some((_, position)),
-                what,
-                segment,
-                offset,
-                ..
-            }) => {
-                tracing::error!(
-                    event = "record_damaged",
-                    stream = load.stream.0,
-                    position,
-                    segment,
-                    offset,
-                    what,
-                    "a stored message is damaged and was passed over; see qm-node store check"
-                );
-                let Some(next) = position.checked_add(1) else {
-                    return Ok(Vec::new());
-                };
-                from = next;
-            }
-            Err(error) => return Err(error),
-        }
     }
 }
 

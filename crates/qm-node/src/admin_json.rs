@@ -28,6 +28,7 @@ use serde::Serialize;
 
 use crate::info::NodeInfo;
 
+pub use crate::health::{DamagedRecordDocument, StoreHealthDocument};
 pub use caches::{DedupDocument, RouteDocument, RouteStatsDocument};
 pub use document::{
     CountersDocument, Document, DoneDocument, ErrorDocument, List, NodeDocument, OutgoingDocument,

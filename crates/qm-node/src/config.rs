@@ -37,6 +37,7 @@ pub(crate) struct Settings {
     pub(crate) log_format: LogFormat,
     pub(crate) engine: EngineConfig,
     pub(crate) store: LogOptions,
+    pub(crate) scrub_bytes_per_second: u64,
     /// The file that was read.
     pub(crate) file: Option<PathBuf>,
     /// Variables that look like settings and are none.
@@ -195,6 +196,7 @@ impl Settings {
             log_format: LogFormat::Text,
             engine: EngineConfig::default(),
             store: LogOptions::default(),
+            scrub_bytes_per_second: 1 << 20,
             file: None,
             unknown_variables: Vec::new(),
             origins: BTreeMap::new(),
@@ -248,6 +250,7 @@ impl Settings {
         config.name.clone_from(&self.name);
         config.engine = self.engine.clone();
         config.store = self.store.clone();
+        config.scrub_bytes_per_second = self.scrub_bytes_per_second;
         config
     }
 

@@ -203,6 +203,15 @@ impl Driver {
                 self.commits = self.commits.saturating_sub(1);
                 self.handle(Input::PersistRefused { ticket });
             }
+            DiskEvent::Damaged {
+                load,
+                position,
+                set_aside,
+            } => self.handle(Input::Damaged {
+                load,
+                position,
+                set_aside,
+            }),
             DiskEvent::Loaded { load, records } => self.handle(Input::Loaded { load, records }),
             DiskEvent::Failed { cause } => {
                 self.failed.get_or_insert(cause);

@@ -122,6 +122,19 @@ pub(crate) fn log(event: &Event) {
         Event::QueueFull { queue, full: false } => {
             tracing::info!(event = "queue_has_room", %queue, "a queue has room again");
         }
+        Event::MessageDamaged {
+            queue,
+            priority,
+            position,
+            removed,
+        } => tracing::error!(
+            event = "message_damaged",
+            queue = queue.as_str(),
+            priority,
+            position,
+            removed,
+            "a waiting message was damaged on disk and is lost; its queue goes on without it"
+        ),
         Event::Unreadable { what } => tracing::error!(
             event = "unreadable",
             what,

@@ -2,9 +2,12 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use qm_engine::Trust;
 use qm_wire::{Incarnation, QmId};
+
+use crate::health::StoreHealth;
 
 /// Facts of a node: who it is and where it can be reached.
 #[derive(Clone, Debug)]
@@ -36,4 +39,6 @@ pub struct NodeInfo {
     pub pid: u32,
     /// Version of the program.
     pub version: &'static str,
+    /// What is known of its disk; shared with the running node.
+    pub(crate) health: Arc<StoreHealth>,
 }

@@ -50,12 +50,14 @@ mod embed;
 pub mod errors;
 mod events;
 mod fair;
+mod health;
 mod holder;
 mod identity_file;
 mod info;
 mod life;
 mod local;
 mod log_rate;
+mod reading;
 pub mod run;
 pub mod store_tools;
 

@@ -19,9 +19,11 @@ use tracing::Instrument as _;
 use crate::adapter::{Disk, Opened};
 use crate::clock::{NodeClock, SavedClock};
 use crate::driver::{Driver, Ended, GATHERED_BYTES_MAX};
+use crate::health::StoreHealth;
 use crate::identity_file;
 use crate::info::NodeInfo;
 use crate::local::{self, LocalEvent, LocalSocket, Window};
+use crate::reading::Pace;
 use crate::run::{NodeConfig, RunError, applications_max, store_cause};
 
 /// Directory of the log inside the data directory.
@@ -48,6 +50,7 @@ pub(crate) struct Owned {
     key: NodeKey,
     name: String,
     created: bool,
+    health: Arc<StoreHealth>,
 }
 
 impl Owned {
@@ -71,6 +74,7 @@ impl Owned {
             trust: config.engine.trust,
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION"),
+            health: Arc::clone(&self.health),
         }
     }
 }
@@ -82,7 +86,14 @@ pub(crate) fn own(config: &NodeConfig, fs: Arc<dyn Fs>) -> Result<(Disk, Owned),
         return Err(RunError::NotInitialised { data: data.clone() });
     }
     identity_file::create_data_dir(data)?;
-    let (disk, recovered, store_id) = Disk::open(fs, &data.join(STORE_DIR), store_options(config))?;
+    let health = Arc::new(StoreHealth::default());
+    let (disk, recovered, store_id) = Disk::open(
+        fs,
+        &data.join(STORE_DIR),
+        store_options(config),
+        Pace::of(config.scrub_bytes_per_second),
+        &health,
+    )?;
     let (key, created) = match identity_file::load_key(data)? {
         Some(key) => (key, false),
         None if recovered.streams.is_empty() && recovered.state.is_empty() => {
@@ -107,6 +118,7 @@ pub(crate) fn own(config: &NodeConfig, fs: Arc<dyn Fs>) -> Result<(Disk, Owned),
             key,
             name,
             created,
+            health,
         },
     ))
 }
@@ -229,7 +241,7 @@ async fn live(
         let Ended::StoreFailed { cause } = ended else {
             break Ok(());
         };
-        match reopen(&config, fs, cause, &mut failures, stop).await {
+        match reopen(&config, fs, &owned.health, cause, &mut failures, stop).await {
             Ok(Some((reopened, recovered, store_id))) => {
                 disk = reopened;
                 owned.recovered = recovered;
@@ -263,6 +275,7 @@ async fn stop_serving(server: Option<JoinHandle<()>>) {
 async fn reopen(
     config: &NodeConfig,
     fs: &Arc<dyn Fs>,
+    health: &Arc<StoreHealth>,
     mut cause: String,
     failures: &mut VecDeque<Instant>,
     stop: &Notify,
@@ -299,6 +312,8 @@ async fn reopen(
             Arc::clone(fs),
             &config.data.join(STORE_DIR),
             store_options(config),
+            Pace::of(config.scrub_bytes_per_second),
+            health,
         ) {
             Ok(opened) => {
                 tracing::warn!(event = "store_reopened", "the store is open again");

@@ -53,6 +53,9 @@ pub struct NodeConfig {
     pub transport: EndpointConfig,
     /// The disk. `segment_bytes` is raised when the largest body asks for it.
     pub store: LogOptions,
+    /// Bytes of waiting messages that are verified a second in the background, once a day; 0 for
+    /// none. Default 1 MiB.
+    pub scrub_bytes_per_second: u64,
     /// The local socket's limits.
     pub local: LocalLimits,
     /// Whether a data directory without an identity gets one. Default `true`.
@@ -72,6 +75,7 @@ impl NodeConfig {
             engine: EngineConfig::default(),
             transport: EndpointConfig::default(),
             store: LogOptions::default(),
+            scrub_bytes_per_second: 1 << 20,
             local: LocalLimits::default(),
             create: true,
         }

@@ -177,3 +177,48 @@ fn a_damaged_message_is_named_and_the_rest_is_saved() {
     assert_eq!(received, expected);
     drop(node);
 }
+
+#[test]
+fn a_damaged_message_leaves_its_queue_and_the_queue_goes_on() {
+    let home = tempfile::tempdir().unwrap();
+    let home = home.path();
+    filled(home);
+    damage(home, 0);
+    damage(home, 5);
+    let node = Running::start(home);
+    let received = done(home, &["receive", "orders", "--count", "6"]);
+    let expected: String = (0..COUNT)
+        .filter(|number| ![0, 5].contains(number))
+        .map(|number| format!("{}\n", body(number)))
+        .collect();
+    assert_eq!(received, expected);
+    let queue = json(&done(home, &["--json", "queue", "show", "orders"]));
+    assert_eq!(
+        queue["messages"], 0,
+        "what cannot be served does not wait: {queue}"
+    );
+    let status = json(&done(home, &["--json", "status"]));
+    assert_eq!(status["missing_records"], 0, "{status}");
+    let health = &status["store_health"];
+    assert_eq!(health["damaged_records"], 2, "{status}");
+    let moved_to = health["damages"][0]["moved_to"].as_str().unwrap();
+    let kept = fs::read(moved_to).unwrap();
+    assert!(
+        kept.windows(50).any(|part| part == [b'x'; 50]),
+        "its bytes are kept"
+    );
+    let log = fs::read_to_string(home.join("log")).unwrap();
+    assert!(log.contains("message_damaged"), "{log}");
+    assert!(
+        log.contains(r#"queue="orders""#) || log.contains(r#""queue":"orders""#),
+        "{log}"
+    );
+    drop(node);
+    // They were removed from the store, and do not come back with the next start.
+    let (_, out, _) = run(home, &["--json", "store", "check"]);
+    assert_eq!(json(&out)["lost_messages"], 0, "{out}");
+    let node = Running::start(home);
+    let queue = json(&done(home, &["--json", "queue", "show", "orders"]));
+    assert_eq!(queue["messages"], 0);
+    drop(node);
+}

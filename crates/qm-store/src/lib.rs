@@ -96,6 +96,7 @@ mod reader;
 mod repair;
 mod rules;
 mod scan;
+mod scrub;
 mod segment;
 mod side;
 mod store;
@@ -109,6 +110,7 @@ pub use log::{Log, LogOptions, SaltSource};
 pub use memory::MemoryStore;
 pub use reader::Reader;
 pub use repair::{Repaired, repair};
+pub use scrub::{Scrub, Scrubbed};
 pub use store::Store;
 pub use survey::{Checked, Damage, Lost, LostRecord, StoreLock, check};
 pub use types::{

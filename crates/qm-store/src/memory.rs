@@ -190,6 +190,10 @@ impl Store for MemoryStore {
 }
 
 impl Held {
+    pub(crate) fn streams(&self) -> Vec<StreamId> {
+        self.content().streams.keys().copied().collect()
+    }
+
     pub(crate) fn read(
         &self,
         stream: StreamId,

@@ -139,6 +139,51 @@ fn read_side(
     Ok(false)
 }
 
+impl Reader {
+    /// Streams that have had records since the store was opened, in their order.
+    #[must_use]
+    pub fn streams(&self) -> Vec<StreamId> {
+        match &self.source {
+            Source::Log(shared) => {
+                let index = shared.index();
+                let mut streams: Vec<_> = index.last_puts().map(|(stream, _)| stream).collect();
+                streams.sort_unstable();
+                streams
+            }
+            Source::Memory(held) => held.streams(),
+        }
+    }
+
+    /// The bytes of a live record as they stand on the disk, its header and padding included and
+    /// nothing verified, for keeping a damaged one elsewhere. `None` when it is not live, when its
+    /// body is in a file of its own, or has no bytes because the store is in memory.
+    ///
+    /// # Errors
+    /// As for [`Reader::read`].
+    pub fn raw(&self, stream: StreamId, position: u64) -> Result<Option<Bytes>, StoreError> {
+        let Source::Log(shared) = &self.source else {
+            return Ok(None);
+        };
+        shared.check()?;
+        let spans = plan(shared, stream, position, 1, usize::MAX)?;
+        let is_it = |span: &&Span| {
+            let mut wanted = span.wanted.iter();
+            wanted.any(|wanted| wanted.position == position && wanted.side.is_none())
+        };
+        let Some(span) = spans.iter().find(is_it) else {
+            return Ok(None);
+        };
+        let mut bytes = vec![0; (span.end - span.start) as usize];
+        let filled = span
+            .file
+            .file
+            .read_at(&mut bytes, u64::from(span.start))
+            .map_err(|error| span.file.error("read", error))?;
+        bytes.truncate(filled);
+        Ok(Some(bytes.into()))
+    }
+}
+
 struct Wanted {
     position: u64,
     at: Location,

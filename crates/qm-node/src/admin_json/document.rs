@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::caches::RouteStatsDocument;
 use super::letters::ConnectionDocument;
 use super::time::rfc3339;
+use crate::health::StoreHealthDocument;
 use crate::info::NodeInfo;
 
 /// The name of a document's shape and its version.
@@ -284,6 +285,10 @@ pub struct StatusDocument {
     /// Records that are on disk and that no read brings.
     #[serde(default)]
     pub missing_records: u64,
+    /// What is known of damage on disk; missing as long as nothing was verified in the background
+    /// and no damage was met.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub store_health: Option<StoreHealthDocument>,
     /// Bytes of messages held in memory.
     pub resident_bytes: u64,
     /// Sums since this life began.
@@ -316,6 +321,7 @@ impl StatusDocument {
             express_bytes_max: view.express_bytes_max,
             unconfirmed_ms: view.unconfirmed_ms,
             missing_records: view.missing_records,
+            store_health: node.health.document(),
             resident_bytes: view.resident_bytes,
             counters: CountersDocument::new(&view.counters),
             node: NodeDocument::new(node),

@@ -20,6 +20,7 @@ fn node() -> NodeInfo {
         trust: qm_engine::Trust::Approve,
         pid: 4711,
         version: "0.1.0",
+        health: std::sync::Arc::default(),
     }
 }
 
@@ -496,6 +497,7 @@ fn documents_keep_their_fields() {
             express_bytes_max: 64 << 20,
             unconfirmed_ms: None,
             missing_records: 0,
+            store_health: None,
             resident_bytes: 1_200,
             counters: CountersDocument::default(),
             node: NodeDocument::new(&node()),

@@ -74,6 +74,11 @@ pub(crate) async fn status(node: &Node, out: &Output) -> Result<Exit, Failure> {
                 .map_or_else(|| "-".to_owned(), about_duration),
         ),
     ];
+    if let Some(store) = &status.store_health {
+        let last = store.last_scrub_at.as_deref().unwrap_or("not complete yet");
+        facts.push(("messages verified", last.to_owned()));
+        facts.push(("damaged on disk", store.damaged_records.to_string()));
+    }
     let counters = status.counters.named();
     let counters: Vec<(String, u64)> = counters
         .into_iter()

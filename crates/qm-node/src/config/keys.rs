@@ -254,6 +254,11 @@ keys! {
     |s| show_size(s.store.reserve_bytes),
     |s, text| { s.store.reserve_bytes = size(text, 1 << 20, ANY)?; Ok(()) };
 
+    "store.scrub_rate", Kind::Size,
+    "Bytes of waiting messages that are verified a second in the background, once a day, while\nnothing else is read; 0 for never.",
+    |s| show_size(s.scrub_bytes_per_second),
+    |s, text| { s.scrub_bytes_per_second = size(text, 0, ANY)?; Ok(()) };
+
     "store.disk_bytes", Kind::Size,
     "Most that the files of the message log may take together; \"none\" for all the disk gives.",
     |s| s.store.disk_bytes_max.map_or_else(|| "none".to_owned(), show_size),

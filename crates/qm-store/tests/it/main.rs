@@ -19,5 +19,6 @@ mod kill;
 #[cfg(feature = "__breaks")]
 mod mutants;
 mod pace;
+mod scrub;
 mod sides;
 mod workloads;

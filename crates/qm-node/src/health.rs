@@ -1,0 +1,140 @@
+//! What is known of damage on the disk while a node runs.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use qm_store::{Scrubbed, StoreError};
+use serde::{Deserialize, Serialize};
+
+use crate::admin_json::rfc3339;
+
+/// Damaged records that are named one by one.
+const DAMAGES_MAX: usize = 100;
+
+/// Shared by the thread that reads and by whoever answers operators.
+#[derive(Debug, Default)]
+pub(crate) struct StoreHealth {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// By stream and position.
+    damages: BTreeMap<(u32, u64), DamagedRecordDocument>,
+    unlisted: u64,
+    verified_bytes: u64,
+    verified_records: u64,
+    rounds: u64,
+    last_round_us: Option<u64>,
+}
+
+/// What a running node knows of damage in its store. Missing as long as nothing was verified in
+/// the background and no damage was met.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct StoreHealthDocument {
+    /// Damaged records that were met since the node started.
+    pub damaged_records: u64,
+    /// The first of them.
+    pub damages: Vec<DamagedRecordDocument>,
+    /// Bytes of messages that were verified in the background.
+    pub scrubbed_bytes: u64,
+    /// Messages that were verified in the background.
+    pub scrubbed_records: u64,
+    /// How often everything was gone through.
+    pub scrub_rounds: u64,
+    /// When that was done last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_scrub_at: Option<String>,
+}
+
+/// A damaged record.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct DamagedRecordDocument {
+    /// The file it stands in.
+    pub file: String,
+    /// Where it begins there.
+    pub offset: u64,
+    /// Sequence number of the segment.
+    pub segment: u64,
+    /// Number of its stream in the store.
+    pub stream: u32,
+    /// Its position there.
+    pub position: u64,
+    /// What is wrong.
+    pub what: String,
+    /// The file its bytes were moved to when its turn came and it could not be served.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moved_to: Option<String>,
+}
+
+impl StoreHealth {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A damaged record was met; returns whether it was unknown so far.
+    pub(crate) fn damaged(&self, error: &StoreError, moved_to: Option<String>) -> bool {
+        let StoreError::Damaged {
+            segment,
+            path,
+            offset,
+            what,
+            record: Some((stream, position)),
+        } = error
+        else {
+            return false;
+        };
+        let mut state = self.state();
+        let key = (stream.0, *position);
+        if let Some(known) = state.damages.get_mut(&key) {
+            if moved_to.is_some() {
+                known.moved_to = moved_to;
+            }
+            return false;
+        }
+        if state.damages.len() >= DAMAGES_MAX {
+            state.unlisted += 1;
+            return true;
+        }
+        let document = DamagedRecordDocument {
+            file: path.display().to_string(),
+            offset: *offset,
+            segment: *segment,
+            stream: stream.0,
+            position: *position,
+            what: (*what).to_owned(),
+            moved_to,
+        };
+        state.damages.insert(key, document);
+        true
+    }
+
+    /// A step of the background verification was made.
+    pub(crate) fn scrubbed(&self, step: &Scrubbed, now_us: u64) {
+        let mut state = self.state();
+        state.verified_bytes += step.bytes;
+        state.verified_records += step.records;
+        if step.is_round_done {
+            state.rounds += 1;
+            state.last_round_us = Some(now_us);
+        }
+    }
+
+    pub(crate) fn document(&self) -> Option<StoreHealthDocument> {
+        let state = self.state();
+        let damaged_records = state.damages.len() as u64 + state.unlisted;
+        if damaged_records + state.rounds + state.verified_records == 0 {
+            return None;
+        }
+        Some(StoreHealthDocument {
+            damaged_records,
+            damages: state.damages.values().cloned().collect(),
+            scrubbed_bytes: state.verified_bytes,
+            scrubbed_records: state.verified_records,
+            scrub_rounds: state.rounds,
+            last_scrub_at: state.last_round_us.map(rfc3339),
+        })
+    }
+}
