@@ -215,7 +215,8 @@ pub enum Input {
         /// The messages, at most as many as asked for; empty when there are none.
         records: Vec<StoredRecord>,
     },
-    /// Told before the [`Input::Loaded`] of the same load: a record is damaged and can never be read.
+    /// Told before the [`Input::Loaded`] of the same load: a record is damaged and can never be
+    /// read.
     Damaged {
         /// Which load met it.
         load: LoadId,
