@@ -111,53 +111,79 @@ fn every_line_survives_the_crash_of_the_receiver() {
 #[cfg(target_os = "linux")]
 #[test]
 fn whoever_ends_it_leaves_nothing_behind() {
-    use std::io::Read as _;
+    type Moment = fn(&[u32], &[u32]) -> bool;
+    let moments: [(&str, Moment); 5] = [
+        ("the first node starts", |_, now| !now.is_empty()),
+        ("both start", |_, now| now.len() == 2),
+        ("one is killed", |before, now| {
+            before.len() == 2 && now.len() < 2
+        }),
+        // `begun` keeps those of the first life.
+        ("it starts again", |before, now| {
+            before.len() == 2 && now.iter().any(|pid| !before.contains(pid))
+        }),
+        ("it ran for long", |before, _| before.len() == 2),
+    ];
+    // Enough for the signal to come in the middle; a crash comes after half of the text.
+    let short = "a line\n".repeat(2_000);
+    let long = "a line of some length, as lines are\n".repeat(500_000);
+    for (number, (name, reached)) in moments.into_iter().enumerate() {
+        let text = if number < 4 { &short } else { &long };
+        let late = if number < 4 { 0 } else { 1_000 };
+        let args = ["demo", "text", "--dir", "nodes"];
+        interrupt(name, &args, text, reached, late);
+    }
+    let stream = ["bench", "--dir", "nodes", "--duration", "20s"];
+    interrupt("a bench starts", &stream, "", moments[0].1, 0);
+    interrupt("a bench has started both", &stream, "", moments[1].1, 0);
+    let outage = ["bench", "outage", "--dir", "nodes", "--messages", "20000"];
+    interrupt("a node is stopped", &outage, "", moments[2].1, 0);
+}
+
+/// Interrupts it at a moment that is seen from outside: given the processes of the first two
+/// nodes, and those that there are.
+#[cfg(target_os = "linux")]
+fn interrupt(
+    name: &str,
+    args: &[&str],
+    text: &str,
+    reached: fn(&[u32], &[u32]) -> bool,
+    late_ms: u64,
+) {
     use std::time::{Duration, Instant};
 
     let home = tempfile::tempdir().unwrap();
-    // Enough for the signal to come in the middle.
-    let text = "a line of some length, as lines are\n".repeat(2_000_000);
     std::fs::write(home.path().join("text"), text).unwrap();
-    std::fs::create_dir(home.path().join("nodes")).unwrap();
-    let mut command = qm(home.path(), &["demo", "text", "--dir", "nodes"]);
+    let nodes = home.path().join("nodes");
+    std::fs::create_dir(&nodes).unwrap();
+    let mut command = qm(home.path(), args);
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
     let begun = Instant::now();
-    let nodes = loop {
-        let nodes = processes_below(&home.path().join("nodes"));
-        if nodes.len() == 2 {
-            break nodes;
+    let mut first = Vec::new();
+    loop {
+        let now = processes_below(&nodes);
+        if first.len() < 2 && now.len() == 2 {
+            first.clone_from(&now);
         }
-        assert!(
-            begun.elapsed() < Duration::from_secs(60),
-            "no two nodes: {nodes:?}"
-        );
-        std::thread::sleep(Duration::from_millis(20));
-    };
+        if reached(&first, &now) {
+            break;
+        }
+        let runs = child.try_wait().unwrap().is_none();
+        let patient = runs && begun.elapsed() < Duration::from_secs(60);
+        assert!(patient, "{name}: {now:?} after {first:?}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    std::thread::sleep(Duration::from_millis(late_ms));
     let pid = child.id().to_string();
-    assert!(
-        Command::new("kill")
-            .args(["-INT", &pid])
-            .status()
-            .unwrap()
-            .success()
-    );
-    let status = child.wait().unwrap();
-    let mut error = String::new();
-    child
-        .stderr
-        .take()
-        .unwrap()
-        .read_to_string(&mut error)
-        .unwrap();
-    assert_eq!(status.code(), Some(1), "{error}");
-    assert!(error.contains("[aborted]: interrupted"), "{error}");
-    assert_eq!(names(&home.path().join("nodes")), [""; 0]);
-    assert_eq!(
-        processes_below(&home.path().join("nodes")),
-        [0; 0],
-        "of {nodes:?}"
-    );
+    let killed = Command::new("kill").args(["-INT", &pid]).status().unwrap();
+    assert!(killed.success());
+    let output = child.wait_with_output().unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{name}: {error}");
+    assert!(error.contains("[aborted]: interrupted"), "{name}: {error}");
+    assert_eq!(processes_below(&nodes), [0; 0], "{name}: {error}");
+    assert_eq!(names(&nodes), [""; 0], "{name}: {error}");
 }
 
 /// The processes whose command line names a path in this directory.
@@ -165,6 +191,8 @@ fn whoever_ends_it_leaves_nothing_behind() {
 fn processes_below(dir: &Path) -> Vec<u32> {
     let dir = format!("{}/", dir.display());
     let names_it = |pid: &u32| {
+        // A process between its fork and its program still has the command line of the one that
+        // starts it, which names the directory without the stroke.
         let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         String::from_utf8_lossy(&command).contains(&dir)
     };

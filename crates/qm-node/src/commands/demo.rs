@@ -42,8 +42,9 @@ pub(crate) async fn demo(args: &DemoArgs, out: &Output) -> Result<Exit, Failure>
     let here =
         std::env::current_dir().map_err(|e| Failure::io("the working directory is gone", &e))?;
     let text = Text::find(args.file.as_deref(), &here)?;
-    let place = Workplace::new(&args.place)?;
-    unless_interrupted(show(&text, place, out)).await
+    // The directory too is made only when signals are listened to.
+    let work = async { show(&text, Workplace::new(&args.place)?, out).await };
+    unless_interrupted(work).await
 }
 
 async fn show(text: &Text, place: Workplace, out: &Output) -> Result<Exit, Failure> {

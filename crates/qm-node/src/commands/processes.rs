@@ -100,12 +100,25 @@ impl Drop for Workplace {
     }
 }
 
+/// A process that is killed when it is dropped, from its first moment on: whoever waits for it to
+/// start or to stop may be interrupted.
+#[derive(Debug)]
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Both fail only for a child that was waited for already.
+        let _killed = self.0.kill().is_ok();
+        let _ended = self.0.wait().is_ok();
+    }
+}
+
 /// A node in a process of its own, killed when it is dropped.
 #[derive(Debug)]
 pub(super) struct NodeProcess {
     name: &'static str,
     place: PathBuf,
-    child: Option<Child>,
+    child: Option<Running>,
     document: NodeDocument,
 }
 
@@ -132,11 +145,7 @@ impl NodeProcess {
 
     /// SIGKILL: nothing of the process runs afterwards.
     pub(super) fn kill(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            // Both fail only for a child that was waited for already.
-            let _killed = child.kill().is_ok();
-            let _ended = child.wait().is_ok();
-        }
+        drop(self.child.take());
     }
 
     /// SIGTERM, and waits for the orderly end.
@@ -144,7 +153,7 @@ impl NodeProcess {
         let Some(mut child) = self.child.take() else {
             return Ok(());
         };
-        if let Some(pid) = i32::try_from(child.id())
+        if let Some(pid) = i32::try_from(child.0.id())
             .ok()
             .and_then(rustix::process::Pid::from_raw)
         {
@@ -152,14 +161,13 @@ impl NodeProcess {
         }
         let mut waited = Duration::ZERO;
         while waited < STOP_MAX {
-            if matches!(child.try_wait(), Ok(Some(_))) {
+            if matches!(child.0.try_wait(), Ok(Some(_))) {
                 return Ok(());
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
             waited += Duration::from_millis(10);
         }
-        self.child = Some(child);
-        self.kill();
+        drop(child);
         let cause = format!(
             "the {} did not stop within {} s",
             self.name,
@@ -225,7 +233,7 @@ impl NodeProcess {
     }
 
     fn proc_file(&self, file: &str) -> Option<String> {
-        let pid = self.child.as_ref()?.id();
+        let pid = self.child.as_ref()?.0.id();
         std::fs::read_to_string(format!("/proc/{pid}/{file}")).ok()
     }
 }
@@ -233,17 +241,11 @@ impl NodeProcess {
 /// Messages whose fate one client may follow at a time.
 pub(super) const FOLLOWED_MAX: usize = 262_144;
 
-impl Drop for NodeProcess {
-    fn drop(&mut self) {
-        self.kill();
-    }
-}
-
 async fn launch(
     place: &Path,
     name: &'static str,
     listen: &str,
-) -> Result<(Child, NodeDocument), Failure> {
+) -> Result<(Running, NodeDocument), Failure> {
     let data = place.join(name);
     let socket = data.join("node.sock");
     if socket.as_os_str().len() > SOCKET_PATH_BYTES_MAX {
@@ -280,19 +282,19 @@ async fn launch(
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(log);
-    let mut child = command
+    let child = command
         .spawn()
         .map_err(|e| Failure::io(format!("{} cannot be started", program.display()), &e))?;
+    let mut child = Running(child);
 
-    let ready = first_line(&mut child);
+    let ready = first_line(&mut child.0);
     let line = tokio::time::timeout(READY_MAX, ready).await;
     let document = match &line {
         Ok(Some(line)) => serde_json::from_str(line).ok(),
         _ => None,
     };
     let Some(document) = document else {
-        let _killed = child.kill().is_ok();
-        let _ended = child.wait().is_ok();
+        drop(child);
         let why = if line.is_err() {
             "was not ready in time"
         } else {
