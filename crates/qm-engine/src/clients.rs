@@ -782,22 +782,50 @@ impl Engine {
         id: MessageId,
         key: Option<([u8; 16], u64)>,
     ) {
+        self.withdraw(client, sequence, id, key);
+        self.refuse_for_room(client, sequence);
+    }
+
+    /// Takes back what was noted of a request; its answer is still owed.
+    pub(crate) fn withdraw(
+        &mut self,
+        client: ClientId,
+        sequence: u64,
+        id: MessageId,
+        key: Option<([u8; 16], u64)>,
+    ) {
         if let Some(state) = self.clients.states.get_mut(&client) {
-            state.pending.remove(&sequence);
             state.runs = remove_number(state.runs.drain(..), sequence).into();
-            // A later batch may have stored the answer that is void now.
-            state.dirty = true;
-            self.clients.dirty_clients.insert(client);
         }
         if let Some((hash, number)) = key
             && let Some(state) = self.clients.keys.get_mut(&hash)
         {
             state.pending.remove(&number);
             state.runs = remove_number(state.runs.drain(..), number);
+        }
+        self.clients.followed.remove(&id);
+        // A later batch may have stored the answer that is void now.
+        self.correct(client, key.map(|(hash, _)| hash));
+    }
+
+    /// What is stored of a client, and of a key, is written anew.
+    pub(crate) fn correct(&mut self, client: ClientId, key: Option<[u8; 16]>) {
+        if let Some(state) = self.clients.states.get_mut(&client) {
+            state.dirty = true;
+            self.clients.dirty_clients.insert(client);
+        }
+        if let Some(hash) = key
+            && let Some(state) = self.clients.keys.get_mut(&hash)
+        {
             state.dirty = true;
             self.clients.dirty_keys.insert(hash);
         }
-        self.clients.followed.remove(&id);
+    }
+
+    pub(crate) fn refuse_for_room(&mut self, client: ClientId, sequence: u64) {
+        if let Some(state) = self.clients.states.get_mut(&client) {
+            state.pending.remove(&sequence);
+        }
         let text = "the disk is full; make room or wait until messages have left".to_owned();
         self.refuse_put(client, sequence, Outcome::STORE_FULL, text);
     }

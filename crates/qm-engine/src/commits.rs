@@ -16,6 +16,7 @@ use crate::dead::Resent;
 use crate::io::{ConnId, LinkId, StoreOp, Ticket};
 use crate::jobs::JobId;
 use crate::time::Timestamp;
+use crate::undone::Undone;
 
 /// One message put into a queue, to be confirmed or undone.
 #[derive(Clone, Copy, Debug)]
@@ -74,6 +75,8 @@ pub(crate) enum Then {
     LetterGone { job: JobId, fate: LetterFate },
     /// Everything that a purge took out is settled.
     Emptied { local: bool, number: u32 },
+    /// Nothing is left of a message that the disk had taken out of order.
+    Undone(Box<Undone>),
     /// Consumed deliveries are gone.
     Settled { conn: ConnId, settled: Settled },
 }

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use qm_wire::{Class, Outcome};
+use qm_wire::{Class, MessageKey, Outcome};
 
 use crate::backlog::Backlog;
 use crate::commits::{Origin, PutAt, Then};
 use crate::engine::Engine;
-use crate::io::{Event, Output, StoreOp};
+use crate::io::{Event, Output};
 
 impl Engine {
     pub(crate) fn on_durable(&mut self, batch: Vec<Then>) {
@@ -48,6 +48,7 @@ impl Engine {
                     if let Some(reservation) = reservation {
                         self.dedup.commit(reservation);
                     }
+                    self.undone_arrivals.remove(&MessageKey { source, entry });
                     self.note_arrival(source, entry.id, Class::Recoverable);
                     self.arrived(link, put, number, source, entry, acked);
                 }
@@ -59,37 +60,13 @@ impl Engine {
                 Then::Resent(resent) => self.resent_durable(*resent),
                 Then::LetterGone { job, fate } => self.letter_decided(job, fate),
                 Then::Emptied { local, number } => self.purge_confirmed(local, number),
+                Then::Undone(undone) => self.undone_durable(*undone),
                 Then::Settled { conn, settled } => {
                     let frame = qm_wire::local::NodeFrame::Settled(settled);
                     self.outputs.push_back(Output::Client { conn, frame });
                 }
             }
         }
-    }
-
-    /// The disk took a batch although it had refused an earlier one. What the batch puts would be
-    /// before what is put again now: it is taken out again and refused as well, so that order
-    /// holds. Returns what stands nevertheless.
-    pub(crate) fn undo(&mut self, batch: Vec<Then>) -> Vec<Then> {
-        let (void, stands): (Vec<_>, Vec<_>) = batch.into_iter().partition(|then| {
-            matches!(
-                then,
-                Then::Accepted { .. } | Then::Repeated { .. } | Then::Arrived { .. }
-            )
-        });
-        for then in &void {
-            if let Then::Accepted { put, .. } | Then::Arrived { put, .. } = then {
-                let stream = Self::stream_of(put.queue, put.priority);
-                let (first, last) = (put.position, put.position);
-                self.commits.settle(StoreOp::Remove {
-                    stream,
-                    first,
-                    last,
-                });
-            }
-        }
-        self.on_refused(void);
-        stands
     }
 
     fn backlog_of(&mut self, local: bool, put: PutAt) -> Option<&mut Backlog> {
@@ -172,6 +149,7 @@ impl Engine {
                     self.letter_decided(job, fate);
                 }
                 Then::Emptied { local, number } => emptied.push((local, number)),
+                Then::Undone(undone) => self.undo_later.push(*undone),
                 Then::Settled { conn, mut settled } => {
                     settled.outcome = Some(Outcome::STORE_FULL);
                     settled.text = "the disk is full".into();

@@ -28,6 +28,7 @@ use crate::record::RemoteKey;
 use crate::scan::ScanJob;
 use crate::session::Session;
 use crate::time::{Now, Timestamp};
+use crate::undone::Undone;
 
 /// Who this queue manager is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -174,6 +175,9 @@ pub struct Engine {
     pub(crate) purges: BTreeMap<(bool, u32), Purge>,
     pub(crate) history: History,
     pub(crate) connections: Connections,
+    /// Arrivals that were undone and did not come again.
+    pub(crate) undone_arrivals: BTreeSet<MessageKey>,
+    pub(crate) undo_later: Vec<Undone>,
 
     pub(crate) loads: BTreeMap<LoadId, LoadFor>,
     pub(crate) next_load: u64,
@@ -262,6 +266,8 @@ impl Engine {
             purges: BTreeMap::new(),
             history: History::new(config.history_events_max, config.history_bytes_max),
             connections: Connections::default(),
+            undone_arrivals: BTreeSet::new(),
+            undo_later: Vec::new(),
             loads: BTreeMap::new(),
             next_load: 0,
             resident_bytes: 0,
@@ -517,6 +523,7 @@ impl Engine {
         if core::mem::take(&mut self.life_refused) {
             self.begin_life(self.life);
         }
+        self.undo_again();
         if self.store_full {
             self.store_full = false;
             self.event(Event::StoreFull { full: false });

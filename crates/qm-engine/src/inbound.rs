@@ -10,7 +10,8 @@ use crate::backlog::Message;
 use crate::commits::{PutAt, Then};
 use crate::engine::{ArrivalKey, Engine};
 use crate::history::What;
-use crate::io::{Event, LinkId};
+use crate::io::{Event, LinkId, StoreOp};
+use crate::undone::undone_key;
 
 impl Engine {
     pub(crate) fn on_data(&mut self, link: LinkId, data: Data) {
@@ -211,6 +212,12 @@ impl Engine {
         }
         if durable {
             let number = data.number;
+            let arrival = MessageKey { source, entry };
+            if self.undone_arrivals.contains(&arrival) {
+                self.commits.put(StoreOp::Unset {
+                    key: undone_key(&arrival),
+                });
+            }
             self.commits.after_putting(Then::Arrived {
                 put,
                 link,

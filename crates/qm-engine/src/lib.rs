@@ -38,6 +38,7 @@ mod sizes;
 mod spill;
 mod time;
 mod trace;
+mod undone;
 mod unoffered;
 mod views;
 mod why;

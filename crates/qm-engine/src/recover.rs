@@ -1,5 +1,7 @@
 //! From what the store found to an engine that goes on where it was.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use qm_wire::{Entry, Incarnation, MessageId, MessageKey, QmId, Tag};
 
@@ -10,6 +12,7 @@ use crate::io::{Event, Recovered};
 use crate::outgoing::OutLane;
 use crate::queues::LocalQueue;
 use crate::record::{QueueRecord, StoredMessage};
+use crate::undone::{UNDONE, undone_key};
 
 impl Engine {
     pub(crate) fn recover(&mut self, recovered: Recovered) {
@@ -119,7 +122,9 @@ impl Engine {
     /// messages before their senders heard of their arrival.
     fn recall_arrivals(&mut self, recovered: &Recovered) {
         let mut arrivals: Vec<MessageKey> = Vec::new();
+        let mut undone: BTreeSet<MessageKey> = BTreeSet::new();
         for (key, value) in &recovered.state {
+            undone.extend(key.strip_prefix(UNDONE).and_then(read_arrival));
             if key.starts_with(ARRIVALS) {
                 arrivals.extend(value.chunks_exact(ARRIVAL_BYTES).filter_map(read_arrival));
             }
@@ -139,11 +144,20 @@ impl Engine {
                     id: envelope.id,
                     tag: stored.tag,
                 };
-                arrivals.push(MessageKey {
+                let arrival = MessageKey {
                     source: envelope.source,
                     entry,
-                });
+                };
+                if undone.contains(&arrival) {
+                    self.undone_arrivals.insert(arrival);
+                } else {
+                    arrivals.push(arrival);
+                }
             }
+        }
+        // Those that the log has forgotten need no mark any more.
+        for arrival in undone.difference(&self.undone_arrivals) {
+            self.commits.unset(undone_key(arrival));
         }
         let news = arrivals.len() > listed;
         arrivals.drain(..arrivals.len().saturating_sub(self.config.dedup_capacity));
@@ -189,7 +203,7 @@ fn arrivals_key(number: u32) -> Bytes {
     crate::record::prefixed(ARRIVALS, &number.to_be_bytes())
 }
 
-fn arrival_bytes(key: &MessageKey) -> [u8; ARRIVAL_BYTES] {
+pub(crate) fn arrival_bytes(key: &MessageKey) -> [u8; ARRIVAL_BYTES] {
     let mut bytes = [0; ARRIVAL_BYTES];
     let Entry { id, tag } = key.entry;
     let parts: [&[u8]; 4] = [

@@ -3,3 +3,4 @@
 
 mod questions;
 mod support;
+mod undone;

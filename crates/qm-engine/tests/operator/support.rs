@@ -20,6 +20,8 @@ pub(crate) struct Node {
     pub(crate) identity: Identity,
     pub(crate) records: BTreeMap<(StreamId, u64), StoredRecord>,
     pub(crate) state: BTreeMap<Bytes, Bytes>,
+    /// Heads of everything put, as a log keeps them: consumed messages too.
+    pub(crate) log: Vec<(StreamId, Bytes)>,
     /// Frames to the peer, dials, and everything else, since they were last looked at.
     pub(crate) sent: Vec<(LinkId, Bytes)>,
     pub(crate) dials: Vec<u64>,
@@ -60,6 +62,7 @@ impl Node {
             identity,
             BTreeMap::new(),
             BTreeMap::new(),
+            Vec::new(),
             trust,
             u64::from(seed),
         )
@@ -80,14 +83,16 @@ impl Node {
         identity: Identity,
         records: BTreeMap<(StreamId, u64), StoredRecord>,
         state: BTreeMap<Bytes, Bytes>,
+        log: Vec<(StreamId, Bytes)>,
         trust: Trust,
         seed: u64,
     ) -> Self {
         let mut recovered = Recovered {
             state: state.clone(),
+            recent: log.clone(),
             ..Recovered::default()
         };
-        for ((stream, position), record) in &records {
+        for (stream, position) in records.keys() {
             let summary = recovered
                 .streams
                 .entry(*stream)
@@ -97,7 +102,6 @@ impl Node {
                 });
             summary.next_position = position + 1;
             summary.live_records += 1;
-            recovered.recent.push((*stream, record.head.clone()));
         }
         let entropy = Box::new(SeededEntropy::new(seed));
         let engine = Engine::new(config(trust), identity, recovered, entropy, Now::default());
@@ -106,6 +110,7 @@ impl Node {
             identity,
             records,
             state,
+            log,
             sent: Vec::new(),
             dials: Vec::new(),
             closed: Vec::new(),
@@ -124,7 +129,7 @@ impl Node {
 
     /// The same machine after an orderly stop and a new start.
     pub(crate) fn restart(self, trust: Trust) -> Self {
-        Self::over(self.identity, self.records, self.state, trust, 99)
+        Self::over(self.identity, self.records, self.state, self.log, trust, 99)
     }
 
     pub(crate) fn give(&mut self, at_ms: u64, input: Input) {
@@ -193,6 +198,7 @@ impl Node {
                     head,
                     body,
                 } => {
+                    self.log.push((stream, head.clone()));
                     let record = StoredRecord {
                         position,
                         head,

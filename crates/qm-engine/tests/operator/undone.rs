@@ -1,0 +1,110 @@
+//! What a full disk undoes leaves no trace, also over a restart.
+
+use qm_engine::{Input, LinkId, StoreOp, Trust};
+use qm_wire::Outcome;
+use qm_wire::local::NodeFrame;
+
+use crate::support::{LINK, Node, carry, connect};
+
+/// Answers for the disk in order, what the engine asks for meanwhile last; no more than `most`
+/// answers. Of the batches with messages it has no room for those whose numbers, from one, are in
+/// `no_room`, and room for everything else.
+fn answer(node: &mut Node, at_ms: u64, most: usize, no_room: &[usize]) {
+    let mut number = 0;
+    for _ in 0..most {
+        if node.owed.is_empty() {
+            return;
+        }
+        let (ticket, ops) = node.owed.remove(0);
+        let puts = ops.iter().any(|op| matches!(op, StoreOp::Put { .. }));
+        number += usize::from(puts);
+        if puts && no_room.contains(&number) {
+            node.give(at_ms, Input::PersistRefused { ticket });
+        } else {
+            node.apply(ops);
+            node.give(at_ms, Input::Persisted { ticket });
+        }
+    }
+}
+
+fn refusals(node: &Node) -> usize {
+    let full = |frame: &&NodeFrame| matches!(frame, NodeFrame::Refused(r) if r.outcome == Outcome::STORE_FULL);
+    node.told.iter().filter(full).count()
+}
+
+#[test]
+fn an_arrival_that_was_undone_is_not_taken_for_delivered_after_a_restart() {
+    let (mut a, mut b) = (Node::new(1, Trust::Any), Node::new(2, Trust::Any));
+    b.create("orders");
+    a.put("qm://b/orders", b"0", |_| {});
+    connect(&mut a, &mut b, LINK);
+    b.mute = true;
+    for body in [&b"1"[..], b"2"] {
+        a.put("qm://b/orders", body, |_| {});
+        carry(&mut a, &mut b, LINK);
+    }
+    answer(&mut b, 0, usize::MAX, &[1]);
+    carry(&mut a, &mut b, LINK);
+    // It is restarted before the messages come again, twice: the second start must know too.
+    let b = b.restart(Trust::Any);
+    let mut b = b.restart(Trust::Any);
+    for node in [&mut a, &mut b] {
+        node.clock_ms = 2_000;
+        node.give(2_000, Input::Tick);
+    }
+    connect(&mut a, &mut b, LinkId(2));
+    assert_eq!(b.receive_all("orders"), ["0", "1", "2"]);
+    // What arrived in the end is remembered like everything else that did.
+    let mut b = b.restart(Trust::Any);
+    assert_eq!(b.receive_all("orders"), ["0", "1", "2"]);
+    assert!(b.state.keys().all(|key| !key.starts_with(b"undone/")));
+}
+
+#[test]
+fn a_request_that_was_undone_is_not_answered_as_accepted_after_a_restart() {
+    let mut a = Node::new(1, Trust::Any);
+    a.create("here");
+    a.put("here", b"short", |put| {
+        put.time_to_be_received_ms = Some(1_000);
+    });
+    a.mute = true;
+    for body in [&b"1"[..], b"2"] {
+        a.put("here", body, |_| {});
+    }
+    // The second is undone at the moment at which another message expires, and the disk has no
+    // room for its dead letter.
+    let is_put = |op: &StoreOp| matches!(op, StoreOp::Put { .. });
+    let first = a.owed.iter().position(|(_, ops)| ops.iter().any(is_put));
+    answer(&mut a, 0, first.unwrap() + 2, &[1]);
+    answer(&mut a, 2_000, usize::MAX, &[2]);
+    let sequence = a.next_sequence - 1;
+    let mut a = a.restart(Trust::Any);
+    a.hello();
+    a.next_sequence = sequence;
+    a.put("here", b"2", |_| {});
+    assert!(a.receive_all("here").iter().any(|body| body == "2"));
+}
+
+#[test]
+fn nobody_hears_of_a_refusal_before_nothing_can_be_left_of_the_message() {
+    let mut a = Node::new(1, Trust::Any);
+    a.create("here");
+    a.hello();
+    a.mute = true;
+    a.next_sequence = 2;
+    for body in [&b"1"[..], b"2"] {
+        a.put("here", body, |_| {});
+    }
+    let puts = a.owed.len();
+    answer(&mut a, 0, puts, &[1]);
+    // The second is on disk and would be there after a crash.
+    assert!(!a.records.is_empty());
+    assert_eq!(refusals(&a), 1);
+    // Asked again, the node owes the answer still.
+    a.next_sequence = 3;
+    a.put("here", b"2", |_| {});
+    assert_eq!(refusals(&a), 1);
+    answer(&mut a, 0, usize::MAX, &[]);
+    assert!(a.records.is_empty());
+    assert_eq!(refusals(&a), 2);
+}
