@@ -177,8 +177,8 @@ impl Backlog {
             Some(message) => message.cost(),
             None => {
                 self.spilled = self.spilled.saturating_sub(1);
-                // A read that is under way may bring it all the same.
-                if self.spilled > 0 {
+                // A read that is under way, or comes before the removal, may bring it all the same.
+                if self.spilled > 0 || self.loading {
                     self.ahead.insert(position);
                 }
                 0
@@ -453,5 +453,21 @@ mod tests {
         backlog.loaded(vec![]);
         assert!(backlog.is_clear_below(first + 1));
         assert_eq!(backlog.missing(), 1);
+    }
+
+    #[test]
+    fn a_read_under_way_does_not_bring_the_last_message_back_that_was_refused() {
+        let mut backlog = Backlog::new(StreamId(0), 0);
+        let (position, _) = backlog.push(message(Class::Recoverable), false);
+        backlog.load_started();
+        // The disk has it, and the read sees it before it is taken out again.
+        backlog.refuse(position, 0);
+        backlog.loaded(vec![(position, Some(message(Class::Recoverable)))]);
+        backlog.committed(position + 1);
+        assert!(backlog.pop().is_none());
+        assert!(backlog.is_empty() && backlog.is_resident());
+        let (next, _) = backlog.push(message(Class::Recoverable), true);
+        backlog.committed(next + 1);
+        assert_eq!(backlog.pop().map(|message| message.position), Some(next));
     }
 }

@@ -12,11 +12,20 @@ use qm_wire::{ClientId, Entry, MessageId, QmId};
 
 use crate::admin::LetterFate;
 use crate::backlog::Message;
-use crate::dead::Resent;
+use crate::dead::{End, Resent};
 use crate::io::{ConnId, LinkId, StoreOp, Ticket};
 use crate::jobs::JobId;
 use crate::time::Timestamp;
 use crate::undone::Undone;
+
+/// A message that ended otherwise than by being delivered or received.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Died {
+    pub(crate) source: QmId,
+    pub(crate) id: MessageId,
+    pub(crate) end: End,
+    pub(crate) kept: bool,
+}
 
 /// One message put into a queue, to be confirmed or undone.
 #[derive(Clone, Copy, Debug)]
@@ -66,7 +75,12 @@ pub(crate) enum Then {
         acked: bool,
     },
     /// A dead letter is safe, or a message is in its poison queue; refused, it is where it was.
-    DeadLetter { put: PutAt, from: Option<Origin> },
+    DeadLetter {
+        put: PutAt,
+        from: Option<Origin>,
+        /// Of a dead letter, whose and why.
+        died: Option<Died>,
+    },
     /// The number of this life is safe.
     LifeBegun,
     /// A dead letter was sent again: the new message and the letter's removal.
@@ -166,6 +180,16 @@ impl Commits {
     /// Bytes of the larger batch gathered so far.
     pub(crate) fn gathered_bytes(&self) -> usize {
         self.putting.bytes.max(self.settling.bytes)
+    }
+
+    /// Messages whose dead letters are on their way to the disk.
+    pub(crate) fn dying(&self) -> impl Iterator<Item = MessageId> {
+        let waiting = self.waiting.iter().flat_map(|batch| &batch.then);
+        let dying = |then: &Then| match then {
+            Then::DeadLetter { died, .. } => died.map(|died| died.id),
+            _ => None,
+        };
+        waiting.chain(&self.putting.then).filter_map(dying)
     }
 
     /// Batches at the disk.

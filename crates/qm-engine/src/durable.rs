@@ -52,8 +52,12 @@ impl Engine {
                     self.note_arrival(source, entry.id, Class::Recoverable);
                     self.arrived(link, put, number, source, entry, acked);
                 }
-                Then::DeadLetter { put, .. } => {
+                Then::DeadLetter { put, died, .. } => {
                     self.put_durable(true, put);
+                    if let Some(died) = died {
+                        self.counters.dead_letters += 1;
+                        self.died(died);
+                    }
                     self.busy_queues.insert(put.queue);
                 }
                 Then::LifeBegun => self.on_life_begun(),
@@ -134,7 +138,7 @@ impl Engine {
                         cut.insert(link);
                     }
                 }
-                Then::DeadLetter { put, from } => {
+                Then::DeadLetter { put, from, .. } => {
                     // The removal was refused with it: the message is where it was.
                     self.put_refused(true, put);
                     if let Some(from) = from {
@@ -182,7 +186,9 @@ impl Engine {
             message,
         } = from;
         let durable = message.class.is_durable();
-        self.stored_bytes = self.stored_bytes.saturating_add(message.credit());
+        if durable {
+            self.stored_bytes = self.stored_bytes.saturating_add(message.credit());
+        }
         if !local && message.transmitted {
             return self.put_in_doubt(queue, priority, message);
         }

@@ -4,7 +4,7 @@
 use qm_wire::{MessageFlags, Outcome};
 
 use crate::backlog::{Backlog, Message};
-use crate::commits::Origin;
+use crate::commits::{Died, Origin};
 use crate::dead::End;
 use crate::engine::{Engine, Timer};
 use crate::history::What;
@@ -89,9 +89,24 @@ impl Engine {
         }
     }
 
+    /// A message ended: its letter is safe, or none is kept. Whoever follows it may hear of it; a
+    /// letter that the disk refuses leaves the message where it was.
+    pub(crate) fn died(&mut self, died: Died) {
+        let Died {
+            source,
+            id,
+            end,
+            kept,
+        } = died;
+        let outcome = end.outcome;
+        self.counters.purged += u64::from(end.purged());
+        self.note(source, id, What::Dead { outcome, kept });
+        self.event(Event::Dead { id, outcome, kept });
+        self.tell_fate(id, outcome);
+    }
+
     /// A message leaves its destination queue otherwise than by being received.
     pub(crate) fn bury_local(&mut self, number: u32, priority: u8, message: &Message, end: End) {
-        let outcome = end.outcome;
         let kept = message.flags.contains(MessageFlags::DEAD_LETTER) && !end.discard;
         let destination = self.local_destination(number);
         let durable = message.class.is_durable();
@@ -111,21 +126,18 @@ impl Engine {
                 message: message.clone(),
             });
             self.put_dead_letter(message, end, &destination, removal, from);
-            self.counters.dead_letters += 1;
         } else {
             if let Some(removal) = removal {
                 self.commits.settle(removal);
             }
             self.counters.discarded += 1;
+            self.died(Died {
+                source: message.source,
+                id: message.id,
+                end,
+                kept,
+            });
         }
-        self.counters.purged += u64::from(end.purged());
-        self.note(message.source, message.id, What::Dead { outcome, kept });
-        self.event(Event::Dead {
-            id: message.id,
-            outcome,
-            kept,
-        });
-        self.tell_fate(message.id, outcome);
         self.reopen_if_room(number);
     }
 }

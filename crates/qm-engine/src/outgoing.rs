@@ -9,7 +9,7 @@ use qm_wire::{
 };
 
 use crate::backlog::{Backlog, Message, left_ms};
-use crate::commits::Origin;
+use crate::commits::{Died, Origin};
 use crate::dead::End;
 use crate::engine::{Engine, LoadFor};
 use crate::history::What;
@@ -564,7 +564,6 @@ impl Engine {
     /// The message will not be delivered: dead letter, or nothing when its sender or the operator
     /// wished so.
     pub(crate) fn bury_as(&mut self, number: u32, priority: u8, message: &Message, end: End) {
-        let outcome = end.outcome;
         let kept = message.flags.contains(MessageFlags::DEAD_LETTER) && !end.discard;
         let destination = self.outs.get(&number).map_or_else(String::new, |out| {
             let remote = self.remotes.get(&out.remote);
@@ -588,21 +587,18 @@ impl Engine {
                 message: message.clone(),
             });
             self.put_dead_letter(message, end, &destination, removal, from);
-            self.counters.dead_letters += 1;
         } else {
             if let Some(removal) = removal {
                 self.commits.settle(removal);
             }
             self.counters.discarded += 1;
+            self.died(Died {
+                source: message.source,
+                id: message.id,
+                end,
+                kept,
+            });
         }
-        self.counters.purged += u64::from(end.purged());
-        self.note(message.source, message.id, What::Dead { outcome, kept });
-        self.event(Event::Dead {
-            id: message.id,
-            outcome,
-            kept,
-        });
-        self.tell_fate(message.id, outcome);
     }
 
     /// It may be sent again: the destination said it does not have it.

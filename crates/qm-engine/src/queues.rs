@@ -9,7 +9,7 @@ use qm_wire::local::{
 use qm_wire::{Envelope, Outcome, PeerFrame, QueueName, QueueState, Text};
 
 use crate::backlog::{Backlog, Message, left_ms};
-use crate::commits::{Origin, PutAt, Then};
+use crate::commits::{Died, Origin, PutAt, Then};
 use crate::dead::End;
 use crate::engine::{Engine, LoadFor, Timer};
 use crate::history::What;
@@ -197,6 +197,12 @@ impl Engine {
             uncertain: end.uncertain,
             by: end.by,
         };
+        let died = Died {
+            source: message.source,
+            id: message.id,
+            end,
+            kept: true,
+        };
         let mut message = message.clone();
         message.class = qm_wire::Class::Recoverable;
         message.at = self.now.at;
@@ -233,7 +239,11 @@ impl Engine {
             position,
             credit,
         };
-        self.commits.after_putting(Then::DeadLetter { put, from });
+        self.commits.after_putting(Then::DeadLetter {
+            put,
+            from,
+            died: Some(died),
+        });
         self.seal_if_large();
     }
 
@@ -768,7 +778,9 @@ impl Engine {
                 priority,
                 message: message.clone(),
             });
-            self.commits.after_putting(Then::DeadLetter { put, from });
+            let died = None;
+            self.commits
+                .after_putting(Then::DeadLetter { put, from, died });
         }
         true
     }

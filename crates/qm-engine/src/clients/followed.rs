@@ -56,6 +56,7 @@ impl Engine {
     /// The messages of this node that are in memory, and whether none is on disk only.
     fn ids_in_memory(&self) -> (BTreeSet<MessageId>, bool) {
         let mut held: BTreeSet<MessageId> = self.doubts.keys().copied().collect();
+        held.extend(self.commits.dying());
         let mut all = true;
         for session in self.sessions.values() {
             held.extend(session.flights.values().map(|flight| flight.message.id));

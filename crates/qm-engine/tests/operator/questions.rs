@@ -423,7 +423,7 @@ fn a_deleted_queue_tells_what_became_of_everything_in_it() {
 fn a_full_disk_stops_a_purge_that_keeps_letters_and_loses_nothing() {
     let mut a = Node::new(1, Trust::Any);
     a.create("here");
-    a.put("here", b"x", |_| {});
+    a.put("here", b"x", |put| put.follow = Follow::Received);
     a.full = true;
     for what in [
         AdminRequest::QueuePurge {
@@ -441,6 +441,9 @@ fn a_full_disk_stops_a_purge_that_keeps_letters_and_loses_nothing() {
             other => panic!("{other:?}"),
         }
     }
+    // Nobody was told that it is dead.
+    assert_eq!(a.fate_told(), Some(Outcome::REACHED_QUEUE));
+    assert_eq!(a.engine.counters().dead_letters, 0);
     a.full = false;
     assert_eq!(a.receive_all("here"), ["x"]);
 }
