@@ -55,7 +55,6 @@ impl Engine {
                 Then::DeadLetter { put, died, .. } => {
                     self.put_durable(true, put);
                     if let Some(died) = died {
-                        self.counters.dead_letters += 1;
                         self.died(died);
                     }
                     self.busy_queues.insert(put.queue);
@@ -138,7 +137,11 @@ impl Engine {
                         cut.insert(link);
                     }
                 }
-                Then::DeadLetter { put, from, .. } => {
+                Then::DeadLetter { put, from, died } => {
+                    if died.is_some() {
+                        let kept = &mut self.counters.dead_letters;
+                        *kept = kept.saturating_sub(1);
+                    }
                     // The removal was refused with it: the message is where it was.
                     self.put_refused(true, put);
                     if let Some(from) = from {

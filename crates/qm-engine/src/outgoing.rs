@@ -351,6 +351,8 @@ impl Engine {
     /// Reads on from disk when memory runs low.
     pub(crate) fn refill_out(&mut self, number: u32, priority: u8) {
         let room = self.may_keep(LOAD_BYTES);
+        // What is purged is not asked for first.
+        let purged = self.purges.contains_key(&(false, number));
         let Some(lane) = self
             .outs
             .get_mut(&number)
@@ -358,7 +360,7 @@ impl Engine {
         else {
             return;
         };
-        if lane.doubt.len() >= DOUBTS_MAX {
+        if lane.doubt.len() >= DOUBTS_MAX && !purged {
             return;
         }
         let Some(from) = lane.backlog.wants_load(LOAD_RECORDS, room) else {

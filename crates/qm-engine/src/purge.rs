@@ -50,7 +50,10 @@ impl Engine {
         number: u32,
         discard: bool,
         deletes: bool,
-    ) {
+    ) -> Option<AdminReply> {
+        if self.purges.contains_key(&(true, number)) {
+            return Some(Self::being_emptied());
+        }
         // Dead letters are not buried again.
         let discard = discard || self.is_dead_queue(number);
         let outcome = if deletes {
@@ -61,9 +64,7 @@ impl Engine {
         let open = BTreeSet::from([(true, number)]);
         let tally = PurgeTally::default();
         let job = self.begin_job(conn, request, Work::Purge { open, tally });
-        let Some(queue) = self.locals.get_mut(&number) else {
-            return;
-        };
+        let queue = self.locals.get_mut(&number)?;
         let ends = queue
             .lanes
             .iter()
@@ -90,6 +91,16 @@ impl Engine {
             self.count_purged(job, |tally| tally.left += leased);
         }
         self.step_purges();
+        None
+    }
+
+    /// Each purge is answered for itself: a second one would take the place of the first.
+    fn being_emptied() -> AdminReply {
+        AdminReply::Failed {
+            outcome: Outcome::BUSY,
+            cause: "it is just being emptied on an earlier request".to_owned(),
+            fix: "wait for the answer to that one, then try again".to_owned(),
+        }
     }
 
     /// What applications hold of a queue that is being deleted ends with it. They may have acted
@@ -110,6 +121,12 @@ impl Engine {
             self.tally_one(job, &held.message, end);
             self.bury_local(number, held.priority, &held.message, end);
         }
+        // Whoever held too much of it may be handed something of another queue.
+        let waited = self
+            .locals
+            .iter()
+            .filter(|(_, q)| q.waiting_receivers() > 0);
+        self.busy_queues.extend(waited.map(|(number, _)| *number));
     }
 
     /// Begins to empty outgoing queues.
@@ -128,6 +145,12 @@ impl Engine {
         }
         if numbers.is_empty() {
             return Some(AdminReply::Purged(PurgeTally::default()));
+        }
+        if numbers
+            .iter()
+            .any(|n| self.purges.contains_key(&(false, *n)))
+        {
+            return Some(Self::being_emptied());
         }
         let open = numbers.iter().map(|number| (false, *number)).collect();
         let tally = PurgeTally::default();

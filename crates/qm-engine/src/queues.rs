@@ -244,6 +244,8 @@ impl Engine {
             from,
             died: Some(died),
         });
+        // Counted at once: a peer whose refusals bring letters is not one that brings nothing.
+        self.counters.dead_letters += 1;
         self.seal_if_large();
     }
 

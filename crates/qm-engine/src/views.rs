@@ -55,8 +55,7 @@ impl Engine {
                 let Some(number) = self.local_names.get(&name).copied() else {
                     return Some(Self::no_queue(&name));
                 };
-                self.purge_queue(conn, request, number, discard, false);
-                None
+                self.purge_queue(conn, request, number, discard, false)
             }
             AdminRequest::OutgoingPurge { which, discard } => {
                 self.purge_selected(conn, request, &which, discard)
@@ -446,8 +445,7 @@ impl Engine {
                 "receive or purge them first, or use --force",
             ));
         }
-        self.purge_queue(conn, request, number, discard, true);
-        None
+        self.purge_queue(conn, request, number, discard, true)
     }
 
     fn pause_outgoing(&mut self, number: u32, paused: bool) {

@@ -764,6 +764,41 @@ fn what_an_application_holds_unsettled_is_bounded_and_holds_nobody_else_up() {
 }
 
 #[test]
+fn who_held_too_much_of_a_deleted_queue_is_handed_what_waits_in_another() {
+    let mut victim = Victim::open_to_all();
+    let settings = LocalSettings::new("other".parse().unwrap());
+    victim.admin(AdminRequest::QueueCreate(settings));
+    victim.hello_of(1, 1);
+    let body = Bytes::from(vec![7; 4 << 20]);
+    for sequence in 1..=20 {
+        victim.put(1, sequence, "orders", body.clone());
+    }
+    victim.put(1, 21, "other", Bytes::from_static(b"small"));
+    victim.hello_of(2, 2);
+    for request in 1..20 {
+        victim.receive(2, request, 0);
+    }
+    victim.client(
+        2,
+        ClientFrame::Receive({
+            let mut receive = Receive::new(20, "other".parse().unwrap());
+            receive.wait_ms = 60_000;
+            receive
+        }),
+    );
+    victim.told.clear();
+    victim.admin(AdminRequest::QueueDelete {
+        name: "orders".parse().unwrap(),
+        discard: true,
+        force: true,
+    });
+    let served = |(conn, frame): &(ConnId, NodeFrame)| {
+        *conn == ConnId(2) && matches!(frame, NodeFrame::Delivery(_))
+    };
+    assert!(victim.told.iter().any(served));
+}
+
+#[test]
 fn answers_to_an_application_that_skips_numbers_are_kept_within_a_limit() {
     let mut victim = Victim::open_to_all();
     victim.hello_of(1, 1);

@@ -308,6 +308,12 @@ pub(crate) fn carry(a: &mut Node, b: &mut Node, link: LinkId) {
 
 /// `a` has dialled `b`.
 pub(crate) fn connect(a: &mut Node, b: &mut Node, link: LinkId) {
+    meet(a, b, link);
+    carry(a, b, link);
+}
+
+/// `a` has dialled `b`, and nothing was said yet.
+pub(crate) fn meet(a: &mut Node, b: &mut Node, link: LinkId) {
     let dial = a.dials.pop();
     let connected = |peer: Identity, dial| Input::Connected {
         link,
@@ -318,7 +324,6 @@ pub(crate) fn connect(a: &mut Node, b: &mut Node, link: LinkId) {
     };
     a.give(0, connected(b.identity, dial));
     b.give(0, connected(a.identity, None));
-    carry(a, b, link);
 }
 
 pub(crate) const LINK: LinkId = LinkId(1);

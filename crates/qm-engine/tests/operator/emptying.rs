@@ -1,0 +1,93 @@
+//! Purges come to an end, and each is answered.
+
+use qm_engine::admin::{AdminReply, AdminRequest, Selector};
+use qm_engine::{Input, Trust};
+use qm_wire::Outcome;
+
+use crate::support::{APPLICATION, LINK, Node, meet};
+
+#[test]
+fn a_purge_does_not_wait_for_a_peer_that_owes_answers() {
+    let (mut a, mut b) = (Node::new(1, Trust::Any), Node::new(2, Trust::Any));
+    for _ in 0..2_500 {
+        a.put("qm://b/orders", b"x", |_| {});
+    }
+    let mut a = a.restart(Trust::Any);
+    a.give(0, Input::Tick);
+    meet(&mut a, &mut b, LINK);
+    // The peer greets and grants credit; its answers do not come any more.
+    for _ in 0..2 {
+        for frames in a.sent_on(LINK) {
+            b.give(0, Input::Received { link: LINK, frames });
+        }
+        for frames in b.sent_on(LINK) {
+            a.give(0, Input::Received { link: LINK, frames });
+        }
+    }
+    let text = "gone".to_owned();
+    a.give(0, Input::Closed { link: LINK, text });
+    a.admin = None;
+    let AdminReply::Purged(tally) = a.admin(AdminRequest::OutgoingPurge {
+        which: Selector::All,
+        discard: true,
+    }) else {
+        panic!("a tally");
+    };
+    assert_eq!(tally.messages + tally.left, 2_500);
+    assert!(tally.left > 0, "{tally:?}");
+}
+
+#[test]
+fn a_second_purge_of_a_queue_is_turned_away_and_the_first_is_answered() {
+    let mut a = Node::new(1, Trust::Any);
+    a.create("here");
+    a.put("here", b"x", |_| {});
+    a.put("qm://b/orders", b"x", |_| {});
+    a.mute = true;
+    let here = || AdminRequest::QueuePurge {
+        name: "here".parse().unwrap(),
+        discard: false,
+    };
+    let there = || AdminRequest::OutgoingPurge {
+        which: Selector::All,
+        discard: false,
+    };
+    let ask = |a: &mut Node, what| {
+        let conn = APPLICATION;
+        let request = 1;
+        a.give(
+            0,
+            Input::Admin {
+                conn,
+                request,
+                what,
+            },
+        );
+        a.admin.take()
+    };
+    let delete = AdminRequest::QueueDelete {
+        name: "here".parse().unwrap(),
+        force: true,
+        discard: false,
+    };
+    for (first, again) in [(here(), vec![here(), delete]), (there(), vec![there()])] {
+        assert!(ask(&mut a, first).is_none(), "the disk has not confirmed");
+        for what in again {
+            match ask(&mut a, what) {
+                Some(AdminReply::Failed { outcome, .. }) => assert_eq!(outcome, Outcome::BUSY),
+                other => panic!("{other:?}"),
+            }
+        }
+        let mut answered = None;
+        while !a.owed.is_empty() {
+            let (ticket, ops) = a.owed.remove(0);
+            a.apply(ops);
+            a.give(0, Input::Persisted { ticket });
+            answered = answered.or(a.admin.take());
+        }
+        match answered {
+            Some(AdminReply::Purged(tally)) => assert_eq!(tally.messages, 1),
+            other => panic!("{other:?}"),
+        }
+    }
+}
