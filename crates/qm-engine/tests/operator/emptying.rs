@@ -83,7 +83,7 @@ fn a_second_purge_of_a_queue_is_turned_away_and_the_first_is_answered() {
             let (ticket, ops) = a.owed.remove(0);
             a.apply(ops);
             a.give(0, Input::Persisted { ticket });
-            answered = answered.or(a.admin.take());
+            answered = answered.or_else(|| a.admin.take());
         }
         match answered {
             Some(AdminReply::Purged(tally)) => assert_eq!(tally.messages, 1),
