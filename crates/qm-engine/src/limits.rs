@@ -18,6 +18,10 @@ pub const SILENT_RIVAL_MS: u64 = 3_000;
 /// dialled anew. Well below QUIC's idle timeout, which a path that works one way never meets.
 pub const SILENT_SESSION_MS: u64 = 10_000;
 
+/// A session is looked at within a few milliseconds of its time. So much later, this node stood
+/// still, and gives a silent peer as much again.
+pub const LATE_LOOK_MS: u64 = 1_000;
+
 /// Refusals remembered per session; the oldest are forgotten first.
 pub const REFUSED_MAX: usize = 4_096;
 

@@ -16,7 +16,8 @@ use crate::config::EngineConfig;
 use crate::connections::With;
 use crate::engine::{Engine, Route, Timer};
 use crate::io::{Event, Lane, LinkId, Output};
-use crate::limits::{DOUBTFUL_MAX, DOUBTFUL_SPAN_MS, FLIGHT_BYTES_MAX, FLIGHTS_MAX, REFUSED_MAX};
+use crate::limits::{DOUBTFUL_MAX, DOUBTFUL_SPAN_MS, FLIGHT_BYTES_MAX, FLIGHTS_MAX};
+use crate::limits::{LATE_LOOK_MS, REFUSED_MAX};
 use crate::peers::Approval;
 use crate::time::Timestamp;
 
@@ -620,8 +621,17 @@ impl Engine {
         }
         let sign_until = session.sign_until.unwrap_or(Timestamp::NEVER);
         if now >= sign_until {
-            return self.end_silent(link);
+            if now.ms_since(sign_until) < LATE_LOOK_MS {
+                return self.end_silent(link);
+            }
+            // This node, or its machine, stood still: what came meanwhile is heard first.
+            if let Some(session) = self.sessions.get_mut(&link) {
+                session.sign_until = Some(now.plus_ms(LATE_LOOK_MS));
+            }
         }
+        let Some(session) = self.sessions.get(&link) else {
+            return;
+        };
         let idle_at = session.last_activity.plus_ms(self.config.idle_session_ms);
         if now >= idle_at && session.flights.is_empty() && !self.keep_connected(session.peer) {
             return self.end_session(link, Outcome::IDLE, "nothing was sent for a while");

@@ -1105,3 +1105,36 @@ fn a_session_that_does_not_answer_is_dialled_anew() {
     connect(&mut a, &mut b, LinkId(2));
     assert_eq!(b.receive_all("orders"), ["x", "y"]);
 }
+
+#[test]
+fn a_node_that_stood_still_does_not_take_that_for_its_peers_silence() {
+    let (mut a, mut b) = (Node::new(1, Trust::Any), Node::new(2, Trust::Any));
+    b.create("orders");
+    a.put("qm://b/orders", b"x", |_| {});
+    connect(&mut a, &mut b, LINK);
+    a.put("qm://b/orders", b"y", |_| {});
+    let mut now_ms = 0;
+    while a.engine.counters().queried == 0 {
+        now_ms += 100;
+        a.give(now_ms, Input::Tick);
+    }
+    for frames in a.sent_on(LINK) {
+        b.give(now_ms, Input::Received { link: LINK, frames });
+    }
+    // The answer came while the machine slept.
+    now_ms += 60_000;
+    for frames in b.sent_on(LINK) {
+        a.give(now_ms, Input::Received { link: LINK, frames });
+    }
+    a.give(now_ms + 30_000, Input::Tick);
+    assert!(a.closed.is_empty(), "{:?}", a.closed);
+    assert_eq!(a.engine.counters().acknowledged, 2);
+    // One that is silent is given up all the same.
+    a.put("qm://b/orders", b"z", |_| {});
+    now_ms += 30_000;
+    for _ in 0..1_000 {
+        now_ms += 100;
+        a.give(now_ms, Input::Tick);
+    }
+    assert_eq!(a.closed, [Outcome::IDLE]);
+}
