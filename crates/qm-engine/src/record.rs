@@ -1,73 +1,18 @@
-//! How the engine's own things lie in the store: heads of messages, names and values of state.
+//! How the engine's own things lie in the store: names and values of state; heads of messages
+//! are in [`head`].
 //!
 //! Every value begins with a version byte; all integers are little-endian. What cannot be read is
 //! reported and left alone, never guessed.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use qm_wire::{Destination, MessageId, Outcome, QmId, QueueName, Tag, Text};
+use qm_wire::{Destination, MessageId, QmId, QueueName, Text};
+
+mod head;
+
+pub use head::StoredMessage;
+pub(crate) use head::{DeadReason, HEAD_BYTES, StoredHead};
 
 const VERSION: u8 = 1;
-/// Version of the heads of dead letters, which tell more than the reason.
-const DEAD_VERSION: u8 = 2;
-
-/// Bytes of a stored head before the envelope, for a message that is no dead letter.
-pub(crate) const HEAD_BYTES: u64 = 1 + 8 + 8 + 8 + 8 + 8 + 2;
-
-/// What a node knows of a stored message beside its envelope.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct StoredHead {
-    pub(crate) tag: Tag,
-    /// Node time of acceptance or arrival, microseconds.
-    pub(crate) at_us: u64,
-    /// Wall clock then, microseconds; for people.
-    pub(crate) wall_us: u64,
-    /// Time left to reach the queue at `at_us`.
-    pub(crate) reach_left_ms: u64,
-    /// Time left to be received at `at_us`.
-    pub(crate) receive_left_ms: u64,
-    /// Why it is here, for dead letters.
-    pub(crate) dead: Option<DeadReason>,
-    pub(crate) envelope: Bytes,
-}
-
-/// Provenance of a dead letter.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct DeadReason {
-    pub(crate) outcome: Outcome,
-    /// The original destination, as it would be written again.
-    pub(crate) destination: Text,
-    /// Whether the message may have been delivered or received all the same.
-    pub(crate) uncertain: bool,
-    /// The queue manager whose word it is.
-    pub(crate) by: QmId,
-}
-
-/// What is stored beside a message's body, for tools and tests that look into a store.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct StoredMessage {
-    /// The message's envelope.
-    pub envelope: qm_wire::Envelope,
-    /// Its tag.
-    pub tag: Tag,
-    /// Why it is a dead letter, if it is one.
-    pub dead: Option<Outcome>,
-}
-
-impl StoredMessage {
-    /// Understands the head of a stored record; `None` when it is damaged or of a later version.
-    #[must_use]
-    pub fn read(head: &Bytes) -> Option<Self> {
-        let head = StoredHead::decode(head)?;
-        let envelope = qm_wire::Envelope::decode(&head.envelope).ok()?;
-        Some(Self {
-            envelope,
-            tag: head.tag,
-            dead: head.dead.map(|dead| dead.outcome),
-        })
-    }
-}
-
 /// What a stream of the store holds, for tools that look into a store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -91,74 +36,6 @@ impl StoredQueue {
             QueueRecord::Outgoing { remote, queue, .. } => format!("{remote}/{queue}"),
         };
         Some(Self { name, priority })
-    }
-}
-
-impl StoredHead {
-    pub(crate) fn encode(&self) -> Bytes {
-        let mut to = BytesMut::with_capacity(48 + self.envelope.len());
-        to.put_u8(if self.dead.is_some() {
-            DEAD_VERSION
-        } else {
-            VERSION
-        });
-        to.put_slice(&self.tag.0);
-        to.put_u64_le(self.at_us);
-        to.put_u64_le(self.wall_us);
-        to.put_u64_le(self.reach_left_ms);
-        to.put_u64_le(self.receive_left_ms);
-        match &self.dead {
-            None => to.put_u16_le(0),
-            Some(dead) => {
-                to.put_u16_le(dead.outcome.0);
-                put_bytes(&mut to, dead.destination.as_bytes());
-                to.put_u8(u8::from(dead.uncertain));
-                to.put_slice(dead.by.as_bytes());
-            }
-        }
-        to.put_slice(&self.envelope);
-        to.freeze()
-    }
-
-    pub(crate) fn decode(head: &Bytes) -> Option<Self> {
-        let mut r = head.clone();
-        let version = r.try_get_u8().ok()?;
-        if !matches!(version, VERSION | DEAD_VERSION) {
-            return None;
-        }
-        let tag = Tag(take_array(&mut r)?);
-        let at_us = r.try_get_u64_le().ok()?;
-        let wall_us = r.try_get_u64_le().ok()?;
-        let reach_left_ms = r.try_get_u64_le().ok()?;
-        let receive_left_ms = r.try_get_u64_le().ok()?;
-        let outcome = Outcome(r.try_get_u16_le().ok()?);
-        let dead = if outcome.0 == 0 {
-            None
-        } else {
-            let destination = take_text(&mut r)?;
-            // The first version did not tell whose word it was, nor whether it was certain.
-            let (uncertain, by) = if version == VERSION {
-                (false, QmId::from_bytes([0; 16]))
-            } else {
-                let flags = r.try_get_u8().ok()?;
-                (flags & 1 != 0, QmId::from_bytes(take_array(&mut r)?))
-            };
-            Some(DeadReason {
-                outcome,
-                destination,
-                uncertain,
-                by,
-            })
-        };
-        Some(Self {
-            tag,
-            at_us,
-            wall_us,
-            reach_left_ms,
-            receive_left_ms,
-            dead,
-            envelope: r,
-        })
     }
 }
 
@@ -448,37 +325,6 @@ mod tests {
 
     #[test]
     fn records_come_back_as_they_were() {
-        let head = StoredHead {
-            tag: Tag([1; 8]),
-            at_us: 2,
-            wall_us: 3,
-            reach_left_ms: 4,
-            receive_left_ms: u64::MAX,
-            dead: Some(DeadReason {
-                outcome: Outcome::ACCESS_DENIED,
-                destination: "qm://b/orders".into(),
-                uncertain: true,
-                by: QmId::from_bytes([4; 16]),
-            }),
-            envelope: Bytes::from_static(b"envelope"),
-        };
-        assert_eq!(StoredHead::decode(&head.encode()), Some(head.clone()));
-        assert_eq!(StoredHead::decode(&head.encode().slice(..20)), None);
-        // A dead letter of the first version, which ended with its destination.
-        let first = {
-            let mut bytes = head.encode().to_vec();
-            bytes[0] = 1;
-            let after = bytes.len() - b"envelope".len();
-            bytes.drain(after - 17..after);
-            Bytes::from(bytes)
-        };
-        let read = StoredHead::decode(&first).unwrap();
-        let dead = read.dead.unwrap();
-        assert!(!dead.uncertain);
-        assert_eq!(
-            (dead.destination.as_str(), read.envelope),
-            ("qm://b/orders", head.envelope)
-        );
         for record in [
             QueueRecord::Local(LocalSettings::new("q".parse().unwrap())),
             QueueRecord::Outgoing {

@@ -270,6 +270,16 @@ keys! {
         Ok(())
     };
 
+    "store.index_bytes", Kind::Size,
+    "Memory for the index of what waits on disk; the parts of a longer one that are not needed now\nwait in a file. The newest records of every queue stay in memory beside it.",
+    |s| show_size(s.store.index_bytes_max as u64),
+    |s, text| { s.store.index_bytes_max = size(text, 1 << 20, ANY)?; Ok(()) };
+
+    "store.side_file_bytes", Kind::Size,
+    "Bodies of so many bytes or more get a file of their own beside the message log.",
+    |s| show_size(s.store.side_file_bytes as u64),
+    |s, text| { s.store.side_file_bytes = size(text, 64 << 10, 64 << 20)?; Ok(()) };
+
     "dedup.size", Kind::Number,
     "Messages that the duplicate cache remembers; 0 turns it off.",
     |s| s.engine.dedup_capacity.to_string(),

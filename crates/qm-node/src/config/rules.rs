@@ -55,6 +55,7 @@ impl Settings {
         let pools = [
             ("limits.express_bytes", bytes(engine.express_bytes_max)),
             ("limits.resident_bytes", bytes(engine.resident_bytes_max)),
+            ("store.index_bytes", bytes(self.store.index_bytes_max)),
             (
                 "dedup.size",
                 bytes(engine.dedup_capacity).saturating_mul(DEDUP_ENTRY_BYTES),

@@ -53,9 +53,14 @@ fn values_have_units_and_land_where_they_belong() {
         store_bytes = 1073741824
         [recoverable]
         time_to_reach_queue = "4d"
+        [store]
+        index_bytes = "4MiB"
+        side_file_bytes = "128KiB"
         "#,
     )
     .unwrap();
+    assert_eq!(settings.store.index_bytes_max, 4 << 20);
+    assert_eq!(settings.store.side_file_bytes, 128 << 10);
     assert_eq!(settings.listen, "[::]:1900".parse().unwrap());
     assert_eq!(settings.name.as_deref(), Some("till-17"));
     assert_eq!(settings.engine.trust, Trust::Any);
@@ -194,6 +199,16 @@ fn a_mistake_is_told_with_file_line_and_what_is_accepted() {
             "[store]\ndisk_bytes = \"64MiB\"",
             "64MiB do not hold the reserve (64MiB) and one file more (",
             "raise store.disk_bytes",
+        ),
+        (
+            "[store]\nside_file_bytes = \"1KiB\"",
+            "qm-node.toml:2:19: `store.side_file_bytes`: `1KiB` is not between 64KiB and 64MiB",
+            "4MiB",
+        ),
+        (
+            "[store]\nindex_bytes = \"17GiB\"",
+            "`store.index_bytes`: messages may take 17.0 GiB of memory",
+            "lower them",
         ),
     ] {
         let error = mistake(read(text));

@@ -19,7 +19,9 @@ pub struct LogOptions {
     /// removal takes 40 bytes and 32 a commit. With
     /// none a full store can neither be drained nor make room.
     pub reserve_bytes: u64,
-    /// Empty segments kept beyond the reserve instead of being given back to the disk.
+    /// How many segments more than twice of what is live a busy log may have before its commits
+    /// move records. Emptied segments are used again; only when it is quiet those beyond the
+    /// reserve and one more go back to the disk.
     pub spare_segments_max: usize,
     /// The most all segment files together may take; beyond it the store is full. A limit the
     /// existing files exceed already only stops growth.

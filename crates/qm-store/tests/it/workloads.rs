@@ -93,7 +93,8 @@ impl Author {
     }
 }
 
-/// Nothing is kept that could be used again, so that it is.
+/// No emptied segment is kept for its heads, and the log may not outgrow what is live: segments
+/// are used again soon.
 fn eager() -> LogOptions {
     LogOptions {
         recent_puts: 2,
@@ -252,7 +253,7 @@ pub(crate) fn reserve() -> Workload {
 /// Processes that die or end in order, again and again.
 pub(crate) fn restarts() -> Workload {
     let mut author = Author::new(6);
-    for round in 0..15u64 {
+    for round in 0..9u64 {
         for _ in 0..3 {
             let last = author.next[1];
             let (stays, comes) = (author.put(0, 200), author.put(1, 1800));
