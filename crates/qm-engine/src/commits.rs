@@ -103,6 +103,8 @@ struct Gathering {
     ops: Vec<StoreOp>,
     bytes: usize,
     then: Vec<Then>,
+    /// See [`Waiting::overtakes`].
+    overtakes: bool,
 }
 
 /// See the module.
@@ -221,7 +223,7 @@ impl Commits {
             self.waiting.push_back(Waiting {
                 ticket,
                 since: now,
-                overtakes: false,
+                overtakes: core::mem::take(&mut gathering.overtakes),
                 then: core::mem::take(&mut gathering.then),
             });
             sealed.push((ticket, core::mem::take(&mut gathering.ops)));
@@ -247,10 +249,21 @@ impl Commits {
             .waiting
             .iter()
             .position(|waiting| waiting.ticket == ticket)?;
+        self.overtaken(at);
+        self.waiting.remove(at).map(|batch| batch.then)
+    }
+
+    /// What comes behind this place was taken in before anybody could hear of a refusal.
+    fn overtaken(&mut self, at: usize) {
         for later in self.waiting.iter_mut().skip(at) {
             later.overtakes = true;
         }
-        self.waiting.remove(at).map(|batch| batch.then)
+        self.putting.overtakes |= !self.putting.then.is_empty();
+    }
+
+    /// A batch that was durable is undone: what comes behind it overtakes that, too.
+    pub(crate) fn undone(&mut self) {
+        self.overtaken(0);
     }
 
     /// For how long the oldest batch has waited for the disk, milliseconds.

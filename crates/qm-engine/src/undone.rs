@@ -79,6 +79,7 @@ impl Engine {
             }
         }
         if stands.len() < before {
+            self.commits.undone();
             self.on_refused(void);
             self.seal();
         }

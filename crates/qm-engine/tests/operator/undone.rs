@@ -1,10 +1,11 @@
 //! What a full disk undoes leaves no trace, also over a restart.
 
-use qm_engine::{Input, LinkId, StoreOp, Trust};
-use qm_wire::Outcome;
-use qm_wire::local::NodeFrame;
+use bytes::Bytes;
+use qm_engine::{Input, LinkId, Now, StoreOp, Trust};
+use qm_wire::local::{ClientFrame, NodeFrame, Put};
+use qm_wire::{Class, Outcome};
 
-use crate::support::{LINK, Node, carry, connect};
+use crate::support::{APPLICATION, LINK, Node, carry, connect};
 
 /// Answers for the disk in order, what the engine asks for meanwhile last; no more than `most`
 /// answers. Of the batches with messages it has no room for those whose numbers, from one, are in
@@ -107,4 +108,50 @@ fn nobody_hears_of_a_refusal_before_nothing_can_be_left_of_the_message() {
     answer(&mut a, 0, usize::MAX, &[]);
     assert!(a.records.is_empty());
     assert_eq!(refusals(&a), 2);
+}
+
+#[test]
+fn what_was_gathered_when_the_refusal_came_does_not_overtake_either() {
+    let mut a = Node::new(1, Trust::Any);
+    a.create("here");
+    a.hello();
+    a.mute = true;
+    a.next_sequence = 2;
+    a.put("here", b"1", |_| {});
+    let is_put = |op: &StoreOp| matches!(op, StoreOp::Put { .. });
+    let first = a.owed.iter().position(|(_, ops)| ops.iter().any(is_put));
+    answer(&mut a, 0, first.unwrap(), &[]);
+    // The next one is taken in, and the disk answers before the engine is asked what follows.
+    let mut put = Put::new(3, "here", Bytes::from_static(b"2"));
+    put.class = Class::Recoverable;
+    let (conn, frame) = (APPLICATION, ClientFrame::Put(put));
+    a.engine
+        .handle(Now::default(), Input::Client { conn, frame });
+    answer(&mut a, 0, usize::MAX, &[1]);
+    assert_eq!(refusals(&a), 2, "{:?}", a.told);
+    a.mute = false;
+    assert!(a.records.is_empty());
+    assert!(a.receive_all("here").is_empty());
+}
+
+#[test]
+fn what_comes_while_something_is_being_undone_does_not_overtake_it() {
+    let mut a = Node::new(1, Trust::Any);
+    a.create("here");
+    a.hello();
+    a.mute = true;
+    a.next_sequence = 2;
+    for body in [&b"1"[..], b"2"] {
+        a.put("here", body, |_| {});
+    }
+    let is_put = |op: &StoreOp| matches!(op, StoreOp::Put { .. });
+    let first = a.owed.iter().position(|(_, ops)| ops.iter().any(is_put));
+    answer(&mut a, 0, first.unwrap() + 1, &[1]);
+    // The disk is slow: there may be room again, and the second is not decided yet.
+    a.clock_ms = 2_000;
+    a.give(2_000, Input::Tick);
+    a.put("here", b"3", |_| {});
+    answer(&mut a, 2_000, usize::MAX, &[]);
+    assert_eq!(refusals(&a), 3, "{:?}", a.told);
+    assert!(a.records.is_empty());
 }
