@@ -513,7 +513,8 @@ impl Engine {
     /// The first message by priority, then arrival; expired ones are buried on the way.
     fn next_message(&mut self, number: u32) -> Option<(u8, Message)> {
         let queue = self.locals.get(&number)?;
-        if queue.settings.paused || queue.deleting {
+        // What a stop saves waits for the next start.
+        if queue.settings.paused || queue.deleting || self.stopping {
             return None;
         }
         for priority in (0..8_u8).rev() {

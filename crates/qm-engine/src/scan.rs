@@ -136,10 +136,11 @@ impl Engine {
 
     /// Takes a message out of turn, wherever it is.
     pub(crate) fn take_at(&mut self, number: u32, priority: u8, read: Message) -> Option<Message> {
+        let stopping = self.stopping;
         let queue = self
             .locals
             .get_mut(&number)
-            .filter(|queue| !queue.deleting)?;
+            .filter(|queue| !queue.deleting && !stopping)?;
         let lane = queue.lanes.get_mut(&priority)?;
         if let Some(message) = lane.take(read.position) {
             self.release(&message);

@@ -17,11 +17,23 @@ impl Engine {
                         .map(|m| (*number, *priority, m)),
                 );
             }
-            // What an application holds comes back when its connection goes, which is after this.
-            for leased in queue.leased.values() {
-                if !leased.message.class.is_durable() {
-                    local.push((*number, leased.priority, leased.message.clone()));
-                }
+            // What an application holds would come back when its connection goes, which is after
+            // this. It is told that it does not hold it any more: settled now, it would be
+            // consumed and come again with the next start.
+            let express: Vec<u64> = queue
+                .leased
+                .iter()
+                .filter(|(_, leased)| !leased.message.class.is_durable())
+                .map(|(lookup, _)| *lookup)
+                .collect();
+            for leased in express
+                .iter()
+                .filter_map(|lookup| queue.leased.remove(lookup))
+            {
+                let bytes = leased.message.credit();
+                queue.leased_bytes = queue.leased_bytes.saturating_sub(bytes);
+                self.clients.unleased(leased.conn, bytes);
+                local.push((*number, leased.priority, leased.message));
             }
         }
         let mut outgoing: Vec<(u32, u8, Message)> = Vec::new();

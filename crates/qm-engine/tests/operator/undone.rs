@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use qm_engine::{Input, LinkId, Now, StoreOp, Trust};
-use qm_wire::local::{ClientFrame, NodeFrame, Put};
+use qm_wire::local::{ClientFrame, NodeFrame, Put, Receive, Settle, Verdict};
 use qm_wire::{Class, Outcome};
 
 use crate::support::{APPLICATION, LINK, Node, carry, connect};
@@ -154,4 +154,48 @@ fn what_comes_while_something_is_being_undone_does_not_overtake_it() {
     answer(&mut a, 2_000, usize::MAX, &[]);
     assert_eq!(refusals(&a), 3, "{:?}", a.told);
     assert!(a.records.is_empty());
+}
+
+#[test]
+fn what_a_stop_saved_is_not_consumed_beside_its_copy() {
+    let mut a = Node::new(1, Trust::Any);
+    a.create("here");
+    a.put("here", b"x", |put| put.class = Class::Express);
+    a.put("here", b"y", |_| {});
+    assert_eq!(a.receive_all("here"), ["x", "y"]);
+    let deliveries = a.told.iter().filter_map(|frame| match frame {
+        NodeFrame::Delivery(delivery) => Some((delivery.lookup, delivery.lookup)),
+        _ => None,
+    });
+    let ranges: Vec<_> = deliveries.collect();
+    a.give(0, Input::Stop);
+    a.told.clear();
+    // Whoever asks now gets nothing of what was saved, or it would be out twice.
+    let mut receive = Receive::new(900, "here".parse().unwrap());
+    receive.messages_max = 100;
+    a.client(ClientFrame::Receive(receive));
+    let delivered = |frame: &NodeFrame| matches!(frame, NodeFrame::Delivery(_));
+    assert!(!a.told.iter().any(delivered), "{:?}", a.told);
+    a.client(ClientFrame::Settle(Settle {
+        request: 901,
+        queue: "here".parse().unwrap(),
+        verdict: Verdict::Consume,
+        ranges: ranges.clone(),
+    }));
+    let settled = a.told.iter().find_map(|frame| match frame {
+        NodeFrame::Settled(settled) => Some(settled.clone()),
+        _ => None,
+    });
+    let settled = settled.unwrap();
+    assert_eq!(settled.messages, 1);
+    assert_eq!(
+        (settled.outcome, settled.lost),
+        (Some(Outcome::LEASE_LOST), vec![ranges[0]])
+    );
+    let mut a = a.restart(Trust::Any);
+    assert_eq!(
+        a.receive_all("here"),
+        ["x"],
+        "told that it is not consumed, and not lost"
+    );
 }
