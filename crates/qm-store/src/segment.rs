@@ -46,7 +46,9 @@ impl SegmentFile {
         let state = match (readable(&first), readable(&second)) {
             (true, _) => first,
             (false, true) => second,
-            (false, false) if first == HeaderState::Void && second == HeaderState::Void => first,
+            // The other one is what a power cut left of a voiding or of a first write: neither
+            // touches a copy while the other holds a header that anybody relies on.
+            (false, false) if [first, second].contains(&HeaderState::Void) => HeaderState::Void,
             (false, false) => HeaderState::Unreadable,
         };
         Ok(HeaderCopies {
@@ -71,17 +73,17 @@ impl SegmentFile {
             .map_err(|e| self.error("seal", e))
     }
 
-    /// Makes the segment durably empty. The seal stays: were only one header copy voided when the
-    /// power goes, the segment is back and must still say where it ends.
+    /// Makes the segment durably empty, one copy of the header after the other: cut in a write at
+    /// most one is torn, and the other says what it was. The seal stays: were only one copy voided
+    /// when the power goes, the segment is back and must still say where it ends.
     pub(crate) fn void(&self) -> Result<(), StoreError> {
         for at in HEADER_AT {
             self.file
                 .write_at(&[0; HEADER_BYTES], at as u64)
+                .and_then(|()| self.file.sync_data())
                 .map_err(|error| self.error("void", error))?;
         }
-        self.file
-            .sync_data()
-            .map_err(|error| self.error("void", error))
+        Ok(())
     }
 }
 
