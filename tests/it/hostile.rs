@@ -595,9 +595,9 @@ fn a_good_peer_keeps_its_throughput_under_attack() {
             growth >> 20
         );
         assert!(growth < GROWTH_BYTES_MAX, "{name}: {growth} bytes");
-        // The verdict is for a quiet machine; here it is enough that the peer was served at all.
-        let enough = if slow { KEPT_MIN } else { 0.05 };
-        if kept < enough {
+        // The verdict is for a quiet machine; beside other tests it is enough that the peer was
+        // served at all.
+        if (slow && kept < KEPT_MIN) || during <= 0.0 {
             too_slow.push(format!("{name}: {kept:.2} of its throughput"));
         }
     }
