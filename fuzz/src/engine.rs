@@ -269,7 +269,10 @@ impl World {
         // Batches that only give room back are never refused.
         let puts = ops.iter().any(|op| matches!(op, StoreOp::Put { .. }));
         if puts && how % 8 == 7 {
-            return self.give(Input::PersistRefused { ticket });
+            return self.give(Input::PersistRefused {
+                ticket,
+                limited: false,
+            });
         }
         for op in ops {
             self.apply(op);

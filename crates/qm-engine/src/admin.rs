@@ -4,6 +4,7 @@ use qm_cache::{DedupStats, RouteStats};
 use qm_wire::{Class, Incarnation, MessageId, Outcome, QmId, QueueName};
 
 pub use crate::cause::Cause;
+pub use crate::io::FullBy;
 use crate::record::{LocalSettings, RemoteKey};
 
 /// What an operator asks of the engine.
@@ -286,8 +287,8 @@ pub struct StatusView {
     pub unconfirmed_ms: Option<u64>,
     /// Records that are on disk and that no read brings.
     pub missing_records: u64,
-    /// Whether the disk is full.
-    pub store_full: bool,
+    /// What is full, so that messages are refused.
+    pub full_by: Option<FullBy>,
     /// Bytes of messages held in memory.
     pub resident_bytes: u64,
 }

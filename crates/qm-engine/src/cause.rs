@@ -67,7 +67,7 @@ causes! {
     Behind = "behind";
     /// Nothing waits.
     Idle = "idle";
-    /// The disk of this node is full.
+    /// The disk of this node, or a limit of it, is full.
     StoreFull = "store_full";
     /// The disk of this node has not confirmed a write for long.
     DiskSlow = "disk_slow";

@@ -552,17 +552,17 @@ impl Engine {
         Ok(envelope)
     }
 
-    fn check_room(&self, put: &Put, target: &Target) -> Result<(), (Outcome, String)> {
+    fn check_room(&mut self, put: &Put, target: &Target) -> Result<(), (Outcome, String)> {
         let bytes = put.body.len() as u64;
         if put.class.is_durable() {
-            if self.store_full {
+            if self.disk_refuses() {
                 let text = "the disk is full; make room or wait until messages have left";
                 return Err((Outcome::STORE_FULL, text.to_owned()));
             }
-            if self.stored_bytes.saturating_add(bytes) > self.config.store_bytes_max {
+            if !self.may_store(bytes) {
                 let text = format!(
-                    "waiting messages fill the node's quota of {} bytes",
-                    self.config.store_bytes_max
+                    "waiting messages fill what limits.store_bytes allows: {} of {} bytes; wait until receivers have made room",
+                    self.stored_bytes, self.config.store_bytes_max
                 );
                 return Err((Outcome::STORE_FULL, text));
             }

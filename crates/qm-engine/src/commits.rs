@@ -123,7 +123,19 @@ struct Waiting {
     since: Timestamp,
     /// An earlier batch was refused: what this one puts would overtake it.
     overtakes: bool,
+    /// Whether it needed room for messages.
+    puts: bool,
     then: Vec<Then>,
+}
+
+/// A batch that is on disk.
+#[derive(Debug)]
+pub(crate) struct Durable {
+    /// Whether it overtook a batch that was refused.
+    pub(crate) overtakes: bool,
+    /// Whether it needed room for messages.
+    pub(crate) puts: bool,
+    pub(crate) then: Vec<Then>,
 }
 
 impl Commits {
@@ -224,6 +236,10 @@ impl Commits {
                 ticket,
                 since: now,
                 overtakes: core::mem::take(&mut gathering.overtakes),
+                puts: gathering
+                    .ops
+                    .iter()
+                    .any(|op| matches!(op, StoreOp::Put { .. })),
                 then: core::mem::take(&mut gathering.then),
             });
             sealed.push((ticket, core::mem::take(&mut gathering.ops)));
@@ -232,13 +248,15 @@ impl Commits {
     }
 
     /// The next batch that is durable when everything up to `ticket` is.
-    /// Tells also whether it overtook a batch that was refused.
-    pub(crate) fn durable(&mut self, ticket: Ticket) -> Option<(bool, Vec<Then>)> {
+    pub(crate) fn durable(&mut self, ticket: Ticket) -> Option<Durable> {
         match self.waiting.front() {
-            Some(first) if first.ticket <= ticket => self
-                .waiting
-                .pop_front()
-                .map(|batch| (batch.overtakes, batch.then)),
+            Some(first) if first.ticket <= ticket => {
+                self.waiting.pop_front().map(|batch| Durable {
+                    overtakes: batch.overtakes,
+                    puts: batch.puts,
+                    then: batch.then,
+                })
+            }
             _ => None,
         }
     }
@@ -264,6 +282,11 @@ impl Commits {
     /// A batch that was durable is undone: what comes behind it overtakes that, too.
     pub(crate) fn undone(&mut self) {
         self.overtaken(0);
+    }
+
+    /// Whether a batch is gathered, or at the disk, that follows a refused one.
+    pub(crate) fn has_overtaking(&self) -> bool {
+        self.putting.overtakes || self.waiting.iter().any(|batch| batch.overtakes)
     }
 
     /// For how long the oldest batch has waited for the disk, milliseconds.

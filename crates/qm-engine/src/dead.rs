@@ -398,7 +398,7 @@ impl Engine {
     }
 
     fn check_resend_room(&self, target: &Target) -> Result<(), (Outcome, String)> {
-        if self.store_full {
+        if self.disk_refuses() {
             let text = "the disk is full; make room or wait until messages have left";
             return Err((Outcome::STORE_FULL, text.to_owned()));
         }

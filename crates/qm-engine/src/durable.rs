@@ -7,7 +7,7 @@ use qm_wire::{Class, MessageKey, Outcome};
 use crate::backlog::Backlog;
 use crate::commits::{Origin, PutAt, Then};
 use crate::engine::Engine;
-use crate::io::{Event, Output};
+use crate::io::Output;
 
 impl Engine {
     pub(crate) fn on_durable(&mut self, batch: Vec<Then>) {
@@ -96,7 +96,12 @@ impl Engine {
 
     /// The disk is full: nothing of the batch was done. Applications are told, peers get no ack
     /// and no credit, so they keep what they have.
-    pub(crate) fn on_refused(&mut self, batch: Vec<Then>) {
+    pub(crate) fn on_refused(&mut self, batch: Vec<Then>, limited: bool) {
+        self.disk_refused(limited);
+        self.take_back(batch);
+    }
+
+    pub(crate) fn take_back(&mut self, batch: Vec<Then>) {
         let mut emptied = Vec::new();
         let mut cut = BTreeSet::new();
         for then in batch {
@@ -165,11 +170,6 @@ impl Engine {
                 }
             }
         }
-        if !self.store_full {
-            self.store_full = true;
-            self.event(Event::StoreFull { full: true });
-        }
-        self.arm_store_retry();
         for link in cut {
             // What is under way on the session comes after what was refused: it must not be taken
             // before that comes again. The next session begins with what is in doubt.

@@ -25,6 +25,7 @@ use crate::penalty::Penalties;
 use crate::purge::Purge;
 use crate::queues::LocalQueue;
 use crate::record::RemoteKey;
+use crate::room::Room;
 use crate::scan::ScanJob;
 use crate::session::Session;
 use crate::time::{Now, Timestamp};
@@ -75,9 +76,6 @@ pub enum Route {
     Address(String),
 }
 
-/// How often a full disk or a reached limit is looked at again.
-const STORE_RETRY_MS: u64 = 1_000;
-
 /// Key of the ack-route cache.
 pub(crate) type RouteKey = (QmId, Incarnation);
 
@@ -90,6 +88,7 @@ pub(crate) enum Timer {
     Expiry,
     Maintenance,
     StoreRetry,
+    StoreRoom,
     Purge,
 }
 
@@ -145,8 +144,7 @@ pub struct Engine {
     pub(crate) early_receives: Vec<(ConnId, Receive)>,
     pub(crate) life_saved: bool,
     pub(crate) stopping: bool,
-    pub(crate) store_full: bool,
-    store_retry_armed: bool,
+    pub(crate) room: Room,
 
     pub(crate) locals: BTreeMap<u32, LocalQueue>,
     pub(crate) local_names: BTreeMap<QueueName, u32>,
@@ -240,8 +238,7 @@ impl Engine {
             early_receives: Vec::new(),
             life_saved: false,
             stopping: false,
-            store_full: false,
-            store_retry_armed: false,
+            room: Room::default(),
             locals: BTreeMap::new(),
             local_names: BTreeMap::new(),
             outs: BTreeMap::new(),
@@ -331,16 +328,24 @@ impl Engine {
             Input::Received { link, frames } => self.on_received(link, frames),
             Input::Closed { link, text } => self.on_closed(link, &text),
             Input::Persisted { ticket } => {
-                while let Some((overtakes, then)) = self.commits.durable(ticket) {
-                    let then = if overtakes { self.undo(then) } else { then };
+                while let Some(durable) = self.commits.durable(ticket) {
+                    let then = if durable.overtakes {
+                        self.undo(durable.then)
+                    } else {
+                        if durable.puts {
+                            self.disk_took();
+                        }
+                        durable.then
+                    };
                     self.on_durable(then);
                 }
             }
-            Input::PersistRefused { ticket } => {
+            Input::PersistRefused { ticket, limited } => {
                 if let Some(then) = self.commits.refused(ticket) {
-                    self.on_refused(then);
+                    self.on_refused(then, limited);
                 }
             }
+            Input::DiskHasRoom => self.on_disk_has_room(),
             Input::Damaged {
                 load,
                 position,
@@ -404,6 +409,7 @@ impl Engine {
                 Timer::Expiry => self.expire_due(),
                 Timer::Maintenance => self.on_maintenance(),
                 Timer::StoreRetry => self.on_store_retry(),
+                Timer::StoreRoom => self.on_store_room(),
                 // The next batch goes on with it.
                 Timer::Purge => self.flushed = false,
             }
@@ -413,6 +419,7 @@ impl Engine {
     /// Everything that is decided once for a batch of inputs.
     fn flush(&mut self) {
         self.step_purges();
+        self.look_for_room();
         while let Some(queue) = self.busy_queues.pop_first() {
             self.serve_receivers(queue);
         }
@@ -509,28 +516,6 @@ impl Engine {
             .flat_map(|session| session.flights.values());
         let flights = flights.map(|flight| flight.message.credit()).sum::<u64>();
         self.stored_bytes = locals.sum::<u64>() + outs.sum::<u64>() + flights;
-    }
-
-    /// Looks again in a second whether there is room.
-    pub(crate) fn arm_store_retry(&mut self) {
-        if !core::mem::replace(&mut self.store_retry_armed, true) {
-            self.arm(self.now.at.plus_ms(STORE_RETRY_MS), Timer::StoreRetry);
-        }
-    }
-
-    fn on_store_retry(&mut self) {
-        self.store_retry_armed = false;
-        if core::mem::take(&mut self.life_refused) {
-            self.begin_life(self.life);
-        }
-        self.undo_again();
-        if self.store_full {
-            self.store_full = false;
-            self.event(Event::StoreFull { full: false });
-        }
-        for link in self.sessions.keys() {
-            self.busy_sessions.insert(*link);
-        }
     }
 
     fn on_stop(&mut self) {

@@ -154,6 +154,42 @@ impl DialFailure {
     }
 }
 
+/// What keeps a node from accepting messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum FullBy {
+    /// The disk.
+    Disk,
+    /// The part of the disk that the store may take.
+    DiskLimit,
+    /// The bytes of messages that may wait, [`crate::EngineConfig::store_bytes_max`].
+    Stored,
+}
+
+impl FullBy {
+    /// What operators know it by: the disk, or the name of the limit.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Disk => "disk",
+            Self::DiskLimit => "store.disk_bytes",
+            Self::Stored => "limits.store_bytes",
+        }
+    }
+
+    /// The same in a sentence.
+    #[must_use]
+    pub const fn sentence(self) -> &'static str {
+        match self {
+            Self::Disk => "the disk of this node is full",
+            Self::DiskLimit => "the files of this node fill what store.disk_bytes allows",
+            Self::Stored => {
+                "the messages that wait on this node fill what limits.store_bytes allows"
+            }
+        }
+    }
+}
+
 /// What happened outside.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -207,7 +243,12 @@ pub enum Input {
     PersistRefused {
         /// The ticket.
         ticket: Ticket,
+        /// Whether a limit of the store refused it, and not the disk.
+        limited: bool,
     },
+    /// There is room again for what was refused last. Nobody has to tell: a full disk is tried
+    /// again every second.
+    DiskHasRoom,
     /// The answer to [`Output::Load`], in the order of positions.
     Loaded {
         /// Which.
@@ -446,10 +487,12 @@ pub enum Event {
         /// Who answers now.
         found: QmId,
     },
-    /// The disk is full, or has room again.
+    /// There is no room for messages, or there is again.
     StoreFull {
         /// Which of the two.
         full: bool,
+        /// What is, or was, full.
+        by: FullBy,
     },
     /// A queue reached its quota, or has room again.
     QueueFull {

@@ -31,6 +31,7 @@ mod purge;
 mod queues;
 mod record;
 mod recover;
+mod room;
 mod scan;
 mod seek;
 mod session;
@@ -49,7 +50,7 @@ pub use config::{EngineConfig, Trust};
 pub use engine::{ArrivalKey, Engine, Identity, Route};
 pub use entropy::{Entropy, SeededEntropy};
 pub use io::{
-    ConnId, DialFailure, Event, Input, Lane, LinkId, LoadId, Output, Recovered, StoreOp,
+    ConnId, DialFailure, Event, FullBy, Input, Lane, LinkId, LoadId, Output, Recovered, StoreOp,
     StoredRecord, StreamId, StreamSummary, Ticket,
 };
 pub use record::{LocalSettings, RemoteKey, StoredMessage, StoredQueue};

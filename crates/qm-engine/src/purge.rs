@@ -211,7 +211,7 @@ impl Engine {
         }
         let (job, discard, outcome) = (purge.job, purge.discard, purge.outcome);
         let ends = purge.ends.clone();
-        if self.store_full && !discard {
+        if self.disk_refuses() && !discard {
             return self.purge_failed(job);
         }
         let mut step = Step::Done;
@@ -336,7 +336,7 @@ impl Engine {
         });
         if clear {
             self.purge_done(local, number);
-        } else if self.store_full {
+        } else if self.disk_refuses() {
             self.purge_failed(job);
         }
     }

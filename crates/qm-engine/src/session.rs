@@ -473,14 +473,8 @@ impl Engine {
 
     /// Lets the peer transmit as much as the window has room for. Never less than before.
     pub(crate) fn grant_credit(&mut self, link: LinkId) {
-        if self.store_full || self.stopping {
+        if self.stopping || !self.may_grant() {
             return;
-        }
-        if self.express_bytes > self.config.express_bytes_max
-            || self.stored_bytes > self.config.store_bytes_max
-        {
-            // Looked at again when room may have come back.
-            return self.arm_store_retry();
         }
         let Some(session) = self.sessions.get_mut(&link) else {
             return;

@@ -80,7 +80,7 @@ impl Engine {
         }
         if stands.len() < before {
             self.commits.undone();
-            self.on_refused(void);
+            self.take_back(void);
             self.seal();
         }
         stands

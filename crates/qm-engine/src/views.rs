@@ -175,7 +175,7 @@ impl Engine {
             express_bytes_max: self.config.express_bytes_max as u64,
             unconfirmed_ms: self.commits.oldest_ms(self.now.at),
             missing_records: 0,
-            store_full: self.store_full,
+            full_by: self.full_by(),
             resident_bytes: (self.resident_bytes + self.express_bytes) as u64,
         };
         for queue in self.locals.values() {

@@ -407,8 +407,8 @@ impl Engine {
                 .last_error
                 .map(|error| format!("last error: {error}")),
         );
-        if self.store_full && reason.0 != Cause::StoreFull {
-            evidence.push("the disk of this node is full".to_owned());
+        if let Some(by) = self.full_by().filter(|_| reason.0 != Cause::StoreFull) {
+            evidence.push(by.sentence().to_owned());
         }
         evidence.extend(shown(&shown_as.connections));
         view(subject, reason, evidence)
@@ -416,10 +416,10 @@ impl Engine {
 
     /// What of this node's own disk holds messages.
     fn disk_reason(&self) -> Option<Reason> {
-        if self.store_full {
+        if let Some(by) = self.full_by() {
             return Some(Reason(
                 Cause::StoreFull,
-                "the disk of this node is full: nothing new is accepted".to_owned(),
+                format!("{}: nothing new is accepted", by.sentence()),
                 Some("receive, purge, or make room: qm-node doctor".to_owned()),
             ));
         }

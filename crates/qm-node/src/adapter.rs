@@ -32,7 +32,9 @@ pub(crate) enum DiskEvent {
     /// Everything up to this ticket is durable.
     Persisted { ticket: Ticket },
     /// No room: nothing of this ticket was done.
-    Refused { ticket: Ticket },
+    Refused { ticket: Ticket, limited: bool },
+    /// There is room again for what was refused last.
+    HasRoom,
     /// Messages were read.
     Loaded {
         load: LoadId,
@@ -189,13 +191,16 @@ fn event_of(completion: Completion) -> DiskEvent {
         Completion::Done(ticket) => DiskEvent::Persisted {
             ticket: Ticket(ticket),
         },
-        Completion::Full(ticket) => DiskEvent::Refused {
+        Completion::Full { ticket, limited } => DiskEvent::Refused {
             ticket: Ticket(ticket),
+            limited,
         },
+        Completion::HasRoom => DiskEvent::HasRoom,
         Completion::Refused(ticket, refusal) => {
             tracing::error!(event = "batch_refused", ticket, %refusal, "the store refuses a batch");
             DiskEvent::Refused {
                 ticket: Ticket(ticket),
+                limited: false,
             }
         }
         Completion::Failed(_, error) => DiskEvent::Failed {

@@ -199,10 +199,11 @@ impl Driver {
                 self.commits = self.commits.saturating_sub(1);
                 self.handle(Input::Persisted { ticket });
             }
-            DiskEvent::Refused { ticket } => {
+            DiskEvent::Refused { ticket, limited } => {
                 self.commits = self.commits.saturating_sub(1);
-                self.handle(Input::PersistRefused { ticket });
+                self.handle(Input::PersistRefused { ticket, limited });
             }
+            DiskEvent::HasRoom => self.handle(Input::DiskHasRoom),
             DiskEvent::Damaged {
                 load,
                 position,

@@ -109,13 +109,17 @@ pub(crate) fn log(event: &Event) {
             %found,
             "another queue manager answers at a pinned address"
         ),
-        Event::StoreFull { full: true } => tracing::error!(
+        Event::StoreFull { full: true, by } => tracing::error!(
             event = "store_full",
-            "the disk is full: nothing is accepted until there is room; nothing stored is lost"
+            by = by.name(),
+            "{}: nothing is accepted until there is room; nothing stored is lost",
+            by.sentence()
         ),
-        Event::StoreFull { full: false } => {
-            tracing::info!(event = "store_has_room", "the disk has room again");
-        }
+        Event::StoreFull { full: false, by } => tracing::info!(
+            event = "store_has_room",
+            by = by.name(),
+            "there is room for messages again"
+        ),
         Event::QueueFull { queue, full: true } => {
             tracing::warn!(event = "queue_full", %queue, "a queue reached its quota");
         }

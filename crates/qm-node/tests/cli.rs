@@ -596,6 +596,7 @@ fn queues_are_operated_and_documents_keep_their_fields() {
               "sessions": 0,
               "stopping": false,
               "store_full": false,
+              "store_full_by": null,
               "stored_bytes": 0,
               "stored_bytes_max": 68719476736,
               "unconfirmed_ms": null,

@@ -16,7 +16,14 @@ pub enum Completion {
     /// Durable, and visible to readers.
     Done(u64),
     /// No room; nothing of it was done. See [`Applied::Full`].
-    Full(u64),
+    Full {
+        /// Its ticket.
+        ticket: u64,
+        /// Whether a limit of the store had no room, and not the disk.
+        limited: bool,
+    },
+    /// What was answered with [`Completion::Full`] last would find room now.
+    HasRoom,
     /// It breaks a rule; nothing of it was done.
     Refused(u64, Refusal),
     /// The outcome is unknown, and every later batch fails the same way until the store is
@@ -25,14 +32,15 @@ pub enum Completion {
 }
 
 impl Completion {
-    /// The ticket it answers.
+    /// The ticket it answers, if it is an answer.
     #[must_use]
-    pub const fn ticket(&self) -> u64 {
+    pub const fn ticket(&self) -> Option<u64> {
         match self {
             Self::Done(ticket)
-            | Self::Full(ticket)
+            | Self::Full { ticket, .. }
             | Self::Refused(ticket, _)
-            | Self::Failed(ticket, _) => *ticket,
+            | Self::Failed(ticket, _) => Some(*ticket),
+            Self::HasRoom => None,
         }
     }
 }
@@ -195,10 +203,11 @@ fn run<S: Store>(mut store: S, desk: &Desk, mut on_done: impl FnMut(Completion))
             batches.clear();
             match outcome {
                 Ok(answers) => {
+                    let limited = store.is_limited();
                     for (ticket, answer) in tickets.drain(..).zip(answers) {
                         on_done(match answer {
                             Applied::Done => Completion::Done(ticket),
-                            Applied::Full => Completion::Full(ticket),
+                            Applied::Full => Completion::Full { ticket, limited },
                             Applied::Refused(why) => Completion::Refused(ticket, why),
                         });
                     }
@@ -212,8 +221,17 @@ fn run<S: Store>(mut store: S, desk: &Desk, mut on_done: impl FnMut(Completion))
         }
         // An error here fails the next commit, which has somebody to tell.
         let more = store.tidy(quiet).unwrap_or(false);
-        patience = match (more, quiet) {
+        let lacks_room = match store.has_room_again() {
+            Ok(Some(true)) => {
+                on_done(Completion::HasRoom);
+                false
+            }
+            Ok(lacks) => lacks.is_some(),
+            Err(_) => false,
+        };
+        patience = match (more, quiet && !lacks_room) {
             (true, _) => Patience::None,
+            // On a full disk it is looked again: others may make room there.
             (false, false) => Patience::Some,
             (false, true) => Patience::Endless,
         };

@@ -72,6 +72,8 @@ pub struct Log {
     untidy: bool,
     /// Bytes of the group whose puts were turned away last, until puts are accepted again.
     refused_bytes: usize,
+    /// Whether somebody waits to hear that there is room again.
+    owes_room: bool,
     scratch: Scratch,
     /// Holds the directory's lock.
     _lock: Arc<dyn File>,
@@ -557,6 +559,14 @@ impl Store for Log {
 
     fn tidy(&mut self, idle: bool) -> Result<bool, StoreError> {
         Self::tidy(self, idle)
+    }
+
+    fn has_room_again(&mut self) -> Result<Option<bool>, StoreError> {
+        Self::has_room_again(self)
+    }
+
+    fn is_limited(&self) -> bool {
+        self.space.is_limited()
     }
 }
 

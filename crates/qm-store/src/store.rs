@@ -28,4 +28,18 @@ pub trait Store: Send {
         let _ = idle;
         Ok(false)
     }
+
+    /// Whether what [`Applied::Full`] turned away last would find room now: `Some(true)` is told
+    /// once, `Some(false)` while there is none yet.
+    ///
+    /// # Errors
+    /// As for [`Store::commit`].
+    fn has_room_again(&mut self) -> Result<Option<bool>, StoreError> {
+        Ok(None)
+    }
+
+    /// Whether it was a limit of the store that had no room last, and not the disk.
+    fn is_limited(&self) -> bool {
+        false
+    }
 }

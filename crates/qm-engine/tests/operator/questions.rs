@@ -5,7 +5,9 @@ use qm_engine::admin::{
     AdminReply, AdminRequest, Cause, DeadFilter, DeadLetterView, LetterFate, PurgeTally, QueueView,
     Selector, TraceView, WhyView,
 };
-use qm_engine::{DialFailure, Event, Input, LinkId, LocalSettings, StoreOp, StoredMessage, Trust};
+use qm_engine::{
+    DialFailure, Event, FullBy, Input, LinkId, LocalSettings, StoreOp, StoredMessage, Trust,
+};
 use qm_wire::local::{ClientFrame, Follow, NodeFrame, Settle, Verdict};
 use qm_wire::{MessageFlags, Outcome};
 
@@ -819,7 +821,13 @@ fn what_comes_behind_a_refused_batch_is_refused_with_it() {
         let (ticket, ops) = a.owed.remove(0);
         let puts = ops.iter().any(|op| matches!(op, StoreOp::Put { .. }));
         if puts && std::mem::take(&mut first) {
-            a.give(0, Input::PersistRefused { ticket });
+            a.give(
+                0,
+                Input::PersistRefused {
+                    ticket,
+                    limited: false,
+                },
+            );
         } else {
             a.apply(ops);
             a.give(0, Input::Persisted { ticket });
@@ -925,4 +933,75 @@ fn a_repeated_request_hears_what_became_of_its_message() {
     assert_eq!(again(&mut c), None);
     connect(&mut c, &mut b, LinkId(3));
     assert_eq!(c.fate_told(), Some(Outcome::REACHED_QUEUE));
+}
+
+#[test]
+fn a_limit_that_is_reached_is_named_until_there_is_room() {
+    let full_by = |node: &mut Node| {
+        let AdminReply::Status(view) = node.admin(AdminRequest::Status) else {
+            panic!("a status");
+        };
+        view.full_by
+    };
+    let mut a = Node::new(1, Trust::Any);
+    a.limit(10_000);
+    a.create("here");
+    assert_eq!(full_by(&mut a), None);
+    for _ in 0..3 {
+        a.put("here", &[7; 4_000], |_| {});
+    }
+    assert_eq!(full_by(&mut a), Some(FullBy::Stored));
+    let view = a.why("here");
+    assert_eq!(view.code, Cause::StoreFull);
+    assert!(view.cause.contains("limits.store_bytes"), "{view:?}");
+    let told = |full| Event::StoreFull {
+        full,
+        by: FullBy::Stored,
+    };
+    assert_eq!(a.events.iter().filter(|e| **e == told(true)).count(), 1);
+    // As soon as receivers have made room; operators hear it from the timer.
+    assert_eq!(a.receive_all("here").len(), 2);
+    a.settle_all("here", Verdict::Consume);
+    assert_eq!(full_by(&mut a), None);
+    assert!(!a.events.contains(&told(false)));
+    a.put("here", &[7; 4_000], |_| {});
+    assert_eq!(a.receive_all("here").len(), 1);
+    a.settle_all("here", Verdict::Consume);
+    a.clock_ms = 1_500;
+    a.give(1_500, Input::Tick);
+    assert!(a.events.contains(&told(false)));
+    // What never fits does not make it full.
+    a.put("here", &[7; 10_001], |_| {});
+    assert_eq!(full_by(&mut a), None);
+}
+
+#[test]
+fn a_disk_that_says_it_has_room_is_used_soon() {
+    let mut a = Node::new(1, Trust::Any);
+    a.create("here");
+    let count = |a: &mut Node| {
+        a.put("here", b"x", |_| {});
+        a.records.len()
+    };
+    let before = count(&mut a);
+    a.full = true;
+    assert_eq!(count(&mut a), before);
+    a.full = false;
+    assert_eq!(count(&mut a), before, "nobody knows yet");
+    a.give(0, Input::DiskHasRoom);
+    assert_eq!(count(&mut a), before, "what is under way does not overtake");
+    a.clock_ms = 60;
+    a.give(60, Input::Tick);
+    assert_eq!(count(&mut a), before + 1);
+    // Without a word it is tried again; a try that fails leaves it full.
+    a.full = true;
+    assert_eq!(count(&mut a), before + 1);
+    a.clock_ms = 2_500;
+    a.give(2_500, Input::Tick);
+    let AdminReply::Status(view) = a.admin(AdminRequest::Status) else {
+        panic!("a status");
+    };
+    assert_eq!(view.full_by, Some(FullBy::Disk), "nothing has come since");
+    a.full = false;
+    assert_eq!(count(&mut a), before + 2);
 }

@@ -79,6 +79,15 @@ impl Node {
         node
     }
 
+    /// Lets no more than so many bytes wait on its disk.
+    pub(crate) fn limit(&mut self, bytes: u64) {
+        let mut config = config(Trust::Any);
+        config.store_bytes_max = bytes;
+        let entropy = Box::new(SeededEntropy::new(7));
+        let recovered = Recovered::default();
+        self.engine = Engine::new(config, self.identity, recovered, entropy, Now::default());
+    }
+
     pub(crate) fn over(
         identity: Identity,
         records: BTreeMap<(StreamId, u64), StoredRecord>,
@@ -150,7 +159,13 @@ impl Node {
                 Output::Persist { ticket, ops } => {
                     let puts = ops.iter().any(|op| matches!(op, StoreOp::Put { .. }));
                     if self.full && puts {
-                        self.engine.handle(now, Input::PersistRefused { ticket });
+                        self.engine.handle(
+                            now,
+                            Input::PersistRefused {
+                                ticket,
+                                limited: false,
+                            },
+                        );
                         continue;
                     }
                     self.batches.push(ops.clone());

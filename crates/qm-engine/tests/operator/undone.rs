@@ -20,7 +20,13 @@ fn answer(node: &mut Node, at_ms: u64, most: usize, no_room: &[usize]) {
         let puts = ops.iter().any(|op| matches!(op, StoreOp::Put { .. }));
         number += usize::from(puts);
         if puts && no_room.contains(&number) {
-            node.give(at_ms, Input::PersistRefused { ticket });
+            node.give(
+                at_ms,
+                Input::PersistRefused {
+                    ticket,
+                    limited: false,
+                },
+            );
         } else {
             node.apply(ops);
             node.give(at_ms, Input::Persisted { ticket });

@@ -265,8 +265,11 @@ pub struct StatusDocument {
     /// Whether the node is stopping.
     #[serde(default)]
     pub stopping: bool,
-    /// Whether the disk is full.
+    /// Whether messages are refused because there is no room.
     pub store_full: bool,
+    /// What is full: `disk`, or the name of the limit; `null` when nothing is.
+    #[serde(default)]
+    pub store_full_by: Option<Cow<'static, str>>,
     /// Bytes of messages on disk.
     #[serde(default)]
     pub stored_bytes: u64,
@@ -314,7 +317,8 @@ impl StatusDocument {
             pending_peers: view.pending_peers,
             clients: view.clients,
             stopping: view.stopping,
-            store_full: view.store_full,
+            store_full: view.full_by.is_some(),
+            store_full_by: view.full_by.map(|by| Cow::Borrowed(by.name())),
             stored_bytes: view.stored_bytes,
             stored_bytes_max: view.stored_bytes_max,
             express_bytes: view.express_bytes,

@@ -15,8 +15,9 @@ pub(crate) async fn status(node: &Node, out: &Output) -> Result<Exit, Failure> {
         return Ok(Exit::Done);
     }
     let process = &status.node;
-    let health = if status.store_full {
-        "the disk is full: nothing is accepted"
+    let full = full(&status);
+    let health = if let Some(full) = &full {
+        full
     } else if status.stopping {
         "stopping"
     } else if status.missing_records > 0 {
@@ -98,4 +99,16 @@ pub(crate) async fn status(node: &Node, out: &Output) -> Result<Exit, Failure> {
         out.note("there are dead letters: `qm-node dead list` shows them");
     }
     Ok(Exit::Done)
+}
+
+/// What is full, if something is.
+pub(super) fn full(status: &StatusDocument) -> Option<String> {
+    let used =
+        |limit: &str| format!("{limit} is reached: messages are refused until some have left");
+    status
+        .store_full
+        .then(|| match status.store_full_by.as_deref() {
+            None | Some("disk") => "the disk is full: nothing is accepted".to_owned(),
+            Some(limit) => used(limit),
+        })
 }

@@ -106,7 +106,11 @@ fn rates(before: &StatusDocument, now: &StatusDocument, over: Duration) -> Vec<R
 
 fn health(status: &StatusDocument) -> &'static str {
     if status.store_full {
-        "disk full"
+        match status.store_full_by.as_deref() {
+            Some("limits.store_bytes") => "limits.store_bytes full",
+            Some("store.disk_bytes") => "store.disk_bytes full",
+            _ => "disk full",
+        }
     } else if status.stopping {
         "stopping"
     } else {

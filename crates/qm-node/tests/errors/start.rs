@@ -321,7 +321,7 @@ fn one_damaged_message_does_not_hold_up_the_others() {
     assert_eq!(node.done(&["receive", "orders", "--wait", "5s"]), "pears\n");
     let log = node.log();
     assert!(
-        log.contains("record_damaged") && log.contains("segment="),
+        log.contains("record_damaged") && log.contains("error=segment 1 "),
         "{log}"
     );
 }

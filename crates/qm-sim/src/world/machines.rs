@@ -140,7 +140,10 @@ impl World {
                     return Err(format!("node{node}: a batch was refused: {applied:?}"));
                 }
                 self.report.full_batches += 1;
-                inputs.push(Input::PersistRefused { ticket });
+                inputs.push(Input::PersistRefused {
+                    ticket,
+                    limited: false,
+                });
                 continue;
             }
             for op in &ops {

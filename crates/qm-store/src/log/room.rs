@@ -46,6 +46,7 @@ impl Log {
             let made =
                 self.space.create()? || self.reclaim_one(true)? || self.make_room(bytes)?.is_some();
             if !made {
+                self.owes_room = true;
                 return Ok(false);
             }
         }
@@ -77,7 +78,20 @@ impl Log {
             }
         }
         self.refused_bytes = bytes;
+        self.owes_room = true;
         Ok(false)
+    }
+
+    /// Whether what was turned away last would find room now, told once.
+    pub(super) fn has_room_again(&mut self) -> Result<Option<bool>, StoreError> {
+        if !self.owes_room {
+            return Ok(None);
+        }
+        let needed = self.options.reserve_segments() + usize::from(!self.fits(self.refused_bytes));
+        // Somebody else may have made room on the disk.
+        self.owes_room = self.space.spares() < needed
+            && !(self.space.create()? && self.space.spares() >= needed);
+        Ok(Some(!self.owes_room))
     }
 
     /// A step towards room for the puts that were turned away, or towards a whole reserve, when

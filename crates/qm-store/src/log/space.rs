@@ -41,6 +41,8 @@ pub(super) struct Space {
     side_bytes: u64,
     patience: u32,
     waiting: u32,
+    /// Whether the limit, and not the disk, was what had no room last.
+    limited: bool,
     /// For tests of the tests.
     skips_dir_sync: bool,
 }
@@ -70,6 +72,7 @@ impl Space {
             side_bytes: 0,
             patience: 0,
             waiting: 0,
+            limited: false,
             skips_dir_sync: options.broken(Break::SkipDirSync),
         }
     }
@@ -95,10 +98,18 @@ impl Space {
 
     /// Whether the limit allows a file of so many bytes more. Spares beyond the reserve are not
     /// given up for it: they are given back when it is quiet.
-    pub(super) fn holds(&self, bytes: u64) -> bool {
+    pub(super) fn holds(&mut self, bytes: u64) -> bool {
         let used = self.log_bytes + self.disk_bytes();
-        self.disk_bytes_max
-            .is_none_or(|max| used.saturating_add(bytes) <= max)
+        let holds = self
+            .disk_bytes_max
+            .is_none_or(|max| used.saturating_add(bytes) <= max);
+        self.limited = !holds;
+        holds
+    }
+
+    /// Whether the limit, and not the disk, was what had no room last.
+    pub(super) const fn is_limited(&self) -> bool {
+        self.limited
     }
 
     pub(super) fn add_side(&mut self, bytes: u64) {
@@ -249,13 +260,17 @@ impl Space {
                     .disk_bytes_max
                     .is_some_and(|max| others.saturating_add(total) > max)
                 {
+                    self.limited = true;
                     return Ok(None);
                 }
                 let number = self.next_file;
                 let path = self.dir.join(format!("{number:08}.new"));
                 let file = match self.fs.open(&path, true) {
                     Ok(file) => file,
-                    Err(error) if is_full(&error) => return Ok(None),
+                    Err(error) if is_full(&error) => {
+                        self.limited = false;
+                        return Ok(None);
+                    }
                     Err(error) => return Err(StoreError::io("create", path, error)),
                 };
                 self.next_file += 1;
@@ -283,6 +298,7 @@ impl Space {
             match flushed {
                 Ok(()) => growing.written = to,
                 Err(error) if is_full(&error) => {
+                    self.limited = false;
                     self.fs
                         .remove(&growing.path)
                         .and_then(|()| self.fs.sync_dir(&self.dir))

@@ -579,7 +579,7 @@ fn an_idle_committer_makes_room_before_the_next_put() {
         );
         match answers.recv().unwrap() {
             Completion::Done(_) => {}
-            Completion::Full(_) => break,
+            Completion::Full { .. } => break,
             other => panic!("{other:?}"),
         }
     }
@@ -636,4 +636,51 @@ fn a_damaged_record_keeps_a_store_full_no_longer_than_it_is_there() {
     full.recovers();
     full.fill();
     assert!(full.live.len() > 60, "{}", full.live.len());
+}
+
+#[test]
+fn a_committer_tells_that_there_is_room_again() {
+    let options = LogOptions {
+        segment_bytes: 64 * 1024,
+        reserve_bytes: 32 * 1024,
+        ..small()
+    };
+    for is_limit in [true, false] {
+        let fs = Arc::new(SimFs::new());
+        let bytes = 64 * 1024 * 3;
+        let mut options = options.clone();
+        if is_limit {
+            options.disk_bytes_max = Some(bytes);
+        }
+        let (log, _) = open(&fs, options).unwrap();
+        if !is_limit {
+            fs.set_capacity(Some(bytes + 32 * 1024));
+        }
+        let (done, answers) = mpsc::channel();
+        let committer = Committer::spawn(log, move |completion| {
+            done.send(completion).unwrap();
+        })
+        .unwrap();
+        let mut at = 0;
+        let limited = loop {
+            at += 1;
+            committer.submit(at, batch([put(0, at, "", [7; 5000])]));
+            match answers.recv().unwrap() {
+                Completion::Done(_) => {}
+                Completion::Full { limited, .. } => break limited,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(limited, is_limit);
+        assert!(answers.try_recv().is_err(), "nothing left");
+        committer.submit(at + 1, batch([remove(0, 0, at)]));
+        assert!(matches!(answers.recv().unwrap(), Completion::Done(_)));
+        let patience = std::time::Duration::from_secs(20);
+        let told = answers.recv_timeout(patience).unwrap();
+        assert!(matches!(told, Completion::HasRoom), "{told:?}");
+        committer.submit(at + 2, batch([put(0, at + 2, "", [7; 5000])]));
+        assert!(matches!(answers.recv().unwrap(), Completion::Done(_)));
+        drop(committer);
+        assert!(answers.try_recv().is_err(), "told once");
+    }
 }

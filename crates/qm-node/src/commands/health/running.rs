@@ -21,12 +21,17 @@ pub(super) fn look(seen: &Seen, findings: &mut Vec<Finding>) {
 
 fn store(seen: &Seen, findings: &mut Vec<Finding>) {
     let status = &seen.status;
-    if status.store_full {
+    if let Some(full) = super::super::status::full(status) {
+        let disk = status.store_full_by.as_deref().unwrap_or("disk") == "disk";
         findings.push(Finding::problem(
             "store_full",
             status.node.data.clone(),
-            "the disk is full: nothing is accepted",
-            "receive, purge with --discard, or make room; the node goes on by itself",
+            full,
+            if disk {
+                "receive, purge with --discard, or make room; the node goes on by itself"
+            } else {
+                "receive, purge with --discard, or raise the limit; the node goes on by itself"
+            },
         ));
     }
     if let Some(ms) = status.unconfirmed_ms.filter(|ms| *ms >= DISK_SLOW_MS) {
