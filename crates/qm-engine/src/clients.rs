@@ -864,46 +864,6 @@ impl Engine {
         });
     }
 
-    /// Tells whoever follows a message what became of it on its way.
-    pub(crate) fn tell_fate(&mut self, id: MessageId, outcome: Outcome) {
-        let Some(followed) = self.clients.followed.get(&id).copied() else {
-            return;
-        };
-        let last = !outcome.is_positive()
-            || outcome == Outcome::RECEIVED
-            || followed.follow == Follow::Delivered;
-        if last {
-            self.clients.followed.remove(&id);
-        }
-        self.push_fate(followed.client, followed.sequence, outcome);
-    }
-
-    pub(crate) fn tell_received(&mut self, id: MessageId) {
-        if self.clients.followed.contains_key(&id) {
-            self.tell_fate(id, Outcome::RECEIVED);
-        }
-    }
-
-    fn push_fate(&mut self, client: ClientId, sequence: u64, outcome: Outcome) {
-        let Some(conn) = self
-            .clients
-            .states
-            .get(&client)
-            .and_then(|state| state.conn)
-        else {
-            return;
-        };
-        let fates = self.clients.fates.entry(conn).or_default();
-        if let Some((_, last, same)) = fates.last_mut()
-            && *same == outcome
-            && last.checked_add(1) == Some(sequence)
-        {
-            *last = sequence;
-            return;
-        }
-        fates.push((sequence, sequence, outcome));
-    }
-
     /// Sends the answers and fates of this batch.
     pub(crate) fn flush_clients(&mut self) {
         for (conn, answers) in core::mem::take(&mut self.clients.answers) {

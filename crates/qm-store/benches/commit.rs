@@ -1,7 +1,7 @@
 //! A queue on several stores in one run: a raw preallocated file, this log, redb and fjall.
 //!
 //! `cargo bench -p qm-store`. `QM_BENCH_DIR` chooses the disk, `QM_BENCH_SECONDS` the time each
-//! store gets in a case (0 for no cases), `QM_BENCH_BACKLOG` what waits in the cases with a backlog,
+//! store gets in a case (0 for none), `QM_BENCH_BACKLOG` what waits in the cases with a backlog,
 //! `QM_BENCH_WAITING` (a list) what waits for the measurements of memory and opening, and
 //! `QM_BENCH_JSON` a file for the figures. On a shared machine only the ratios mean anything:
 //! turns of a tenth of a second alternate, and a ratio is the median of those of all rounds.

@@ -1,4 +1,4 @@
-//! Messages whose fate is asked for again by a repeated request.
+//! Messages whose fate somebody waits for, also after a repeated request.
 
 use std::collections::BTreeSet;
 
@@ -10,6 +10,46 @@ use crate::engine::Engine;
 use crate::limits::FOLLOWED_MAX;
 
 impl Engine {
+    /// Tells whoever follows a message what became of it on its way.
+    pub(crate) fn tell_fate(&mut self, id: MessageId, outcome: Outcome) {
+        let Some(followed) = self.clients.followed.get(&id).copied() else {
+            return;
+        };
+        let last = !outcome.is_positive()
+            || outcome == Outcome::RECEIVED
+            || followed.follow == Follow::Delivered;
+        if last {
+            self.clients.followed.remove(&id);
+        }
+        self.push_fate(followed.client, followed.sequence, outcome);
+    }
+
+    pub(crate) fn tell_received(&mut self, id: MessageId) {
+        if self.clients.followed.contains_key(&id) {
+            self.tell_fate(id, Outcome::RECEIVED);
+        }
+    }
+
+    fn push_fate(&mut self, client: ClientId, sequence: u64, outcome: Outcome) {
+        let Some(conn) = self
+            .clients
+            .states
+            .get(&client)
+            .and_then(|state| state.conn)
+        else {
+            return;
+        };
+        let fates = self.clients.fates.entry(conn).or_default();
+        if let Some((_, last, same)) = fates.last_mut()
+            && *same == outcome
+            && last.checked_add(1) == Some(sequence)
+        {
+            *last = sequence;
+            return;
+        }
+        fates.push((sequence, sequence, outcome));
+    }
+
     /// The message of a repeated request is followed again. Where it is by now is looked up once
     /// for all of a batch.
     pub(super) fn follow_again(&mut self, client: ClientId, put: &Put, id: MessageId) {

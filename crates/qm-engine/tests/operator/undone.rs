@@ -35,7 +35,7 @@ fn answer(node: &mut Node, at_ms: u64, most: usize, no_room: &[usize]) {
 }
 
 fn refusals(node: &Node) -> usize {
-    let full = |frame: &&NodeFrame| matches!(frame, NodeFrame::Refused(r) if r.outcome == Outcome::STORE_FULL);
+    let full = |frame: &&NodeFrame| matches!(frame, NodeFrame::Refused(refused) if refused.outcome == Outcome::STORE_FULL);
     node.told.iter().filter(full).count()
 }
 
