@@ -99,6 +99,7 @@ impl Engine {
         }
         if count != named || hash.finish() != ack.tag_hash {
             self.counters.acks_unverified += 1;
+            crate::reached!(self, AckUnverified);
             if count == 0 {
                 // It came late: a query was quicker.
                 return;
@@ -143,7 +144,7 @@ impl Engine {
         Some(flight)
     }
 
-    fn settle_flight(&mut self, link: LinkId, number: u64) {
+    pub(crate) fn settle_flight(&mut self, link: LinkId, number: u64) {
         let Some(flight) = self.take_flight(link, number) else {
             return;
         };
@@ -209,18 +210,20 @@ impl Engine {
         for entry in &ack.entries {
             match flights.get(&entry.id) {
                 Some((link, number, tag)) if *tag == entry.tag => {
+                    crate::reached!(self, RoutedAckApplied);
                     self.settle_flight(*link, *number);
                     continue;
                 }
                 _ => {}
             }
             if let Some((number, priority, message)) = self.take_doubt(peer, entry) {
+                crate::reached!(self, RoutedAckApplied);
                 self.settle_delivered(number, priority, &message);
             } else if !ack.duplicate {
                 not_held.push((*entry, self.ever_mine(entry)));
             }
         }
-        if !not_held.is_empty() {
+        if !not_held.is_empty() && !crate::broken!(self, silent_not_held) {
             let entries = not_held.len();
             let foreign_incarnation = not_held.iter().any(|(_, mine)| !mine);
             self.counters.acks_not_held += entries as u64;
@@ -229,6 +232,7 @@ impl Engine {
                 entries,
                 foreign_incarnation,
             });
+            crate::reached!(self, NotHeldSent);
             let frame = NotHeld {
                 source: self.me.qm,
                 entries: not_held,
@@ -270,7 +274,9 @@ impl Engine {
                 .or_default()
                 .push(entry);
         }
+        crate::reached!(self, NotHeldReceived);
         for (key, entries) in by_life {
+            crate::reached!(self, AlternativeTried);
             self.routes.failed(&key, &Route::Session(link));
             self.route_acks(key, entries, false);
         }
@@ -315,6 +321,7 @@ impl Engine {
     }
 
     fn owe(&mut self, key: RouteKey, entries: Vec<Entry>) {
+        crate::reached!(self, AckOwed);
         if !self.owed.contains_key(&key) {
             let lives = (key.0, Incarnation(0))..=(key.0, Incarnation(u64::MAX));
             if self.owed.len() >= OWED_LIVES_MAX
@@ -348,6 +355,7 @@ impl Engine {
                 .iter()
                 .any(|route| matches!(route, Route::Session(_)));
             if reachable && let Some(entries) = self.owed.remove(&key) {
+                crate::reached!(self, AckPaid);
                 self.route_acks(key, entries, false);
             } else {
                 // Another life of the same queue manager answered: this one's acks are left to
@@ -373,9 +381,18 @@ impl Engine {
                 entry: *entry,
             });
             let known = match self.dedup.probe(key) {
-                Some(KeyState::Committed) => Known::Delivered,
-                Some(KeyState::Reserved) => Known::InFlight,
-                None => Known::Unknown,
+                Some(KeyState::Committed) => {
+                    crate::reached!(self, AnsweredDelivered);
+                    Known::Delivered
+                }
+                Some(KeyState::Reserved) => {
+                    crate::reached!(self, AnsweredInFlight);
+                    Known::InFlight
+                }
+                None => {
+                    crate::reached!(self, AnsweredUnknown);
+                    Known::Unknown
+                }
             };
             entries.push((*entry, known));
         }
@@ -409,6 +426,7 @@ impl Engine {
             match known {
                 Known::InFlight => {
                     // It is being stored; its ack will come, or the next query finds it.
+                    crate::reached!(self, DoubtInFlight);
                     if let Some(session) = self.sessions.get_mut(&link) {
                         let soon = self.now.at.plus_ms(1_000);
                         session.next_query = session.next_query.min(soon);
@@ -417,11 +435,13 @@ impl Engine {
                 }
                 Known::Delivered => {
                     if let Some((number, priority, message)) = self.take_doubt(peer, &entry) {
+                        crate::reached!(self, DoubtDelivered);
                         self.settle_delivered(number, priority, &message);
                     }
                 }
                 Known::Unknown => {
                     if let Some((number, priority, message)) = self.take_doubt(peer, &entry) {
+                        crate::reached!(self, DoubtUnknown);
                         self.note(message.source, message.id, What::UnknownThere { peer });
                         self.send_again(number, priority, message);
                     }
@@ -438,7 +458,10 @@ impl Engine {
 
     fn on_answer_in_flight(&mut self, asked: LinkId, at: LinkId, number: u64, known: Known) {
         match known {
-            Known::Delivered => self.settle_flight(at, number),
+            Known::Delivered => {
+                crate::reached!(self, FlightDelivered);
+                self.settle_flight(at, number);
+            }
             Known::InFlight => {}
             // The frame may still be on its way on another lane of a live session: only when it
             // was sent on the very session that answers, and long ago, is it lost.
@@ -460,6 +483,7 @@ impl Engine {
                 };
                 let mut message = flight.message;
                 message.transmitted = true;
+                crate::reached!(self, FlightUnknown);
                 if let Some(session) = self.sessions.get(&at) {
                     let peer = session.peer;
                     self.note(message.source, message.id, What::UnknownThere { peer });
@@ -487,6 +511,7 @@ impl Engine {
                 .is_some_and(|flight| flight.message.tag == refusal.tag);
             if !matches {
                 self.counters.acks_unverified += 1;
+                crate::reached!(self, RefusalStale);
                 continue;
             }
             let Some(flight) = self.take_flight(link, refusal.number) else {

@@ -49,6 +49,15 @@ impl Message {
         qm_wire::credit_bytes(self.envelope.len(), self.body.len())
     }
 
+    /// What it takes of the store.
+    pub(crate) const fn stored_bytes(&self) -> u64 {
+        if self.class.is_durable() {
+            self.credit()
+        } else {
+            0
+        }
+    }
+
     pub(crate) fn reach_deadline(&self) -> Timestamp {
         self.at.plus_ms(self.reach_left_ms)
     }
@@ -93,6 +102,8 @@ pub(crate) struct Backlog {
     pub(crate) messages: u64,
     /// Their bytes.
     pub(crate) bytes: u64,
+    /// Of these, the bytes of express messages, which are in no store.
+    express_bytes: u64,
 }
 
 impl Backlog {
@@ -112,6 +123,7 @@ impl Backlog {
             deadline: Timestamp::NEVER,
             messages: 0,
             bytes: 0,
+            express_bytes: 0,
         }
     }
 
@@ -150,8 +162,7 @@ impl Backlog {
         let position = self.next;
         self.next += 1;
         message.position = position;
-        self.messages += 1;
-        self.bytes += message.credit();
+        self.count_in(&message);
         if message.class.is_durable() {
             if !keep || self.spilled > 0 {
                 self.spilled += 1;
@@ -186,6 +197,27 @@ impl Backlog {
         }
     }
 
+    const fn count_in(&mut self, message: &Message) {
+        self.messages += 1;
+        self.bytes += message.credit();
+        if !message.class.is_durable() {
+            self.express_bytes += message.credit();
+        }
+    }
+
+    /// A message that is in memory leaves.
+    const fn hand_out(&mut self, message: &Message) {
+        self.count_out(message.credit());
+        if !message.class.is_durable() {
+            self.express_bytes = self.express_bytes.saturating_sub(message.credit());
+        }
+    }
+
+    /// Bytes that wait and are in the store.
+    pub(crate) const fn stored_bytes(&self) -> u64 {
+        self.bytes.saturating_sub(self.express_bytes)
+    }
+
     /// One message less. What was estimated at recovery is settled when the last one leaves.
     const fn count_out(&mut self, credit: u64) {
         self.messages = self.messages.saturating_sub(1);
@@ -213,7 +245,7 @@ impl Backlog {
     pub(crate) fn pop(&mut self) -> Option<Message> {
         self.peek()?;
         let (_, message) = self.ready.pop_first()?;
-        self.count_out(message.credit());
+        self.hand_out(&message);
         Some(message)
     }
 
@@ -224,7 +256,7 @@ impl Backlog {
             return None;
         }
         let message = self.ready.remove(&position)?;
-        self.count_out(message.credit());
+        self.hand_out(&message);
         Some(message)
     }
 
@@ -241,8 +273,7 @@ impl Backlog {
     /// Puts a message back that was handed out. Returns the memory it holds there.
     pub(crate) fn give_back(&mut self, message: Message) -> usize {
         let cost = message.cost();
-        self.messages += 1;
-        self.bytes += message.credit();
+        self.count_in(&message);
         self.ready.insert(message.position, message);
         cost
     }
@@ -349,7 +380,7 @@ impl Backlog {
             .into_iter()
             .filter_map(|position| {
                 let message = self.ready.remove(&position)?;
-                self.count_out(message.credit());
+                self.hand_out(&message);
                 Some(message)
             })
             .collect()

@@ -5,6 +5,7 @@
 //! key does the same for an application that lost itself: it names the message, not the request.
 
 mod followed;
+mod room;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -20,7 +21,7 @@ use crate::engine::Engine;
 use crate::history::What;
 use crate::io::{ConnId, Event, Output, StoreOp};
 use crate::limits::{
-    CLIENT_REFUSALS_MAX, CLIENT_RUNS_MAX, FOLLOWED_MAX, KEY_RUNS_MAX, QUEUES_MAX, REMEMBERED_MAX,
+    CLIENT_REFUSALS_MAX, CLIENT_RUNS_MAX, FOLLOWED_MAX, KEY_RUNS_MAX, REMEMBERED_MAX,
     REMEMBERED_SLACK_MAX,
 };
 use crate::record::{Run, decode_runs, encode_runs, prefixed};
@@ -329,6 +330,7 @@ impl Engine {
             return;
         }
         self.counters.repeated_requests += 1;
+        crate::reached!(self, RequestRepeated);
         if let Some(id) = state.runs.iter().rev().find_map(|run| run.id_of(sequence)) {
             self.follow_again(client, put, id);
             return self.answer(client, sequence, id, true);
@@ -552,53 +554,6 @@ impl Engine {
         Ok(envelope)
     }
 
-    fn check_room(&mut self, put: &Put, target: &Target) -> Result<(), (Outcome, String)> {
-        let bytes = put.body.len() as u64;
-        if put.class.is_durable() {
-            if self.disk_refuses() {
-                let text = "the disk is full; make room or wait until messages have left";
-                return Err((Outcome::STORE_FULL, text.to_owned()));
-            }
-            if !self.may_store(bytes) {
-                let text = format!(
-                    "waiting messages fill what limits.store_bytes allows: {} of {} bytes; wait until receivers have made room",
-                    self.stored_bytes, self.config.store_bytes_max
-                );
-                return Err((Outcome::STORE_FULL, text));
-            }
-        } else if self.express_bytes.saturating_add(put.body.len()) > self.config.express_bytes_max
-        {
-            let text = format!(
-                "waiting express messages fill the {} bytes of memory kept for them",
-                self.config.express_bytes_max
-            );
-            return Err((Outcome::STORE_FULL, text));
-        }
-        if let Target::Remote(key, queue) = target
-            && !self.may_add_queue()
-            && !self.is_out_queue(key, queue)
-        {
-            let text = format!("this node has {QUEUES_MAX} queues and may not have more");
-            return Err((Outcome::BUSY, text));
-        }
-        if let Target::Local(number) = target
-            && let Some(queue) = self.locals.get(number)
-        {
-            if queue.is_full() {
-                let text = format!("queue {} is at its quota", queue.settings.name);
-                return Err((Outcome::QUOTA_EXCEEDED, text));
-            }
-            if queue.settings.transactional {
-                let text = format!(
-                    "queue {} takes transactional messages only",
-                    queue.settings.name
-                );
-                return Err((Outcome::NOT_TRANSACTIONAL_MESSAGE, text));
-            }
-        }
-        Ok(())
-    }
-
     /// Answers a message that was accepted before under its idempotency key.
     fn check_idempotency(
         &mut self,
@@ -639,7 +594,9 @@ impl Engine {
         }
         let pending = state.pending.contains(&number);
         self.counters.repeated_requests += 1;
+        crate::reached!(self, KeyRepeated);
         if pending {
+            crate::reached!(self, KeyPending);
             // The first one is on its way to the disk: this answer leaves after it.
             self.note_pending(client, put.sequence, id);
             let sequence = put.sequence;
@@ -700,6 +657,10 @@ impl Engine {
 
     /// Adds the answers of this batch to it; corrections after a refusal need no room.
     pub(crate) fn save_clients(&mut self) {
+        if crate::broken!(self, answer_apart) && self.commits.has_puts() {
+            // With the next batch that puts nothing.
+            return;
+        }
         let mut values = Vec::new();
         for client in core::mem::take(&mut self.clients.dirty_clients) {
             if let Some(state) = self.clients.states.get_mut(&client) {
@@ -971,7 +932,7 @@ impl Engine {
                 ..ClientState::default()
             };
             self.clients.states.insert(ClientId(id), state);
-        } else {
+        } else if !crate::broken!(self, forget_keys) {
             let state = KeyState {
                 runs,
                 digest,

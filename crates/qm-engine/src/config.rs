@@ -63,9 +63,11 @@ pub struct EngineConfig {
     pub recoverable_reach_queue_ms: u64,
     /// Bytes of waiting durable messages kept in memory beside the disk, over all queues.
     pub resident_bytes_max: usize,
-    /// Bytes of waiting express messages, over all queues.
+    /// Bytes of waiting express messages, over all queues. This node's own applications may use
+    /// seven eighths, the rest is for arrivals.
     pub express_bytes_max: usize,
-    /// Bytes of live messages that the store may hold.
+    /// Bytes of live messages that the store may hold. Arrivals may use an eighth even when
+    /// messages for others have filled all of it.
     pub store_bytes_max: u64,
     /// A batch for the store is closed when it is about this large; with one more message it must
     /// fit a segment of the store.
@@ -80,19 +82,7 @@ pub struct EngineConfig {
     pub outcome_retention_ms: u64,
     /// Deliberate breaks of single rules, for tests that must notice them.
     #[cfg(feature = "__breaks")]
-    pub breaks: Breaks,
-}
-
-/// Rules of the protocol that a test switches off to see that the tests notice.
-#[cfg(feature = "__breaks")]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Breaks {
-    /// Acknowledge a durable message before it is on disk.
-    pub ack_before_durable: bool,
-    /// Remember a message in the duplicate cache before it is stored.
-    pub remember_before_stored: bool,
-    /// Apply an ack to the oldest messages in flight, by count, without comparing what it names.
-    pub ack_by_position: bool,
+    pub breaks: crate::Breaks,
 }
 
 impl Default for EngineConfig {
@@ -129,7 +119,7 @@ impl Default for EngineConfig {
             history_bytes_max: 4 << 20,
             outcome_retention_ms: 24 * 60 * 60 * 1_000,
             #[cfg(feature = "__breaks")]
-            breaks: Breaks::default(),
+            breaks: crate::Breaks::default(),
         }
     }
 }

@@ -97,6 +97,7 @@ impl Engine {
     /// The disk is full: nothing of the batch was done. Applications are told, peers get no ack
     /// and no credit, so they keep what they have.
     pub(crate) fn on_refused(&mut self, batch: Vec<Then>, limited: bool) {
+        crate::reached!(self, BatchRefused);
         self.disk_refused(limited);
         self.take_back(batch);
     }

@@ -188,6 +188,8 @@ pub struct Engine {
     pub(crate) busy_queues: BTreeSet<u32>,
     pub(crate) timers: BTreeSet<(Timestamp, Timer)>,
     pub(crate) flushed: bool,
+    #[cfg(feature = "__breaks")]
+    pub(crate) reached: crate::probe::Reached,
 }
 
 impl core::fmt::Debug for Engine {
@@ -275,6 +277,8 @@ impl Engine {
             busy_queues: BTreeSet::new(),
             timers: BTreeSet::new(),
             flushed: false,
+            #[cfg(feature = "__breaks")]
+            reached: crate::probe::Reached::default(),
             config,
         };
         engine.recover(recovered);
@@ -397,6 +401,9 @@ impl Engine {
         // A driver that hands in an older time would let timers fire twice.
         self.now.at = self.now.at.max(now.at);
         self.now.wall_us = now.wall_us;
+        if crate::broken!(self, wall_clock) {
+            self.now.at = self.now.at.max(Timestamp(now.wall_us));
+        }
         while let Some((at, timer)) = self.timers.first().copied() {
             if at > self.now.at {
                 break;
@@ -500,22 +507,21 @@ impl Engine {
         }
     }
 
-    /// Counts anew what the books hold, so that estimates made at recovery do not last.
+    /// Counts anew what the books hold, so that estimates made at recovery do not last. Express
+    /// messages do not count, wherever they are: they are in no store.
     fn count_stored_bytes(&mut self) {
-        let locals = self
-            .locals
-            .values()
-            .map(|queue| queue.waiting().1 + queue.leased_bytes);
-        let outs = self.outs.values().map(|out| {
-            let doubts = out.lanes.values().flat_map(|lane| lane.doubt.values());
-            out.waiting().1 + doubts.map(Message::credit).sum::<u64>()
+        let locals = self.locals.values().map(LocalQueue::stored_bytes);
+        let outs = self.outs.values().flat_map(|out| out.lanes.values());
+        let outs = outs.map(|lane| {
+            let doubts = lane.doubt.values().map(Message::stored_bytes).sum::<u64>();
+            lane.backlog.stored_bytes() + doubts
         });
         let flights = self
             .sessions
             .values()
             .flat_map(|session| session.flights.values());
-        let flights = flights.map(|flight| flight.message.credit()).sum::<u64>();
-        self.stored_bytes = locals.sum::<u64>() + outs.sum::<u64>() + flights;
+        let flights = flights.map(|flight| flight.message.stored_bytes());
+        self.stored_bytes = locals.chain(outs).chain(flights).sum();
     }
 
     fn on_stop(&mut self) {
@@ -524,7 +530,9 @@ impl Engine {
         for link in links {
             self.end_session(link, qm_wire::Outcome::STOPPING, "the node is stopping");
         }
-        self.spill_express();
+        if !crate::broken!(self, no_spill) {
+            self.spill_express();
+        }
     }
 
     pub(crate) fn arm(&mut self, at: Timestamp, timer: Timer) {
@@ -555,6 +563,7 @@ impl Engine {
     /// Whether another durable message may be kept in memory beside its copy on disk.
     pub(crate) const fn may_keep(&self, cost: usize) -> bool {
         self.resident_bytes.saturating_add(cost) <= self.config.resident_bytes_max
+            || crate::broken!(self, ignore_memory)
     }
 
     /// Accounts for a message that entered memory.

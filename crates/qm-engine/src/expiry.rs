@@ -52,7 +52,8 @@ impl Engine {
                 // What was transmitted, perhaps in an earlier life, is not declared expired here:
                 // its destination decides, who sees no time left and rejects what it does not
                 // already have.
-                let untouched = |m: &Message| !m.transmitted && m.id.incarnation == life;
+                let early = crate::broken!(self, expire_in_doubt);
+                let untouched = |m: &Message| early || !m.transmitted && m.id.incarnation == life;
                 let positions = overdue(&mut lane.backlog, now, Message::reach_deadline, untouched);
                 rearm = rearm.min(lane.backlog.deadline);
                 due.push((false, *number, *priority, positions));
@@ -75,9 +76,11 @@ impl Engine {
                 };
                 self.release(&message);
                 if local {
+                    crate::reached!(self, ExpiredInQueue);
                     let end = End::here(self.me.qm, Outcome::RECEIVE_EXPIRED);
                     self.bury_local(number, priority, &message, end);
                 } else {
+                    crate::reached!(self, ExpiredWaiting);
                     let end = End::here(self.me.qm, Outcome::REACH_QUEUE_EXPIRED);
                     self.bury_as(number, priority, &message, end);
                 }
@@ -101,7 +104,12 @@ impl Engine {
         let outcome = end.outcome;
         self.counters.purged += u64::from(end.purged());
         self.note(source, id, What::Dead { outcome, kept });
-        self.event(Event::Dead { id, outcome, kept });
+        self.event(Event::Dead {
+            id,
+            outcome,
+            kept,
+            uncertain: end.uncertain,
+        });
         self.tell_fate(id, outcome);
     }
 

@@ -70,6 +70,10 @@ impl Engine {
                     id: envelope.id,
                 });
                 self.settle_arrival(link, data);
+                crate::reached!(self, DuplicateAcknowledged);
+                if crate::broken!(self, silent_duplicates) {
+                    return;
+                }
                 if let Some(session) = self.sessions.get_mut(&link) {
                     session.duplicate_acks.push((data.number, data.tag));
                 }
@@ -78,6 +82,7 @@ impl Engine {
             Admit::InFlight => {
                 // Being stored: that copy will be acknowledged. This transmission is answered by
                 // the sender's query.
+                crate::reached!(self, DuplicateInFlight);
                 return self.settle_arrival(link, data);
             }
             Admit::Fresh(reservation) => reservation,
@@ -93,7 +98,7 @@ impl Engine {
         let Some(queue) = self.locals.get(&number) else {
             return;
         };
-        if queue.is_full() {
+        if queue.is_full() && !crate::broken!(self, ignore_quota) {
             let over = queue.is_over_by(self.config.window_messages, self.config.window_bytes);
             self.tell_full(link, number);
             if over {
@@ -101,6 +106,7 @@ impl Engine {
                 // under way and not the rest would break the order: the session ends, and the
                 // next one begins with the queue's state.
                 self.dedup.abort(reservation);
+                crate::reached!(self, QueueOverrun);
                 let text = format!("queue {} is at its quota", envelope.queue);
                 return self.end_session(link, Outcome::QUOTA_EXCEEDED, &text);
             }

@@ -406,6 +406,8 @@ pub enum Event {
         outcome: Outcome,
         /// Whether a dead letter was kept.
         kept: bool,
+        /// Whether it may have been delivered or received all the same.
+        uncertain: bool,
     },
     /// A dead letter was sent again as a new message, in one commit with its removal.
     Resent {

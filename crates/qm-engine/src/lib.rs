@@ -1,6 +1,29 @@
 //! The delivery protocol of qm as pure state machines.
 #![forbid(unsafe_code)]
 
+/// Notes for the simulation that a rare branch was taken; nothing otherwise.
+macro_rules! reached {
+    ($engine:expr, $what:ident) => {
+        #[cfg(feature = "__breaks")]
+        {
+            $engine.reached.note($crate::probe::Reach::$what);
+        }
+    };
+}
+pub(crate) use reached;
+
+/// Whether a test switched a rule off; never outside of tests.
+macro_rules! broken {
+    ($engine:expr, $rule:ident) => {{
+        #[cfg(feature = "__breaks")]
+        let broken = $engine.config.breaks.$rule;
+        #[cfg(not(feature = "__breaks"))]
+        let broken = false;
+        broken
+    }};
+}
+pub(crate) use broken;
+
 mod acking;
 pub mod admin;
 mod backlog;
@@ -27,6 +50,8 @@ mod lives;
 mod outgoing;
 mod peers;
 mod penalty;
+#[cfg(feature = "__breaks")]
+mod probe;
 mod purge;
 mod queues;
 mod record;
@@ -44,8 +69,6 @@ mod unoffered;
 mod views;
 mod why;
 
-#[cfg(feature = "__breaks")]
-pub use config::Breaks;
 pub use config::{EngineConfig, Trust};
 pub use engine::{ArrivalKey, Engine, Identity, Route};
 pub use entropy::{Entropy, SeededEntropy};
@@ -53,6 +76,9 @@ pub use io::{
     ConnId, DialFailure, Event, FullBy, Input, Lane, LinkId, LoadId, Output, Recovered, StoreOp,
     StoredRecord, StreamId, StreamSummary, Ticket,
 };
+#[cfg(feature = "__breaks")]
+pub use probe::{Breaks, Reach, Reached};
+
 pub use record::{LocalSettings, RemoteKey, StoredMessage, StoredQueue};
 pub use sizes::Sizes;
 pub use time::{Now, Timestamp};

@@ -256,7 +256,9 @@ impl Engine {
                 break;
             };
             // Order within a priority: nothing leaves before what is older and in doubt.
-            let inherited = next.id.incarnation != incarnation && !next.transmitted;
+            let inherited = next.id.incarnation != incarnation
+                && !next.transmitted
+                && !crate::broken!(self, forget_doubt);
             if inherited {
                 if lane.doubt.len() >= DOUBTS_MAX || lane.doubt_bytes >= DOUBT_BYTES_MAX {
                     break;
@@ -273,6 +275,7 @@ impl Engine {
                 .doubt
                 .first_key_value()
                 .is_some_and(|(first, _)| *first < next.position)
+                && !crate::broken!(self, overtake_doubt)
             {
                 break;
             }
@@ -281,6 +284,7 @@ impl Engine {
                     break;
                 };
                 self.release(&message);
+                crate::reached!(self, ExpiredWaiting);
                 let end = End::here(self.me.qm, Outcome::REACH_QUEUE_EXPIRED);
                 self.bury_as(number, priority, &message, end);
                 continue;
@@ -288,7 +292,7 @@ impl Engine {
             if lane.flying.0 > 0 && lane.flying.1 != Some(link) {
                 break;
             }
-            if !session.admits(next.credit()) {
+            if !session.admits(next.credit()) && !crate::broken!(self, ignore_credit) {
                 break;
             }
             let Some(message) = lane.backlog.pop() else {
@@ -303,6 +307,9 @@ impl Engine {
             *held = held.saturating_sub(message.cost());
             let flying = &mut lane.flying;
             let again = message.transmitted;
+            if again && message.reach_deadline() <= now.at {
+                crate::reached!(self, ExpiredAsked);
+            }
             let data = Data {
                 number: session.next_number,
                 tag: message.tag,
@@ -339,6 +346,9 @@ impl Engine {
             let (source, id) = sent;
             self.note(source, id, What::Transmitted { peer, link, again });
             self.counters.retransmitted += u64::from(again);
+            if crate::broken!(self, settle_on_transmit) {
+                self.settle_flight(link, data.number);
+            }
         }
         if first_flight && let Some(session) = self.sessions.get(&link) {
             let wait_ms = session.ack_wait_ms(&self.config);

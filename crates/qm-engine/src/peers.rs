@@ -673,6 +673,7 @@ impl Engine {
         for link in links {
             if let Some(session) = self.sessions.get_mut(&link) {
                 session.peer_pending = false;
+                crate::reached!(self, Approved);
                 self.outputs.push_back(Output::Trust { link });
             }
             self.grant_credit(link);

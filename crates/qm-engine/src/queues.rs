@@ -97,6 +97,13 @@ impl LocalQueue {
         })
     }
 
+    /// Bytes that are in the store, leased ones included; express messages are not.
+    pub(crate) fn stored_bytes(&self) -> u64 {
+        let leased = self.leased.values().map(|held| held.message.stored_bytes());
+        let waiting = self.lanes.values().map(Backlog::stored_bytes);
+        leased.chain(waiting).sum()
+    }
+
     pub(crate) fn waiting_receivers(&self) -> usize {
         self.waiters.len()
     }
@@ -142,6 +149,9 @@ impl Engine {
                     .entry(priority)
                     .or_insert_with(|| Backlog::new(stream, first));
                 let (position, held) = lane.push(message, keep);
+                if held == 0 {
+                    crate::reached!(self, LeftOnDisk);
+                }
                 self.hold(durable, held);
                 position
             }
@@ -344,6 +354,7 @@ impl Engine {
             return;
         }
         queue.told_full = false;
+        crate::reached!(self, QueueReopened);
         let name = queue.settings.name.clone();
         self.tell_open(&name);
         self.event(Event::QueueFull {
@@ -517,7 +528,12 @@ impl Engine {
         if queue.settings.paused || queue.deleting || self.stopping {
             return None;
         }
-        for priority in (0..8_u8).rev() {
+        for rank in 0..8_u8 {
+            let priority = if crate::broken!(self, ignore_priority) {
+                rank
+            } else {
+                7 - rank
+            };
             loop {
                 let lane = self.locals.get_mut(&number)?.lanes.get_mut(&priority);
                 let Some(message) = lane.and_then(Backlog::pop) else {
@@ -649,7 +665,7 @@ impl Engine {
             text,
             lost,
         };
-        if durable {
+        if durable && !crate::broken!(self, settle_before_durable) {
             self.commits.after_settling(Then::Settled { conn, settled });
         } else {
             self.outputs.push_back(Output::Client {
@@ -904,6 +920,9 @@ impl Engine {
                         .map(|lane| &mut lane.backlog)
                 };
                 let Some(backlog) = backlog else { return };
+                if !messages.is_empty() {
+                    crate::reached!(self, ReadBack);
+                }
                 let held = backlog.loaded(messages);
                 self.hold(true, held);
                 self.watch(local, queue, priority, deadline);

@@ -130,16 +130,17 @@ impl Engine {
             }
         }
         let listed = arrivals.len();
-        for (stream, head) in &recovered.recent {
+        for (_, head) in &recovered.recent {
             let Some(stored) = StoredMessage::read(head) else {
                 continue;
             };
             let envelope = stored.envelope;
-            let (number, _) = Self::queue_of(*stream);
             if envelope.source == self.me.qm {
                 // My own earlier lives: their acks are mine to take.
                 self.prior_incarnations.insert(envelope.id.incarnation);
-            } else if stored.dead.is_none() && self.locals.contains_key(&number) {
+            } else if stored.dead.is_none() {
+                // Also when its queue was deleted since: its sender may not have heard of the
+                // arrival, and the queue may be there again under its name.
                 let entry = Entry {
                     id: envelope.id,
                     tag: stored.tag,

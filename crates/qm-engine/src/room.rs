@@ -7,6 +7,7 @@
 
 use crate::engine::{Engine, Timer};
 use crate::io::{Event, FullBy};
+use crate::queues::LocalQueue;
 
 /// How long until a full disk is tried again.
 const STORE_RETRY_MS: u64 = 1_000;
@@ -116,6 +117,7 @@ impl Engine {
             return true;
         }
         self.room.credit_withheld = true;
+        crate::reached!(self, CreditWithheld);
         if self.stored_bytes > self.config.store_bytes_max && self.room.refused_bytes.is_none() {
             self.room.refused_bytes = Some(0);
             self.tell_what_is_full();
@@ -124,9 +126,20 @@ impl Engine {
         false
     }
 
-    const fn has_less_than_most(&self) -> bool {
+    fn has_less_than_most(&self) -> bool {
+        let stored = self.stored_bytes <= self.config.store_bytes_max;
         self.express_bytes <= self.config.express_bytes_max
-            && self.stored_bytes <= self.config.store_bytes_max
+            && (stored || !self.peers_share_is_used())
+    }
+
+    /// Whether what arrived, or ended here, takes the part of the store that is the peers'. What
+    /// waits for peers never takes it, however it came to be more than applications may put (an
+    /// orderly stop writes express messages down): two nodes that are full of messages for each
+    /// other would wait for each other for ever.
+    fn peers_share_is_used(&self) -> bool {
+        let most = self.config.store_bytes_max;
+        let here = self.locals.values().map(LocalQueue::stored_bytes);
+        here.sum::<u64>() > most / 8
     }
 
     /// Once a batch of inputs: what was given back lets others in.

@@ -741,6 +741,10 @@ impl Engine {
         }
         for flight in session.flights.into_values() {
             self.landed(flight.queue, flight.priority);
+            if crate::broken!(self, resend_blindly) {
+                self.send_again(flight.queue, flight.priority, flight.message);
+                continue;
+            }
             self.put_in_doubt(flight.queue, flight.priority, flight.message);
         }
         self.note_connection(With::Peer(peer), "closed", text);

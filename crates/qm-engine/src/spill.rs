@@ -8,14 +8,13 @@ use crate::engine::Engine;
 impl Engine {
     /// Called when all sessions have ended, so nothing is in flight.
     pub(crate) fn spill_express(&mut self) {
+        let mut freed = 0;
         let mut local: Vec<(u32, u8, Message)> = Vec::new();
         for (number, queue) in &mut self.locals {
             for (priority, lane) in &mut queue.lanes {
-                local.extend(
-                    lane.drain_express()
-                        .into_iter()
-                        .map(|m| (*number, *priority, m)),
-                );
+                let waiting = lane.drain_express();
+                freed += waiting.iter().map(Message::cost).sum::<usize>();
+                local.extend(waiting.into_iter().map(|m| (*number, *priority, m)));
             }
             // What an application holds would come back when its connection goes, which is after
             // this. It is told that it does not hold it any more: settled now, it would be
@@ -40,6 +39,7 @@ impl Engine {
         for (number, out) in &mut self.outs {
             for (priority, lane) in &mut out.lanes {
                 let waiting = lane.backlog.drain_express();
+                freed += waiting.iter().map(Message::cost).sum::<usize>();
                 let doubtful = lane
                     .doubt
                     .values()
@@ -49,8 +49,10 @@ impl Engine {
                 outgoing.extend(all.into_iter().map(|m| (*number, *priority, m)));
             }
         }
+        self.express_bytes = self.express_bytes.saturating_sub(freed);
         for (number, priority, mut message) in local {
             message.class = Class::Recoverable;
+            crate::reached!(self, ExpressSpilled);
             self.put_local(number, priority, message);
             self.seal_if_large();
         }
@@ -60,6 +62,7 @@ impl Engine {
                 lane.doubt.remove(&message.position);
             }
             message.class = Class::Recoverable;
+            crate::reached!(self, ExpressSpilled);
             self.put_out(number, priority, message);
             self.seal_if_large();
         }

@@ -671,6 +671,7 @@ impl Engine {
             .values()
             .flat_map(|out| out.lanes.values().map(|lane| &lane.backlog));
         locals.chain(outs).try_for_each(Backlog::audit)?;
+        self.audit_memory()?;
         self.audit_leases()?;
         for (id, (number, priority, position)) in &self.doubts {
             let held = self
@@ -701,6 +702,34 @@ impl Engine {
                 return Err(format!(
                     "outgoing queue {number}: {flights} in flight, counted {}",
                     out.in_flight
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// What is accounted for in memory is what waits there.
+    fn audit_memory(&self) -> Result<(), String> {
+        let locals = self.locals.values().flat_map(|queue| queue.lanes.values());
+        let outs = self
+            .outs
+            .values()
+            .flat_map(|out| out.lanes.values().map(|lane| &lane.backlog));
+        let (mut durable, mut express) = (0, 0);
+        for message in locals.chain(outs).flat_map(Backlog::resident) {
+            if message.class.is_durable() {
+                durable += message.cost();
+            } else {
+                express += message.cost();
+            }
+        }
+        for (name, held, counted) in [
+            ("recoverable", durable, self.resident_bytes),
+            ("express", express, self.express_bytes),
+        ] {
+            if held != counted {
+                return Err(format!(
+                    "{held} bytes of {name} messages wait in memory, counted {counted}"
                 ));
             }
         }

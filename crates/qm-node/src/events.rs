@@ -34,11 +34,17 @@ pub(crate) fn log(event: &Event) {
         Event::DuplicateRemoved { source, id } => {
             tracing::debug!(event = "duplicate_removed", %source, %id, "a duplicate was removed");
         }
-        Event::Dead { id, outcome, kept } => tracing::debug!(
+        Event::Dead {
+            id,
+            outcome,
+            kept,
+            uncertain,
+        } => tracing::debug!(
             event = "dead",
             %id,
             %outcome,
             kept,
+            uncertain,
             "a message ended without being delivered"
         ),
         Event::SessionOpened {

@@ -5,12 +5,22 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use qm_engine::{ConnId, Entropy, SeededEntropy};
 use qm_wire::local::{
-    ClientFrame, ClientHello, Put as PutFrame, Receive, ReceiveMode, Settle, Verdict,
+    ClientFrame, ClientHello, Follow, IdempotencyKey, Put as PutFrame, Receive, ReceiveMode,
+    Settle, Verdict,
 };
-use qm_wire::{Class, ClientId, Priority};
+use qm_wire::{Class, ClientId, MessageFlags, Priority};
 
-use crate::oracle::Put;
+use crate::machine::Machine;
+use crate::oracle::{Fate, Put};
 use crate::scenario::Scenario;
+
+/// Name of a queue of every machine; beyond those there is none of that name anywhere.
+pub(crate) fn queue_name(number: usize) -> String {
+    match number {
+        0 => "inbox".to_owned(),
+        other => format!("work{other}"),
+    }
+}
 
 /// An application that puts messages, keeps what is unanswered, and repeats it on a new connection.
 pub(crate) struct Sender {
@@ -22,6 +32,8 @@ pub(crate) struct Sender {
     /// Sequence of the next request; refused puts are put again under a new one.
     next_sequence: u64,
     pub(crate) unanswered: BTreeMap<u64, (Put, PutFrame)>,
+    /// What each request was that is answered, for what is reported later.
+    pub(crate) answered: BTreeMap<u64, Put>,
     /// Refused for want of room: to be put again.
     pub(crate) again: Vec<(Put, PutFrame)>,
 }
@@ -38,8 +50,23 @@ impl Sender {
             next: 1,
             next_sequence: 1,
             unanswered: BTreeMap::new(),
+            answered: BTreeMap::new(),
             again: Vec::new(),
         }
+    }
+
+    /// Loses its memory: what has a key will be put again under another client's name, what has
+    /// none is forgotten and returned.
+    pub(crate) fn crash(&mut self, random: &mut SeededEntropy) -> Vec<Put> {
+        random.fill(&mut self.client.0);
+        self.next_sequence = 1;
+        self.answered.clear();
+        let open = core::mem::take(&mut self.unanswered).into_values();
+        let open = open.chain(core::mem::take(&mut self.again));
+        let (keyed, forgotten): (Vec<_>, Vec<_>) =
+            open.partition(|(_, frame)| frame.idempotency.is_some());
+        self.again = keyed;
+        forgotten.into_iter().map(|(put, _)| put).collect()
     }
 
     /// What is sent first on a new connection: the hello, then everything unanswered.
@@ -63,91 +90,148 @@ impl Sender {
         self.next > scenario.messages && self.again.is_empty()
     }
 
-    /// The next few puts with the machine each goes to.
+    /// The next few puts, with what the oracle should know of new ones.
     pub(crate) fn more(
         &mut self,
         scenario: &Scenario,
         random: &mut SeededEntropy,
-    ) -> Vec<(Put, usize, PutFrame)> {
+    ) -> Vec<(Put, Option<Fate>, PutFrame)> {
         let mut frames = Vec::new();
         let batch = 1 + random.next_u64() % 8;
         for _ in 0..batch {
-            let (put, to, mut frame) = if let Some((put, frame)) = self.again.pop() {
-                (put, usize::MAX, frame)
+            let (put, fate, mut frame) = if let Some((put, frame)) = self.again.pop() {
+                (put, None, frame)
             } else if self.next <= scenario.messages {
                 let put = Put {
                     application: self.number,
                     number: self.next,
                 };
                 self.next += 1;
-                let others = scenario.nodes as u64;
-                let to = usize::try_from(random.next_u64() % others).unwrap_or(0);
-                (put, to, self.frame(scenario, put, to, random))
+                let (fate, frame) = self.compose(scenario, put, random);
+                (put, Some(fate), frame)
             } else {
                 break;
             };
             frame.sequence = self.next_sequence;
             self.next_sequence += 1;
             self.unanswered.insert(frame.sequence, (put, frame.clone()));
-            frames.push((put, to, frame));
+            frames.push((put, fate, frame));
         }
         frames
     }
 
-    fn frame(
+    fn compose(
         &self,
         scenario: &Scenario,
         put: Put,
-        to: usize,
         random: &mut SeededEntropy,
-    ) -> PutFrame {
+    ) -> (Fate, PutFrame) {
+        let mut below = |bound: u64| random.next_u64() % bound.max(1);
+        let mut fate = Fate {
+            node: self.node,
+            ..Fate::default()
+        };
+        let to = usize::try_from(below(scenario.nodes as u64)).unwrap_or(0);
+        let mut queue = usize::try_from(below(scenario.queues as u64)).unwrap_or(0);
+        if to != self.node && below(1_000) < scenario.misaddressed_per_mille {
+            queue = scenario.queues;
+        }
+        fate.towards = (to, queue);
+        let name = queue_name(queue);
         let destination = if to == self.node {
-            "inbox".to_owned()
+            name
         } else if scenario.nat && to == scenario.nodes - 1 {
             // Nobody can dial it: it is a peer of the address book that holds a connection.
-            format!("node{to}/inbox")
+            format!("node{to}/{name}")
         } else {
-            format!("qm://node{to}:1801/inbox")
+            format!("qm://node{to}:1801/{name}")
         };
-        let most = scenario.body_bytes_max.max(1);
-        let bytes = usize::try_from(random.next_u64() % most).unwrap_or(0);
-        let mut frame = PutFrame::new(0, destination, Bytes::from(put.to_body(bytes)));
-        frame.class = if random.next_u64() % 1_000 < scenario.express_per_mille {
-            Class::Express
-        } else {
-            Class::Recoverable
-        };
+        let mut bytes = usize::try_from(below(scenario.body_bytes_max)).unwrap_or(0);
+        if below(1_000) < scenario.oversized_per_mille {
+            bytes = 5_000;
+            fate.oversized = Machine::body_bytes_max(to) < 5_000;
+        }
+        let body = Bytes::from(put.to_body(bytes));
+        let mut frame = PutFrame::new(0, destination, body);
+        fate.durable = below(1_000) >= scenario.express_per_mille;
+        if !fate.durable {
+            frame.class = Class::Express;
+        }
         if scenario.priorities {
-            let priority = u8::try_from(random.next_u64() % 8).unwrap_or(3);
+            let priority = u8::try_from(below(8)).unwrap_or(3);
             frame.priority = Priority::new(priority).unwrap_or_default();
         }
-        frame
+        fate.priority = frame.priority.get();
+        if below(1_000) < scenario.hasty_per_mille {
+            let limit = 100 + below(5_000);
+            match below(3) {
+                0 => frame.time_to_reach_queue_ms = Some(limit),
+                1 => frame.time_to_be_received_ms = Some(limit),
+                _ => {
+                    frame.flags = frame.flags.with(MessageFlags::FAIL_WHEN_FULL);
+                    fate.fails_when_full = true;
+                }
+            }
+        }
+        fate.times_ms = [frame.time_to_reach_queue_ms, frame.time_to_be_received_ms];
+        if below(1_000) < scenario.careless_per_mille {
+            fate.careless = true;
+            frame.flags = if fate.fails_when_full {
+                MessageFlags::FAIL_WHEN_FULL
+            } else {
+                MessageFlags::NONE
+            };
+        }
+        if below(1_000) < scenario.keyed_per_mille {
+            let series = below(2) == 0;
+            let text = if series {
+                format!("series of {}", put.application)
+            } else {
+                format!("{} of {}", put.number, put.application)
+            };
+            frame.idempotency = Some(IdempotencyKey {
+                key: Bytes::from(text),
+                number: series.then_some(put.number),
+            });
+        }
+        if below(3) == 0 {
+            frame.follow = Follow::Delivered;
+        }
+        (fate, frame)
     }
 }
 
-/// An application that consumes the queue of its machine.
+/// An application that consumes a queue of its machine.
 pub(crate) struct Receiver {
+    pub(crate) node: usize,
+    /// The queue's number.
+    pub(crate) queue: usize,
     client: ClientId,
     pub(crate) conn: Option<ConnId>,
     next_request: u64,
     /// Deliveries in hand: lookup id and what it is.
-    pub(crate) in_hand: Vec<(u64, Option<Put>)>,
-    /// Settle requests under way and what they consume.
-    pub(crate) settling: BTreeMap<u64, Vec<Option<Put>>>,
+    pub(crate) in_hand: Vec<(u64, Put)>,
+    /// Settle requests under way, what they concern and whether they consume it.
+    pub(crate) settling: BTreeMap<u64, (Put, Verdict)>,
     given_back: std::collections::BTreeSet<Put>,
+    /// Number of the request whose deliveries came last, and the last of these.
+    pub(crate) latest: (u64, u64),
 }
 
 impl Receiver {
-    pub(crate) fn new(random: &mut SeededEntropy) -> Self {
+    pub(crate) fn new(node: usize, queue: usize, random: &mut SeededEntropy) -> Self {
         let mut client = [0; 16];
         random.fill(&mut client);
         Self {
+            node,
+            queue,
             client: ClientId(client),
             conn: None,
             next_request: 1,
             in_hand: Vec::new(),
             settling: BTreeMap::new(),
             given_back: std::collections::BTreeSet::new(),
+            latest: (0, 0),
         }
     }
 
@@ -164,7 +248,7 @@ impl Receiver {
     }
 
     pub(crate) fn ask(&mut self) -> ClientFrame {
-        let queue = "inbox".parse().expect("a valid name");
+        let queue = queue_name(self.queue).parse().expect("a valid name");
         let mut receive = Receive::new(self.next_request, queue);
         self.next_request += 1;
         receive.mode = ReceiveMode::Take;
@@ -174,7 +258,7 @@ impl Receiver {
         ClientFrame::Receive(receive)
     }
 
-    /// Consumes what is in hand; some of it is given back once.
+    /// Consumes what is in hand; some of it is given back once, and then perhaps rejected.
     pub(crate) fn settle(
         &mut self,
         scenario: &Scenario,
@@ -182,19 +266,18 @@ impl Receiver {
     ) -> Vec<ClientFrame> {
         let mut frames = Vec::new();
         for (lookup, put) in core::mem::take(&mut self.in_hand) {
-            let back = random.next_u64() % 1_000 < scenario.give_back_per_mille
-                && put.is_some_and(|put| self.given_back.insert(put));
+            let unhappy = random.next_u64() % 1_000 < scenario.give_back_per_mille;
             let request = self.next_request;
             self.next_request += 1;
-            let verdict = if back {
+            let verdict = if !unhappy {
+                Verdict::Consume
+            } else if self.given_back.insert(put) {
                 Verdict::GiveBack
             } else {
-                Verdict::Consume
+                Verdict::Reject
             };
-            if !back {
-                self.settling.insert(request, vec![put]);
-            }
-            let queue = "inbox".parse().expect("a valid name");
+            self.settling.insert(request, (put, verdict));
+            let queue = queue_name(self.queue).parse().expect("a valid name");
             frames.push(ClientFrame::Settle(Settle {
                 request,
                 queue,

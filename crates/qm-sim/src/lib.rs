@@ -24,10 +24,14 @@ mod machine;
 mod network;
 pub mod oracle;
 mod quic;
+mod report;
 mod scenario;
+mod shrink;
 mod world;
 
-pub use qm_engine::Breaks;
+pub use qm_engine::{Breaks, Reach, Reached};
 pub use quic::Packets;
+pub use report::{Failure, Report};
 pub use scenario::Scenario;
-pub use world::{Failure, Report, run, run_traced};
+pub use shrink::{Shrunk, shrink};
+pub use world::{run, run_traced};

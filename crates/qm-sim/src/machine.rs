@@ -1,16 +1,17 @@
 //! A machine: a disk, a clock, and a queue manager that runs while there is power.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
-use bytes::{Buf, Bytes};
+use bytes::Buf;
 use qm_engine::{
-    Engine, EngineConfig, Entropy, Identity, Now, Output, SeededEntropy, StoreOp, StreamId, Ticket,
-    Timestamp, Trust,
+    Engine, EngineConfig, Entropy, Identity, Now, Output, SeededEntropy, StoreOp, StoredMessage,
+    StreamId, Ticket, Timestamp, Trust,
 };
 use qm_store::adapter;
 use qm_store::{Applied, Fs, Log, LogOptions, SimFs};
-use qm_wire::QmId;
+use qm_wire::{Incarnation, MessageId, QmId};
 
 use crate::scenario::Scenario;
 
@@ -24,6 +25,12 @@ pub(crate) struct Machine {
     pub(crate) disk: Arc<SimFs>,
     /// Whether the power is set to go at some operation of the disk.
     pub(crate) cut_armed: bool,
+    /// Whether some operation of the disk is set to fail.
+    pub(crate) failure_armed: bool,
+    /// World time until which commits are slow.
+    pub(crate) slow_until: u64,
+    /// World time until which the disk is full.
+    pub(crate) full_until: u64,
     pub(crate) running: Option<Running>,
     /// How often it was started; belongs into the randomness of each life.
     pub(crate) lives: u64,
@@ -43,6 +50,19 @@ pub(crate) struct Running {
     pub(crate) waiting: Vec<(Ticket, Vec<StoreOp>)>,
     /// Whether a commit is under way.
     pub(crate) committing: bool,
+    /// Whether the process ends when nothing waits for the disk.
+    pub(crate) stopping: bool,
+    /// Whether a full disk refused what a stop wanted to write down.
+    pub(crate) spill_refused: bool,
+}
+
+/// What recovery found on a disk.
+#[derive(Default)]
+pub(crate) struct Found {
+    /// Messages that are there or were there lately, by source and id.
+    pub(crate) known: Vec<StoredMessage>,
+    /// Arrivals from elsewhere that the duplicate cache can start from.
+    pub(crate) remembered: BTreeSet<(QmId, MessageId)>,
 }
 
 /// A batch that the disk has answered for.
@@ -51,6 +71,18 @@ pub(crate) enum Committed {
     Answers(Vec<(Ticket, Vec<StoreOp>, Applied)>),
     /// The power went in the middle.
     PowerLost,
+    /// The disk failed; what is on it, recovery must find out.
+    Failed,
+}
+
+/// How a start went.
+pub(crate) enum Started {
+    /// The node runs.
+    Runs(Found),
+    /// The power went during recovery.
+    PowerLost,
+    /// The disk failed during recovery.
+    Failed,
 }
 
 impl Machine {
@@ -69,6 +101,9 @@ impl Machine {
             },
             disk: Arc::new(SimFs::new()),
             cut_armed: false,
+            failure_armed: false,
+            slow_until: 0,
+            full_until: 0,
             running: None,
             lives: 0,
             wall_offset_us: 0,
@@ -104,13 +139,8 @@ impl Machine {
         }
     }
 
-    /// Recovers the store and starts a life. Returns the heads of the messages that are on disk,
-    /// `None` when the power went during recovery.
-    pub(crate) fn start(
-        &mut self,
-        scenario: &Scenario,
-        world_us: u64,
-    ) -> Result<Option<Vec<Bytes>>, String> {
+    /// Recovers the store and starts a life.
+    pub(crate) fn start(&mut self, scenario: &Scenario, world_us: u64) -> Result<Started, String> {
         self.lives += 1;
         self.tick_at = u64::MAX;
         let life_seed =
@@ -131,15 +161,12 @@ impl Machine {
         );
         let (log, recovered) = match opened {
             Ok(opened) => opened,
-            Err(_) if self.cut_armed => return Ok(None),
+            Err(_) if self.cut_armed && self.disk_is_off() => return Ok(Started::PowerLost),
+            Err(_) if self.failure_armed => return Ok(Started::Failed),
             Err(error) => return Err(format!("recovery failed: {error}")),
         };
         let recovered = adapter::recovered_of(recovered);
-        let heads = recovered
-            .recent
-            .iter()
-            .map(|(_, head)| head.clone())
-            .collect();
+        let found = found(&recovered, self.identity.qm, scenario.dedup_capacity);
         let wall_us = WALL_START_US
             .saturating_add(world_us)
             .saturating_add_signed(self.wall_offset_us);
@@ -148,7 +175,17 @@ impl Machine {
         config.name = format!("node{}", self.number);
         config.host = config.name.clone();
         config.listen_port = 1801;
-        config.trust = Trust::Any;
+        config.trust = if scenario.approval {
+            Trust::Approve
+        } else {
+            Trust::Any
+        };
+        config.body_bytes_max = Self::body_bytes_max(self.number);
+        config.express_bytes_max = scenario.express_bytes_max;
+        config.store_bytes_max = scenario.store_bytes_max;
+        config.dedup_capacity = scenario.dedup_capacity;
+        config.ack_route_lifetime_ms = scenario.ack_route_lifetime_ms;
+        config.ack_route_purge_interval_ms = 1_000;
         config.window_messages = scenario.window_messages;
         config.resident_bytes_max = scenario.resident_bytes_max;
         config.ack_wait_ms = 5_000;
@@ -163,8 +200,10 @@ impl Machine {
             log,
             waiting: Vec::new(),
             committing: false,
+            stopping: false,
+            spill_refused: false,
         });
-        Ok(Some(heads))
+        Ok(Started::Runs(found))
     }
 
     /// Does the commit that is due.
@@ -185,18 +224,31 @@ impl Machine {
                     .map(|((t, ops), a)| (t, ops, a))
                     .collect(),
             )),
-            Err(_) if self.cut_armed => Ok(Committed::PowerLost),
+            Err(_) if self.cut_armed && self.disk_is_off() => Ok(Committed::PowerLost),
+            Err(_) if self.failure_armed => Ok(Committed::Failed),
             Err(error) => Err(format!("node{}: commit failed: {error}", self.number)),
         }
+    }
+
+    /// Largest body that a machine takes: they differ.
+    pub(crate) const fn body_bytes_max(number: usize) -> u32 {
+        if number.is_multiple_of(2) {
+            10_000
+        } else {
+            4_000
+        }
+    }
+
+    fn disk_is_off(&self) -> bool {
+        self.disk.list(Path::new("/store")).is_err()
     }
 
     /// The process is gone and the machine lives on: what was written stays written.
     pub(crate) fn kill(&mut self) {
         self.running = None;
-        // A copy of the disk has the same content and no open handles or locks.
-        self.disk = Arc::new(self.disk.as_ref().clone());
-        self.disk.heal();
+        self.disk.restart();
         self.cut_armed = false;
+        self.failure_armed = false;
     }
 
     /// The power is gone: what was not flushed may be lost or torn.
@@ -204,6 +256,7 @@ impl Machine {
         self.running = None;
         self.disk.crash(seed);
         self.cut_armed = false;
+        self.failure_armed = false;
     }
 
     pub(crate) fn load(
@@ -252,4 +305,35 @@ pub(crate) fn outputs(machine: &mut Machine, world_us: u64) -> Vec<Output> {
         }
     }
     outputs
+}
+
+/// What a recovered store knows of messages.
+fn found(recovered: &qm_engine::Recovered, me: QmId, capacity: usize) -> Found {
+    let mut found = Found::default();
+    let mut arrivals = Vec::new();
+    for (key, value) in &recovered.state {
+        if key.starts_with(b"arrivals/") {
+            for mut row in value.chunks_exact(40) {
+                let mut qm = [0; 16];
+                row.copy_to_slice(&mut qm);
+                let id = MessageId {
+                    incarnation: Incarnation(row.get_u64_le()),
+                    sequence: row.get_u64_le(),
+                };
+                arrivals.push((QmId::from_bytes(qm), id));
+            }
+        }
+    }
+    for (_, head) in &recovered.recent {
+        let Some(stored) = StoredMessage::read(head) else {
+            continue;
+        };
+        if stored.envelope.source != me && stored.dead.is_none() {
+            arrivals.push((stored.envelope.source, stored.envelope.id));
+        }
+        found.known.push(stored);
+    }
+    arrivals.drain(..arrivals.len().saturating_sub(capacity));
+    found.remembered.extend(arrivals);
+    found
 }

@@ -1,4 +1,7 @@
 //! Links between machines: in order per lane, each lane at its own pace, until the link breaks.
+//!
+//! A link may break at once, with all that is under way, or fade: then what was sent before still
+//! arrives until each end notices, which they do at times of their own.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +20,10 @@ pub(crate) struct Link {
     pub(crate) ends: [End; 2],
     /// When the last buffer of a lane arrives, per direction.
     pub(crate) lanes: [BTreeMap<Lane, u64>; 2],
+    /// Nothing more leaves.
     pub(crate) broken: bool,
+    /// Which ends hear nothing any more.
+    deaf: [bool; 2],
 }
 
 /// All links of a world.
@@ -27,6 +33,10 @@ pub(crate) struct Network {
     /// Which link an end belongs to.
     ends: BTreeMap<End, u64>,
     next: u64,
+    /// Directions in which nothing gets through, and until when.
+    blocked: BTreeMap<(usize, usize), u64>,
+    /// Machines that read nothing from another one, and until when.
+    stalled: BTreeMap<(usize, usize), u64>,
 }
 
 impl Network {
@@ -54,6 +64,7 @@ impl Network {
                 ends,
                 lanes,
                 broken: false,
+                deaf: [false; 2],
             },
         );
         ends
@@ -71,16 +82,71 @@ impl Network {
         Some((link.ends[1 - direction], &mut link.lanes[direction]))
     }
 
-    /// Whether buffers still arrive on this link.
-    pub(crate) fn is_alive(&self, id: u64) -> bool {
-        self.links.get(&id).is_some_and(|link| !link.broken)
+    /// Whether buffers still arrive at this end.
+    pub(crate) fn hears(&self, id: u64, end: End) -> bool {
+        self.links.get(&id).is_some_and(|link| {
+            let which = usize::from(link.ends[1] == end);
+            !link.deaf[which]
+        })
     }
 
-    /// Breaks a link: what is under way is lost. Returns its ends.
-    pub(crate) fn break_link(&mut self, id: u64) -> Option<[End; 2]> {
+    /// Breaks a link: nothing more leaves. What is under way arrives until an end notices, when
+    /// the link is `fading`, or is lost. Returns its ends.
+    pub(crate) fn break_link(&mut self, id: u64, fading: bool) -> Option<[End; 2]> {
         let link = self.links.get_mut(&id).filter(|link| !link.broken)?;
         link.broken = true;
+        link.deaf = [!fading; 2];
         Some(link.ends)
+    }
+
+    /// An end notices that its link is gone.
+    pub(crate) fn deafen(&mut self, end: End) {
+        if let Some(link) = self.ends.get(&end).and_then(|id| self.links.get_mut(id)) {
+            link.deaf[usize::from(link.ends[1] == end)] = true;
+        }
+    }
+
+    /// Lets nothing through from one machine to another until then.
+    pub(crate) fn block(&mut self, from: usize, to: usize, until: u64) {
+        let at = self.blocked.entry((from, to)).or_insert(0);
+        *at = until.max(*at);
+    }
+
+    /// A machine reads nothing from another one until then.
+    pub(crate) fn stall(&mut self, from: usize, to: usize, until: u64) {
+        let at = self.stalled.entry((from, to)).or_insert(0);
+        *at = until.max(*at);
+    }
+
+    /// When what one machine sends to another can arrive at the earliest.
+    pub(crate) fn opens_at(&self, from: usize, to: usize) -> u64 {
+        let blocked = self.blocked.get(&(from, to)).copied().unwrap_or(0);
+        let stalled = self.stalled.get(&(from, to)).copied().unwrap_or(0);
+        blocked.max(stalled)
+    }
+
+    /// Until when two machines cannot hear each other, in one direction at least.
+    pub(crate) fn apart_until(&self, a: usize, b: usize) -> u64 {
+        let of = |pair| self.blocked.get(&pair).copied().unwrap_or(0);
+        of((a, b)).max(of((b, a)))
+    }
+
+    /// The faults are over.
+    pub(crate) fn heal(&mut self) {
+        self.blocked.clear();
+        self.stalled.clear();
+    }
+
+    /// Links that live between two machines.
+    pub(crate) fn alive_between(&self, a: usize, b: usize) -> Vec<u64> {
+        self.links
+            .iter()
+            .filter(|(_, link)| {
+                let [x, y] = [link.ends[0].node, link.ends[1].node];
+                !link.broken && ((x, y) == (a, b) || (x, y) == (b, a))
+            })
+            .map(|(id, _)| *id)
+            .collect()
     }
 
     /// Links that live, in the order of their making.

@@ -2,24 +2,39 @@
 //!
 //! 1. *Accepted is not a lie*: when an application is told that a recoverable message is accepted,
 //!    the message is on the disk of its node, flushed.
-//! 2. *Acknowledged is not a lie*: when a sender settles a recoverable message by the destination's
-//!    word, the destination has had it on its disk, flushed; an express one at least in memory.
-//! 3. *Nothing is lost*: every accepted recoverable message is received, or is in a dead-letter
-//!    queue with a reason. Express messages may be lost only when a machine died in the run.
-//! 4. *Nothing is stored twice* at its destination: a recoverable message only when machines died
-//!    and their logs had been too short to remember it, an express one only when a machine died.
-//! 5. *The local hop is exactly once*: one put of an application becomes one message, however often
-//!    it is repeated over broken connections and restarts; express puts only while the node lives.
-//! 6. *Order*: messages of one application to one queue, of one priority and recoverable, reach the
-//!    queue in the order in which they were put, unless single buffers are lost on a living link
-//!    or a full disk turned some of them away.
-//! 7. *It ends*: once the faults stop, every queue drains within a bounded time.
-//! 8. The engine's own audit holds after every step.
-//! 9. *A lookup id names one message* of its queue for ever, restarts or not, express ones too.
+//! 2. *Acknowledged is not a lie*: when a sender settles a message by the destination's word, the
+//!    destination has had it to its class: flushed on its disk, or in its memory. An application
+//!    that follows its message is told of an arrival only after one.
+//! 3. *Nothing is lost*: every accepted message is consumed, or is a dead letter, or was dropped
+//!    as its sender wished, or an operator purged the queue in which it may have waited: which ones
+//!    exactly a purge met, only the node knows. An express message may also be gone with the
+//!    memory of a machine that died; an orderly stop loses none, unless its disk is full.
+//! 4. *Nothing is delivered twice*, neither stored nor consumed, as long as the destination can
+//!    remember. Exempt, and counted: a log that forgot the arrival before a restart, a duplicate
+//!    cache of fewer than a thousand entries or none, and express messages over a restart.
+//! 5. *The local hop is exactly once*: one put, or one key, of an application becomes one message,
+//!    however often it is repeated over broken connections and restarts; express puts only while
+//!    the node lives.
+//! 6. *Order*: recoverable messages of one application, queue and priority reach the queue in the
+//!    order in which they were put. Not looked at: in scenarios that lose or repeat buffers on
+//!    living links or in which disks fill up or fail, and for applications that put a message again
+//!    behind later ones, because it was refused or because they lost their memory. Within one
+//!    receive request, lookup ids rise, and with them what is behind: priorities, then arrival.
+//! 7. *It ends*: once the faults stop and operators have put right what they did, every queue
+//!    drains within twenty virtual minutes.
+//! 8. The engine's own audit holds after every step: what it counts as waiting, in memory, leased
+//!    and in flight is what is there, and no peer sends beyond its credit. That memory and queues
+//!    keep their limits is not looked at here.
+//! 9. *A dead letter tells the truth*: its reason is so, and what is dead at its sender was not
+//!    delivered, unless the sender says that it may have been (`uncertain`), the destination may
+//!    have forgotten it, or it is express and a machine died. Purged, deleted and purged in transit
+//!    are taken at their word.
+//! 10. *What waits has a cause*, and the cause that `why` names can be so in the world.
+//! 11. Nobody well-behaved is accused: no peer, no application, no store.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use qm_wire::{MessageId, QmId};
+use qm_wire::{MessageId, Outcome, QmId};
 
 /// Name of a message in the oracle's books: who put it and as which.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -51,27 +66,88 @@ impl Put {
     }
 }
 
+/// Which queue of the world: machine and number there; a number beyond the queues of a machine
+/// stands for a queue that does not exist.
+pub type Place = (usize, usize);
+
 /// What the oracle knows of one put.
 #[derive(Clone, Debug, Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "these are independent marks in a book, not a state"
+)]
 pub struct Fate {
     /// Whether it was recoverable.
     pub durable: bool,
     /// The machine it was put at.
     pub node: usize,
-    /// Where it was sent and with which priority.
-    pub towards: (usize, u8),
+    /// Where it was sent.
+    pub towards: Place,
+    /// With which priority.
+    pub priority: u8,
+    /// World time of the put, microseconds.
+    pub put_at: u64,
+    /// Its time to reach the queue and to be received, where it has them.
+    pub times_ms: [Option<u64>; 2],
+    /// Whether its body is larger than its destination admits.
+    pub oversized: bool,
+    /// Whether it may be refused by a queue that is full.
+    pub fails_when_full: bool,
+    /// Whether it wishes no dead letter.
+    pub careless: bool,
     /// The ids it was accepted under.
     pub accepted: BTreeSet<MessageId>,
-    /// Whether its application was told that it was refused.
+    /// Whether its application was told that it was refused, and will not put it again.
     pub refused: bool,
+    /// Whether its application forgot it before it knew.
+    pub abandoned: bool,
     /// How often it entered its destination queue.
     pub stored: u64,
-    /// How often an application had it in its hands.
-    pub seen: u64,
+    /// Whether an application that had it in its hands said that it is done with it.
+    pub done: bool,
+    /// Whether its receiver rejected it.
+    pub rejected: bool,
     /// How often an application was told that it consumed it.
     pub consumed: u64,
-    /// Whether a dead letter was found.
-    pub dead: bool,
+    /// Declared dead, and by which machine.
+    pub dead: Option<(usize, Outcome)>,
+    /// Whether that machine said that it may have been delivered all the same.
+    pub dead_uncertain: bool,
+    /// Whether its dead letter is on disk.
+    pub dead_kept: bool,
+    /// Whether that machine restarted since, without the letter on disk: then it may not know.
+    pub dead_doubtful: bool,
+    /// Express, and a machine crashed that may have held it.
+    pub mortal: bool,
+    /// Its destination may have forgotten that it has it.
+    pub forgotten: bool,
+    /// An operator may have purged it.
+    pub purged: bool,
+    /// A machine that held it restarted: its clock may have gone too far.
+    pub restarted: bool,
+}
+
+impl Fate {
+    /// Whether it is one message, and its destination can tell when that comes again.
+    const fn is_exact(&self) -> bool {
+        // An express put whose answer was lost is repeated to a later life of its node, which does
+        // not know that the stop of the earlier one wrote it down (rule 5).
+        let repeated = !self.durable && self.restarted;
+        !self.mortal && !self.forgotten && !repeated
+    }
+}
+
+/// A machine's word that a message ended without being received.
+#[derive(Clone, Copy, Debug)]
+pub struct Ended {
+    /// The machine.
+    pub node: usize,
+    /// World time, microseconds.
+    pub now: u64,
+    /// The reason.
+    pub outcome: Outcome,
+    /// Whether it says that the message may have been delivered all the same.
+    pub uncertain: bool,
 }
 
 /// The books.
@@ -79,22 +155,24 @@ pub struct Fate {
 pub struct Oracle {
     /// All puts.
     pub fates: BTreeMap<Put, Fate>,
+    /// Which put became which message.
+    pub names: BTreeMap<MessageId, Put>,
     /// Messages flushed at each node, by source and id.
     durable: Vec<BTreeSet<(QmId, MessageId)>>,
-    /// Messages that entered a queue of each node in whatever way.
-    arrived: Vec<BTreeSet<(QmId, MessageId)>>,
+    /// Messages that entered a queue of each node in whatever way, and in which of its lives.
+    arrived: Vec<BTreeMap<(QmId, MessageId), u64>>,
+    /// Of these, what the node's log did not remember at its last start.
+    forgot: Vec<BTreeSet<(QmId, MessageId)>>,
     /// Last put that entered a queue, by application, destination, priority.
-    last: BTreeMap<(u32, usize, u8), u64>,
+    last: BTreeMap<(u32, Place, u8), u64>,
     /// Applications that put messages again behind later ones, after a refusal.
     pub disordered: BTreeSet<u32>,
-    /// Whether a machine died.
-    pub died: bool,
-    /// Whether logs are so short that they forget consumed messages soon.
-    pub forgetful: bool,
     /// Whether single buffers are lost on living links, or disks turn batches away.
     pub gaps: bool,
-    /// What was handed out under each lookup id of each node.
-    places: BTreeMap<(usize, u64), Put>,
+    /// Whether the duplicate cache is too small to hold what may come again.
+    pub small_cache: bool,
+    /// Duplicates that rule 4 allows.
+    pub duplicates_allowed: u64,
 }
 
 impl Oracle {
@@ -103,7 +181,8 @@ impl Oracle {
     pub fn new(nodes: usize) -> Self {
         Self {
             durable: vec![BTreeSet::new(); nodes],
-            arrived: vec![BTreeSet::new(); nodes],
+            arrived: vec![BTreeMap::new(); nodes],
+            forgot: vec![BTreeSet::new(); nodes],
             ..Self::default()
         }
     }
@@ -111,7 +190,50 @@ impl Oracle {
     /// A commit of a node put this message on its disk, flushed.
     pub fn flushed(&mut self, node: usize, source: QmId, id: MessageId) {
         self.durable[node].insert((source, id));
-        self.arrived[node].insert((source, id));
+    }
+
+    /// A node starts anew with what its log remembers of arrivals; `crash` says that it lost its
+    /// memory.
+    pub fn starts(&mut self, node: usize, remembered: &BTreeSet<(QmId, MessageId)>) {
+        self.forgot[node] = self.arrived[node]
+            .keys()
+            .filter(|key| !remembered.contains(key))
+            .copied()
+            .collect();
+        for key in &self.forgot[node] {
+            if let Some(fate) = self
+                .names
+                .get(&key.1)
+                .and_then(|put| self.fates.get_mut(put))
+            {
+                fate.forgotten = true;
+            }
+        }
+    }
+
+    /// Recovery found a message; a commit that nobody confirmed may have put it there.
+    pub fn found(&mut self, node: usize, life: u64, source: QmId, id: MessageId, own: bool) {
+        self.flushed(node, source, id);
+        if !own && !self.arrived[node].contains_key(&(source, id)) {
+            self.arrived[node].insert((source, id), life);
+            let put = self.names.get(&id);
+            if let Some(fate) = put.and_then(|put| self.fates.get_mut(put)) {
+                fate.stored += 1;
+            }
+        }
+    }
+
+    /// A machine's process ended, orderly or not.
+    pub fn ended(&mut self, node: usize, orderly: bool) {
+        for fate in self.fates.values_mut() {
+            let here = fate.node == node || fate.towards.0 == node;
+            if here {
+                fate.restarted = true;
+                let declared = fate.dead.is_some_and(|(at, _)| at == node);
+                fate.dead_doubtful |= declared && !fate.dead_kept;
+                fate.mortal |= !fate.durable && !orderly;
+            }
+        }
     }
 
     /// An application is told that its put was accepted.
@@ -126,15 +248,16 @@ impl Oracle {
         id: MessageId,
     ) -> Result<(), String> {
         let Some(fate) = self.fates.get_mut(&put) else {
-            return Err(format!("{put:?} was accepted and never put"));
+            return Err(format!("rule 5: {put:?} was accepted and never put"));
         };
         if fate.durable && !self.durable[node].contains(&(source, id)) {
             return Err(format!(
                 "rule 1: {put:?} was accepted as {id} before it was on disk"
             ));
         }
+        self.names.insert(id, put);
         fate.accepted.insert(id);
-        if fate.accepted.len() > 1 && (fate.durable || !self.died) {
+        if fate.accepted.len() > 1 && (fate.durable || !fate.mortal && !fate.restarted) {
             return Err(format!("rule 5: {put:?} became {:?}", fate.accepted));
         }
         Ok(())
@@ -144,50 +267,78 @@ impl Oracle {
     ///
     /// # Errors
     /// Rule 2.
-    pub fn acknowledged(
-        &self,
-        durable: bool,
-        source: QmId,
-        id: MessageId,
-        destination: usize,
-    ) -> Result<(), String> {
-        let books = if durable {
-            &self.durable
-        } else {
-            &self.arrived
+    pub fn acknowledged(&mut self, source: QmId, id: MessageId) -> Result<(), String> {
+        let key = (source, id);
+        let safe = match self.names.get(&id).and_then(|put| self.fates.get_mut(put)) {
+            Some(fate) => {
+                let at = fate.towards.0;
+                self.durable[at].contains(&key)
+                    || (!fate.durable && self.arrived[at].contains_key(&key))
+            }
+            // An express message whose application never heard the answer.
+            None => self.arrived.iter().any(|at| at.contains_key(&key)),
         };
-        if books[destination].contains(&(source, id)) {
+        if safe {
             Ok(())
         } else {
             Err(format!(
-                "rule 2: {id} was acknowledged and node{destination} never had it safe"
+                "rule 2: {id} was acknowledged and its destination never had it safe"
             ))
         }
     }
 
-    /// A message entered a queue of its destination.
+    /// A message entered a queue of its destination, to its class.
     ///
     /// # Errors
-    /// Rules 4 and 6.
+    /// Rules 4, 6 and 9.
     pub fn stored(
         &mut self,
         node: usize,
+        life: u64,
         source: QmId,
         id: MessageId,
-        put: Put,
+        put: Option<Put>,
     ) -> Result<(), String> {
-        let first = !self.arrived[node].contains(&(source, id));
-        let Some(fate) = self.fates.get_mut(&put) else {
-            return Err(format!("{put:?} was stored and never put"));
+        let key = (source, id);
+        let before = self.arrived[node].insert(key, life);
+        if let Some(put) = put {
+            self.names.insert(id, put);
+        }
+        let put = put.or_else(|| self.names.get(&id).copied());
+        let mut fate = put.and_then(|put| self.fates.get_mut(&put));
+        let durable = fate.as_ref().is_some_and(|fate| fate.durable);
+        if let Some(earlier) = before {
+            let allowed = self.small_cache
+                || self.forgot[node].contains(&key)
+                || (!durable && earlier != life);
+            if !allowed {
+                return Err(format!("rule 4: {put:?} ({id}) entered node{node} twice"));
+            }
+            self.duplicates_allowed += 1;
+        }
+        let Some((put, fate)) = put.zip(fate.as_mut()) else {
+            return Ok(());
         };
         fate.stored += 1;
-        if !first && ((fate.durable && !self.forgetful) || !self.died) {
+        fate.forgotten |= before.is_some();
+        if fate.towards.0 != node {
+            return Err(format!("rule 9: {put:?} ({id}) was stored at node{node}"));
+        }
+        if let Some((at, outcome)) = fate.dead
+            && !fate.dead_doubtful
+            && !fate.dead_uncertain
+            && at != node
+            && !fate.forgotten
+            && !fate.mortal
+            && !self.small_cache
+        {
             return Err(format!(
-                "rule 4: {put:?} ({id}) was stored twice at node{node}"
+                "rule 9: {put:?} ({id}) was delivered and is dead at node{at}: {outcome}"
             ));
         }
-        if fate.durable && first && !self.gaps && !self.disordered.contains(&put.application) {
-            let key = (put.application, node, fate.towards.1);
+        let in_order = fate.durable && before.is_none() && !self.gaps;
+        if in_order && !self.disordered.contains(&put.application) {
+            let key = (put.application, fate.towards, fate.priority);
             let last = self.last.entry(key).or_insert(0);
             if put.number < *last {
                 return Err(format!(
@@ -199,17 +350,96 @@ impl Oracle {
         Ok(())
     }
 
-    /// An application is handed a message of its queue.
+    /// A dead letter is on disk.
+    pub fn dead_letter(&mut self, node: usize, put: Put, outcome: Outcome) {
+        if let Some(fate) = self.fates.get_mut(&put) {
+            fate.dead = Some((node, outcome));
+            fate.dead_kept = true;
+            fate.dead_doubtful = false;
+        }
+    }
+
+    /// A machine declares a message dead.
     ///
     /// # Errors
     /// Rule 9.
-    pub fn handed_out(&mut self, node: usize, lookup: u64, put: Put) -> Result<(), String> {
-        match self.places.insert((node, lookup), put) {
-            Some(before) if before != put => Err(format!(
-                "rule 9: node{node} gave {before:?} and {put:?} the lookup id {lookup}"
-            )),
-            _ => Ok(()),
+    pub fn died(
+        &mut self,
+        id: MessageId,
+        end: Ended,
+        reason_holds: impl FnOnce(&Fate, Outcome) -> bool,
+    ) -> Result<(), String> {
+        let Ended {
+            node,
+            now,
+            outcome,
+            uncertain,
+        } = end;
+        let Some((put, fate)) = self
+            .names
+            .get(&id)
+            .and_then(|put| self.fates.get_mut(put).map(|fate| (*put, fate)))
+        else {
+            return Ok(());
+        };
+        fate.dead = Some((node, outcome));
+        fate.dead_doubtful = false;
+        fate.dead_uncertain = uncertain;
+        let waited_ms = now.saturating_sub(fate.put_at) / 1_000;
+        let over = |limit: Option<u64>| {
+            limit.is_some_and(|limit| fate.restarted || waited_ms + 1 >= limit)
+        };
+        let holds = match outcome {
+            Outcome::REACH_QUEUE_EXPIRED => over(fate.times_ms[0]),
+            Outcome::RECEIVE_EXPIRED => over(fate.times_ms[1]),
+            Outcome::BODY_TOO_LARGE => fate.oversized,
+            Outcome::QUOTA_EXCEEDED => fate.fails_when_full,
+            Outcome::REJECTED_BY_RECEIVER => fate.rejected,
+            other => reason_holds(fate, other),
+        };
+        if !holds {
+            return Err(format!(
+                "rule 9: {put:?} ({id}) is dead at node{node} and it is not so: {outcome}; {fate:?}"
+            ));
         }
+        let delivered = fate.stored > 0 && fate.towards.0 != node;
+        if delivered && !uncertain && !fate.forgotten && !fate.mortal && !self.small_cache {
+            return Err(format!(
+                "rule 9: {put:?} ({id}) is dead at node{node} and was delivered: {outcome}"
+            ));
+        }
+        Ok(())
+    }
+
+    /// An application is told that it consumed a message.
+    ///
+    /// # Errors
+    /// Rule 4.
+    pub fn consumed(&mut self, put: Put) -> Result<(), String> {
+        let Some(fate) = self.fates.get_mut(&put) else {
+            return Ok(());
+        };
+        fate.consumed += 1;
+        let strict = fate.is_exact() && !self.small_cache;
+        if strict && fate.consumed > fate.stored.max(1) {
+            return Err(format!("rule 4: {put:?} was consumed twice"));
+        }
+        Ok(())
+    }
+
+    /// An application gets a message into its hands.
+    ///
+    /// # Errors
+    /// Rule 4.
+    pub fn handed_out(&mut self, put: Put) -> Result<(), String> {
+        let Some(fate) = self.fates.get_mut(&put) else {
+            return Err(format!("rule 11: {put:?} was delivered and never put"));
+        };
+        let strict = fate.is_exact() && !self.small_cache;
+        if strict && fate.consumed > 0 && fate.stored <= 1 {
+            return Err(format!("rule 4: {put:?} was consumed and came back"));
+        }
+        Ok(())
     }
 
     /// At the end, after the last fault and a bounded time.
@@ -218,25 +448,25 @@ impl Oracle {
     /// Rule 3.
     pub fn finish(&self) -> Result<(), String> {
         for (put, fate) in &self.fates {
-            if fate.accepted.is_empty() || fate.seen > 0 || fate.dead {
-                continue;
-            }
-            if fate.durable || !self.died {
+            if Self::is_open(fate) {
                 return Err(format!("rule 3: {put:?} {fate:?} was accepted and is lost"));
             }
         }
         Ok(())
     }
 
-    /// Accepted puts that were neither received nor found dead.
+    fn is_open(fate: &Fate) -> bool {
+        !fate.accepted.is_empty()
+            && !fate.done
+            && fate.consumed == 0
+            && (fate.dead.is_none() || fate.dead_doubtful && !fate.careless)
+            && !fate.purged
+            && !fate.mortal
+    }
+
+    /// Accepted puts of which nothing is known yet.
     #[must_use]
     pub fn open(&self) -> usize {
-        let open = |fate: &&Fate| {
-            !fate.accepted.is_empty()
-                && fate.seen == 0
-                && !fate.dead
-                && (fate.durable || !self.died)
-        };
-        self.fates.values().filter(open).count()
+        self.fates.values().filter(|f| Self::is_open(f)).count()
     }
 }

@@ -3,8 +3,10 @@
 mod faults;
 mod links;
 mod machines;
+mod operators;
 mod people;
 mod quinn;
+mod truth;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -16,89 +18,22 @@ use qm_engine::{
     StoreOp, StoredMessage, StoredRecord, Ticket,
 };
 use qm_store::{Applied, Fault};
-use qm_wire::local::{ClientFrame, NodeFrame};
-use qm_wire::{Class, MessageId, Outcome, QmId};
+use qm_wire::local::{ClientFrame, NodeFrame, Verdict};
+use qm_wire::{Outcome, QmId, QueueName};
 
-use crate::application::{Receiver, Sender};
-use crate::machine::{Committed, Machine, outputs};
+use crate::application::{Receiver, Sender, queue_name};
+use crate::machine::{Committed, Machine, Started, outputs};
 use crate::network::{End, Network};
-use crate::oracle::{Fate, Oracle, Put};
+use crate::oracle::{Ended, Fate, Oracle, Put};
 use crate::quic::Wires;
+use crate::report::{Failure, Report};
 use crate::scenario::Scenario;
 use quinn::Mend;
+use truth::Truth;
 
 /// After the last fault everything must have drained within this virtual time.
 const DRAIN_US: u64 = 20 * 60 * 1_000_000;
 const PORT: u16 = 1801;
-
-/// What a run that kept every rule did.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Report {
-    /// Messages accepted.
-    pub accepted: u64,
-    /// Messages consumed by applications.
-    pub consumed: u64,
-    /// Puts refused for good.
-    pub refused: u64,
-    /// Machines that lost power or were killed.
-    pub deaths: u64,
-    /// Of these, in the middle of a commit or of recovery.
-    pub deaths_in_commit: u64,
-    /// Links that broke.
-    pub broken_links: u64,
-    /// Buffers lost on living links.
-    pub lost_buffers: u64,
-    /// Batches refused by full disks.
-    pub full_batches: u64,
-    /// Duplicates removed by the duplicate cache.
-    pub duplicates: u64,
-    /// Acks sent off their session.
-    pub routed_acks: u64,
-    /// Messages whose fate was asked.
-    pub queried: u64,
-    /// Datagrams handed to the network, where links are QUIC's.
-    pub datagrams: u64,
-    /// Of these, lost on the way.
-    pub lost_datagrams: u64,
-    /// Of these, delivered with a bit turned.
-    pub damaged_datagrams: u64,
-    /// Virtual time, milliseconds.
-    pub virtual_ms: u64,
-    /// Of this, after the last fault; over several runs the longest.
-    pub drain_ms: u64,
-    /// Events handled.
-    pub steps: u64,
-    /// Hash over everything that happened, in order.
-    pub trace_hash: u64,
-}
-
-/// A rule was broken.
-#[derive(Clone, Debug)]
-pub struct Failure {
-    /// The seed to run again.
-    pub seed: u64,
-    /// Whether links were QUIC's.
-    pub quinn: bool,
-    /// Which rule, and what was seen.
-    pub text: String,
-    /// Virtual time of it, milliseconds.
-    pub at_ms: u64,
-    /// The last things that happened before.
-    pub tail: Vec<String>,
-}
-
-impl core::fmt::Display for Failure {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        writeln!(f, "seed {} at {} ms: {}", self.seed, self.at_ms, self.text)?;
-        for line in &self.tail {
-            writeln!(f, "  {line}")?;
-        }
-        let mode = if self.quinn { "--mode quinn " } else { "" };
-        write!(f, "again with: cargo xtask sim {mode}--seed {}", self.seed)
-    }
-}
-
-impl core::error::Error for Failure {}
 
 #[derive(Debug)]
 #[expect(
@@ -156,17 +91,87 @@ enum What {
     Work {
         sender: usize,
     },
+    /// A receiver asks again on the connection that it had.
+    Ask {
+        conn: ConnId,
+        number: usize,
+    },
+    /// Both ends of a link heard nothing for too long.
+    Silence {
+        link: u64,
+    },
     BreakLink,
     Trouble,
     Mend(Mend),
+    Stall,
+    Partition,
+    Move,
+    /// A name leads to where its machine is.
+    Rename {
+        node: usize,
+    },
     LosePower,
     Kill,
+    Stop,
     BreakClient,
+    CrashClient,
     FillDisk,
     EmptyDisk {
         node: usize,
     },
+    FailDisk,
+    SlowDisk,
     JumpClock,
+    Operate,
+    /// A queue that was deleted is created again.
+    Create {
+        node: usize,
+        queue: usize,
+    },
+    Approve {
+        node: usize,
+        peer: QmId,
+    },
+    Block,
+    AskWhy,
+    /// Operators drop dead letters that fill a small store.
+    Tidy,
+    Heal,
+}
+
+impl What {
+    /// Whether it happens while faults do, and not after.
+    const fn is_fault(&self) -> bool {
+        matches!(
+            self,
+            Self::BreakLink
+                | Self::Stall
+                | Self::Partition
+                | Self::Move
+                | Self::LosePower
+                | Self::Kill
+                | Self::Stop
+                | Self::BreakClient
+                | Self::CrashClient
+                | Self::FillDisk
+                | Self::FailDisk
+                | Self::SlowDisk
+                | Self::JumpClock
+                | Self::Operate
+                | Self::Block
+        )
+    }
+}
+
+/// How a process ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Death {
+    /// With its machine: what was not flushed may be lost.
+    Power,
+    /// Alone: what was written stays.
+    Process,
+    /// As it was told to.
+    Stopped,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -199,11 +204,13 @@ struct World {
     conns: BTreeMap<ConnId, Conn>,
     next_conn: u64,
     oracle: Oracle,
-    /// Which put became which recoverable message, as read from the batches of its own node.
-    names: BTreeMap<(QmId, MessageId), Put>,
+    truth: Truth,
+    /// Where each machine is, where its name leads, and the next free place.
+    homes: Vec<u16>,
+    resolved: Vec<u16>,
+    next_home: u16,
     report: Report,
     tail: std::collections::VecDeque<String>,
-    full: bool,
     print: bool,
 }
 
@@ -232,15 +239,21 @@ impl World {
         let mut senders = Vec::new();
         let mut receivers = Vec::new();
         for node in 0..scenario.nodes {
-            receivers.push(Receiver::new(&mut random));
+            for queue in 0..scenario.queues {
+                receivers.push(Receiver::new(node, queue, &mut random));
+            }
             for _ in 0..scenario.senders {
                 let number = u32::try_from(senders.len()).unwrap_or(0);
                 senders.push(Sender::new(number, node, &mut random));
             }
         }
         let mut oracle = Oracle::new(scenario.nodes);
-        oracle.forgetful = scenario.segment_bytes < 1 << 20;
-        oracle.gaps = scenario.lost_buffers_per_mille > 0 || scenario.disk_full_ms > 0;
+        oracle.small_cache = scenario.dedup_capacity < 1_000;
+        oracle.gaps = scenario.lost_buffers_per_mille > 0
+            || scenario.repeated_buffers_per_mille > 0
+            || scenario.disk_full_every_ms > 0
+            || scenario.disk_failure_every_ms > 0;
+        let homes: Vec<u16> = (1..).take(scenario.nodes).collect();
         Self {
             random,
             now: 0,
@@ -255,13 +268,15 @@ impl World {
             conns: BTreeMap::new(),
             next_conn: 0,
             oracle,
-            names: BTreeMap::new(),
+            truth: Truth::default(),
+            resolved: homes.clone(),
+            homes,
+            next_home: 1_000,
             report: Report {
                 trace_hash: 0xcbf2_9ce4_8422_2325,
                 ..Report::default()
             },
             tail: std::collections::VecDeque::new(),
-            full: false,
             print,
             scenario,
         }
@@ -287,7 +302,7 @@ impl World {
 
     /// Plans the next fault of a kind: exponential in spirit, uniform up to twice the mean.
     fn plan_fault(&mut self, mean_ms: u64, what: What) {
-        if mean_ms > 0 && self.now < self.scenario.fault_ms * 1_000 {
+        if mean_ms > 0 && self.may_fail() {
             let delay = self.draw(1, 2 * mean_ms) * 1_000;
             self.plan(delay, what);
         }
@@ -318,6 +333,7 @@ impl World {
             quinn: self.scenario.packets.is_some(),
             text,
             at_ms: self.now / 1_000,
+            steps: self.report.steps,
             tail: self.tail.iter().cloned().collect(),
         })
     }
@@ -353,13 +369,8 @@ impl World {
             let delay = self.draw(20_000, 200_000);
             self.plan(delay, What::Work { sender });
         }
-        let s = self.scenario.clone();
-        self.plan_fault(s.link_break_ms, What::BreakLink);
-        self.plan_fault(s.power_loss_ms, What::LosePower);
-        self.plan_fault(s.kill_ms, What::Kill);
-        self.plan_fault(s.client_break_ms, What::BreakClient);
-        self.plan_fault(s.disk_full_ms, What::FillDisk);
-        self.plan_fault(s.clock_jump_ms, What::JumpClock);
+        self.plan_faults();
+        self.plan(500_000, What::AskWhy);
     }
 
     /// Does what comes next; tells whether everything is over.
@@ -375,11 +386,11 @@ impl World {
         self.now = at;
         self.report.steps += 1;
         self.step(what)?;
-        if self.report.steps.is_multiple_of(256) && self.is_over() {
+        if self.report.steps.is_multiple_of(256) && self.is_over()? {
             return Ok(true);
         }
         if self.now > self.scenario.fault_ms * 1_000 + DRAIN_US {
-            return Err(format!("rule 7: it does not end: {}", self.what_waits()));
+            return Err(format!("rule 7: it does not end: {}", self.what_waits()?));
         }
         Ok(false)
     }
@@ -398,19 +409,28 @@ impl World {
             self.report.consumed += u64::from(fate.consumed > 0);
             self.report.refused += u64::from(fate.refused && fate.accepted.is_empty());
         }
+        self.report.duplicates_allowed = self.oracle.duplicates_allowed;
         for node in 0..self.scenario.nodes {
-            if let Some(status) = self.status(node) {
-                self.report.duplicates += status.counters.duplicates;
-                self.report.routed_acks += status.counters.acks_routed;
-                self.report.queried += status.counters.queried;
-            }
+            self.keep_counters(node);
         }
         Ok(())
     }
 
-    fn is_over(&mut self) -> bool {
-        if self.now < self.scenario.fault_ms * 1_000 {
-            return false;
+    /// Adds what a life of a node counted to the report.
+    fn keep_counters(&mut self, node: usize) {
+        if let Some(running) = &self.machines[node].running {
+            let counters = running.engine.counters();
+            self.report.duplicates += counters.duplicates;
+            self.report.routed_acks += counters.acks_routed;
+            self.report.queried += counters.queried;
+            self.report.dead_letters += counters.dead_letters;
+            self.report.reached.add(running.engine.reached());
+        }
+    }
+
+    fn is_over(&mut self) -> Result<bool, String> {
+        if self.may_fail() {
+            return Ok(false);
         }
         let idle = self
             .senders
@@ -422,28 +442,45 @@ impl World {
                 .iter()
                 .any(|r| !r.settling.is_empty() || !r.in_hand.is_empty())
         {
-            return false;
+            return Ok(false);
         }
-        (0..self.scenario.nodes).all(|node| {
-            self.status(node)
-                .is_some_and(|s| s.outgoing_messages == 0 && s.local_messages == 0)
-        })
+        for node in 0..self.scenario.nodes {
+            let Some(status) = self.status(node)? else {
+                return Ok(false);
+            };
+            if status.outgoing_messages > 0 || status.local_messages > 0 {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
-    fn what_waits(&mut self) -> String {
+    fn what_waits(&mut self) -> Result<String, String> {
         let mut text = format!("{} accepted puts are open", self.oracle.open());
         for sender in &self.senders {
             if !sender.unanswered.is_empty() || !sender.is_done(&self.scenario) {
                 text += &format!(
-                    "; application {} has {} unanswered, {} to put again",
+                    "; application {} of node{} has {} unanswered, {} to put again, is {}",
                     sender.number,
+                    sender.node,
                     sender.unanswered.len(),
-                    sender.again.len()
+                    sender.again.len(),
+                    if sender.conn.is_some() {
+                        "connected"
+                    } else {
+                        "alone"
+                    },
                 );
+                for (sequence, (put, frame)) in sender.unanswered.iter().take(2) {
+                    text += &format!(
+                        " ({sequence}: {put:?} {:?} {:?} to {})",
+                        frame.class, frame.idempotency, frame.destination
+                    );
+                }
             }
         }
         for node in 0..self.scenario.nodes {
-            match self.admin(node, AdminRequest::Outgoing) {
+            match self.admin(node, AdminRequest::Outgoing)? {
                 Some(AdminReply::Outgoing(views)) => {
                     for view in views {
                         if view.waiting + view.unacknowledged + view.in_doubt > 0 {
@@ -453,18 +490,20 @@ impl World {
                 }
                 _ => text += &format!("; node{node} is down"),
             }
-            if let Some(AdminReply::Queues(views)) = self.admin(node, AdminRequest::Queues) {
+            if let Some(AdminReply::Queues(views)) = self.admin(node, AdminRequest::Queues)? {
                 for view in views.iter().filter(|view| view.messages + view.leased > 0) {
                     text += &format!("; node{node}: {view:?}");
                 }
             }
         }
-        text
+        Ok(text)
     }
 
-    fn admin(&mut self, node: usize, what: AdminRequest) -> Option<AdminReply> {
+    fn admin(&mut self, node: usize, what: AdminRequest) -> Result<Option<AdminReply>, String> {
         let now = self.machines[node].now(self.now);
-        let running = self.machines[node].running.as_mut()?;
+        let Some(running) = self.machines[node].running.as_mut() else {
+            return Ok(None);
+        };
         running.engine.handle(
             now,
             Input::Admin {
@@ -474,23 +513,23 @@ impl World {
             },
         );
         let mut answer = None;
+        let life = self.life(node);
         for output in outputs(&mut self.machines[node], self.now) {
             match output {
                 Output::Admin { reply, .. } => answer = Some(reply),
                 // Whatever else became due is handled as if it came by itself.
-                other => {
-                    let _handled = self.obey(node, other);
-                }
+                other if self.is_same_life(node, life) => self.obey(node, other)?,
+                _ => {}
             }
         }
-        answer
+        Ok(answer)
     }
 
-    fn status(&mut self, node: usize) -> Option<Box<StatusView>> {
-        match self.admin(node, AdminRequest::Status) {
+    fn status(&mut self, node: usize) -> Result<Option<Box<StatusView>>, String> {
+        Ok(match self.admin(node, AdminRequest::Status)? {
             Some(AdminReply::Status(status)) => Some(status),
             _ => None,
-        }
+        })
     }
 
     fn life(&self, node: usize) -> u64 {
@@ -502,9 +541,12 @@ impl World {
     }
 
     fn step(&mut self, what: What) -> Result<(), String> {
+        if what.is_fault() && !self.may_fail() {
+            return Ok(());
+        }
         match what {
             What::Frames { to, link, frames } => {
-                if self.network.is_alive(link) {
+                if self.network.hears(link, to) {
                     self.note(&format!(
                         "node{} receives {} bytes on {}",
                         to.node,
@@ -522,22 +564,16 @@ impl World {
                 Ok(())
             }
             What::LinkDown { end, text } => {
+                self.network.deafen(end);
                 let input = Input::Closed {
                     link: end.link,
                     text: text.to_owned(),
                 };
                 self.give(end.node, input)
             }
-            What::LinkEnd { link } => {
-                if let Some(ends) = self.network.break_link(link) {
-                    for end in ends {
-                        let input = Input::Closed {
-                            link: end.link,
-                            text: "closed by the peer".to_owned(),
-                        };
-                        self.give(end.node, input)?;
-                    }
-                }
+            What::LinkEnd { link } => self.link_ends(link),
+            What::Silence { link } => {
+                self.break_link(link);
                 Ok(())
             }
             What::Dialled {
@@ -579,55 +615,66 @@ impl World {
                 Ok(())
             }
             What::Start { node } => self.start(node),
-            What::ToNode { conn, frame } => match self.conns.get(&conn).map(|conn| conn.node) {
-                Some(node) => self.give(node, Input::Client { conn, frame }),
-                None => Ok(()),
-            },
+            What::ToNode { conn, frame } => self.said(conn, frame),
             What::ToApplication { conn, frame } => self.answered(conn, frame),
             What::Connect { who } => self.connect(who),
             What::Work { sender } => self.work(sender),
-            What::BreakLink => self.break_some_link(),
-            What::Trouble => self.trouble(),
-            What::Mend(what) => {
-                self.mend(what);
+            What::Ask { conn, number } => {
+                self.ask(conn, number);
                 Ok(())
             }
             What::LosePower => self.lose_power(),
             What::Kill => self.kill_some(),
+            What::Stop => self.stop_some(),
             What::BreakClient => self.break_some_client(),
+            What::CrashClient => self.crash_some_client(),
+            What::Operate => self.operate(),
+            What::Create { node, queue } => self.create(node, queue),
+            What::Approve { node, peer } => self.approve(node, peer),
+            What::Block => self.block_some(),
+            What::Trouble => self.trouble(),
+            What::AskWhy => self.ask_why(),
+            What::Tidy => self.tidy(),
+            What::Heal => self.heal(),
+            other => {
+                self.go_wrong(&other);
+                Ok(())
+            }
+        }
+    }
+
+    /// Faults that no node has to be told of.
+    fn go_wrong(&mut self, what: &What) {
+        match what {
+            What::BreakLink => self.break_some_link(),
+            What::Mend(what) => self.mend(*what),
+            What::Stall => self.stall(),
+            What::Partition => self.partition(),
+            What::Move => self.move_machine(),
+            What::Rename { node } => self.resolved[*node] = self.homes[*node],
             What::FillDisk => self.fill_disk(),
-            What::EmptyDisk { node } => {
-                self.note(&format!("node{node}: the disk has room again"));
-                self.machines[node].disk.set_capacity(None);
-                Ok(())
-            }
-            What::JumpClock => {
-                let node = self.pick(self.scenario.nodes);
-                let years = 60 * 365 * 24 * 3_600 * 1_000_000_u64;
-                let jump = self.draw(0, 2 * years).cast_signed() - years.cast_signed();
-                self.machines[node].wall_offset_us = jump;
-                self.note(&format!("node{node}: the wall clock jumps"));
-                self.plan_fault(self.scenario.clock_jump_ms, What::JumpClock);
-                Ok(())
-            }
+            What::EmptyDisk { node } => self.empty_disk(*node),
+            What::FailDisk => self.fail_disk(),
+            What::SlowDisk => self.slow_disk(),
+            What::JumpClock => self.jump_clock(),
+            _ => {}
         }
     }
 
     /// Dead letters count as found; they are all there is in the stores that is not received.
     fn collect_dead_letters(&mut self) -> Result<(), String> {
         for node in 0..self.scenario.nodes {
-            for number in 0..64_u32 {
+            for number in 0..256_u32 {
                 for priority in 0..8 {
                     let stream = qm_engine::StreamId(number * 8 + priority);
                     for record in self.machines[node].load(stream, 0, 10_000, usize::MAX)? {
                         let Some(stored) = StoredMessage::read(&record.head) else {
                             continue;
                         };
-                        if stored.dead.is_some()
+                        if let Some(outcome) = stored.dead
                             && let Some(put) = Put::from_body(&record.body)
-                            && let Some(fate) = self.oracle.fates.get_mut(&put)
                         {
-                            fate.dead = true;
+                            self.oracle.dead_letter(node, put, outcome);
                         }
                     }
                 }

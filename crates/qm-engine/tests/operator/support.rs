@@ -96,12 +96,23 @@ impl Node {
         trust: Trust,
         seed: u64,
     ) -> Self {
+        Self::over_with(identity, records, state, log, config(trust), seed)
+    }
+
+    fn over_with(
+        identity: Identity,
+        records: BTreeMap<(StreamId, u64), StoredRecord>,
+        state: BTreeMap<Bytes, Bytes>,
+        log: Vec<(StreamId, Bytes)>,
+        config: EngineConfig,
+        seed: u64,
+    ) -> Self {
         let mut recovered = Recovered {
             state: state.clone(),
             recent: log.clone(),
             ..Recovered::default()
         };
-        for (stream, position) in records.keys() {
+        for ((stream, position), record) in &records {
             let summary = recovered
                 .streams
                 .entry(*stream)
@@ -111,9 +122,10 @@ impl Node {
                 });
             summary.next_position = position + 1;
             summary.live_records += 1;
+            summary.live_bytes += (record.head.len() + record.body.len()) as u64;
         }
         let entropy = Box::new(SeededEntropy::new(seed));
-        let engine = Engine::new(config(trust), identity, recovered, entropy, Now::default());
+        let engine = Engine::new(config, identity, recovered, entropy, Now::default());
         Self {
             engine,
             identity,
@@ -139,6 +151,18 @@ impl Node {
     /// The same machine after an orderly stop and a new start.
     pub(crate) fn restart(self, trust: Trust) -> Self {
         Self::over(self.identity, self.records, self.state, self.log, trust, 99)
+    }
+
+    /// The same with other settings.
+    pub(crate) fn restart_with(self, config: EngineConfig) -> Self {
+        Self::over_with(
+            self.identity,
+            self.records,
+            self.state,
+            self.log,
+            config,
+            99,
+        )
     }
 
     pub(crate) fn give(&mut self, at_ms: u64, input: Input) {

@@ -35,7 +35,10 @@ fn answer(node: &mut Node, at_ms: u64, most: usize, no_room: &[usize]) {
 }
 
 fn refusals(node: &Node) -> usize {
-    let full = |frame: &&NodeFrame| matches!(frame, NodeFrame::Refused(refused) if refused.outcome == Outcome::STORE_FULL);
+    let full = |frame: &&NodeFrame| match frame {
+        NodeFrame::Refused(refused) => refused.outcome == Outcome::STORE_FULL,
+        _ => false,
+    };
     node.told.iter().filter(full).count()
 }
 

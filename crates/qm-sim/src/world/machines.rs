@@ -20,11 +20,23 @@ impl World {
         self.drain(node)
     }
 
+    /// The same, and what it causes leaves at once.
+    pub(super) fn give_now(&mut self, node: usize, input: Input) -> Result<(), String> {
+        let now = self.machines[node].now(self.now);
+        if let Some(running) = &mut self.machines[node].running {
+            running.engine.handle(now, input);
+        }
+        self.drain(node)
+    }
+
     pub(super) fn drain(&mut self, node: usize) -> Result<(), String> {
+        let life = self.life(node);
         for output in outputs(&mut self.machines[node], self.now) {
+            if self.dies_suddenly(node)? || !self.is_same_life(node, life) {
+                return Ok(());
+            }
             self.obey(node, output)?;
         }
-        let life = self.life(node);
         if let Some(running) = &self.machines[node].running {
             running
                 .engine
@@ -38,6 +50,23 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    /// Between two effects of an engine its process may die, or its machine.
+    fn dies_suddenly(&mut self, node: usize) -> Result<bool, String> {
+        let odds = self.scenario.sudden_death;
+        if odds == 0 || !self.may_fail() || self.draw(1, 100_000) > odds {
+            return Ok(false);
+        }
+        self.note(&format!("node{node} dies in the middle of what it does"));
+        self.report.sudden_deaths += 1;
+        let end = if self.draw(0, 1) == 0 {
+            Death::Power
+        } else {
+            Death::Process
+        };
+        self.die(node, end)?;
+        Ok(true)
     }
 
     pub(super) fn obey(&mut self, node: usize, output: Output) -> Result<(), String> {
@@ -100,6 +129,7 @@ impl World {
                 Ok(())
             }
             Output::Client { conn, frame } => {
+                self.learn_names(conn, &frame);
                 self.reply(conn, frame);
                 Ok(())
             }
@@ -114,30 +144,50 @@ impl World {
     }
 
     pub(super) fn persist(&mut self, node: usize, ticket: Ticket, ops: Vec<StoreOp>) {
-        let life = self.life(node);
-        let delay = self.draw(10, self.scenario.commit_max_us);
         if let Some(running) = &mut self.machines[node].running {
             running.waiting.push((ticket, ops));
             if !running.committing {
-                running.committing = true;
-                self.plan(delay, What::Commit { node, life });
+                self.plan_commit(node);
             }
         }
     }
 
+    fn plan_commit(&mut self, node: usize) {
+        let life = self.life(node);
+        let mut delay = self.draw(10, self.scenario.commit_max_us);
+        if self.machines[node].slow_until > self.now {
+            delay += self.draw(0, 1_000_000);
+        }
+        if let Some(running) = &mut self.machines[node].running {
+            running.committing = true;
+            self.plan(delay, What::Commit { node, life });
+        }
+    }
+
     pub(super) fn commit(&mut self, node: usize) -> Result<(), String> {
-        let committed = self.machines[node].commit()?;
-        let Committed::Answers(answers) = committed else {
-            self.report.deaths_in_commit += 1;
-            self.note(&format!("node{node}: power lost in the middle of a commit"));
-            return self.die(node, true);
+        let answers = match self.machines[node].commit()? {
+            Committed::Answers(answers) => answers,
+            Committed::PowerLost => {
+                self.report.deaths_in_commit += 1;
+                self.note(&format!("node{node}: power lost in the middle of a commit"));
+                return self.die(node, Death::Power);
+            }
+            Committed::Failed => {
+                self.report.disk_failures += 1;
+                self.note(&format!("node{node}: the disk fails; it starts anew"));
+                return self.die(node, Death::Process);
+            }
         };
-        let source = self.machines[node].identity.qm;
         let mut inputs = Vec::new();
         for (ticket, ops, applied) in answers {
             if applied != Applied::Done {
+                if let Some(running) = &mut self.machines[node].running {
+                    running.spill_refused |= running.stopping;
+                }
                 if !matches!(applied, Applied::Full) {
-                    return Err(format!("node{node}: a batch was refused: {applied:?}"));
+                    return Err(format!(
+                        "rule 11: node{node}: a batch was refused: {applied:?}"
+                    ));
                 }
                 self.report.full_batches += 1;
                 inputs.push(Input::PersistRefused {
@@ -146,67 +196,151 @@ impl World {
                 });
                 continue;
             }
-            for op in &ops {
-                let StoreOp::Put { head, body, .. } = op else {
-                    continue;
-                };
-                let Some(stored) = StoredMessage::read(head) else {
-                    return Err(format!("node{node}: an unreadable head was stored"));
-                };
-                let id = stored.envelope.id;
-                let Some(put) = Put::from_body(body) else {
-                    return Err(format!("node{node}: a body nobody sent was stored"));
-                };
-                if stored.envelope.source == source {
-                    self.note(&format!("node{node} stores {put:?} as {id}"));
-                    self.names.insert((source, id), put);
-                } else if stored.dead.is_none() {
-                    self.oracle.stored(node, stored.envelope.source, id, put)?;
-                }
-                self.oracle.flushed(node, stored.envelope.source, id);
-            }
+            self.read_batch(node, &ops)?;
             inputs.push(Input::Persisted { ticket });
         }
         if let Some(running) = &mut self.machines[node].running {
             running.committing = false;
         }
         self.note(&format!("node{node}: {} batches are on disk", inputs.len()));
+        let life = self.life(node);
         for input in inputs {
-            self.give(node, input)?;
+            if self.is_same_life(node, life) {
+                self.give(node, input)?;
+            }
         }
-        let more = self.machines[node]
-            .running
-            .as_ref()
-            .is_some_and(|r| !r.waiting.is_empty());
-        if more {
-            let life = self.life(node);
-            let delay = self.draw(10, self.scenario.commit_max_us);
-            if let Some(running) = &mut self.machines[node].running
-                && !running.committing
-            {
-                running.committing = true;
-                self.plan(delay, What::Commit { node, life });
+        if self.is_same_life(node, life) {
+            let stopping = self.machines[node]
+                .running
+                .as_ref()
+                .is_some_and(|r| r.stopping);
+            if stopping {
+                self.drain(node)?;
+            }
+            let more = self.machines[node]
+                .running
+                .as_ref()
+                .is_some_and(|r| !r.waiting.is_empty() && !r.committing);
+            if more {
+                self.plan_commit(node);
+            }
+            self.end_if_stopped(node);
+        }
+        Ok(())
+    }
+
+    /// What a durable batch says of messages.
+    fn read_batch(&mut self, node: usize, ops: &[StoreOp]) -> Result<(), String> {
+        let me = self.machines[node].identity.qm;
+        let life = self.life(node);
+        for op in ops {
+            let StoreOp::Put { head, body, .. } = op else {
+                continue;
+            };
+            let Some(stored) = StoredMessage::read(head) else {
+                return Err(format!(
+                    "rule 11: node{node}: an unreadable head was stored"
+                ));
+            };
+            let (source, id) = (stored.envelope.source, stored.envelope.id);
+            let Some(put) = Put::from_body(body) else {
+                return Err(format!(
+                    "rule 11: node{node}: a body nobody sent was stored"
+                ));
+            };
+            self.oracle.flushed(node, source, id);
+            if let Some(outcome) = stored.dead {
+                self.oracle.dead_letter(node, put, outcome);
+            }
+            if source == me {
+                self.note(&format!("node{node} stores {put:?} as {id}"));
+                self.oracle.names.insert(id, put);
+            } else if stored.dead.is_none() && stored.envelope.class.is_durable() {
+                self.oracle.stored(node, life, source, id, Some(put))?;
             }
         }
         Ok(())
     }
 
+    /// Names of express messages, from the answers to their puts.
+    fn learn_names(&mut self, conn: ConnId, frame: &NodeFrame) {
+        let NodeFrame::Accepted(accepted) = frame else {
+            return;
+        };
+        let Some(Who::Sender(sender)) = self.conns.get(&conn).map(|conn| conn.who) else {
+            return;
+        };
+        for n in 0..u64::from(accepted.count) {
+            let sequence = accepted.first_sequence + n;
+            if let Some((put, _)) = self.senders[sender].unanswered.get(&sequence) {
+                let mut id = accepted.first_id;
+                id.sequence += n;
+                self.oracle.names.insert(id, *put);
+            }
+        }
+    }
+
     pub(super) fn observe(&mut self, node: usize, event: Event) -> Result<(), String> {
         self.note(&format!("node{node}: {event:?}"));
-        let source = self.machines[node].identity.qm;
+        let me = self.machines[node].identity.qm;
         match event {
-            Event::Acknowledged { id } => {
-                if let Some(put) = self.names.get(&(source, id)) {
-                    let to = self.oracle.fates.get(put).map_or(0, |fate| fate.towards.0);
-                    return self.oracle.acknowledged(true, source, id, to);
+            Event::Acknowledged { id } => self.oracle.acknowledged(me, id),
+            Event::Delivered { source, id } => {
+                let durable = self
+                    .oracle
+                    .names
+                    .get(&id)
+                    .and_then(|put| self.oracle.fates.get(put))
+                    .is_some_and(|fate| fate.durable);
+                if durable {
+                    // Its batch has told of it.
+                    return Ok(());
                 }
+                let life = self.life(node);
+                self.oracle.stored(node, life, source, id, None)
+            }
+            Event::Dead {
+                id,
+                outcome,
+                uncertain,
+                ..
+            } => {
+                let now = self.now;
+                let queues = self.scenario.queues;
+                let truth = &self.truth;
+                let end = Ended {
+                    node,
+                    now,
+                    outcome,
+                    uncertain,
+                };
+                self.oracle.died(id, end, |fate, outcome| {
+                    let missing = fate.towards.1 >= queues || truth.deleted.contains(&fate.towards);
+                    let blocked = truth.blocked.contains(&(fate.towards.0, fate.node));
+                    match outcome {
+                        Outcome::BAD_DESTINATION_QUEUE => missing,
+                        Outcome::ACCESS_DENIED | Outcome::BLOCKED => blocked,
+                        Outcome::QUEUE_PURGED
+                        | Outcome::QUEUE_DELETED
+                        // Which messages an operator met, only the node knows.
+                        | Outcome::PURGED_IN_TRANSIT => true,
+                        _ => false,
+                    }
+                })
+            }
+            Event::PeerPending { peer, .. } => {
+                let delay = self.draw(10_000, 3_000_000);
+                self.report.approvals += 1;
+                self.plan(delay, What::Approve { node, peer });
                 Ok(())
             }
             Event::PeerMisbehaved { text, .. } => Err(format!(
-                "node{node} finds fault with a well-behaved peer: {text}"
+                "rule 11: node{node} finds fault with a well-behaved peer: {text}"
             )),
-            Event::Unreadable { what } => Err(format!("node{node} cannot read {what}")),
-            Event::IdentityChanged { .. } => Err(format!("node{node} takes a peer for another")),
+            Event::Unreadable { what } => Err(format!("rule 11: node{node} cannot read {what}")),
+            Event::IdentityChanged { .. } => {
+                Err(format!("rule 11: node{node} takes a peer for another"))
+            }
             _ => Ok(()),
         }
     }
@@ -216,28 +350,38 @@ impl World {
             return Ok(());
         }
         let scenario = self.scenario.clone();
-        let Some(heads) = self.machines[node].start(&scenario, self.now)? else {
-            self.report.deaths_in_commit += 1;
-            self.note(&format!("node{node}: power lost during recovery"));
-            return self.die(node, true);
+        let found = match self.machines[node].start(&scenario, self.now)? {
+            Started::Runs(found) => found,
+            Started::PowerLost => {
+                self.report.deaths_in_commit += 1;
+                self.note(&format!("node{node}: power lost during recovery"));
+                return self.die(node, Death::Power);
+            }
+            Started::Failed => {
+                self.report.disk_failures += 1;
+                self.note(&format!("node{node}: the disk fails during recovery"));
+                return self.die(node, Death::Process);
+            }
         };
-        for stored in heads.iter().filter_map(StoredMessage::read) {
+        let me = self.machines[node].identity.qm;
+        let life = self.life(node);
+        self.oracle.starts(node, &found.remembered);
+        for stored in &found.known {
             // A commit that the power cut short may still have reached the disk whole.
-            self.oracle
-                .flushed(node, stored.envelope.source, stored.envelope.id);
+            let (source, id) = (stored.envelope.source, stored.envelope.id);
+            let own = source == me || stored.dead.is_some();
+            self.oracle.found(node, life, source, id, own);
         }
         self.note(&format!("node{node} starts"));
         if let Some(wires) = &mut self.wires {
             wires.plug(node)?;
         }
-        if self.machines[node].lives == 1 || self.queue_is_missing(node) {
-            let mut settings = LocalSettings::new("inbox".parse().expect("a valid name"));
-            settings.quota_messages = scenario.quota_messages;
-            self.admin(node, AdminRequest::QueueCreate(settings));
+        for queue in 0..scenario.queues {
+            self.create(node, queue)?;
         }
         if scenario.nat && node == scenario.nodes - 1 {
             for other in 0..scenario.nodes - 1 {
-                self.add_peer(node, other);
+                self.add_peer(node, other)?;
             }
         }
         if scenario.nat && node != scenario.nodes - 1 {
@@ -249,7 +393,10 @@ impl World {
                 qm: Some(hidden),
                 keep_connected: false,
             };
-            self.admin(node, what);
+            self.admin(node, what)?;
+        }
+        if !self.may_fail() {
+            self.put_right(node)?;
         }
         self.drain(node)?;
         for sender in 0..self.senders.len() {
@@ -257,26 +404,22 @@ impl World {
                 self.connect(Who::Sender(sender))?;
             }
         }
-        self.connect(Who::Receiver(node))
+        for receiver in 0..self.receivers.len() {
+            if self.receivers[receiver].node == node {
+                self.connect(Who::Receiver(receiver))?;
+            }
+        }
+        Ok(())
     }
 
-    pub(super) fn add_peer(&mut self, node: usize, other: usize) {
+    pub(super) fn add_peer(&mut self, node: usize, other: usize) -> Result<(), String> {
         let what = AdminRequest::PeerAdd {
             name: format!("node{other}"),
             address: Some(format!("node{other}:{PORT}")),
             qm: None,
             keep_connected: true,
         };
-        self.admin(node, what);
-    }
-
-    /// The queue was created and its creation did not survive.
-    pub(super) fn queue_is_missing(&mut self, node: usize) -> bool {
-        match self.admin(node, AdminRequest::Queues) {
-            Some(AdminReply::Queues(views)) => !views
-                .iter()
-                .any(|view| view.settings.name.as_str() == "inbox"),
-            _ => false,
-        }
+        self.admin(node, what)?;
+        Ok(())
     }
 }

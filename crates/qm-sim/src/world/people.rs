@@ -9,10 +9,11 @@ impl World {
         };
         match who {
             Who::Sender(sender) => self.senders[sender].conn = None,
-            Who::Receiver(node) => {
-                self.receivers[node].conn = None;
-                self.receivers[node].in_hand.clear();
-                self.receivers[node].settling.clear();
+            Who::Receiver(receiver) => {
+                let receiver = &mut self.receivers[receiver];
+                receiver.conn = None;
+                receiver.in_hand.clear();
+                receiver.settling.clear();
             }
         }
     }
@@ -23,9 +24,13 @@ impl World {
                 self.senders[sender].node,
                 self.senders[sender].conn.is_some(),
             ),
-            Who::Receiver(node) => (node, self.receivers[node].conn.is_some()),
+            Who::Receiver(receiver) => (
+                self.receivers[receiver].node,
+                self.receivers[receiver].conn.is_some(),
+            ),
         };
-        if connected || self.machines[node].running.is_none() {
+        let running = self.machines[node].running.as_ref();
+        if connected || running.is_none_or(|running| running.stopping) {
             return Ok(());
         }
         self.next_conn += 1;
@@ -40,7 +45,7 @@ impl World {
         );
         let frames = match who {
             Who::Sender(sender) => self.senders[sender].reconnect(conn),
-            Who::Receiver(node) => self.receivers[node].reconnect(conn),
+            Who::Receiver(receiver) => self.receivers[receiver].reconnect(conn),
         };
         for frame in frames {
             self.request(conn, frame);
@@ -76,16 +81,12 @@ impl World {
             && self.senders[sender].unanswered.len() < 64
         {
             let mut random = SeededEntropy::new(self.random.next_u64());
-            for (put, to, frame) in self.senders[sender].more(&scenario, &mut random) {
-                let towards = (to, frame.priority.get());
-                let node = self.senders[sender].node;
-                let fate = self.oracle.fates.entry(put).or_insert_with(|| Fate {
-                    durable: frame.class == Class::Recoverable,
-                    node,
-                    towards,
-                    ..Fate::default()
-                });
-                fate.refused = false;
+            let now = self.now;
+            for (put, fate, frame) in self.senders[sender].more(&scenario, &mut random) {
+                if let Some(mut fate) = fate {
+                    fate.put_at = now;
+                    self.oracle.fates.insert(put, fate);
+                }
                 self.request(conn, ClientFrame::Put(frame));
             }
         }
@@ -102,7 +103,7 @@ impl World {
         };
         match who {
             Who::Sender(sender) => self.sender_answered(sender, frame),
-            Who::Receiver(node) => self.receiver_answered(conn, node, frame),
+            Who::Receiver(receiver) => self.receiver_answered(conn, receiver, frame),
         }
     }
 
@@ -118,8 +119,11 @@ impl World {
                 for n in 0..u64::from(accepted.count) {
                     let sequence = accepted.first_sequence + n;
                     let Some((put, _)) = self.senders[sender].unanswered.remove(&sequence) else {
-                        return Err(format!("application {sender}: {sequence} answered twice"));
+                        return Err(format!(
+                            "rule 5: application {sender}: {sequence} answered twice"
+                        ));
                     };
+                    self.senders[sender].answered.insert(sequence, put);
                     let mut id = accepted.first_id;
                     id.sequence += n;
                     self.oracle.accepted(put, node, source, id)?;
@@ -127,23 +131,19 @@ impl World {
                 Ok(())
             }
             NodeFrame::Refused(refused) => {
-                let Some((put, frame)) = self.senders[sender].unanswered.remove(&refused.sequence)
-                else {
+                let sequence = refused.sequence;
+                let Some((put, frame)) = self.senders[sender].unanswered.remove(&sequence) else {
                     return Err(format!(
-                        "application {sender}: {} answered twice",
-                        refused.sequence
+                        "rule 5: application {sender}: {sequence} answered twice"
                     ));
                 };
-                match refused.outcome {
-                    Outcome::STORE_FULL
-                    | Outcome::QUOTA_EXCEEDED
-                    | Outcome::BAD_DESTINATION_QUEUE
-                    | Outcome::BAD_DESTINATION_NAME => {
-                        // Put again later, behind what was put meanwhile.
-                        self.oracle.disordered.insert(put.application);
-                        self.senders[sender].again.push((put, frame));
+                self.refused(sender, put, frame, refused.outcome, refused.text.as_str())
+            }
+            NodeFrame::Fate(fate) => {
+                for (first, last, outcome) in fate.runs {
+                    for sequence in first..=last {
+                        self.told(sender, sequence, outcome)?;
                     }
-                    other => return Err(format!("{put:?} was refused: {other} {}", refused.text)),
                 }
                 Ok(())
             }
@@ -151,60 +151,139 @@ impl World {
         }
     }
 
+    fn refused(
+        &mut self,
+        sender: usize,
+        put: Put,
+        frame: qm_wire::local::Put,
+        outcome: Outcome,
+        text: &str,
+    ) -> Result<(), String> {
+        let node = self.senders[sender].node;
+        let Some(fate) = self.oracle.fates.get_mut(&put) else {
+            return Err(format!("rule 5: {put:?} was refused and never put"));
+        };
+        let exists = fate.towards.1 < self.scenario.queues;
+        let large = frame.body.len() > Machine::body_bytes_max(node) as usize;
+        match outcome {
+            Outcome::BODY_TOO_LARGE if large => fate.refused = true,
+            Outcome::QUOTA_EXCEEDED if fate.fails_when_full => fate.refused = true,
+            Outcome::STORE_FULL
+            | Outcome::QUOTA_EXCEEDED
+            | Outcome::STOPPING
+            | Outcome::BAD_DESTINATION_NAME => {
+                self.put_again(sender, put, frame);
+            }
+            Outcome::BAD_DESTINATION_QUEUE if exists => self.put_again(sender, put, frame),
+            other => {
+                return Err(format!("rule 11: {put:?} was refused: {other} {text}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Put again later, behind what was put meanwhile.
+    fn put_again(&mut self, sender: usize, put: Put, frame: qm_wire::local::Put) {
+        self.oracle.disordered.insert(put.application);
+        self.senders[sender].again.push((put, frame));
+    }
+
+    /// An application is told what became of a message it follows.
+    fn told(&mut self, sender: usize, sequence: u64, outcome: Outcome) -> Result<(), String> {
+        let Some(put) = self.senders[sender].answered.get(&sequence).copied() else {
+            return Ok(());
+        };
+        let Some(fate) = self.oracle.fates.get(&put) else {
+            return Ok(());
+        };
+        let local = fate.towards.0 == fate.node;
+        if outcome == Outcome::REACHED_QUEUE && !local && fate.stored == 0 {
+            return Err(format!(
+                "rule 2: the application of {put:?} was told of its arrival and it never arrived"
+            ));
+        }
+        self.report.fates_told += 1;
+        Ok(())
+    }
+
     pub(super) fn receiver_answered(
         &mut self,
         conn: ConnId,
-        node: usize,
+        number: usize,
         frame: NodeFrame,
     ) -> Result<(), String> {
-        let mut frames = Vec::new();
+        let node = self.receivers[number].node;
         match frame {
             NodeFrame::Delivery(delivery) => {
-                let put = Put::from_body(&delivery.body);
-                if put.is_none() {
-                    return Err(format!("node{node} delivered a body nobody sent"));
+                let Some(put) = Put::from_body(&delivery.body) else {
+                    return Err(format!("rule 11: node{node} delivered a body nobody sent"));
+                };
+                if let Err(text) = self.oracle.handed_out(put) {
+                    let id = qm_wire::Envelope::decode(&delivery.envelope).map(|e| e.id);
+                    return Err(format!("{text}: {id:?} at {:x}", delivery.lookup));
                 }
-                if let Some(put) = put {
-                    self.oracle.handed_out(node, delivery.lookup, put)?;
-                    if let Some(fate) = self.oracle.fates.get_mut(&put) {
-                        fate.seen += 1;
-                    }
+                let (request, lookup) = self.receivers[number].latest;
+                if request == delivery.request && delivery.lookup <= lookup {
+                    return Err(format!(
+                        "rule 6: node{node} hands {put:?} out after what comes behind it"
+                    ));
                 }
-                self.receivers[node].in_hand.push((delivery.lookup, put));
+                let receiver = &mut self.receivers[number];
+                receiver.latest = (delivery.request, delivery.lookup);
+                receiver.in_hand.push((delivery.lookup, put));
             }
             NodeFrame::ReceiveDone(done) => {
-                if let Some(outcome) = done.outcome
-                    && outcome != Outcome::NOT_FOUND
-                {
+                if done.outcome == Some(Outcome::NOT_FOUND) {
+                    // An operator deleted the queue: look again later.
+                    self.plan(50_000, What::Ask { conn, number });
+                    return Ok(());
+                }
+                if let Some(outcome) = done.outcome {
                     return Err(format!(
-                        "node{node}: receive failed: {outcome} {}",
+                        "rule 11: node{node}: receive failed: {outcome} {}",
                         done.text
                     ));
                 }
                 let scenario = self.scenario.clone();
                 let mut random = SeededEntropy::new(self.random.next_u64());
-                frames = self.receivers[node].settle(&scenario, &mut random);
-                frames.push(self.receivers[node].ask());
+                let frames = self.receivers[number].settle(&scenario, &mut random);
+                for frame in frames {
+                    self.request(conn, frame);
+                }
+                self.ask(conn, number);
             }
             NodeFrame::Settled(settled) => {
-                let puts = self.receivers[node].settling.remove(&settled.request);
-                if settled.outcome.is_none() {
-                    for put in puts.into_iter().flatten().flatten() {
-                        let Some(fate) = self.oracle.fates.get_mut(&put) else {
-                            continue;
-                        };
-                        fate.consumed += 1;
-                        if fate.durable && fate.consumed > 1 && !self.oracle.forgetful {
-                            return Err(format!("rule 4: {put:?} was consumed twice"));
-                        }
-                    }
+                let settling = self.receivers[number].settling.remove(&settled.request);
+                if let (Some((put, Verdict::Consume)), None) = (settling, settled.outcome) {
+                    self.oracle.consumed(put)?;
                 }
             }
             _ => {}
         }
-        for frame in frames {
+        Ok(())
+    }
+
+    /// The next request of a receiver, on the connection it still has.
+    pub(super) fn ask(&mut self, conn: ConnId, number: usize) {
+        if self.receivers[number].conn == Some(conn) {
+            let frame = self.receivers[number].ask();
             self.request(conn, frame);
         }
-        Ok(())
+    }
+
+    /// What an application says reaches its node.
+    pub(super) fn said(&mut self, conn: ConnId, frame: ClientFrame) -> Result<(), String> {
+        let Some(Conn { node, who, .. }) = self.conns.get(&conn) else {
+            return Ok(());
+        };
+        let (node, who) = (*node, *who);
+        if let (ClientFrame::Settle(settle), Who::Receiver(number)) = (&frame, who)
+            && let Some((put, verdict)) = self.receivers[number].settling.get(&settle.request)
+            && let Some(fate) = self.oracle.fates.get_mut(put)
+        {
+            fate.done |= *verdict != Verdict::GiveBack;
+            fate.rejected |= *verdict == Verdict::Reject;
+        }
+        self.give(node, Input::Client { conn, frame })
     }
 }

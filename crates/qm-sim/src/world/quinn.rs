@@ -75,13 +75,13 @@ impl World {
                 () = sleep_until(began + Duration::from_micros(due)) => None,
             };
             if let Some((node, event)) = told {
-                self.told(node, event)?;
+                self.notified(node, event)?;
             }
         }
         self.end()
     }
 
-    fn told(&mut self, node: usize, event: Told) -> Result<(), String> {
+    fn notified(&mut self, node: usize, event: Told) -> Result<(), String> {
         match &event {
             Told::Connected {
                 link, peer, dial, ..

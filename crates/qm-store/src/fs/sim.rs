@@ -123,6 +123,12 @@ impl SimFs {
         lock(&self.disk).crash(tear);
     }
 
+    /// The process is gone and the machine lives on: what was written stays as it is, flushed or
+    /// not. Open handles fail from now on, faults are lifted, locks are released.
+    pub fn restart(&self) {
+        lock(&self.disk).forget_handles();
+    }
+
     /// Adds a fault.
     pub fn inject(&self, fault: Fault) {
         lock(&self.disk).faults.push(fault);

@@ -1,0 +1,183 @@
+//! For the simulation: rules that can be switched off, and rare branches that were taken.
+
+macro_rules! breaks {
+    ($($(#[doc = $doc:literal])* $name:ident,)*) => {
+        /// Rules of the protocol that a test switches off to see that the tests notice.
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub struct Breaks {
+            $($(#[doc = $doc])* pub $name: bool,)*
+        }
+
+        impl Breaks {
+            /// The break of this name alone.
+            #[must_use]
+            pub fn named(name: &str) -> Option<Self> {
+                match name {
+                    $(stringify!($name) => Some(Self { $name: true, ..Self::default() }),)*
+                    _ => None,
+                }
+            }
+
+            /// The names of all breaks.
+            pub const NAMES: &'static [&'static str] = &[$(stringify!($name)),*];
+        }
+    };
+}
+
+breaks! {
+    /// Acknowledge a durable message before it is on disk.
+    ack_before_durable,
+    /// Remember a message in the duplicate cache before it is stored.
+    remember_before_stored,
+    /// Apply an ack to the oldest messages in flight, by count, without comparing what it names.
+    ack_by_position,
+    /// Send what was in flight when a session ended again without asking.
+    resend_blindly,
+    /// Say nothing about routed acks for messages that are not held.
+    silent_not_held,
+    /// Do not acknowledge a duplicate again.
+    silent_duplicates,
+    /// Settle a message when it is transmitted.
+    settle_on_transmit,
+    /// Send what an earlier life left as if it had never been transmitted.
+    forget_doubt,
+    /// Declare what was transmitted expired without asking its destination.
+    expire_in_doubt,
+    /// Take messages into queues that are full.
+    ignore_quota,
+    /// Hand out the lowest priority first.
+    ignore_priority,
+    /// Transmit without credit.
+    ignore_credit,
+    /// Keep every durable message in memory.
+    ignore_memory,
+    /// Store the answer to an application's request some time after its message.
+    answer_apart,
+    /// Let times run by the wall clock.
+    wall_clock,
+    /// Tell an application that its settlement is done before it is on disk.
+    settle_before_durable,
+    /// Drop express messages on an orderly stop.
+    no_spill,
+    /// Send a message before older ones whose fate is asked.
+    overtake_doubt,
+    /// Forget idempotency keys at a restart.
+    forget_keys,
+}
+
+macro_rules! reach {
+    ($($(#[doc = $doc:literal])* $name:ident,)*) => {
+        /// A branch that is taken rarely and that the simulation must have taken.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum Reach {
+            $($(#[doc = $doc])* $name,)*
+        }
+
+        impl Reach {
+            /// All of them.
+            pub const ALL: &'static [Self] = &[$(Self::$name),*];
+        }
+
+        /// How often each was taken.
+        #[derive(Clone, Debug, Default, PartialEq, Eq)]
+        pub struct Reached(std::collections::BTreeMap<Reach, u64>);
+    };
+}
+
+reach! {
+    /// A question was answered: it is here.
+    AnsweredDelivered,
+    /// A question was answered: it is being stored.
+    AnsweredInFlight,
+    /// A question was answered: it is unknown here.
+    AnsweredUnknown,
+    /// Doubt ended: the destination has it.
+    DoubtDelivered,
+    /// Doubt ended: it is sent again.
+    DoubtUnknown,
+    /// Doubt goes on: the destination is storing it.
+    DoubtInFlight,
+    /// A message in flight was lost on a living link, as its destination says.
+    FlightUnknown,
+    /// A message in flight is settled by an answer.
+    FlightDelivered,
+    /// A routed ack settled a message.
+    RoutedAckApplied,
+    /// A routed ack named what is not held, and the acker was told.
+    NotHeldSent,
+    /// An acker was told that what it named is not held.
+    NotHeldReceived,
+    /// An ack that was not held somewhere was sent elsewhere.
+    AlternativeTried,
+    /// An ack without a session waits for one.
+    AckOwed,
+    /// An ack that waited for a session leaves on it.
+    AckPaid,
+    /// An ack did not match what it named.
+    AckUnverified,
+    /// A message was refused as an earlier copy of it was.
+    RefusalRepeated,
+    /// A refusal for nothing in flight.
+    RefusalStale,
+    /// A message expired before it was ever transmitted.
+    ExpiredWaiting,
+    /// A message that ran out of time was sent again, for its destination to refuse or recognise.
+    ExpiredAsked,
+    /// A message expired in its destination queue.
+    ExpiredInQueue,
+    /// A duplicate was acknowledged again.
+    DuplicateAcknowledged,
+    /// A copy arrived while another one was being stored.
+    DuplicateInFlight,
+    /// A batch was refused by a full disk, and what it should have done was undone.
+    BatchRefused,
+    /// Of two sessions with one life of a peer one was closed.
+    SessionSuperseded,
+    /// Express messages were written down by an orderly stop.
+    ExpressSpilled,
+    /// A full queue ended a session so that order holds.
+    QueueOverrun,
+    /// A full queue has room again.
+    QueueReopened,
+    /// A repeated request got the first answer.
+    RequestRepeated,
+    /// A repeated key got the first answer.
+    KeyRepeated,
+    /// A key was repeated while its message was on its way to the disk.
+    KeyPending,
+    /// A waiting message was left on disk for want of memory.
+    LeftOnDisk,
+    /// Waiting messages were read back from disk.
+    ReadBack,
+    /// Credit was withheld because memory or store are full.
+    CreditWithheld,
+    /// A peer got credit by its approval.
+    Approved,
+}
+
+impl Reached {
+    /// How often a branch was taken.
+    #[must_use]
+    pub fn count(&self, what: Reach) -> u64 {
+        self.0.get(&what).copied().unwrap_or(0)
+    }
+
+    /// Adds what another engine took.
+    pub fn add(&mut self, other: &Self) {
+        for (what, count) in &other.0 {
+            *self.0.entry(*what).or_insert(0) += count;
+        }
+    }
+
+    pub(crate) fn note(&mut self, what: Reach) {
+        *self.0.entry(what).or_insert(0) += 1;
+    }
+}
+
+impl crate::Engine {
+    /// Rare branches taken so far.
+    #[must_use]
+    pub const fn reached(&self) -> &Reached {
+        &self.reached
+    }
+}

@@ -1,0 +1,166 @@
+//! What a run did, or which rule it broke.
+
+use qm_engine::Reached;
+
+/// What a run that kept every rule did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Messages accepted.
+    pub accepted: u64,
+    /// Messages consumed by applications.
+    pub consumed: u64,
+    /// Puts refused for good.
+    pub refused: u64,
+    /// Messages that became dead letters.
+    pub dead_letters: u64,
+    /// Machines that lost power or were killed.
+    pub deaths: u64,
+    /// Of these, in the middle of a commit or of recovery.
+    pub deaths_in_commit: u64,
+    /// Of these, between two effects of an engine.
+    pub sudden_deaths: u64,
+    /// Disks that failed under a commit or under recovery.
+    pub disk_failures: u64,
+    /// Processes that were told to stop.
+    pub stops: u64,
+    /// Links that broke.
+    pub broken_links: u64,
+    /// Machines that read nothing from another one for a while.
+    pub stalls: u64,
+    /// Pairs of machines between which nothing got through.
+    pub partitions: u64,
+    /// Pairs of machines between which nothing got through in one direction.
+    pub one_way_partitions: u64,
+    /// Machines that got another address.
+    pub moves: u64,
+    /// Dials at which somebody else answered.
+    pub strangers: u64,
+    /// Buffers lost on living links.
+    pub lost_buffers: u64,
+    /// Buffers that arrived twice.
+    pub repeated_buffers: u64,
+    /// Batches refused by full disks.
+    pub full_batches: u64,
+    /// Disks that became slow.
+    pub slow_disks: u64,
+    /// Wall clocks that jumped.
+    pub clock_jumps: u64,
+    /// Applications that lost their memory.
+    pub client_crashes: u64,
+    /// Acts of operators on queues.
+    pub operations: u64,
+    /// Peers approved after they had to wait.
+    pub approvals: u64,
+    /// Peers blocked.
+    pub blocks: u64,
+    /// Causes asked for and compared with the world.
+    pub whys: u64,
+    /// Fates that applications were told.
+    pub fates_told: u64,
+    /// Duplicates removed by the duplicate cache.
+    pub duplicates: u64,
+    /// Duplicates delivered because the destination could not remember.
+    pub duplicates_allowed: u64,
+    /// Acks sent off their session.
+    pub routed_acks: u64,
+    /// Messages whose fate was asked.
+    pub queried: u64,
+    /// Datagrams handed to the network, where links are QUIC's.
+    pub datagrams: u64,
+    /// Of these, lost on the way.
+    pub lost_datagrams: u64,
+    /// Of these, delivered with a bit turned.
+    pub damaged_datagrams: u64,
+    /// Rare branches of the engine that were taken.
+    pub reached: Reached,
+    /// Virtual time, milliseconds.
+    pub virtual_ms: u64,
+    /// Of this, after the last fault; over several runs the longest.
+    pub drain_ms: u64,
+    /// Events handled.
+    pub steps: u64,
+    /// Hash over everything that happened, in order.
+    pub trace_hash: u64,
+}
+
+impl Report {
+    /// Adds what another run did.
+    pub fn add(&mut self, other: &Self) {
+        self.accepted += other.accepted;
+        self.consumed += other.consumed;
+        self.refused += other.refused;
+        self.dead_letters += other.dead_letters;
+        self.deaths += other.deaths;
+        self.deaths_in_commit += other.deaths_in_commit;
+        self.sudden_deaths += other.sudden_deaths;
+        self.disk_failures += other.disk_failures;
+        self.stops += other.stops;
+        self.broken_links += other.broken_links;
+        self.stalls += other.stalls;
+        self.partitions += other.partitions;
+        self.one_way_partitions += other.one_way_partitions;
+        self.moves += other.moves;
+        self.strangers += other.strangers;
+        self.lost_buffers += other.lost_buffers;
+        self.repeated_buffers += other.repeated_buffers;
+        self.full_batches += other.full_batches;
+        self.slow_disks += other.slow_disks;
+        self.clock_jumps += other.clock_jumps;
+        self.client_crashes += other.client_crashes;
+        self.operations += other.operations;
+        self.approvals += other.approvals;
+        self.blocks += other.blocks;
+        self.whys += other.whys;
+        self.fates_told += other.fates_told;
+        self.duplicates += other.duplicates;
+        self.duplicates_allowed += other.duplicates_allowed;
+        self.routed_acks += other.routed_acks;
+        self.queried += other.queried;
+        self.datagrams += other.datagrams;
+        self.lost_datagrams += other.lost_datagrams;
+        self.damaged_datagrams += other.damaged_datagrams;
+        self.virtual_ms += other.virtual_ms;
+        self.drain_ms = self.drain_ms.max(other.drain_ms);
+        self.steps += other.steps;
+        self.trace_hash ^= other.trace_hash;
+        self.reached.add(&other.reached);
+    }
+}
+
+/// A rule was broken.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// The seed to run again.
+    pub seed: u64,
+    /// Whether links were QUIC's.
+    pub quinn: bool,
+    /// Which rule, and what was seen.
+    pub text: String,
+    /// Virtual time of it, milliseconds.
+    pub at_ms: u64,
+    /// Events handled until then.
+    pub steps: u64,
+    /// The last things that happened before.
+    pub tail: Vec<String>,
+}
+
+impl Failure {
+    /// The rule that was broken, as its text begins.
+    #[must_use]
+    pub fn rule(&self) -> &str {
+        self.text.split(':').next().unwrap_or_default()
+    }
+}
+
+impl core::fmt::Display for Failure {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        writeln!(f, "seed {} at {} ms: {}", self.seed, self.at_ms, self.text)?;
+        for line in &self.tail {
+            writeln!(f, "  {line}")?;
+        }
+        let mode = if self.quinn { "--mode quinn " } else { "" };
+        write!(f, "again with: cargo xtask sim {mode}--seed {}", self.seed)
+    }
+}
+
+impl core::error::Error for Failure {}

@@ -1,0 +1,29 @@
+//! What is or was so in the world, to compare with what nodes say.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Truth {
+    /// Machines whose operator paused transmission at some time.
+    pub(super) paused_outgoing: BTreeSet<usize>,
+    /// Pairs of which the first blocked the second at some time.
+    pub(super) blocked: BTreeSet<(usize, usize)>,
+    /// Queues that were deleted at some time.
+    pub(super) deleted: BTreeSet<(usize, usize)>,
+    /// When the current separation of two machines began.
+    apart: BTreeMap<(usize, usize), u64>,
+}
+
+impl Truth {
+    /// Two machines cannot hear each other from now on.
+    pub(super) fn part(&mut self, a: usize, b: usize, now: u64) {
+        self.apart.insert((a.min(b), a.max(b)), now);
+    }
+
+    /// When that began; the end of time when it never did.
+    pub(super) fn apart_since(&self, a: usize, b: usize) -> u64 {
+        let pair = (a.min(b), a.max(b));
+        self.apart.get(&pair).copied().unwrap_or(u64::MAX)
+    }
+}
