@@ -133,7 +133,7 @@ errors! {
     "install the version that wrote the data directory, or a later one";
     store_damaged, FAILED,
     "a file of the store holds other bytes than were written",
-    "segment 1 (/var/lib/qm/store/00000002.seg) is damaged at offset 12480: no record where one was written",
+    "segment 1 (/var/lib/qm/store/00000002.seg) is damaged at offset 12480: the checksum of a mark or of state does not match",
     "`qm-node store check` tells what is affected; `qm-node store repair --in-place` saves everything undamaged and keeps the damaged store; or put the directory back from a backup";
     store_foreign, FAILED,
     "a file of another store lies in the store's directory",
