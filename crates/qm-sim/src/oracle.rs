@@ -382,6 +382,10 @@ impl Oracle {
         else {
             return Ok(());
         };
+        if outcome == Outcome::QUEUE_PURGED && fate.dead.is_some_and(|(at, _)| at == node) {
+            // Its dead letter is purged: that it died was judged when it did.
+            return Ok(());
+        }
         fate.dead = Some((node, outcome));
         fate.dead_doubtful = false;
         fate.dead_uncertain = uncertain;
