@@ -20,6 +20,7 @@
 #![forbid(unsafe_code)]
 
 mod application;
+mod frames;
 mod machine;
 mod network;
 pub mod oracle;

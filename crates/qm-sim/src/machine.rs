@@ -13,6 +13,7 @@ use qm_store::adapter;
 use qm_store::{Applied, Fs, Log, LogOptions, SimFs};
 use qm_wire::{Incarnation, MessageId, QmId};
 
+use crate::oracle::Put;
 use crate::scenario::Scenario;
 
 /// Wall clock at the beginning of the world: 2026-01-02, microseconds.
@@ -61,6 +62,8 @@ pub(crate) struct Running {
 pub(crate) struct Found {
     /// Messages that are there or were there lately, by source and id.
     pub(crate) known: Vec<StoredMessage>,
+    /// Live messages, and the puts that their bodies name.
+    pub(crate) named: Vec<(StoredMessage, Put)>,
     /// Arrivals from elsewhere that the duplicate cache can start from.
     pub(crate) remembered: BTreeSet<(QmId, MessageId)>,
 }
@@ -166,7 +169,25 @@ impl Machine {
             Err(error) => return Err(format!("recovery failed: {error}")),
         };
         let recovered = adapter::recovered_of(recovered);
-        let found = found(&recovered, self.identity.qm, scenario.dedup_capacity);
+        let mut found = found(&recovered, self.identity.qm, scenario.dedup_capacity);
+        for (stream, summary) in &recovered.streams {
+            let records = log.reader().read(
+                adapter::stream_of(*stream),
+                summary.first_live,
+                usize::MAX,
+                usize::MAX,
+            );
+            let records = match records {
+                Ok(records) => adapter::records_of(records),
+                Err(_) if self.cut_armed && self.disk_is_off() => return Ok(Started::PowerLost),
+                Err(_) if self.failure_armed => return Ok(Started::Failed),
+                Err(error) => return Err(format!("a recovered store is not read: {error}")),
+            };
+            for record in records {
+                let named = StoredMessage::read(&record.head).zip(Put::from_body(&record.body));
+                found.named.extend(named);
+            }
+        }
         let wall_us = WALL_START_US
             .saturating_add(world_us)
             .saturating_add_signed(self.wall_offset_us);

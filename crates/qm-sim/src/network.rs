@@ -24,6 +24,9 @@ pub(crate) struct Link {
     pub(crate) broken: bool,
     /// Which ends hear nothing any more.
     deaf: [bool; 2],
+    /// Which ends have sent what cannot arrive before the link is given up: what they send after it
+    /// cannot arrive either.
+    mute: [bool; 2],
 }
 
 /// All links of a world.
@@ -65,6 +68,7 @@ impl Network {
                 lanes,
                 broken: false,
                 deaf: [false; 2],
+                mute: [false; 2],
             },
         );
         ends
@@ -83,6 +87,24 @@ impl Network {
     }
 
     /// Whether buffers still arrive at this end.
+    /// Nothing that an end sends arrives from now on. Tells whether that is new.
+    pub(crate) fn mute(&mut self, end: End) -> bool {
+        self.ends
+            .get(&end)
+            .and_then(|id| self.links.get_mut(id))
+            .is_some_and(|link| {
+                let which = usize::from(link.ends[1] == end);
+                !core::mem::replace(&mut link.mute[which], true)
+            })
+    }
+
+    /// Whether that was so.
+    pub(crate) fn is_mute(&self, end: End) -> bool {
+        self.id_of(end)
+            .and_then(|id| self.links.get(&id))
+            .is_some_and(|link| link.mute[usize::from(link.ends[1] == end)])
+    }
+
     pub(crate) fn hears(&self, id: u64, end: End) -> bool {
         self.links.get(&id).is_some_and(|link| {
             let which = usize::from(link.ends[1] == end);

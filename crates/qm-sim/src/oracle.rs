@@ -111,6 +111,8 @@ pub struct Fate {
     pub consumed: u64,
     /// Declared dead, and by which machine.
     pub dead: Option<(usize, Outcome)>,
+    /// All machines that declared it dead: its sender may, and its destination.
+    pub dead_at: BTreeSet<usize>,
     /// Whether that machine said that it may have been delivered all the same.
     pub dead_uncertain: bool,
     /// Whether its dead letter is on disk.
@@ -354,6 +356,7 @@ impl Oracle {
     pub fn dead_letter(&mut self, node: usize, put: Put, outcome: Outcome) {
         if let Some(fate) = self.fates.get_mut(&put) {
             fate.dead = Some((node, outcome));
+            fate.dead_at.insert(node);
             fate.dead_kept = true;
             fate.dead_doubtful = false;
         }
@@ -382,11 +385,12 @@ impl Oracle {
         else {
             return Ok(());
         };
-        if outcome == Outcome::QUEUE_PURGED && fate.dead.is_some_and(|(at, _)| at == node) {
+        if outcome == Outcome::QUEUE_PURGED && fate.dead_at.contains(&node) {
             // Its dead letter is purged: that it died was judged when it did.
             return Ok(());
         }
         fate.dead = Some((node, outcome));
+        fate.dead_at.insert(node);
         fate.dead_doubtful = false;
         fate.dead_uncertain = uncertain;
         let waited_ms = now.saturating_sub(fate.put_at) / 1_000;

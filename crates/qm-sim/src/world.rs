@@ -327,6 +327,16 @@ impl World {
         self.tail.push_back(line);
     }
 
+    /// What is said, for whoever reads the trace: no part of the trace's identity.
+    fn print_lines(&self, lines: &[String]) {
+        for line in lines {
+            #[expect(clippy::print_stderr, reason = "the trace was asked for")]
+            {
+                eprintln!("                  {line}");
+            }
+        }
+    }
+
     fn failure(&self, text: String) -> Box<Failure> {
         Box::new(Failure {
             seed: self.scenario.seed,
@@ -390,6 +400,9 @@ impl World {
             return Ok(true);
         }
         if self.now > self.scenario.fault_ms * 1_000 + DRAIN_US {
+            if self.is_quiet()? {
+                return Ok(true);
+            }
             return Err(format!("rule 7: it does not end: {}", self.what_waits()?));
         }
         Ok(false)
@@ -398,7 +411,9 @@ impl World {
     /// Closes the books.
     fn end(&mut self) -> Result<(), String> {
         self.collect_dead_letters()?;
-        self.oracle.finish()?;
+        if let Err(text) = self.oracle.finish() {
+            return Err(format!("{text}; {}", self.what_waits()?));
+        }
         self.report.virtual_ms = self.now / 1_000;
         self.report.drain_ms = self
             .report
@@ -428,7 +443,21 @@ impl World {
         }
     }
 
+    /// Whether every application has what it wanted and knows of every message.
     fn is_over(&mut self) -> Result<bool, String> {
+        if !self.is_quiet()? {
+            return Ok(false);
+        }
+        // What left its queue may still be on its way into the dead-letter queue or into the hands
+        // of an application.
+        if self.oracle.open() > 0 {
+            self.collect_dead_letters()?;
+        }
+        Ok(self.oracle.open() == 0)
+    }
+
+    /// Whether nothing waits anywhere.
+    fn is_quiet(&mut self) -> Result<bool, String> {
         if self.may_fail() {
             return Ok(false);
         }
@@ -547,12 +576,19 @@ impl World {
         match what {
             What::Frames { to, link, frames } => {
                 if self.network.hears(link, to) {
+                    if let Some(link) = self.network.links.get(&link) {
+                        let from = link.ends[usize::from(link.ends[0] == to)].node;
+                        self.truth.hear(to.node, from, self.now);
+                    }
                     self.note(&format!(
                         "node{} receives {} bytes on {}",
                         to.node,
                         frames.len(),
                         to.link
                     ));
+                    if self.print {
+                        self.print_lines(&crate::frames::describe(&frames));
+                    }
                     return self.give(
                         to.node,
                         Input::Received {
@@ -615,8 +651,18 @@ impl World {
                 Ok(())
             }
             What::Start { node } => self.start(node),
-            What::ToNode { conn, frame } => self.said(conn, frame),
-            What::ToApplication { conn, frame } => self.answered(conn, frame),
+            What::ToNode { conn, frame } => {
+                if self.print && self.conns.contains_key(&conn) {
+                    self.print_lines(&[crate::frames::describe_request(conn, &frame)]);
+                }
+                self.said(conn, frame)
+            }
+            What::ToApplication { conn, frame } => {
+                if self.print && self.conns.contains_key(&conn) {
+                    self.print_lines(&[crate::frames::describe_reply(conn, &frame)]);
+                }
+                self.answered(conn, frame)
+            }
             What::Connect { who } => self.connect(who),
             What::Work { sender } => self.work(sender),
             What::Ask { conn, number } => {

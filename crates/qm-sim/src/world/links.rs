@@ -48,10 +48,15 @@ impl World {
         let Some((to, _)) = self.network.towards(from) else {
             return;
         };
+        if self.network.is_mute(from) {
+            return;
+        }
         let opens = self.network.opens_at(from.node, to.node);
         if opens > now + SILENCE_US {
-            // Both ends give up before the network heals.
-            self.plan(SILENCE_US, What::Silence { link });
+            // Both ends give up before the network heals, and streams have no holes.
+            if self.network.mute(from) {
+                self.plan(SILENCE_US, What::Silence { link });
+            }
             return;
         }
         let Some((_, lanes)) = self.network.towards(from) else {

@@ -372,6 +372,10 @@ impl World {
             let own = source == me || stored.dead.is_some();
             self.oracle.found(node, life, source, id, own);
         }
+        for (stored, put) in &found.named {
+            // Its application may not have heard its name yet, and its end may come before that.
+            self.oracle.names.insert(stored.envelope.id, *put);
+        }
         self.note(&format!("node{node} starts"));
         if let Some(wires) = &mut self.wires {
             wires.plug(node)?;

@@ -107,7 +107,11 @@ impl World {
             let mut settings = LocalSettings::new(name);
             settings.quota_messages = self.scenario.quota_messages;
             self.note(&format!("node{node}: {} is created", settings.name));
-            self.admin(node, AdminRequest::QueueCreate(settings))?;
+            let reply = self.admin(node, AdminRequest::QueueCreate(settings))?;
+            if matches!(reply, Some(AdminReply::Failed { .. })) {
+                // An earlier queue of this name is still being deleted.
+                self.plan(100_000, What::Create { node, queue });
+            }
         }
         Ok(())
     }
@@ -237,7 +241,8 @@ impl World {
             && self
                 .now
                 .saturating_sub(self.truth.apart_since(node, target))
-                > 2 * PATIENCE_US;
+                > 2 * PATIENCE_US
+            && self.now.saturating_sub(self.truth.heard_at(node, target)) > PATIENCE_US;
         match code {
             "paused" => self.truth.paused_outgoing.contains(&node),
             "pending_approval" => {

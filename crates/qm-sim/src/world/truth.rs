@@ -13,6 +13,8 @@ pub(super) struct Truth {
     pub(super) deleted: BTreeSet<(usize, usize)>,
     /// When the current separation of two machines began.
     apart: BTreeMap<(usize, usize), u64>,
+    /// When a machine last got anything from another.
+    heard: BTreeMap<(usize, usize), u64>,
 }
 
 impl Truth {
@@ -21,7 +23,17 @@ impl Truth {
         self.apart.insert((a.min(b), a.max(b)), now);
     }
 
-    /// When that began; the end of time when it never did.
+    /// The first got something from the second.
+    pub(super) fn hear(&mut self, node: usize, other: usize, now: u64) {
+        self.heard.insert((node, other), now);
+    }
+
+    /// When that was last so; the beginning of time when it never was.
+    pub(super) fn heard_at(&self, node: usize, other: usize) -> u64 {
+        self.heard.get(&(node, other)).copied().unwrap_or(0)
+    }
+
+    /// When the current separation of two machines began; the end of time when it never did.
     pub(super) fn apart_since(&self, a: usize, b: usize) -> u64 {
         let pair = (a.min(b), a.max(b));
         self.apart.get(&pair).copied().unwrap_or(u64::MAX)
