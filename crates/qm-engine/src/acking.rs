@@ -66,6 +66,11 @@ impl Engine {
             PeerFrame::Query(query) => self.on_query(link, &query),
             PeerFrame::Answer(answer) => self.on_answer(link, answer),
             PeerFrame::Reject(reject) => self.on_reject(link, &reject),
+            PeerFrame::Skip(skip) => self.on_skip(link, &skip),
+            PeerFrame::OrderAck(ack) => self.on_order_ack(link, &ack),
+            PeerFrame::Skipped(skipped) => self.on_skipped(link, &skipped),
+            PeerFrame::Need(need) => self.on_need(link, &need),
+            PeerFrame::Hold(hold) => self.on_hold(link, &hold),
             frame => self.on_unoffered(link, frame),
         }
     }
@@ -136,7 +141,7 @@ impl Engine {
     }
 
     /// A transmission is settled, one way or another.
-    fn take_flight(&mut self, link: LinkId, number: u64) -> Option<Flight> {
+    pub(crate) fn take_flight(&mut self, link: LinkId, number: u64) -> Option<Flight> {
         let session = self.sessions.get_mut(&link)?;
         let flight = session.flights.remove(&number)?;
         session.flight_bytes = session.flight_bytes.saturating_sub(flight.message.credit());
@@ -380,6 +385,11 @@ impl Engine {
                 source: peer,
                 entry: *entry,
             });
+            if let Some(known) = self.known_in_streams(peer, entry) {
+                crate::reached!(self, AnsweredFromStream);
+                entries.push((*entry, known));
+                continue;
+            }
             let known = match self.dedup.probe(key) {
                 Some(KeyState::Committed) => {
                     crate::reached!(self, AnsweredDelivered);

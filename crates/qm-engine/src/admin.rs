@@ -6,6 +6,7 @@ use qm_wire::{Class, Incarnation, MessageId, Outcome, QmId, QueueName};
 pub use crate::cause::Cause;
 pub use crate::io::FullBy;
 use crate::record::{LocalSettings, RemoteKey};
+pub use crate::stream::operator::StreamView;
 
 /// What an operator asks of the engine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -118,6 +119,15 @@ pub enum AdminRequest {
         /// Positions of the letters.
         positions: Vec<u64>,
     },
+    /// All transactional streams, leaving and arriving.
+    Streams,
+    /// Begin outgoing streams anew that stand; a named one whatever it does.
+    StreamRebase {
+        /// Which.
+        which: Selector,
+        /// Only say what it would concern.
+        dry_run: bool,
+    },
     /// What happened to this message, as far as this node knows?
     Trace {
         /// A message id.
@@ -169,6 +179,17 @@ pub enum AdminReply {
     Why(WhyView),
     /// See [`TraceView`].
     Trace(Box<TraceView>),
+    /// See [`StreamView`].
+    Streams(Vec<StreamView>),
+    /// Streams were begun anew.
+    Rebased {
+        /// How many.
+        streams: u64,
+        /// Messages in them that are not settled.
+        messages: u64,
+        /// Dead letters that nobody will confirm any more.
+        uncertain: u64,
+    },
     /// Messages were removed.
     Purged(PurgeTally),
     /// A page of dead letters.
@@ -241,6 +262,26 @@ pub struct Counters {
     pub poisoned: u64,
     /// Records of messages that could not be read back.
     pub unreadable: u64,
+    /// Transactional messages that came again and were recognised by their links.
+    pub stream_duplicates: u64,
+    /// Times that two messages followed one link: a sender was cloned or went back.
+    pub streams_branched: u64,
+    /// Skips sent for transactional messages that left otherwise than by delivery.
+    pub skips_sent: u64,
+    /// Times that a sender was told which links are known here.
+    pub needs_sent: u64,
+    /// Times that a stream stood for its operator.
+    pub streams_held: u64,
+    /// Streams begun anew.
+    pub streams_rerooted: u64,
+    /// Dead letters of messages that may have been transmitted.
+    pub letters_unconfirmed: u64,
+    /// Of these, those that the destination confirmed.
+    pub letters_confirmed: u64,
+    /// Those whose messages were delivered all the same: they are no dead letters any more.
+    pub letters_withdrawn: u64,
+    /// Those of which the destination can no longer know.
+    pub letters_uncertain: u64,
 }
 
 /// What `status` shows.
@@ -478,6 +519,8 @@ pub struct DeadLetterView {
     pub outcome: Outcome,
     /// Whether it may have been delivered or received all the same.
     pub uncertain: bool,
+    /// Whether its destination is being asked and has not answered yet.
+    pub unconfirmed: bool,
     /// Wall clock of its death, microseconds.
     pub died_us: u64,
     /// Milliseconds since.

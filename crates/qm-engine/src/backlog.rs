@@ -241,6 +241,13 @@ impl Backlog {
         Some(message)
     }
 
+    /// Where the first message lies, handed out next or not; the end of all places when none waits.
+    pub(crate) fn first_at(&self) -> u64 {
+        let ready = self.ready.first_key_value().map(|(first, _)| *first);
+        let disk = (self.spilled > 0).then_some(self.resident_to);
+        ready.into_iter().chain(disk).min().unwrap_or(u64::MAX)
+    }
+
     /// Hands out the first message.
     pub(crate) fn pop(&mut self) -> Option<Message> {
         self.peek()?;

@@ -59,6 +59,8 @@ causes! {
     WaitingForAck = "waiting_for_ack";
     /// Transmitted before a connection or a life ended; the destination is asked.
     InDoubt = "in_doubt";
+    /// The transactional stream stands: an operator decides whether it begins anew.
+    StreamHeld = "stream_held";
     /// Transmission is paused by an operator here.
     Paused = "paused";
     /// Messages of this subject move.

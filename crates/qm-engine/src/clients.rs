@@ -391,16 +391,13 @@ impl Engine {
         if put.transaction.is_some() {
             return Err((Outcome::UNSUPPORTED, NO_TRANSACTIONS.to_owned()));
         }
-        if put.class == Class::Transactional {
-            let text = "this version does not offer transactional messages; send recoverable ones";
-            return Err((Outcome::UNSUPPORTED, text.to_owned()));
-        }
         if put.body.len() > self.config.body_bytes_max as usize {
             let (have, most) = (put.body.len(), self.config.body_bytes_max);
             let text = format!("the body has {have} bytes, the limit is {most}");
             return Err((Outcome::BODY_TOO_LARGE, text));
         }
         let target = self.resolve(&put.destination)?;
+        self.check_class(put.class, &target)?;
         if put.follow == Follow::Received && matches!(target, Target::Remote(..)) {
             let text = "this version tells when a message was received only for queues of this node; wait for delivered";
             return Err((Outcome::UNSUPPORTED, text.to_owned()));
@@ -452,6 +449,9 @@ impl Engine {
         let local = matches!(target, Target::Local(_));
         let at = match target {
             Target::Local(number) => self.put_local(number, put.priority.get(), message),
+            Target::Remote(key, queue) if put.class == Class::Transactional => {
+                self.mint_transactional(&key, &queue, message)
+            }
             Target::Remote(key, queue) => {
                 let number = self.out_queue(&key, &queue);
                 self.put_out(number, put.priority.get(), message)
@@ -484,6 +484,9 @@ impl Engine {
         let keep = self.may_keep(message.cost());
         let deadline = message.reach_deadline();
         let stored = durable.then(|| (self.head_of(&message, None), message.body.clone()));
+        if message.class == Class::Transactional {
+            self.begin_stream(number);
+        }
         let Some(lane) = self.out_lane(number, priority) else {
             return PutAt {
                 queue: number,

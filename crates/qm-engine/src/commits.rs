@@ -15,6 +15,7 @@ use crate::backlog::Message;
 use crate::dead::{End, Resent};
 use crate::io::{ConnId, LinkId, StoreOp, Ticket};
 use crate::jobs::JobId;
+use crate::stream::receiving::InPlace;
 use crate::time::Timestamp;
 use crate::undone::Undone;
 
@@ -73,7 +74,17 @@ pub(crate) enum Then {
         entry: Entry,
         reservation: Option<DedupTicket>,
         acked: bool,
+        /// Its place in a stream, when it is transactional.
+        place: Option<InPlace>,
     },
+    /// A skip from a peer is recorded.
+    SkipTaken {
+        link: LinkId,
+        source: QmId,
+        place: InPlace,
+    },
+    /// A skip of this node stands in the place of a message without a dead letter.
+    Skipping { number: u32, position: u64 },
     /// A dead letter is safe, or a message is in its poison queue; refused, it is where it was.
     DeadLetter {
         put: PutAt,
@@ -171,6 +182,14 @@ impl Commits {
 
     pub(crate) fn unset(&mut self, key: Bytes) {
         self.settling.ops.push(StoreOp::Unset { key });
+    }
+
+    /// Adds a change of small named values.
+    pub(crate) fn change(&mut self, op: StoreOp) {
+        match op {
+            StoreOp::Set { key, value } => self.set(key, value),
+            op => self.settle(op),
+        }
     }
 
     pub(crate) fn after_settling(&mut self, then: Then) {

@@ -78,6 +78,9 @@ pub struct EngineConfig {
     pub history_events_max: usize,
     /// Bytes of memory for them; the smaller of the two limits holds.
     pub history_bytes_max: usize,
+    /// Links that are remembered of each transactional stream that arrives, beyond those that its
+    /// sender has not settled: as far back a restored backup of a sender may lie.
+    pub stream_history_links: usize,
     /// How long the outcomes of an application's requests and its idempotency keys are kept.
     pub outcome_retention_ms: u64,
     /// Deliberate breaks of single rules, for tests that must notice them.
@@ -117,6 +120,7 @@ impl Default for EngineConfig {
             pending_peers_max: 1_000,
             history_events_max: 32_768,
             history_bytes_max: 4 << 20,
+            stream_history_links: 100_000,
             outcome_retention_ms: 24 * 60 * 60 * 1_000,
             #[cfg(feature = "__breaks")]
             breaks: crate::Breaks::default(),

@@ -16,6 +16,7 @@ use crate::io::{ConnId, Event, StoreOp, StoredRecord};
 use crate::jobs::{JobId, Work};
 use crate::queues::lookup_of;
 use crate::record::{RemoteKey, StoredHead};
+use crate::unconfirmed::Open;
 
 /// Name of the property that says which message a resent one repeats: `<QMId>/<message id>`.
 pub(crate) const RESENT_FROM: &str = "qm.resent-from";
@@ -33,6 +34,8 @@ pub(crate) struct End {
     pub(crate) by: QmId,
     /// Whether it may have been delivered or received all the same.
     pub(crate) uncertain: bool,
+    /// Whether its destination is being asked.
+    pub(crate) unconfirmed: bool,
     /// Keep no dead letter, whatever its sender wished.
     pub(crate) discard: bool,
 }
@@ -44,6 +47,7 @@ impl End {
             outcome,
             by: me,
             uncertain: false,
+            unconfirmed: false,
             discard: false,
         }
     }
@@ -158,13 +162,15 @@ impl Engine {
         let envelope = Envelope::decode(&head.envelope).ok()?;
         let dead = head.dead?;
         let resent_from = envelope.properties.get(RESENT_FROM);
+        let open = self.open_letters.get(&record.position).copied();
         Some(DeadLetterView {
             position: record.position,
             lookup: lookup_of(0, record.position),
             id: envelope.id,
             source: envelope.source,
             outcome: dead.outcome,
-            uncertain: dead.uncertain,
+            uncertain: dead.uncertain || open == Some(Open::Uncertain),
+            unconfirmed: open == Some(Open::Unconfirmed),
             died_us: head.wall_us,
             age_ms: self.now.at.as_ms().saturating_sub(head.at_us / 1_000),
             by: (dead.by != QmId::from_bytes([0; 16])).then_some(dead.by),
@@ -293,6 +299,7 @@ impl Engine {
         fate.id = Some(letter.id);
         let removal = self.letter_removal(letter.position);
         self.commits.settle(removal);
+        self.letter_closes(letter.position);
         self.counters.letters_dropped += 1;
         self.note(letter.source, letter.id, What::LetterDropped);
         let fate = fate.clone();
@@ -321,8 +328,13 @@ impl Engine {
         if self.stopping {
             return Err((Outcome::STOPPING, "the node is stopping".to_owned()));
         }
-        if dead.uncertain && !force {
-            let text = "it may have been delivered all the same, and would then be there twice; --force sends it again";
+        let open = self.open_letters.get(&record.position).copied();
+        if (dead.uncertain || open.is_some()) && !force {
+            let text = if open == Some(Open::Unconfirmed) {
+                "its destination has not confirmed yet that it will not take it; wait for that, or send it again with --force, perhaps twice"
+            } else {
+                "it may have been delivered all the same, and would then be there twice; --force sends it again"
+            };
             return Err((Outcome::BAD_REQUEST, text.to_owned()));
         }
         if record.body.len() > self.config.body_bytes_max as usize {
@@ -458,6 +470,7 @@ impl Engine {
             letter,
         } = resent;
         self.put_durable(local, put);
+        self.letter_closes(letter.message.position);
         self.counters.resent += 1;
         if let Some(id) = fate.resent_as {
             let source = letter.message.source;

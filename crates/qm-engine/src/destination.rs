@@ -1,6 +1,6 @@
 //! Where a message goes: from what an application writes to a queue here or a node elsewhere.
 
-use qm_wire::{Destination, Outcome, QueueName};
+use qm_wire::{Class, Destination, Outcome, QueueName};
 
 use crate::engine::Engine;
 use crate::record::RemoteKey;
@@ -54,6 +54,33 @@ impl Engine {
             return self.local_target(destination.queue());
         }
         Ok(Target::Remote(key, destination.queue().clone()))
+    }
+
+    /// Whether a queue of this node takes messages of this class: transactional queues take
+    /// transactional messages and nothing else. Of queues elsewhere their own node knows.
+    pub(crate) fn check_class(
+        &self,
+        class: Class,
+        target: &Target,
+    ) -> Result<(), (Outcome, String)> {
+        let Target::Local(number) = target else {
+            return Ok(());
+        };
+        let Some(queue) = self.locals.get(number) else {
+            return Ok(());
+        };
+        let name = &queue.settings.name;
+        match (queue.settings.transactional, class == Class::Transactional) {
+            (false, true) => Err((
+                Outcome::NOT_TRANSACTIONAL_QUEUE,
+                format!("queue {name} is not transactional; send a recoverable message"),
+            )),
+            (true, false) => Err((
+                Outcome::NOT_TRANSACTIONAL_MESSAGE,
+                format!("queue {name} is transactional; send with --transactional"),
+            )),
+            _ => Ok(()),
+        }
     }
 
     fn local_target(&self, queue: &QueueName) -> Result<Target, (Outcome, String)> {

@@ -38,11 +38,24 @@ impl Engine {
                 Then::Arrived {
                     put,
                     link,
+                    source,
+                    entry,
+                    acked,
+                    place: Some(place),
+                    ..
+                } => {
+                    self.put_durable(true, put);
+                    self.arrived_in_stream(link, put, source, entry, place, acked);
+                }
+                Then::Arrived {
+                    put,
+                    link,
                     number,
                     source,
                     entry,
                     reservation,
                     acked,
+                    place: None,
                 } => {
                     self.put_durable(true, put);
                     if let Some(reservation) = reservation {
@@ -52,13 +65,23 @@ impl Engine {
                     self.note_arrival(source, entry.id, Class::Recoverable);
                     self.arrived(link, put, number, source, entry, acked);
                 }
-                Then::DeadLetter { put, died, .. } => {
+                Then::DeadLetter { put, died, from } => {
                     self.put_durable(true, put);
+                    if let Some(from) = from.filter(|from| !from.local) {
+                        self.skip_of_letter_durable(from.queue, from.message.position);
+                        self.left_unplaced(from.queue, from.message.position);
+                    }
                     if let Some(died) = died {
                         self.died(died);
                     }
                     self.busy_queues.insert(put.queue);
                 }
+                Then::SkipTaken {
+                    link,
+                    source,
+                    place,
+                } => self.skip_taken(link, source, place),
+                Then::Skipping { number, position } => self.skip_durable(number, position),
                 Then::LifeBegun => self.on_life_begun(),
                 Then::Resent(resent) => self.resent_durable(*resent),
                 Then::LetterGone { job, fate } => self.letter_decided(job, fate),
@@ -130,9 +153,14 @@ impl Engine {
                     put,
                     link,
                     reservation,
+                    source,
+                    place,
                     ..
                 } => {
                     self.put_refused(true, put);
+                    if let Some(place) = place {
+                        self.untake_refused(source, place);
+                    }
                     if let Some(reservation) = reservation {
                         self.dedup.abort(reservation);
                     }
@@ -150,9 +178,21 @@ impl Engine {
                     }
                     // The removal was refused with it: the message is where it was.
                     self.put_refused(true, put);
+                    self.letter_reverts(put.position);
                     if let Some(from) = from {
                         self.put_back(from);
                     }
+                }
+                Then::SkipTaken {
+                    link,
+                    source,
+                    place,
+                } => {
+                    self.untake_refused(source, place);
+                    cut.insert(link);
+                }
+                Then::Skipping { number, position } => {
+                    self.skips_later.push((number, position));
                 }
                 Then::LifeBegun => self.life_refused = true,
                 Then::Resent(resent) => self.resent_refused(*resent),
@@ -193,6 +233,10 @@ impl Engine {
         if durable {
             self.stored_bytes = self.stored_bytes.saturating_add(message.credit());
         }
+        if !local {
+            self.unleave_stream(queue, message.position);
+            self.left_unplaced(queue, message.position);
+        }
         if !local && message.transmitted {
             return self.put_in_doubt(queue, priority, message);
         }
@@ -216,6 +260,9 @@ impl Engine {
             .map_or(0, |b| b.refuse(put.position, put.credit));
         self.resident_bytes = self.resident_bytes.saturating_sub(freed);
         self.stored_bytes = self.stored_bytes.saturating_sub(put.credit);
+        if !local {
+            self.unrecord_stream(put.queue);
+        }
         if local {
             self.reopen_if_room(put.queue);
             self.busy_queues.insert(put.queue);

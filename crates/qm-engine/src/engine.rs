@@ -28,7 +28,9 @@ use crate::record::RemoteKey;
 use crate::room::Room;
 use crate::scan::ScanJob;
 use crate::session::Session;
+use crate::stream::receiving::InStreams;
 use crate::time::{Now, Timestamp};
+use crate::unconfirmed::OpenLetters;
 use crate::undone::Undone;
 
 /// Who this queue manager is.
@@ -176,6 +178,16 @@ pub struct Engine {
     /// Arrivals that were undone and did not come again.
     pub(crate) undone_arrivals: BTreeSet<MessageKey>,
     pub(crate) undo_later: Vec<Undone>,
+    /// Outgoing queues of transactional messages, by the ids of their streams.
+    pub(crate) stream_ids: BTreeMap<qm_wire::StreamId, u32>,
+    /// Of these, those whose marks changed since the last batch.
+    pub(crate) dirty_streams: Vec<u32>,
+    /// Skips that the disk refused.
+    pub(crate) skips_later: Vec<(u32, u64)>,
+    /// Streams that arrive here.
+    pub(crate) ins: InStreams,
+    /// Dead letters about which something is open.
+    pub(crate) open_letters: OpenLetters,
 
     pub(crate) loads: BTreeMap<LoadId, LoadFor>,
     pub(crate) next_load: u64,
@@ -267,6 +279,11 @@ impl Engine {
             connections: Connections::default(),
             undone_arrivals: BTreeSet::new(),
             undo_later: Vec::new(),
+            stream_ids: BTreeMap::new(),
+            dirty_streams: Vec::new(),
+            skips_later: Vec::new(),
+            ins: InStreams::default(),
+            open_letters: OpenLetters::new(),
             loads: BTreeMap::new(),
             next_load: 0,
             resident_bytes: 0,
@@ -451,6 +468,8 @@ impl Engine {
     /// Closes the batches gathered so far and hands them to the store.
     pub(crate) fn seal(&mut self) {
         self.save_clients();
+        self.save_chains();
+        self.save_branches();
         if self.commits.is_empty() {
             return;
         }
@@ -489,6 +508,7 @@ impl Engine {
         self.look_after_followed(true);
         self.forgive();
         self.forget_lives();
+        self.forget_links();
         self.count_stored_bytes();
         let interval = self.config.ack_route_purge_interval_ms.max(1_000);
         self.arm(self.now.at.plus_ms(interval), Timer::Maintenance);

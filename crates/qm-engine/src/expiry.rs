@@ -108,7 +108,7 @@ impl Engine {
             id,
             outcome,
             kept,
-            uncertain: end.uncertain,
+            uncertain: end.uncertain || end.unconfirmed,
         });
         self.tell_fate(id, outcome);
     }
@@ -134,6 +134,7 @@ impl Engine {
                 message: message.clone(),
             });
             self.put_dead_letter(message, end, &destination, removal, from);
+            self.seal_if_large();
         } else {
             if let Some(removal) = removal {
                 self.commits.settle(removal);

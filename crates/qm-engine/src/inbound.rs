@@ -48,6 +48,9 @@ impl Engine {
         if data.body.len() > self.config.body_bytes_max as usize {
             return self.refuse(link, &data, Outcome::BODY_TOO_LARGE);
         }
+        if envelope.class == Class::Transactional {
+            return self.on_stream_data(link, peer, &data, &envelope);
+        }
         self.admit(link, peer, &data, &envelope);
     }
 
@@ -95,21 +98,8 @@ impl Engine {
             self.dedup.abort(reservation);
             return self.refuse(link, data, Outcome::BAD_DESTINATION_QUEUE);
         };
-        let Some(queue) = self.locals.get(&number) else {
-            return;
-        };
-        if queue.is_full() && !crate::broken!(self, ignore_quota) {
-            let over = queue.is_over_by(self.config.window_messages, self.config.window_bytes);
-            self.tell_full(link, number);
-            if over {
-                // The sender cannot have seen yet that the queue is full. Taking some of what is
-                // under way and not the rest would break the order: the session ends, and the
-                // next one begins with the queue's state.
-                self.dedup.abort(reservation);
-                crate::reached!(self, QueueOverrun);
-                let text = format!("queue {} is at its quota", envelope.queue);
-                return self.end_session(link, Outcome::QUOTA_EXCEEDED, &text);
-            }
+        if !self.admit_by_quota(link, number) {
+            return self.dedup.abort(reservation);
         }
         let message = Message {
             position: 0,
@@ -130,16 +120,34 @@ impl Engine {
         self.take_arrival(link, data, number, message, envelope, reservation);
     }
 
+    /// Whether a queue takes what is under way, although it may be full; if not, the session ends.
+    pub(crate) fn admit_by_quota(&mut self, link: LinkId, number: u32) -> bool {
+        let Some(queue) = self.locals.get(&number) else {
+            return false;
+        };
+        if !queue.is_full() || crate::broken!(self, ignore_quota) {
+            return true;
+        }
+        let over = queue.is_over_by(self.config.window_messages, self.config.window_bytes);
+        let text = format!("queue {} is at its quota", queue.settings.name);
+        self.tell_full(link, number);
+        if over {
+            // The sender cannot have seen yet that the queue is full. Taking some of what is under
+            // way and not the rest would break the order: the session ends, and the next one begins
+            // with the queue's state.
+            crate::reached!(self, QueueOverrun);
+            self.end_session(link, Outcome::QUOTA_EXCEEDED, &text);
+        }
+        !over
+    }
+
     /// Why this message cannot enter its queue, if it cannot.
     fn refusal_of(&self, peer: QmId, data: &Data, envelope: &Envelope) -> Option<Outcome> {
         if let Some(outcome) = self.remembered_refusal(peer, data, envelope) {
             return Some(outcome);
         }
         // Forwarded messages and those that queue managers make are for a later version.
-        if envelope.class == Class::Transactional
-            || data.transit.route.is_some()
-            || envelope.report.is_some()
-        {
+        if data.transit.route.is_some() || envelope.report.is_some() {
             return Some(Outcome::UNSUPPORTED);
         }
         let Some(queue) = self
@@ -170,7 +178,12 @@ impl Engine {
     }
 
     /// W-USE-9: what was refused once is refused again while a session lives that was open then.
-    fn remembered_refusal(&self, peer: QmId, data: &Data, envelope: &Envelope) -> Option<Outcome> {
+    pub(crate) fn remembered_refusal(
+        &self,
+        peer: QmId,
+        data: &Data,
+        envelope: &Envelope,
+    ) -> Option<Outcome> {
         let entry = Entry {
             id: envelope.id,
             tag: data.tag,
@@ -232,6 +245,7 @@ impl Engine {
                 entry,
                 reservation,
                 acked,
+                place: None,
             });
         } else {
             if let Some(reservation) = reservation.take() {
@@ -277,14 +291,14 @@ impl Engine {
     }
 
     /// A transmission needs no more room.
-    fn settle_arrival(&mut self, link: LinkId, data: &Data) {
+    pub(crate) fn settle_arrival(&mut self, link: LinkId, data: &Data) {
         if let Some(session) = self.sessions.get_mut(&link) {
             session.unsettled.messages = session.unsettled.messages.saturating_sub(1);
             session.unsettled.bytes = session.unsettled.bytes.saturating_sub(data.credit_bytes());
         }
     }
 
-    fn refuse(&mut self, link: LinkId, data: &Data, outcome: Outcome) {
+    pub(crate) fn refuse(&mut self, link: LinkId, data: &Data, outcome: Outcome) {
         self.settle_arrival(link, data);
         self.counters.rejected += 1;
         let id = Envelope::decode(&data.envelope)

@@ -398,6 +398,46 @@ pub enum Event {
         /// Its id.
         id: MessageId,
     },
+    /// The destination of a dead message confirmed that it will not take it.
+    DeathConfirmed {
+        /// Its id.
+        id: MessageId,
+    },
+    /// The destination of a dead message can no longer know whether it took it.
+    DeathUncertain {
+        /// Its id.
+        id: MessageId,
+    },
+    /// A transactional stream stands until an operator decides.
+    StreamHeld {
+        /// The node at the other end, once known.
+        peer: Option<QmId>,
+        /// Its queue.
+        queue: QueueName,
+        /// Whether messages arrive in it here.
+        incoming: bool,
+        /// Why.
+        text: String,
+    },
+    /// A transactional stream was begun anew.
+    StreamRerooted {
+        /// The node at the other end, once known.
+        peer: Option<QmId>,
+        /// Its queue.
+        queue: QueueName,
+        /// Why.
+        text: String,
+    },
+    /// Two transactional messages followed one link: their sender was cloned or went back to a
+    /// backup. Both are taken.
+    StreamBranched {
+        /// The sender.
+        peer: QmId,
+        /// The queue.
+        queue: QueueName,
+        /// The position at which they part.
+        position: u64,
+    },
     /// A message went to the dead-letter queue, or was dropped because its sender wished so.
     Dead {
         /// Its id.

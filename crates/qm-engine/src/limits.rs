@@ -101,5 +101,29 @@ pub const LEASE_BYTES_TOTAL_MAX: u64 = 512 << 20;
 /// Addresses remembered per peer.
 pub const ADDRESSES_MAX: usize = 8;
 
+/// Transactional streams of one peer: one a queue as a rule, more when stores were lost or streams
+/// begun anew. Beyond, a new one is held.
+pub const STREAMS_PER_PEER_MAX: usize = 1_024;
+
+/// Branches of one stream: each is a clone or a restored backup of its sender.
+pub const BRANCHES_MAX: usize = 256;
+
+/// A sender may say that it has not settled what lies so far back at most: what it has in flight and
+/// all the skips that it may keep.
+pub const LOW_SPAN_MAX: u64 = 262_144;
+
+/// Links of all streams; beyond, of each only [`LINKS_KEPT_LEAST`] are kept.
+pub const LINKS_TOTAL_MAX: usize = 4_000_000;
+
+/// Links of a stream that are kept when there are too many of all.
+pub const LINKS_KEPT_LEAST: usize = 8_192;
+
+/// For how long links are kept at least, while they are not too many: 30 days.
+pub const STREAM_AGE_MS: u64 = 30 * 24 * 60 * 60 * 1_000;
+
+/// A sender is told no second time within so long what is needed of a stream, unless something came
+/// of the first.
+pub const NEED_PAUSE_MS: u64 = 1_000;
+
 /// Messages that wait for the duplicate cache's word at a time.
 pub const RESERVED_MAX: usize = 65_536;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use qm_wire::limits::ENTRIES_MAX;
 use qm_wire::{
-    Data, Entry, MessageFlags, Outcome, PeerFrame, Priority, QmId, Query, QueueName, Transit,
+    Class, Data, Entry, MessageFlags, Outcome, PeerFrame, Priority, QmId, Query, QueueName, Transit,
 };
 
 use crate::backlog::{Backlog, Message, left_ms};
@@ -17,6 +17,7 @@ use crate::io::{DialFailure, Event, Lane, LinkId, Output, StoreOp};
 use crate::limits::{DOUBT_BYTES_MAX, DOUBTS_MAX, QUEUES_MAX, SILENT_SESSION_MS};
 use crate::record::{QueueRecord, RemoteKey};
 use crate::session::Flight;
+use crate::stream::sending::OutStream;
 use crate::time::Timestamp;
 
 /// Messages read from disk at a time.
@@ -74,6 +75,8 @@ pub(crate) struct OutQueue {
     pub(crate) lanes: BTreeMap<u8, OutLane>,
     pub(crate) in_flight: u64,
     pub(crate) acknowledged: u64,
+    /// Of its transactional messages, once there was one.
+    pub(crate) stream: Option<OutStream>,
 }
 
 /// One priority of an outgoing queue.
@@ -98,6 +101,11 @@ impl OutLane {
             flying: (0, None),
         }
     }
+
+    /// Whether messages are in flight on another session than this one.
+    pub(crate) fn flies_elsewhere(&self, link: LinkId) -> bool {
+        self.flying.0 > 0 && self.flying.1 != Some(link)
+    }
 }
 
 impl OutQueue {
@@ -105,6 +113,7 @@ impl OutQueue {
         self.lanes
             .values()
             .any(|lane| !lane.backlog.is_empty() || !lane.doubt.is_empty())
+            || self.skipping() > 0
     }
 
     pub(crate) fn waiting(&self) -> (u64, u64) {
@@ -173,6 +182,7 @@ impl Engine {
             lanes,
             in_flight: 0,
             acknowledged: 0,
+            stream: None,
         };
         self.outs.insert(number, out);
     }
@@ -204,7 +214,7 @@ impl Engine {
         }
     }
 
-    fn queues_towards(&self, peer: QmId) -> Vec<u32> {
+    pub(crate) fn queues_towards(&self, peer: QmId) -> Vec<u32> {
         self.remotes
             .values()
             .filter(|remote| remote.peer() == Some(peer))
@@ -238,6 +248,9 @@ impl Engine {
         let mut asked = false;
         let mut first_flight = false;
         loop {
+            if priority == Priority::LOWEST.get() && !self.pump_stream(link, number) {
+                return asked;
+            }
             let now = self.now;
             let incarnation = self.incarnation;
             let Some(out) = self.outs.get_mut(&number) else {
@@ -289,8 +302,20 @@ impl Engine {
                 self.bury_as(number, priority, &message, end);
                 continue;
             }
-            if lane.flying.0 > 0 && lane.flying.1 != Some(link) {
+            if lane.flies_elsewhere(link) {
                 break;
+            }
+            let transactional = next.class == Class::Transactional;
+            let stream = out.stream.as_mut().filter(|_| transactional);
+            if stream
+                .as_ref()
+                .is_some_and(|s| s.waits_behind(next.position))
+            {
+                break;
+            }
+            if transactional && stream.is_none() {
+                self.begin_stream(number);
+                continue;
             }
             if !session.admits(next.credit()) && !crate::broken!(self, ignore_credit) {
                 break;
@@ -305,6 +330,17 @@ impl Engine {
                 &mut self.express_bytes
             };
             *held = held.saturating_sub(message.cost());
+            let place = match stream {
+                None => None,
+                Some(stream) => match stream.fly(&message, (link, session.next_number)) {
+                    Some(place) => Some(place),
+                    None => {
+                        // It was settled once; only its removal was lost.
+                        self.remove_from_store(number, priority, &message);
+                        continue;
+                    }
+                },
+            };
             let flying = &mut lane.flying;
             let again = message.transmitted;
             if again && message.reach_deadline() <= now.at {
@@ -313,10 +349,13 @@ impl Engine {
             let data = Data {
                 number: session.next_number,
                 tag: message.tag,
-                transit: Transit::direct(
-                    left_ms(message.reach_left_ms, message.at, now.at),
-                    left_ms(message.receive_left_ms, message.at, now.at),
-                ),
+                transit: Transit {
+                    place,
+                    ..Transit::direct(
+                        left_ms(message.reach_left_ms, message.at, now.at),
+                        left_ms(message.receive_left_ms, message.at, now.at),
+                    )
+                },
                 envelope: message.envelope.clone(),
                 body: message.body.clone(),
             };
@@ -401,6 +440,7 @@ impl Engine {
     pub(crate) fn put_in_doubt(&mut self, number: u32, priority: u8, message: Message) {
         let id = message.id;
         let position = message.position;
+        self.place_in_stream(number, &message);
         if let Some(out) = self.outs.get_mut(&number) {
             if id.incarnation != self.incarnation {
                 self.prior_incarnations.insert(id.incarnation);
@@ -525,6 +565,7 @@ impl Engine {
 
     /// The destination has it: the message leaves the queue for good.
     pub(crate) fn settle_delivered(&mut self, number: u32, priority: u8, message: &Message) {
+        self.settle_in_stream(number, message);
         self.remove_from_store(number, priority, message);
         if let Some(out) = self.outs.get_mut(&number) {
             out.acknowledged += 1;
@@ -575,7 +616,10 @@ impl Engine {
 
     /// The message will not be delivered: dead letter, or nothing when its sender or the operator
     /// wished so.
-    pub(crate) fn bury_as(&mut self, number: u32, priority: u8, message: &Message, end: End) {
+    pub(crate) fn bury_as(&mut self, number: u32, priority: u8, message: &Message, mut end: End) {
+        // Until its destination has answered for its place, it may have been delivered.
+        let placed = self.is_placed(number, message);
+        end.unconfirmed |= placed;
         let kept = message.flags.contains(MessageFlags::DEAD_LETTER) && !end.discard;
         let destination = self.outs.get(&number).map_or_else(String::new, |out| {
             let remote = self.remotes.get(&out.remote);
@@ -598,10 +642,20 @@ impl Engine {
                 priority,
                 message: message.clone(),
             });
-            self.put_dead_letter(message, end, &destination, removal, from);
+            let letter = self.put_dead_letter(message, end, &destination, removal, from);
+            if placed {
+                self.leave_stream(number, message, end.outcome, letter);
+            } else {
+                self.leaves_unplaced(number, message);
+            }
+            // The letter, its removal and its skip are in one batch.
+            self.seal_if_large();
         } else {
             if let Some(removal) = removal {
                 self.commits.settle(removal);
+            }
+            if placed {
+                self.leave_stream(number, message, end.outcome, None);
             }
             self.counters.discarded += 1;
             self.died(Died {
@@ -615,6 +669,7 @@ impl Engine {
 
     /// It may be sent again: the destination said it does not have it.
     pub(crate) fn send_again(&mut self, number: u32, priority: u8, message: Message) {
+        self.place_in_stream(number, &message);
         let durable = message.class.is_durable();
         if let Some(lane) = self.out_lane(number, priority) {
             let cost = lane.backlog.give_back(message);

@@ -63,6 +63,14 @@ breaks! {
     overtake_doubt,
     /// Forget idempotency keys at a restart.
     forget_keys,
+    /// Judge a transactional message by its number and not by its link.
+    number_for_link,
+    /// Settle transactional messages by the numbers of an order ack and not by its link.
+    order_ack_by_number,
+    /// Settle everything up to the link of an order ack, not only its run.
+    order_ack_from_start,
+    /// Store the links of transactional messages some time after the messages.
+    position_apart,
 }
 
 macro_rules! reach {
@@ -153,6 +161,40 @@ reach! {
     CreditWithheld,
     /// A peer got credit by its approval.
     Approved,
+    /// An order ack settled transactional messages.
+    OrderAckApplied,
+    /// An order ack named a link that is not held.
+    OrderAckNotHeld,
+    /// A transactional message that came again was recognised by its link.
+    StreamDuplicate,
+    /// Two messages followed one link.
+    StreamBranched,
+    /// A transactional message left its place otherwise than by delivery.
+    LeftStream,
+    /// A skip was taken.
+    SkipTaken,
+    /// A skip came for what had been delivered.
+    SkipCameLate,
+    /// A skip, or the message in its place, was answered as skipped.
+    AnsweredSkipped,
+    /// The destination confirmed a skip.
+    SkipConfirmed,
+    /// The destination had delivered what left here.
+    SkipDelivered,
+    /// A sender was told where to go on.
+    NeedSent,
+    /// A sender went on where its destination needed it.
+    NeedMet,
+    /// A stream stands for its operator.
+    StreamHeld,
+    /// A stream was begun anew because its destination lost its store.
+    StreamRerooted,
+    /// A question was answered from the links of a stream.
+    AnsweredFromStream,
+    /// Links were forgotten.
+    LinksForgotten,
+    /// A dead letter became uncertain.
+    LetterUncertain,
 }
 
 impl Reached {

@@ -236,8 +236,14 @@ impl Engine {
                 let Some(message) = lane.pop() else { break };
                 taken += 1;
                 self.release(&message);
+                if uncertain || message.transmitted {
+                    self.place_in_stream(number, &message);
+                }
+                // In a stream the destination will be asked.
+                let placed = !local && self.is_placed(number, &message);
                 let end = End {
-                    uncertain,
+                    uncertain: uncertain && !placed,
+                    unconfirmed: placed,
                     discard,
                     ..End::here(self.me.qm, outcome)
                 };
@@ -274,7 +280,7 @@ impl Engine {
             tally.messages += 1;
             tally.dead_letters += u64::from(kept);
             tally.discarded += u64::from(!kept);
-            tally.uncertain += u64::from(end.uncertain);
+            tally.uncertain += u64::from(end.uncertain || end.unconfirmed);
         });
     }
 

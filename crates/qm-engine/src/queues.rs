@@ -198,7 +198,7 @@ impl Engine {
         destination: &str,
         removal: Option<StoreOp>,
         from: Option<Origin>,
-    ) {
+    ) -> Option<u64> {
         let number = self.dead_queue();
         let stream = Self::stream_of(number, 0);
         let reason = DeadReason {
@@ -223,9 +223,7 @@ impl Engine {
         let credit = message.credit();
         let keep = self.may_keep(message.cost());
         let first = self.first_position;
-        let Some(queue) = self.locals.get_mut(&number) else {
-            return;
-        };
+        let queue = self.locals.get_mut(&number)?;
         queue.arrived += 1;
         let lane = queue
             .lanes
@@ -256,7 +254,10 @@ impl Engine {
         });
         // Counted at once: a peer whose refusals bring letters is not one that brings nothing.
         self.counters.dead_letters += 1;
-        self.seal_if_large();
+        if end.unconfirmed {
+            self.letter_opens(position);
+        }
+        Some(position)
     }
 
     /// Whether this is the queue of undeliverable messages.
@@ -897,10 +898,13 @@ impl Engine {
                 local,
                 ..
             }) => {
-                let messages: Vec<_> = records
+                let mut messages: Vec<_> = records
                     .into_iter()
                     .map(|r| (r.position, self.message_of(r)))
                     .collect();
+                for (_, message) in messages.iter_mut().filter(|_| local) {
+                    self.drop_orphan(queue, priority, message);
+                }
                 let mut deadline = Timestamp::NEVER;
                 for message in messages.iter().filter_map(|(_, message)| message.as_ref()) {
                     deadline = deadline.min(if local {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
-use qm_wire::{Entry, Incarnation, MessageId, MessageKey, QmId, Tag};
+use qm_wire::{Class, Entry, Incarnation, MessageId, MessageKey, QmId, Tag};
 
 use crate::backlog::Backlog;
 use crate::commits::Then;
@@ -12,6 +12,7 @@ use crate::io::{Event, Recovered};
 use crate::outgoing::OutLane;
 use crate::queues::LocalQueue;
 use crate::record::{QueueRecord, StoredMessage};
+use crate::stream::recovery::is_stream_value;
 use crate::undone::{UNDONE, undone_key};
 
 impl Engine {
@@ -23,10 +24,12 @@ impl Engine {
             let understood = match QueueRecord::number_of(key) {
                 Some(number) => self.recover_queue(number, QueueRecord::decode(value)),
                 None if key == LIVES => true,
+                None if is_stream_value(key) => true,
                 None => self
                     .recover_life(key)
                     .or_else(|| self.recover_peer(key, value))
                     .or_else(|| self.recover_client(key, value))
+                    .or_else(|| self.recover_letter(key, value))
                     .unwrap_or(true),
             };
             if !understood {
@@ -34,6 +37,11 @@ impl Engine {
                     what: "a stored value",
                 });
             }
+        }
+        for _ in 0..self.recover_streams(&recovered) {
+            self.event(Event::Unreadable {
+                what: "a stored value of a transactional stream",
+            });
         }
         for (stream, summary) in &recovered.streams {
             let (number, priority) = Self::queue_of(*stream);
@@ -138,7 +146,7 @@ impl Engine {
             if envelope.source == self.me.qm {
                 // My own earlier lives: their acks are mine to take.
                 self.prior_incarnations.insert(envelope.id.incarnation);
-            } else if stored.dead.is_none() {
+            } else if stored.dead.is_none() && envelope.class != Class::Transactional {
                 // Also when its queue was deleted since: its sender may not have heard of the
                 // arrival, and the queue may be there again under its name.
                 let entry = Entry {

@@ -19,6 +19,7 @@ use crate::io::{Event, Lane, LinkId, Output};
 use crate::limits::{DOUBTFUL_MAX, DOUBTFUL_SPAN_MS, FLIGHT_BYTES_MAX, FLIGHTS_MAX};
 use crate::limits::{LATE_LOOK_MS, REFUSED_MAX};
 use crate::peers::Approval;
+use crate::stream::receiving::StreamAnswers;
 use crate::time::Timestamp;
 
 /// Frames are handed to the transport in buffers of about this size.
@@ -96,6 +97,10 @@ pub(crate) struct Session {
     pub(crate) acks: Vec<(u64, Tag)>,
     pub(crate) duplicate_acks: Vec<(u64, Tag)>,
     pub(crate) refusals: Vec<Refusal>,
+    /// Answers for transactional messages.
+    pub(crate) stream_answers: StreamAnswers,
+    /// Messages of streams of which nothing is known here.
+    pub(crate) strange_streams: Allowance,
     /// What was refused on this session (W-USE-9); the oldest are forgotten first.
     pub(crate) refused: BTreeMap<Entry, Outcome>,
     refused_order: VecDeque<Entry>,
@@ -152,6 +157,8 @@ impl Session {
             acks: Vec::new(),
             duplicate_acks: Vec::new(),
             refusals: Vec::new(),
+            stream_answers: StreamAnswers::default(),
+            strange_streams: Allowance::default(),
             refused: BTreeMap::new(),
             refused_order: VecDeque::new(),
             unverified: Allowance::default(),
@@ -462,6 +469,14 @@ impl Engine {
             self.routes
                 .learn((peer, life), Route::Session(link), now_ms);
         }
+        let store = self
+            .sessions
+            .get(&link)
+            .and_then(|session| session.welcome.as_ref())
+            .map(|welcome| welcome.store_id);
+        if let Some(store) = store {
+            self.meet_store(peer, store);
+        }
         self.tell_full_queues(link);
         self.grant_credit(link);
         self.pay_owed_acks(peer);
@@ -560,6 +575,9 @@ impl Engine {
             for ack in session_acks(core::mem::take(&mut session.duplicate_acks), true) {
                 session.push(Lane::Ack, &PeerFrame::SessionAck(ack));
             }
+        }
+        for frame in session.stream_answers.take() {
+            session.push(Lane::Ack, &frame);
         }
         let refusals = core::mem::take(&mut session.refusals);
         for chunk in refusals.chunks(qm_wire::limits::ENTRIES_MAX) {
@@ -739,6 +757,7 @@ impl Engine {
                     .learn((peer, life), Route::Address(address), now_ms);
             }
         }
+        self.unsend_skips(link);
         for flight in session.flights.into_values() {
             self.landed(flight.queue, flight.priority);
             if crate::broken!(self, resend_blindly) {

@@ -30,6 +30,8 @@ enum Of {
         key: Option<[u8; 16]>,
     },
     Peer(MessageKey),
+    /// In a stream: what takes its link back.
+    Stream(Vec<StoreOp>),
 }
 
 pub(crate) fn undone_key(arrival: &MessageKey) -> Bytes {
@@ -68,11 +70,22 @@ impl Engine {
                     self.take_out(Undone { put, of });
                 }
                 Then::Arrived {
-                    put, source, entry, ..
+                    put,
+                    source,
+                    entry,
+                    place,
+                    ..
                 } => {
                     void.push(then);
-                    let of = Of::Peer(MessageKey { source, entry });
+                    let of = match place {
+                        Some(place) => Of::Stream(self.untake(source, place)),
+                        None => Of::Peer(MessageKey { source, entry }),
+                    };
                     self.take_out(Undone { put, of });
+                }
+                Then::SkipTaken { source, place, .. } => {
+                    void.push(then);
+                    self.untake_refused(source, place);
                 }
                 Then::Repeated { .. } => void.push(then),
                 then => stands.push(then),
@@ -100,6 +113,11 @@ impl Engine {
         });
         match &undone.of {
             Of::Client { client, key, .. } => self.correct(*client, *key),
+            Of::Stream(ops) => {
+                for op in ops {
+                    self.commits.change(op.clone());
+                }
+            }
             Of::Peer(arrival) => {
                 self.undone_arrivals.insert(*arrival);
                 self.commits.set(undone_key(arrival), Bytes::new());

@@ -138,6 +138,8 @@ impl Engine {
             AdminRequest::PeerBlock { who } => self.for_peer(&who, Self::block),
             AdminRequest::PeerForget { who } => self.admin_forget(&who),
             AdminRequest::Routes => self.routes_view(),
+            AdminRequest::Streams => self.stream_views(),
+            AdminRequest::StreamRebase { which, dry_run } => self.rebase_streams(&which, dry_run),
             AdminRequest::Dedup => AdminReply::Dedup(Box::new(self.dedup.stats())),
             // Those that take more than one step were taken out before.
             _ => failed(
@@ -368,14 +370,6 @@ impl Engine {
         if name.is_system() {
             let cause = format!("{name}: names with $ belong to the system");
             return failed(Outcome::BAD_REQUEST, cause, "choose another name");
-        }
-        if settings.transactional {
-            let cause = "this version does not offer transactional queues".to_owned();
-            return failed(
-                Outcome::UNSUPPORTED,
-                cause,
-                "create it without --transactional",
-            );
         }
         if self.local_names.contains_key(name) {
             let cause = format!("queue {name} exists");

@@ -464,6 +464,19 @@ impl Engine {
         if peer.is_some_and(|peer| self.peers.approval(peer) == Approval::Blocked) {
             return self.blocked_here(&name);
         }
+        if let Some(held) = out.stream.as_ref().and_then(|stream| stream.held.as_ref()) {
+            let destination = format!("{name}/{}", out.queue);
+            return Reason(
+                Cause::StreamHeld,
+                format!(
+                    "the transactional stream stands: {} ({})",
+                    held.text, held.outcome
+                ),
+                Some(format!(
+                    "restore what {name} lost, or begin the stream anew, which sends what is not acknowledged and gives up what is lost: qm-node stream rebase {destination}"
+                )),
+            );
+        }
         let missing: u64 = out.lanes.values().map(|lane| lane.backlog.missing()).sum();
         if missing > 0 && missing >= out.waiting().0 && out.in_flight + out.doubtful() == 0 {
             return damaged(missing);

@@ -1,0 +1,596 @@
+//! The sender's side of one stream: places in the chain, and what an answer settles.
+//!
+//! Two orders run side by side and always agree: `at` is where a message lies in the outgoing queue
+//! on disk, `position` counts the stream. A message gets its position and link when it is first
+//! transmitted, or when it may have been transmitted by an earlier life: from the last message
+//! before it. What was never transmitted has no place yet and may vanish without a trace.
+//!
+//! What is settled leaves the queue, and a [`Mark`] takes over as that from which the next links
+//! follow. What leaves otherwise than by delivery becomes a [`Skipping`], which stands in the
+//! chain until the receiver has answered for it.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use qm_wire::{Entry, Link, Outcome, Place, Run, StreamId, Tag};
+
+/// A known point of the chain: the next place follows from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Mark {
+    /// Where the message lay in the outgoing queue; nothing that lies there or before waits for a
+    /// place.
+    pub at: u64,
+    /// Its position in the stream, 0 for the beginning.
+    pub position: u64,
+    /// Its link.
+    pub link: Link,
+}
+
+/// A message that has a place and is not settled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Placed<F> {
+    /// Its place.
+    pub mark: Mark,
+    /// The link before it.
+    pub previous: Link,
+    /// Where it is in flight, if it is.
+    pub flight: Option<F>,
+}
+
+/// A message that left otherwise than by delivery and whose place is not answered for yet.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Skipping<F> {
+    /// Its place.
+    pub mark: Mark,
+    /// The link before it.
+    pub previous: Link,
+    /// The message.
+    pub entry: Entry,
+    /// Why it left.
+    pub outcome: Outcome,
+    /// Its dead letter, if there is one: position and bytes.
+    pub letter: Option<(u64, u64)>,
+    /// Where the skip was sent, if it was.
+    pub sent: Option<F>,
+    /// Whether it is on disk: it is not sent before.
+    pub durable: bool,
+}
+
+/// What an answer of the receiver means for a chain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Settles {
+    /// These positions are settled: messages that are placed, and skips that were overtaken by a
+    /// delivery.
+    These(Vec<u64>),
+    /// It concerns only what was settled before.
+    Nothing,
+    /// It names a link that this chain does not have there.
+    NotHeld,
+}
+
+/// Where a sender may go on after a receiver said which links it has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GoOn {
+    /// Behind this position.
+    Behind(u64),
+    /// Nowhere: what the receiver lacks is not here any more.
+    Hold,
+}
+
+/// See the module. `F` says where something is in flight.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Chain<F> {
+    id: StreamId,
+    root: Link,
+    /// Durable points, by `at`.
+    marks: BTreeMap<u64, Mark>,
+    /// The last place that was given in this life.
+    cursor: Mark,
+    placed: VecDeque<Placed<F>>,
+    skips: BTreeMap<u64, Skipping<F>>,
+}
+
+impl<F: Copy> Chain<F> {
+    /// A chain that begins: `root` is the link before position 1.
+    #[must_use]
+    pub fn new(id: StreamId, root: Link) -> Self {
+        Self::recovered(id, root, [], [])
+    }
+
+    /// A chain as the disk has it: the marks in any order, and skips not answered for.
+    #[must_use]
+    pub fn recovered(
+        id: StreamId,
+        root: Link,
+        marks: impl IntoIterator<Item = Mark>,
+        skips: impl IntoIterator<Item = Skipping<F>>,
+    ) -> Self {
+        let mut marks: BTreeMap<u64, Mark> = marks.into_iter().map(|m| (m.at, m)).collect();
+        let skips: BTreeMap<_, _> = skips.into_iter().map(|s| (s.mark.position, s)).collect();
+        let start = Mark {
+            at: 0,
+            position: 0,
+            link: root,
+        };
+        if marks.is_empty() {
+            marks.insert(start.at, start);
+        }
+        let cursor = marks.first_key_value().map_or(start, |(_, mark)| *mark);
+        Self {
+            id,
+            root,
+            marks,
+            cursor,
+            placed: VecDeque::new(),
+            skips,
+        }
+    }
+
+    /// The stream's id.
+    #[must_use]
+    pub const fn id(&self) -> StreamId {
+        self.id
+    }
+
+    /// The link before position 1.
+    #[must_use]
+    pub const fn root(&self) -> Link {
+        self.root
+    }
+
+    /// Begins anew under another id: everything not settled is linked again, and the skips are
+    /// given up and returned.
+    pub fn reroot(&mut self, id: StreamId, root: Link) -> Vec<Skipping<F>> {
+        let skips = core::mem::take(&mut self.skips);
+        *self = Self::new(id, root);
+        skips.into_values().collect()
+    }
+
+    /// What must be on disk beside the queue and the skips.
+    pub fn marks(&self) -> impl ExactSizeIterator<Item = &Mark> {
+        self.marks.values()
+    }
+
+    /// The place of the message that lies at `at`, given now when it has none. Messages are asked
+    /// for in the order in which they lie there. `None`: it was settled before, and only its removal
+    /// was lost.
+    pub fn place(&mut self, at: u64, tag: Tag) -> Option<&Placed<F>> {
+        if at <= self.cursor.at {
+            let index = self.index_at(at)?;
+            return self.placed.get(index);
+        }
+        if let Some(mark) = self.marks.get(&at) {
+            self.cursor = *mark;
+            return None;
+        }
+        let mark = self.marks.range(..at).next_back().map(|(_, mark)| *mark);
+        let skip = self.skips.values().rev().map(|skip| skip.mark);
+        let skip = skip.into_iter().find(|mark| mark.at < at);
+        for known in mark.into_iter().chain(skip) {
+            if known.at > self.cursor.at {
+                self.cursor = known;
+            }
+        }
+        let previous = self.cursor.link;
+        let position = self.cursor.position.checked_add(1)?;
+        let link = previous.next(tag, position);
+        self.cursor = Mark { at, position, link };
+        self.placed.push_back(Placed {
+            mark: self.cursor,
+            previous,
+            flight: None,
+        });
+        self.placed.back()
+    }
+
+    /// The message at `at` if it has a place.
+    #[must_use]
+    pub fn placed_at(&self, at: u64) -> Option<&Placed<F>> {
+        self.placed.get(self.index_at(at)?)
+    }
+
+    /// The message at a position of the stream.
+    #[must_use]
+    pub fn placed(&self, position: u64) -> Option<&Placed<F>> {
+        self.placed.get(self.index_of(position)?)
+    }
+
+    /// All messages that have a place and are not settled, in order.
+    pub fn unsettled(&self) -> impl ExactSizeIterator<Item = &Placed<F>> {
+        self.placed.iter()
+    }
+
+    /// All skips not answered for, in order.
+    pub fn skips(&self) -> impl ExactSizeIterator<Item = &Skipping<F>> {
+        self.skips.values()
+    }
+
+    /// The skip at a position.
+    #[must_use]
+    pub fn skip(&self, position: u64) -> Option<&Skipping<F>> {
+        self.skips.get(&position)
+    }
+
+    /// The same, to be changed.
+    pub fn skip_mut(&mut self, position: u64) -> Option<&mut Skipping<F>> {
+        self.skips.get_mut(&position)
+    }
+
+    /// The newest link that was given to anything.
+    #[must_use]
+    pub fn head(&self) -> Mark {
+        let last = self.marks.last_key_value().map_or(self.cursor, |(_, m)| *m);
+        let skip = self.skips.last_key_value().map_or(last, |(_, s)| s.mark);
+        [last, skip].into_iter().fold(self.cursor, |newest, mark| {
+            if mark.position > newest.position {
+                mark
+            } else {
+                newest
+            }
+        })
+    }
+
+    /// The oldest position that is not settled; the next one when all are.
+    #[must_use]
+    pub fn low(&self) -> u64 {
+        let placed = self.placed.front().map(|placed| placed.mark.position);
+        let skip = self.skips.first_key_value().map(|(position, _)| *position);
+        let next = self.head().position.saturating_add(1);
+        placed
+            .into_iter()
+            .chain(skip)
+            .fold(next, |low, position| low.min(position))
+    }
+
+    /// A place as it travels.
+    #[must_use]
+    pub fn travels(&self, mark: Mark, previous: Link) -> Place {
+        Place {
+            stream: self.id,
+            position: mark.position,
+            low: self.low().min(mark.position).max(1),
+            previous,
+        }
+    }
+
+    /// Notes where a message is in flight, or that it is no longer.
+    pub fn set_flight(&mut self, at: u64, flight: Option<F>) {
+        if let Some(placed) = self
+            .index_at(at)
+            .and_then(|index| self.placed.get_mut(index))
+        {
+            placed.flight = flight;
+        }
+    }
+
+    /// The message at `at` was delivered: its place is a mark from now on.
+    pub fn settle(&mut self, at: u64) -> bool {
+        let Some(placed) = self
+            .index_at(at)
+            .and_then(|index| self.placed.remove(index))
+        else {
+            return false;
+        };
+        self.mark(placed.mark);
+        true
+    }
+
+    /// The message at `at` left otherwise than by delivery: a skip stands in its place.
+    pub fn leave(
+        &mut self,
+        at: u64,
+        entry: Entry,
+        outcome: Outcome,
+        letter: Option<(u64, u64)>,
+    ) -> Option<&Skipping<F>> {
+        let index = self.index_at(at)?;
+        let placed = self.placed.remove(index)?;
+        let position = placed.mark.position;
+        let skip = Skipping {
+            mark: placed.mark,
+            previous: placed.previous,
+            entry,
+            outcome,
+            letter,
+            sent: None,
+            durable: false,
+        };
+        self.skips.insert(position, skip);
+        self.skips.get(&position)
+    }
+
+    /// A skip that did not reach the disk: the message is where it was.
+    pub fn unleave(&mut self, position: u64) -> bool {
+        let Some(skip) = self.skips.remove(&position) else {
+            return false;
+        };
+        let index = self.placed.partition_point(|p| p.mark.position < position);
+        let placed = Placed {
+            mark: skip.mark,
+            previous: skip.previous,
+            flight: None,
+        };
+        self.placed.insert(index, placed);
+        true
+    }
+
+    /// A skip was answered for: its place is a mark from now on.
+    pub fn settle_skip(&mut self, position: u64) -> Option<Skipping<F>> {
+        let skip = self.skips.remove(&position)?;
+        self.mark(skip.mark);
+        Some(skip)
+    }
+
+    /// What an order ack settles (W-STR-6): exactly the run it names, and only if its last link is
+    /// the one this chain has there.
+    #[must_use]
+    pub fn acked(&self, run: &Run) -> Settles {
+        if run.stream != self.id {
+            return Settles::NotHeld;
+        }
+        match self.link_at(run.last) {
+            Some(link) if link == run.link => {}
+            Some(_) => return Settles::NotHeld,
+            None if run.last < self.low() => return Settles::Nothing,
+            None => return Settles::NotHeld,
+        }
+        let positions = self.within(run.first, run.last);
+        if positions.is_empty() {
+            Settles::Nothing
+        } else {
+            Settles::These(positions)
+        }
+    }
+
+    /// Unsettled positions of a range, skips among them.
+    #[must_use]
+    pub fn within(&self, first: u64, last: u64) -> Vec<u64> {
+        let from = self.placed.partition_point(|p| p.mark.position < first);
+        let placed = self.placed.range(from..).map(|p| p.mark.position);
+        let placed = placed.take_while(|position| *position <= last);
+        let skips = self.skips.range(first..=last).map(|(at, _)| *at);
+        let mut positions: Vec<u64> = placed.chain(skips).collect();
+        positions.sort_unstable();
+        positions
+    }
+
+    /// Where to go on when the receiver has these leaves of the stream (W-STR-8).
+    #[must_use]
+    pub fn needed(&self, leaves: &[(u64, Link)]) -> GoOn {
+        let low = self.low();
+        let known = leaves
+            .iter()
+            .filter(|(position, link)| self.link_at(*position) == Some(*link))
+            .map(|(position, _)| *position)
+            .max();
+        let known = known.or_else(|| leaves.is_empty().then_some(0));
+        match known {
+            // What is between was settled once and is gone from here.
+            Some(position) if position.saturating_add(1) >= low => GoOn::Behind(position),
+            _ => GoOn::Hold,
+        }
+    }
+
+    /// The next skip that may be sent now: everything before it is in flight or settled. `waits`
+    /// is where the first message lies that has no place yet or waits to be sent again.
+    #[must_use]
+    pub fn sendable_skip(&self, waits: u64) -> Option<&Skipping<F>> {
+        let skip = self.skips.values().find(|skip| skip.sent.is_none())?;
+        let rests = self.placed.iter().find(|placed| placed.flight.is_none());
+        let waits = rests.map_or(waits, |placed| placed.mark.at.min(waits));
+        (skip.durable && skip.mark.at < waits).then_some(skip)
+    }
+
+    /// The skip of the message that lay at `at`.
+    #[must_use]
+    pub fn skip_at(&self, at: u64) -> Option<&Skipping<F>> {
+        let skip = self.skips.values().find(|skip| skip.mark.at >= at)?;
+        (skip.mark.at == at).then_some(skip)
+    }
+
+    /// Everything that was sent on a session that is gone, or that the receiver needs again,
+    /// waits: skips behind this position are sent anew.
+    pub fn unsend_skips(&mut self, behind: u64) {
+        for (_, skip) in self.skips.range_mut(behind.saturating_add(1)..) {
+            skip.sent = None;
+        }
+    }
+
+    fn link_at(&self, position: u64) -> Option<Link> {
+        if position == 0 {
+            return Some(self.root);
+        }
+        let placed = self.placed(position).map(|placed| placed.mark.link);
+        let skip = || self.skips.get(&position).map(|skip| skip.mark.link);
+        let mark = || {
+            let mut marks = self.marks.values();
+            marks.find(|m| m.position == position).map(|m| m.link)
+        };
+        placed.or_else(skip).or_else(mark)
+    }
+
+    fn index_at(&self, at: u64) -> Option<usize> {
+        self.placed.binary_search_by_key(&at, |p| p.mark.at).ok()
+    }
+
+    fn index_of(&self, position: u64) -> Option<usize> {
+        let position_of = |p: &Placed<F>| p.mark.position;
+        self.placed
+            .binary_search_by_key(&position, position_of)
+            .ok()
+    }
+
+    fn is_open_between(&self, low: u64, high: u64) -> bool {
+        let from = self.placed.partition_point(|p| p.mark.position <= low);
+        let placed = self.placed.get(from);
+        let placed = placed.is_some_and(|p| p.mark.position < high);
+        placed || low < high && self.skips.range(low + 1..high).next().is_some()
+    }
+
+    /// Adds a mark and forgets those from which nothing follows any more.
+    fn mark(&mut self, mark: Mark) {
+        self.marks.insert(mark.at, mark);
+        let before = self.marks.range(..mark.at).next_back().map(|(_, m)| *m);
+        if let Some(before) = before
+            && !self.is_open_between(before.position, mark.position)
+        {
+            self.marks.remove(&before.at);
+        }
+        let behind = self.marks.range(mark.at + 1..).next().map(|(_, m)| *m);
+        if let Some(behind) = behind
+            && !self.is_open_between(mark.position, behind.position)
+        {
+            self.marks.remove(&mark.at);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use qm_wire::{Incarnation, MessageId};
+
+    use super::*;
+
+    fn chain() -> Chain<u8> {
+        Chain::new(StreamId([1; 16]), Link([0; 16]))
+    }
+
+    const fn tag(n: u8) -> Tag {
+        Tag([n; 8])
+    }
+
+    fn entry(n: u8) -> Entry {
+        let id = MessageId {
+            incarnation: Incarnation(1),
+            sequence: u64::from(n),
+        };
+        Entry { id, tag: tag(n) }
+    }
+
+    fn run(chain: &Chain<u8>, first: u64, last: u64) -> Run {
+        Run {
+            stream: chain.id(),
+            first,
+            last,
+            link: chain.placed(last).unwrap().mark.link,
+        }
+    }
+
+    fn given(chain: &mut Chain<u8>, ats: impl IntoIterator<Item = u64>) -> Vec<Mark> {
+        ats.into_iter()
+            .map(|at| {
+                let n = u8::try_from(at % 251).unwrap();
+                chain.place(at, tag(n)).unwrap().mark
+            })
+            .collect()
+    }
+
+    fn marks(chain: &Chain<u8>) -> Vec<Mark> {
+        chain.marks().copied().collect()
+    }
+
+    #[test]
+    fn a_crash_derives_the_same_places_whatever_was_settled() {
+        let mut one = chain();
+        let places = given(&mut one, [10, 11, 12, 14, 15, 16]);
+        // 11 leaves, 12 and 15 are delivered before what is older.
+        one.leave(11, entry(11), Outcome::PURGED_IN_TRANSIT, None);
+        one.settle(12);
+        one.settle(15);
+        let skips: Vec<_> = one.skips().cloned().collect();
+        let mut two = Chain::recovered(one.id(), one.root(), marks(&one), skips);
+        let again = given(&mut two, [10, 14, 16]);
+        assert_eq!(again, [places[0], places[3], places[5]]);
+        assert_eq!(two.low(), 1);
+        // Everything else is answered for: one mark is left.
+        for at in [10, 14, 16] {
+            assert!(two.settle(at));
+        }
+        assert_eq!(two.settle_skip(2).map(|skip| skip.entry), Some(entry(11)));
+        assert_eq!(marks(&two), [places[5]]);
+        assert_eq!(two.low(), 7);
+    }
+
+    #[test]
+    fn what_was_never_given_a_place_leaves_no_trace() {
+        let mut chain = chain();
+        let one = given(&mut chain, [10])[0];
+        // 11 expired unsent.
+        let two = given(&mut chain, [12])[0];
+        assert_eq!((one.position, two.position), (1, 2));
+        assert_eq!(two.link, one.link.next(tag(12), 2));
+    }
+
+    #[test]
+    fn a_zombie_whose_removal_was_lost_is_known_as_settled() {
+        let mut one = chain();
+        given(&mut one, [10, 11]);
+        one.settle(10);
+        let mut two = Chain::<u8>::recovered(one.id(), one.root(), marks(&one), []);
+        assert!(two.place(10, tag(10)).is_none());
+        assert_eq!(two.place(11, tag(11)).unwrap().mark.position, 2);
+    }
+
+    /// W-STR-6.
+    #[test]
+    fn an_ack_settles_exactly_its_run_and_only_by_its_link() {
+        let mut chain = chain();
+        given(&mut chain, 10..16);
+        assert_eq!(chain.acked(&run(&chain, 2, 3)), Settles::These(vec![2, 3]));
+        let other = Run {
+            link: Link([9; 16]),
+            ..run(&chain, 2, 3)
+        };
+        assert_eq!(chain.acked(&other), Settles::NotHeld);
+        let beyond = Run {
+            last: 99,
+            ..run(&chain, 2, 3)
+        };
+        assert_eq!(chain.acked(&beyond), Settles::NotHeld);
+        for at in 10..13 {
+            chain.settle(at);
+        }
+        let old = Run {
+            stream: chain.id(),
+            first: 1,
+            last: 2,
+            link: Link([9; 16]),
+        };
+        assert_eq!(chain.acked(&old), Settles::Nothing);
+    }
+
+    /// W-STR-8.
+    #[test]
+    fn a_need_is_met_from_a_leaf_that_is_held_or_holds() {
+        let mut chain = chain();
+        let places = given(&mut chain, 10..16);
+        let leaf = |n: usize| (places[n].position, places[n].link);
+        assert_eq!(chain.needed(&[]), GoOn::Behind(0));
+        let wrong = (4, Link([9; 16]));
+        assert_eq!(chain.needed(&[leaf(1), wrong]), GoOn::Behind(2));
+        chain.settle(10);
+        chain.settle(11);
+        assert_eq!(chain.needed(&[leaf(1)]), GoOn::Behind(2));
+        assert_eq!(chain.needed(&[leaf(0)]), GoOn::Hold);
+        assert_eq!(chain.needed(&[]), GoOn::Hold);
+        assert_eq!(chain.needed(&[wrong]), GoOn::Hold);
+    }
+
+    #[test]
+    fn a_skip_waits_for_what_is_before_it_and_for_the_disk() {
+        let mut chain = chain();
+        given(&mut chain, 10..13);
+        chain.leave(11, entry(11), Outcome::PURGED_IN_TRANSIT, None);
+        assert!(chain.sendable_skip(99).is_none(), "not on disk");
+        chain.skip_mut(2).unwrap().durable = true;
+        assert!(chain.sendable_skip(99).is_none(), "10 is not in flight");
+        chain.set_flight(10, Some(7));
+        assert_eq!(chain.sendable_skip(99).unwrap().mark.position, 2);
+        assert!(
+            chain.sendable_skip(10).is_none(),
+            "10 waits to be sent again"
+        );
+        assert!(chain.unleave(2));
+        let order: Vec<_> = chain.unsettled().map(|p| p.mark.position).collect();
+        assert_eq!(order, [1, 2, 3]);
+    }
+}

@@ -1,0 +1,177 @@
+//! Where a stream goes on that was interrupted, when it stands, and how it begins anew.
+
+use qm_wire::{Link, Need, Outcome, QmId, StreamId};
+
+use crate::engine::Engine;
+use crate::io::{Event, LinkId};
+use crate::stream::chain::GoOn;
+use crate::stream::record::skip_key;
+use crate::stream::sending::HeldStream;
+
+impl Engine {
+    /// The destination lacks what is before something that was sent (W-STR-8).
+    pub(crate) fn on_need(&mut self, link: LinkId, need: &Need) {
+        let Some(session) = self.sessions.get(&link) else {
+            return;
+        };
+        let peer = session.peer;
+        let Some(number) = self.stream_towards(peer, need.stream) else {
+            // Of a stream that was begun anew since.
+            return;
+        };
+        let Some(stream) = self.out_stream(number) else {
+            return;
+        };
+        if stream.chain.unsettled().len() == 0 && stream.chain.skips().len() == 0 {
+            return;
+        }
+        match stream.chain.needed(&need.leaves) {
+            GoOn::Behind(position) => {
+                crate::reached!(self, NeedMet);
+                self.go_on_behind(link, number, position);
+            }
+            GoOn::Hold => {
+                let text = "the destination lacks messages of this stream that it acknowledged once: its store went back or was lost";
+                self.hold_stream(link, number, Outcome::NOT_FOUND, text);
+            }
+        }
+    }
+
+    /// Everything behind a position that was sent on this session is sent again, in order.
+    fn go_on_behind(&mut self, link: LinkId, number: u32, position: u64) {
+        let Some(stream) = self.out_stream(number) else {
+            return;
+        };
+        stream.chain.unsend_skips(position);
+        let flights: Vec<_> = stream
+            .chain
+            .unsettled()
+            .filter(|placed| placed.mark.position > position)
+            .filter_map(|placed| placed.flight)
+            .filter(|(on, _)| *on == link)
+            .collect();
+        for (on, sent) in flights {
+            if let Some(flight) = self.take_flight(on, sent) {
+                let mut message = flight.message;
+                message.transmitted = true;
+                self.send_again(flight.queue, flight.priority, message);
+            }
+        }
+        self.nudge_out(number);
+    }
+
+    /// A stream stands, on this session at least, until its operator decides or the destination
+    /// has again what it lacks.
+    pub(crate) fn hold_stream(&mut self, link: LinkId, number: u32, outcome: Outcome, text: &str) {
+        let peer = self.peer_of(number);
+        let Some(out) = self.outs.get_mut(&number) else {
+            return;
+        };
+        let queue = out.queue.clone();
+        let Some(stream) = out.stream.as_mut() else {
+            return;
+        };
+        let first = stream.chain.unsettled().next();
+        let first = first.map(|placed| (placed.mark, placed.previous));
+        let skip = stream.chain.skips().next();
+        let skip = skip.map(|skip| (skip.mark, skip.previous));
+        let oldest = first
+            .into_iter()
+            .chain(skip)
+            .min_by_key(|(m, _)| m.position);
+        let known = stream.held.is_some();
+        stream.held = Some(HeldStream {
+            link,
+            outcome,
+            text: text.to_owned(),
+        });
+        let place = oldest.map(|(mark, previous)| stream.chain.travels(mark, previous));
+        crate::reached!(self, StreamHeld);
+        if known {
+            return;
+        }
+        self.counters.streams_held += 1;
+        if let Some(place) = place {
+            self.tell_hold(link, &place, outcome, text);
+        }
+        let text = text.to_owned();
+        self.event(Event::StreamHeld {
+            peer,
+            queue,
+            incoming: false,
+            text,
+        });
+    }
+
+    /// A session with a destination opened: whether it is the store that knows the streams.
+    pub(crate) fn meet_store(&mut self, peer: QmId, store: [u8; 16]) {
+        for number in self.queues_towards(peer) {
+            let Some(out) = self.outs.get_mut(&number) else {
+                continue;
+            };
+            let queue = out.queue.clone();
+            let Some(stream) = out.stream.as_mut() else {
+                continue;
+            };
+            match stream.store.replace(store) {
+                Some(known) if known == store => continue,
+                Some(_) => {
+                    crate::reached!(self, StreamRerooted);
+                    self.event(Event::StreamRerooted {
+                        peer: Some(peer),
+                        queue,
+                        text: "the destination has another store than before: exactly once cannot be proven across its loss".to_owned(),
+                    });
+                    self.reroot_stream(number);
+                }
+                None => {}
+            }
+            self.soil_stream(number);
+        }
+    }
+
+    /// Links everything that is not settled anew, under a new stream. What is in doubt is asked
+    /// for by name before it is sent again; what left and was not answered for stays uncertain.
+    pub(crate) fn reroot_stream(&mut self, number: u32) -> u64 {
+        let mut id = [0; 16];
+        self.entropy.fill(&mut id);
+        let id = StreamId(id);
+        let me = self.me.qm;
+        let Some(out) = self.outs.get_mut(&number) else {
+            return 0;
+        };
+        let root = Link::start(&me, &id, &out.queue);
+        let Some(stream) = out.stream.as_mut() else {
+            return 0;
+        };
+        let old = stream.chain.id();
+        let flights: Vec<_> = stream
+            .chain
+            .unsettled()
+            .filter_map(|placed| placed.flight)
+            .collect();
+        let skips = stream.chain.reroot(id, root);
+        stream.held = None;
+        stream.leaving.clear();
+        self.stream_ids.remove(&old);
+        self.stream_ids.insert(id, number);
+        self.counters.streams_rerooted += 1;
+        for skip in skips {
+            self.commits.unset(skip_key(number, skip.mark.position));
+            self.letter_uncertain(skip.letter.map(|(letter, _)| letter), skip.entry.id);
+        }
+        let flights = flights
+            .into_iter()
+            .filter_map(|(on, sent)| self.take_flight(on, sent))
+            .collect::<Vec<_>>();
+        self.place_again(number, &flights);
+        for flight in flights {
+            self.put_in_doubt(flight.queue, flight.priority, flight.message);
+        }
+        self.soil_stream(number);
+        self.nudge_out(number);
+        self.outs
+            .get(&number)
+            .map_or(0, |out| out.waiting().0 + out.doubtful())
+    }
+}

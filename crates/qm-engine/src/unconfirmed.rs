@@ -1,0 +1,153 @@
+//! Dead letters of messages that may have been transmitted: unconfirmed until the destination has
+//! said that it will not take them, uncertain when it can no longer know.
+//!
+//! The destination's word is the last: what it delivered all the same is no dead letter.
+
+use std::collections::BTreeMap;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use qm_wire::{Entry, MessageId, Outcome};
+
+use crate::engine::Engine;
+use crate::history::What;
+use crate::io::{Event, StoreOp};
+use crate::queues::lookup_of;
+use crate::record::prefixed;
+
+/// What is open about a dead letter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Open {
+    /// Its destination is being asked.
+    Unconfirmed,
+    /// Nobody can say any more.
+    Uncertain,
+}
+
+/// Dead letters about which something is open, by their positions.
+pub(crate) type OpenLetters = BTreeMap<u64, Open>;
+
+const LETTER: &[u8] = b"letter/";
+
+fn letter_key(position: u64) -> Bytes {
+    prefixed(LETTER, &position.to_be_bytes())
+}
+
+fn letter_value(open: Open) -> Bytes {
+    let mut to = BytesMut::with_capacity(2);
+    to.put_u8(1);
+    to.put_u8(match open {
+        Open::Unconfirmed => 1,
+        Open::Uncertain => 2,
+    });
+    to.freeze()
+}
+
+impl Engine {
+    /// A dead letter is put whose message may have been delivered.
+    pub(crate) fn letter_opens(&mut self, position: u64) {
+        self.open_letters.insert(position, Open::Unconfirmed);
+        self.counters.letters_unconfirmed += 1;
+        let (key, value) = (letter_key(position), letter_value(Open::Unconfirmed));
+        self.commits.put(StoreOp::Set { key, value });
+    }
+
+    /// The disk refused it.
+    pub(crate) fn letter_reverts(&mut self, position: u64) {
+        if self.open_letters.remove(&position).is_some() {
+            self.commits.unset(letter_key(position));
+        }
+    }
+
+    /// Nothing is open about a letter any more, because it is confirmed, or because it goes.
+    pub(crate) fn letter_closes(&mut self, position: u64) -> bool {
+        let open = self.open_letters.remove(&position).is_some();
+        if open {
+            self.commits.unset(letter_key(position));
+        }
+        open
+    }
+
+    /// The destination will not take the message: it is certainly dead.
+    pub(crate) fn letter_certain(&mut self, letter: Option<u64>, id: MessageId) {
+        self.counters.letters_confirmed += 1;
+        if let Some(position) = letter {
+            self.letter_closes(position);
+        }
+        self.event(Event::DeathConfirmed { id });
+    }
+
+    /// The destination can no longer know whether it has the message.
+    pub(crate) fn letter_uncertain(&mut self, letter: Option<u64>, id: MessageId) {
+        self.counters.letters_uncertain += 1;
+        crate::reached!(self, LetterUncertain);
+        if let Some(position) = letter
+            && let Some(open) = self.open_letters.get_mut(&position)
+        {
+            *open = Open::Uncertain;
+            self.commits
+                .set(letter_key(position), letter_value(Open::Uncertain));
+        }
+        self.event(Event::DeathUncertain { id });
+    }
+
+    /// The destination has a message that ended here: its dead letter goes.
+    pub(crate) fn was_delivered(&mut self, number: u32, entry: Entry, letter: Option<(u64, u64)>) {
+        let peer = self.peer_of(number);
+        if let Some(out) = self.outs.get_mut(&number) {
+            out.acknowledged += 1;
+        }
+        self.counters.acknowledged += 1;
+        self.counters.letters_withdrawn += 1;
+        let me = self.me.qm;
+        self.note(me, entry.id, What::Acknowledged { peer });
+        self.event(Event::Acknowledged { id: entry.id });
+        self.tell_fate(entry.id, Outcome::REACHED_QUEUE);
+        if let Some((position, bytes)) = letter {
+            self.withdraw_letter(position, bytes);
+        }
+    }
+
+    fn withdraw_letter(&mut self, position: u64, bytes: u64) {
+        if !self.open_letters.contains_key(&position) {
+            // It was dropped or sent again meanwhile.
+            return;
+        }
+        let number = self.dead_queue();
+        let Some(queue) = self.locals.get_mut(&number) else {
+            return;
+        };
+        if queue.leased.contains_key(&lookup_of(0, position)) {
+            // An application holds it; it was told that the letter is unconfirmed.
+            return;
+        }
+        let Some(lane) = queue.lanes.get_mut(&0) else {
+            return;
+        };
+        if let Some(message) = lane.take(position) {
+            self.release(&message);
+        } else if !lane.take_ahead(position, bytes) {
+            return;
+        }
+        self.stored_bytes = self.stored_bytes.saturating_sub(bytes);
+        self.letter_closes(position);
+        self.commits.settle(StoreOp::Remove {
+            stream: Self::stream_of(number, 0),
+            first: position,
+            last: position,
+        });
+        self.reopen_if_room(number);
+    }
+
+    /// Reads what is open about a letter back. Returns whether the value was understood.
+    pub(crate) fn recover_letter(&mut self, key: &Bytes, value: &Bytes) -> Option<bool> {
+        let position = <[u8; 8]>::try_from(key.strip_prefix(LETTER)?).ok();
+        let open = match value.as_ref() {
+            [1, 1] => Some(Open::Unconfirmed),
+            [1, 2] => Some(Open::Uncertain),
+            _ => None,
+        };
+        let known = position.map(u64::from_be_bytes).zip(open);
+        self.open_letters.extend(known);
+        Some(known.is_some())
+    }
+}

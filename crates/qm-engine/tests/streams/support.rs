@@ -1,0 +1,442 @@
+//! Nodes with disks that keep what was confirmed, and links that carry, lose and repeat frames.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use qm_engine::admin::{AdminReply, AdminRequest, DeadFilter, DeadLetterView, StreamView};
+use qm_engine::{
+    ConnId, Engine, EngineConfig, Event, Identity, Input, LinkId, LocalSettings, Now, Output,
+    Recovered, SeededEntropy, StoreOp, StoredRecord, StreamId, StreamSummary, Ticket, Timestamp,
+    Trust,
+};
+use qm_wire::local::{ClientFrame, ClientHello, NodeFrame, Put, Receive, Settle, Verdict};
+use qm_wire::{Class, ClientId, PeerFrame, Priority, QmId};
+
+const APPLICATION: ConnId = ConnId(1);
+const LIMIT: usize = 1 << 20;
+
+/// What a disk holds.
+#[derive(Clone, Default)]
+pub(crate) struct Disk {
+    pub(crate) records: BTreeMap<(StreamId, u64), StoredRecord>,
+    pub(crate) state: BTreeMap<Bytes, Bytes>,
+}
+
+impl Disk {
+    fn apply(&mut self, ops: Vec<StoreOp>) {
+        for op in ops {
+            match op {
+                StoreOp::Put {
+                    stream,
+                    position,
+                    head,
+                    body,
+                } => {
+                    let record = StoredRecord {
+                        position,
+                        head,
+                        body,
+                    };
+                    let before = self.records.insert((stream, position), record);
+                    assert!(before.is_none(), "a position is used once");
+                }
+                StoreOp::Remove {
+                    stream,
+                    first,
+                    last,
+                } => self
+                    .records
+                    .retain(|(s, p), _| *s != stream || *p < first || *p > last),
+                StoreOp::Set { key, value } => {
+                    self.state.insert(key, value);
+                }
+                StoreOp::Unset { key } => {
+                    self.state.remove(&key);
+                }
+            }
+        }
+    }
+
+    fn recovered(&self) -> Recovered {
+        let mut recovered = Recovered {
+            state: self.state.clone(),
+            ..Recovered::default()
+        };
+        for ((stream, position), record) in &self.records {
+            let summary = recovered
+                .streams
+                .entry(*stream)
+                .or_insert_with(|| StreamSummary {
+                    first_live: *position,
+                    ..StreamSummary::default()
+                });
+            summary.next_position = position + 1;
+            summary.live_records += 1;
+            recovered.recent.push((*stream, record.head.clone()));
+        }
+        recovered
+    }
+}
+
+/// An engine with its disk and what it said.
+pub(crate) struct Node {
+    pub(crate) engine: Engine,
+    pub(crate) identity: Identity,
+    pub(crate) disk: Disk,
+    pub(crate) now_ms: u64,
+    sent: Vec<(LinkId, Bytes)>,
+    dials: Vec<u64>,
+    told: Vec<NodeFrame>,
+    pub(crate) events: Vec<Event>,
+    admin: Option<AdminReply>,
+    /// What the disk has not confirmed yet, when it keeps that back.
+    pub(crate) hold_disk: bool,
+    waiting: Vec<(Ticket, Vec<StoreOp>)>,
+    next_sequence: u64,
+    next_request: u64,
+    lives: u64,
+    configure: fn(&mut EngineConfig),
+}
+
+impl Node {
+    pub(crate) fn new(seed: u8) -> Self {
+        Self::with(seed, |_| {})
+    }
+
+    pub(crate) fn with(seed: u8, configure: fn(&mut EngineConfig)) -> Self {
+        let public_key = [seed; 32];
+        let identity = Identity {
+            qm: QmId::from_ed25519_public_key(&public_key),
+            public_key,
+            store_id: [seed; 16],
+        };
+        Self::over(identity, Disk::default(), 1, 0, configure)
+    }
+
+    fn over(
+        identity: Identity,
+        disk: Disk,
+        lives: u64,
+        now_ms: u64,
+        configure: fn(&mut EngineConfig),
+    ) -> Self {
+        let mut config = EngineConfig::default();
+        config.trust = Trust::Any;
+        config.listen_port = 1801;
+        configure(&mut config);
+        let seed = u64::from(identity.public_key[0]) * 1_000 + lives;
+        let entropy = Box::new(SeededEntropy::new(seed));
+        let now = Now {
+            at: Timestamp(now_ms * 1_000),
+            wall_us: 1,
+        };
+        let engine = Engine::new(config, identity, disk.recovered(), entropy, now);
+        let mut node = Self {
+            engine,
+            identity,
+            disk,
+            now_ms,
+            sent: Vec::new(),
+            dials: Vec::new(),
+            told: Vec::new(),
+            events: Vec::new(),
+            admin: None,
+            hold_disk: false,
+            waiting: Vec::new(),
+            next_sequence: 1,
+            next_request: 1,
+            lives,
+            configure,
+        };
+        node.give(Input::Tick);
+        node
+    }
+
+    /// Dies and starts again with what its disk confirmed.
+    pub(crate) fn crash(self) -> Self {
+        let disk = self.disk.clone();
+        self.over_disk(disk)
+    }
+
+    /// Starts again with another disk: a backup, or a new one.
+    pub(crate) fn over_disk(self, disk: Disk) -> Self {
+        let (lives, now) = (self.lives + 1, self.now_ms);
+        Self::over(self.identity, disk, lives, now, self.configure)
+    }
+
+    /// A copy of this machine's disk in another process.
+    pub(crate) fn clone_of(other: &Self, lives: u64) -> Self {
+        let (disk, now) = (other.disk.clone(), other.now_ms);
+        Self::over(other.identity, disk, lives, now, other.configure)
+    }
+
+    pub(crate) fn give(&mut self, input: Input) {
+        let now = Now {
+            at: Timestamp(self.now_ms * 1_000),
+            wall_us: 1,
+        };
+        self.engine.handle(now, input);
+        while let Some(output) = self.engine.poll(now) {
+            match output {
+                Output::Send { link, frames, .. } => self.sent.push((link, frames)),
+                Output::Dial { dial, .. } => self.dials.push(dial),
+                Output::Client { frame, .. } => self.told.push(frame),
+                Output::Event(event) => self.events.push(event),
+                Output::Admin { reply, .. } => self.admin = Some(reply),
+                Output::Persist { ticket, ops } if self.hold_disk => {
+                    self.waiting.push((ticket, ops));
+                }
+                Output::Persist { ticket, ops } => {
+                    self.disk.apply(ops);
+                    self.engine.handle(now, Input::Persisted { ticket });
+                }
+                Output::Load {
+                    load,
+                    stream,
+                    from,
+                    records_max,
+                    ..
+                } => {
+                    let records = self
+                        .disk
+                        .records
+                        .range((stream, from)..=(stream, u64::MAX))
+                        .take(records_max)
+                        .map(|(_, record)| record.clone())
+                        .collect();
+                    self.engine.handle(now, Input::Loaded { load, records });
+                }
+                Output::Close { .. } | Output::Trust { .. } => {}
+                other => panic!("unexpected {other:?}"),
+            }
+        }
+        self.engine.audit().unwrap();
+    }
+
+    /// Lets time pass.
+    pub(crate) fn wait(&mut self, ms: u64) {
+        self.now_ms += ms;
+        self.give(Input::Tick);
+    }
+
+    /// The disk does what it kept waiting; the first `refused` batches that put are refused.
+    pub(crate) fn release_disk(&mut self, mut refused: usize) {
+        // In order: what the node says meanwhile comes behind.
+        while !self.waiting.is_empty() {
+            let (ticket, ops) = self.waiting.remove(0);
+            let puts = ops.iter().any(|op| matches!(op, StoreOp::Put { .. }));
+            if puts && refused > 0 {
+                refused -= 1;
+                let limited = false;
+                self.give(Input::PersistRefused { ticket, limited });
+            } else {
+                self.disk.apply(ops);
+                self.give(Input::Persisted { ticket });
+            }
+        }
+        self.hold_disk = false;
+    }
+
+    /// The batches that wait, without doing them: which of them reach the disk, the caller says;
+    /// then the node is dead.
+    pub(crate) fn die_with(mut self, reaches: impl Fn(usize) -> bool) -> Self {
+        let waiting = std::mem::take(&mut self.waiting);
+        for (n, (_, ops)) in waiting.into_iter().enumerate() {
+            if reaches(n) {
+                self.disk.apply(ops);
+            }
+        }
+        self.crash()
+    }
+
+    pub(crate) fn ask(&mut self, what: AdminRequest) -> AdminReply {
+        self.give(Input::Admin {
+            conn: APPLICATION,
+            request: 1,
+            what,
+        });
+        self.admin.take().expect("every request is answered")
+    }
+
+    pub(crate) fn create(&mut self, queue: &str, change: impl FnOnce(&mut LocalSettings)) {
+        let mut settings = LocalSettings::new(queue.parse().unwrap());
+        settings.transactional = true;
+        change(&mut settings);
+        let reply = self.ask(AdminRequest::QueueCreate(settings));
+        assert!(matches!(reply, AdminReply::Done { .. }), "{reply:?}");
+    }
+
+    fn client(&mut self, frame: ClientFrame) {
+        let conn = APPLICATION;
+        self.give(Input::Client { conn, frame });
+    }
+
+    pub(crate) fn put(&mut self, to: &str, body: &str, change: impl FnOnce(&mut Put)) {
+        if self.next_sequence == 1 {
+            let mut client = [7; 16];
+            client[0] = u8::try_from(self.lives).unwrap();
+            self.client(ClientFrame::Hello(ClientHello {
+                protocol: 1,
+                client: ClientId(client),
+                program: "test".into(),
+            }));
+        }
+        let body = Bytes::from(body.to_owned());
+        let mut put = Put::new(self.next_sequence, to, body);
+        self.next_sequence += 1;
+        put.class = Class::Transactional;
+        put.priority = Priority::LOWEST;
+        change(&mut put);
+        self.client(ClientFrame::Put(put));
+    }
+
+    /// Puts these, in order.
+    pub(crate) fn send(&mut self, bodies: impl IntoIterator<Item = usize>) {
+        for body in bodies {
+            self.put("qm://b/orders", &body.to_string(), |_| {});
+        }
+    }
+
+    /// Receives and consumes everything.
+    pub(crate) fn receive(&mut self, queue: &str) -> Vec<String> {
+        let name: qm_wire::QueueName = queue.parse().unwrap();
+        let mut all = Vec::new();
+        loop {
+            let mut receive = Receive::new(self.next_request, name.clone());
+            self.next_request += 1;
+            receive.messages_max = 1_000;
+            receive.bytes_max = u32::MAX;
+            receive.wait_ms = 0;
+            self.told.clear();
+            self.client(ClientFrame::Receive(receive));
+            let told = std::mem::take(&mut self.told);
+            let deliveries: Vec<_> = told
+                .into_iter()
+                .filter_map(|frame| match frame {
+                    NodeFrame::Delivery(delivery) => Some(delivery),
+                    _ => None,
+                })
+                .collect();
+            if deliveries.is_empty() {
+                return all;
+            }
+            for delivery in deliveries {
+                all.push(String::from_utf8(delivery.body.to_vec()).unwrap());
+                self.client(ClientFrame::Settle(Settle {
+                    request: self.next_request,
+                    queue: name.clone(),
+                    verdict: Verdict::Consume,
+                    ranges: vec![(delivery.lookup, delivery.lookup)],
+                }));
+                self.next_request += 1;
+            }
+        }
+    }
+
+    pub(crate) fn dead(&mut self) -> Vec<DeadLetterView> {
+        let filter = DeadFilter::default();
+        match self.ask(AdminRequest::DeadList {
+            filter,
+            after: None,
+        }) {
+            AdminReply::DeadLetters { letters, .. } => letters,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub(crate) fn streams(&mut self) -> Vec<StreamView> {
+        match self.ask(AdminRequest::Streams) {
+            AdminReply::Streams(views) => views,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Takes what is on its way to a peer on this link, frame by frame.
+    pub(crate) fn sent_on(&mut self, link: LinkId) -> Vec<PeerFrame> {
+        let (on_it, others): (Vec<_>, Vec<_>) = std::mem::take(&mut self.sent)
+            .into_iter()
+            .partition(|(on, _)| *on == link);
+        self.sent = others;
+        let mut frames = Vec::new();
+        for (_, mut bytes) in on_it {
+            while let Some(frame) = PeerFrame::next(&mut bytes, LIMIT).unwrap() {
+                frames.push(frame);
+            }
+        }
+        frames
+    }
+
+    pub(crate) fn hear(&mut self, link: LinkId, frame: &PeerFrame) {
+        let mut frames = bytes::BytesMut::new();
+        frame.encode(&mut frames);
+        let frames = frames.freeze();
+        self.give(Input::Received { link, frames });
+    }
+
+    pub(crate) fn lose_link(&mut self, link: LinkId) {
+        self.give(Input::Closed {
+            link,
+            text: "lost".to_owned(),
+        });
+    }
+}
+
+/// Carries frames to and fro until neither side has any, except those that `drops` names.
+pub(crate) fn carry_but(
+    a: &mut Node,
+    b: &mut Node,
+    link: LinkId,
+    mut drops: impl FnMut(&PeerFrame) -> bool,
+) {
+    loop {
+        let (to_b, to_a) = (a.sent_on(link), b.sent_on(link));
+        if to_b.is_empty() && to_a.is_empty() {
+            return;
+        }
+        for frame in to_b.iter().filter(|frame| !drops(frame)) {
+            b.hear(link, frame);
+        }
+        for frame in to_a.iter().filter(|frame| !drops(frame)) {
+            a.hear(link, frame);
+        }
+    }
+}
+
+pub(crate) fn carry(a: &mut Node, b: &mut Node, link: LinkId) {
+    carry_but(a, b, link, |_| false);
+}
+
+/// `a` has dialled `b`; nothing is carried yet.
+pub(crate) fn plug(a: &mut Node, b: &mut Node, link: LinkId) {
+    let dial = a.dials.pop();
+    let connected = |peer: Identity, dial| Input::Connected {
+        link,
+        peer: peer.qm,
+        public_key: peer.public_key,
+        remote: "10.0.0.1:1801".parse().unwrap(),
+        dial,
+    };
+    a.give(connected(b.identity, dial));
+    b.give(connected(a.identity, None));
+}
+
+/// `a` has dialled `b`, and both have said everything.
+pub(crate) fn connect(a: &mut Node, b: &mut Node, link: LinkId) {
+    plug(a, b, link);
+    carry(a, b, link);
+}
+
+/// The link is gone; a new one is made when `a` dials again.
+pub(crate) fn reconnect(a: &mut Node, b: &mut Node, old: LinkId, new: LinkId) {
+    a.lose_link(old);
+    b.lose_link(old);
+    a.sent.clear();
+    b.sent.clear();
+    a.wait(60_000);
+    b.wait(60_000);
+    connect(a, b, new);
+}
+
+pub(crate) fn numbers(range: impl IntoIterator<Item = usize>) -> Vec<String> {
+    range.into_iter().map(|n| n.to_string()).collect()
+}
