@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::bail;
 
 use crate::repo::{Tests, cargo};
-use crate::{deny, fuzz, loom, portable, sim, spec, tidy};
+use crate::{deny, fuzz, loom, portable, sim, spec, store, tidy};
 
 /// One check.
 pub(crate) struct Step {
@@ -109,6 +109,11 @@ pub(crate) const STEPS: &[Step] = &[
         name: "loom",
         about: "interleavings of the lock-free caches",
         run: |tests| loom::explore(None).run_tests(tests),
+    },
+    Step {
+        name: "store-mutants",
+        about: "each rule of the store broken in turn: something must notice",
+        run: |tests| store::mutants(&[]).run_tests(tests),
     },
     Step {
         name: "sim",

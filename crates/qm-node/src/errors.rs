@@ -132,7 +132,7 @@ errors! {
     "/var/lib/qm/store/00000002.seg has format version 9, this version reads up to 1",
     "install the version that wrote the data directory, or a later one";
     store_damaged, FAILED,
-    "a file of the store holds other bytes than were written",
+    "a file of the store is gone or holds other bytes than were written",
     "segment 1 (/var/lib/qm/store/00000002.seg) is damaged at offset 12480: the checksum of a mark or of state does not match",
     "`qm-node store check` tells what is affected; `qm-node store repair --in-place` saves everything undamaged and keeps the damaged store; or put the directory back from a backup";
     store_foreign, FAILED,

@@ -219,6 +219,21 @@ pub(crate) fn store_cause(error: &StoreError) -> String {
             "segment {segment} ({}) is damaged at offset {offset}: {what}",
             path.display()
         ),
+        StoreError::Missing {
+            segment,
+            path,
+            what,
+            others,
+        } => {
+            let others = match others {
+                0 => String::new(),
+                others => format!(", and {others} more are missing"),
+            };
+            format!(
+                "segment {segment} ({}) is missing: {what}{others}",
+                path.display()
+            )
+        }
         StoreError::Foreign { path, what } => {
             format!("{} does not belong to this store: {what}", path.display())
         }
@@ -257,7 +272,7 @@ impl RunError {
             Self::Identity(IdentityError::Io { source, .. }) => code_of_io(source, "data_dir"),
             Self::Identity(IdentityError::Entropy(_)) | Self::Bind(BindError::Entropy) => "system",
             Self::Store(StoreError::NewerFormat { .. }) => "store_newer",
-            Self::Store(StoreError::Damaged { .. }) => "store_damaged",
+            Self::Store(StoreError::Damaged { .. } | StoreError::Missing { .. }) => "store_damaged",
             Self::Store(StoreError::Foreign { .. }) => "store_foreign",
             Self::Store(StoreError::Options { .. }) => "store_options",
             Self::Store(StoreError::Io { source, .. }) => code_of_io(source, "store_io"),

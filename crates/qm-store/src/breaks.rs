@@ -43,6 +43,12 @@ pub enum Break {
     TrustHints,
     /// A cold part of the index is believed whatever its hash.
     TrustPages,
+    /// A segment that was begun is not listed.
+    SkipListing,
+    /// A segment is emptied before the list says so.
+    EmptyBeforeListing,
+    /// The list is not flushed before anything builds on it.
+    SkipListingSync,
     /// The file with a body is removed before the removal of its record is durable.
     RemoveBodyFirst,
 }
@@ -71,6 +77,9 @@ impl Break {
         Self::SkipBodyName,
         Self::TrustHints,
         Self::TrustPages,
+        Self::SkipListing,
+        Self::EmptyBeforeListing,
+        Self::SkipListingSync,
         Self::RemoveBodyFirst,
     ];
 }

@@ -65,6 +65,23 @@ pub enum StoreError {
         /// The record, when it is known which one it was.
         record: Option<(StreamId, u64)>,
     },
+    /// Segments that were in use are not there, or nothing is left in their files.
+    #[error(
+        "segment {segment} ({}) is missing: {what}{}; put the file back, restore a backup of the \
+         directory, or open it with the option `salvage`, which goes on without it",
+        path.display(),
+        and_others(*others)
+    )]
+    Missing {
+        /// Sequence number of the first of them.
+        segment: u64,
+        /// Its file.
+        path: PathBuf,
+        /// What is there instead.
+        what: &'static str,
+        /// How many more are missing.
+        others: usize,
+    },
     /// A segment file does not belong here: another store's, or a second copy of one of ours.
     #[error("{} does not belong to this store: {what}; move it out of the directory", path.display())]
     Foreign {
@@ -88,6 +105,13 @@ const fn advice(record: Option<&(StreamId, u64)>) -> &'static str {
             "restore a backup of the directory, or open it with the option `salvage`, which keeps \
              what can be read"
         }
+    }
+}
+
+fn and_others(others: usize) -> String {
+    match others {
+        0 => String::new(),
+        others => format!(", and {others} more are missing"),
     }
 }
 

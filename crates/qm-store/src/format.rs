@@ -5,7 +5,9 @@ use crate::side::{SIDE_REF_BYTES, SideBody};
 use crate::types::{Op, StreamId};
 
 pub(crate) const MAGIC: [u8; 8] = *b"qmstore\0";
-pub(crate) const VERSION: u32 = 2;
+pub(crate) const VERSION: u32 = 3;
+/// From this version on a segment is one that the manifest lists.
+pub(crate) const LISTED_VERSION: u32 = 3;
 
 /// Where the two copies of the header, the seal and the first record stand. Each is in a 4 KiB
 /// block of its own, so that writing one cannot tear another on drives with such sectors.
@@ -28,6 +30,7 @@ pub(crate) const fn padded(bytes: usize) -> usize {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct SegmentHeader {
+    pub(crate) version: u32,
     pub(crate) segment_bytes: u32,
     pub(crate) sequence: u64,
     pub(crate) salt: u64,
@@ -48,7 +51,7 @@ impl SegmentHeader {
     pub(crate) fn encode(&self) -> [u8; HEADER_BYTES] {
         let mut out = [0; HEADER_BYTES];
         out[..8].copy_from_slice(&MAGIC);
-        out[8..12].copy_from_slice(&VERSION.to_le_bytes());
+        out[8..12].copy_from_slice(&self.version.to_le_bytes());
         out[12..16].copy_from_slice(&self.segment_bytes.to_le_bytes());
         out[16..24].copy_from_slice(&self.sequence.to_le_bytes());
         out[24..32].copy_from_slice(&self.salt.to_le_bytes());
@@ -75,6 +78,7 @@ impl SegmentHeader {
             return HeaderState::Unreadable;
         }
         HeaderState::Valid(Self {
+            version,
             segment_bytes: u32_at(bytes, 12),
             sequence: u64_at(bytes, 16),
             salt: u64_at(bytes, 24),

@@ -31,6 +31,13 @@ pub trait Fs: fmt::Debug + Send + Sync {
     /// As the operating system says.
     fn open(&self, path: &Path, create: bool) -> io::Result<Arc<dyn File>>;
 
+    /// Opens a file that is there for reading only: needs no right to write, and can change
+    /// nothing.
+    ///
+    /// # Errors
+    /// As the operating system says.
+    fn open_read(&self, path: &Path) -> io::Result<Arc<dyn File>>;
+
     /// Renames a file, replacing the target. Durable only after [`Fs::sync_dir`].
     ///
     /// # Errors
@@ -96,4 +103,13 @@ pub trait File: fmt::Debug + Send + Sync {
     /// # Errors
     /// As the operating system says.
     fn try_lock(&self) -> io::Result<bool>;
+}
+
+/// Whether an error says that there is no room.
+pub(crate) fn is_full(error: &io::Error) -> bool {
+    use io::ErrorKind;
+    matches!(
+        error.kind(),
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge
+    )
 }

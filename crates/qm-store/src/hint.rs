@@ -76,7 +76,11 @@ pub(crate) enum Effect {
 }
 
 impl Effect {
+    /// What stands before `at` in its segment was applied. The segment's end says so until the
+    /// caller sets it: were a cold part of the index read out of the log again on the way, it must
+    /// show what memory shows, and not what comes next.
     pub(crate) fn apply(self, index: &mut Index, at: Location) -> Result<(), StoreError> {
+        index.segments.get_mut(at.slot).end = at.offset;
         match self {
             Self::Put {
                 stream,
@@ -110,6 +114,8 @@ struct Before {
 /// Gathers the hint of the segment being written.
 #[derive(Debug, Default)]
 pub(crate) struct HintWriter {
+    /// Whose hint it is; none has the number 0.
+    sequence: u64,
     out: Vec<u8>,
     before: Before,
     /// Something was not told: there will be no hint.
@@ -117,16 +123,19 @@ pub(crate) struct HintWriter {
 }
 
 impl HintWriter {
-    pub(crate) const fn broken() -> Self {
+    /// For the segment of this number, of which nothing was told so far.
+    pub(crate) fn new(sequence: u64) -> Self {
         Self {
-            out: Vec::new(),
-            before: Before {
-                end: 0,
-                length: 0,
-                stream: 0,
-                position: 0,
-            },
+            sequence,
+            ..Self::default()
+        }
+    }
+
+    /// There will be no hint.
+    pub(crate) fn broken() -> Self {
+        Self {
             broken: true,
+            ..Self::default()
         }
     }
 
@@ -204,9 +213,10 @@ impl HintWriter {
         self.out[at_flags] = flags;
     }
 
-    /// Writes the hint and returns what the seal shall say of it; `None` when there is none.
-    pub(crate) fn write(self, fs: &dyn Fs, path: &Path) -> Option<HintMark> {
-        if self.broken {
+    /// Writes the hint of a segment and returns what the seal shall say of it; `None` when there
+    /// is none, or what was gathered is another's.
+    pub(crate) fn write(self, sequence: u64, fs: &dyn Fs, path: &Path) -> Option<HintMark> {
+        if self.broken || self.sequence != sequence {
             return None;
         }
         let mut content = MAGIC.to_vec();
@@ -219,11 +229,11 @@ impl HintWriter {
 }
 
 /// Small differences, up or down, become small numbers.
-const fn fold(difference: u64) -> u64 {
+pub(crate) const fn fold(difference: u64) -> u64 {
     (difference << 1) ^ (0u64.wrapping_sub(difference >> 63))
 }
 
-const fn unfold(folded: u64) -> u64 {
+pub(crate) const fn unfold(folded: u64) -> u64 {
     (folded >> 1) ^ (0u64.wrapping_sub(folded & 1))
 }
 

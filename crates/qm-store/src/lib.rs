@@ -57,7 +57,8 @@
 //! * **Damage is named.** A write cut short is told from damage of what was durable. Damage is an
 //!   error or a note with segment and offset; bytes that do not match their checksum are never
 //!   served. One thing cannot be known: damage to the very last commit before a crash looks
-//!   like that commit being cut short.
+//!   like that commit being cut short. A segment file that is gone is named as well: a small list
+//!   tells which there must be.
 //! * **Room to drain.** Removals and state use a reserve that puts cannot touch; a full store
 //!   answers [`Applied::Full`] to puts and recovers by itself: once no more than a quarter is
 //!   live the next put is accepted, see `FORMAT.md`. The reserve is finite: it
@@ -91,6 +92,7 @@ mod fs;
 mod hint;
 mod index;
 mod log;
+mod manifest;
 mod memory;
 mod reader;
 mod repair;

@@ -13,6 +13,8 @@ use crate::fs::File;
 /// An open segment file. Readers hold it while they read, so that it is not reused under them.
 #[derive(Debug)]
 pub(crate) struct SegmentFile {
+    /// The number that names it.
+    pub(crate) number: u64,
     pub(crate) path: PathBuf,
     pub(crate) file: Arc<dyn File>,
     /// Its length.
@@ -148,6 +150,8 @@ impl<'a> Window<'a> {
                     self.buffer = vec![0; wanted];
                 }
                 self.start = at;
+                // Should it fail, nothing of what was there before is taken for what is here.
+                self.filled = 0;
                 self.filled = self
                     .file
                     .file

@@ -115,7 +115,7 @@ impl SideReader {
         record: (StreamId, u64),
     ) -> Result<Option<Self>, StoreError> {
         let path = side.path(dir);
-        match fs.open(&path, false) {
+        match fs.open_read(&path) {
             Ok(file) => Ok(Some(Self {
                 side,
                 path,

@@ -3,6 +3,8 @@
 //! Nothing here shares code with the index that recovery builds, so that the two can be compared.
 
 mod found;
+mod reading;
+mod unverified;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
@@ -12,21 +14,20 @@ use bytes::Bytes;
 
 use crate::error::StoreError;
 use crate::format::{
-    DATA_AT, HEADER_AT, HEADER_BYTES, HeaderState, Kind, RECORD, RECORD_BYTES, RecordHeader, Seed,
-    SegmentHeader, VERSION, u64_at,
+    DATA_AT, HEADER_AT, HEADER_BYTES, HeaderState, LISTED_VERSION, Seed, SegmentHeader, VERSION,
 };
 use crate::fs::{File, Fs};
-use crate::scan::{Found, Scan, Sink};
-use crate::segment::{SegmentFile, Window};
+use crate::manifest::{self, FileState, Found, MANIFEST_NAME};
+use crate::segment::SegmentFile;
 use crate::side::{self, SideBody, SideReader};
 use crate::types::StreamId;
 
 pub use found::{Checked, Damage, Lost, LostRecord};
+use reading::Reading;
+use unverified::unverified_head;
 
 /// Damaged places that are listed one by one; the rest is counted.
 const DAMAGES_MAX: usize = 10_000;
-/// Longest head of a damaged record that is kept for whoever wants to know which message it was.
-const HEAD_BYTES_MAX: usize = 4096;
 
 /// Verifies everything in a store that no process has open, and changes nothing.
 ///
@@ -77,6 +78,10 @@ pub(crate) struct Survey {
     /// Heads of the newest records, removed or not, in the order of the log.
     pub(crate) recent: VecDeque<(StreamId, u64, Bytes)>,
     pub(crate) lock: StoreLock,
+    /// What is in every segment file, by its number.
+    states: BTreeMap<u64, FileState>,
+    /// Files of which neither header copy can be read.
+    unreadable: Vec<(u64, PathBuf, u64)>,
 }
 
 /// Keeps every other process out of a store for as long as it is held.
@@ -93,6 +98,7 @@ pub(crate) fn survey(fs: &dyn Fs, dir: &Path, recent_max: usize) -> Result<Surve
     };
     survey.list(fs, dir)?;
     survey.keep_ours();
+    let doubt = survey.compare(fs, dir)?;
     let segments = std::mem::take(&mut survey.segments);
     let mut reading = Reading {
         survey: &mut survey,
@@ -104,7 +110,7 @@ pub(crate) fn survey(fs: &dyn Fs, dir: &Path, recent_max: usize) -> Result<Surve
     for at in 0..segments.len() {
         reading.segment(at)?;
     }
-    let last_doubt = reading.last_doubt;
+    let last_doubt = reading.last_doubt.max(doubt);
     survey.segments = segments;
     survey.check_bodies(fs, dir)?;
     survey.count(last_doubt)?;
@@ -113,7 +119,7 @@ pub(crate) fn survey(fs: &dyn Fs, dir: &Path, recent_max: usize) -> Result<Surve
 
 fn lock(fs: &dyn Fs, dir: &Path) -> Result<StoreLock, StoreError> {
     let path = dir.join("lock");
-    let file = match fs.open(&path, false) {
+    let file = match fs.open_read(&path) {
         Ok(file) => file,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             return Ok(StoreLock::default());
@@ -144,12 +150,12 @@ impl Survey {
             let Some((number, kind)) = name.split_once('.') else {
                 continue;
             };
-            if number.parse::<u64>().is_err() {
+            let Ok(number) = number.parse::<u64>() else {
                 continue;
-            }
+            };
             let path = dir.join(&name);
             match kind {
-                "seg" => self.look_at(fs, path)?,
+                "seg" => self.look_at(fs, number, path)?,
                 "unreadable" => self.checked.set_aside.push(path),
                 _ => {}
             }
@@ -158,20 +164,22 @@ impl Survey {
         Ok(())
     }
 
-    fn look_at(&mut self, fs: &dyn Fs, path: PathBuf) -> Result<(), StoreError> {
+    fn look_at(&mut self, fs: &dyn Fs, number: u64, path: PathBuf) -> Result<(), StoreError> {
         let file = fs
-            .open(&path, false)
+            .open_read(&path)
             .map_err(|error| StoreError::io("open", &path, error))?;
         let length = file
             .len()
             .map_err(|error| StoreError::io("measure", &path, error))?;
         let bytes = u32::try_from(length).unwrap_or(u32::MAX);
         let file = Arc::new(SegmentFile {
+            number,
             path: path.clone(),
             file,
             bytes,
         });
         let copies = file.read_header()?;
+        self.states.insert(number, FileState::of(&copies.state));
         let header = match copies.state {
             HeaderState::Void => {
                 self.checked.empty_segments += 1;
@@ -185,14 +193,7 @@ impl Survey {
                 });
             }
             HeaderState::Unreadable => {
-                self.damage(Damage {
-                    file: path,
-                    segment: None,
-                    offset: 0,
-                    bytes: length,
-                    what: "neither copy of the header can be read",
-                    lost: Lost::Unknown { likely: None },
-                });
+                self.unreadable.push((number, path, length));
                 return Ok(());
             }
             HeaderState::Valid(header) => header,
@@ -271,6 +272,74 @@ impl Survey {
             });
         }
         self.segments = kept;
+    }
+
+    /// Looks for what the list says is there; returns the place before which everything is in
+    /// doubt because a segment is missing.
+    fn compare(&mut self, fs: &dyn Fs, dir: &Path) -> Result<Option<(usize, u32)>, StoreError> {
+        let path = dir.join(MANIFEST_NAME);
+        let found = manifest::read(fs, dir, false)?;
+        let store = self.segments.first().map(|first| first.header.store);
+        let was_listed = |segment: &Surveyed| segment.header.version >= LISTED_VERSION;
+        let what = match &found {
+            Found::Whole(read) if store.is_some_and(|store| store != read.listed.store) => {
+                Some("the list of segments is of another store")
+            }
+            Found::Whole(_) => None,
+            Found::Unreadable => Some("neither copy of the list of segments can be read"),
+            Found::None if self.segments.iter().any(was_listed) => {
+                Some("the list of segments is gone: whether one is missing cannot be told")
+            }
+            Found::None => None,
+        };
+        if let Some(what) = what {
+            self.damage(Damage {
+                file: path,
+                segment: None,
+                offset: 0,
+                bytes: 0,
+                what,
+                lost: Lost::Unknown { likely: None },
+            });
+        }
+        let read = match &found {
+            Found::Whole(read) if what.is_none() => Some(read),
+            _ => None,
+        };
+        let missing = read.map_or_else(Vec::new, |read| read.missing(&self.states));
+        let is_complete = read.is_some_and(|read| read.is_complete());
+        for (number, path, length) in std::mem::take(&mut self.unreadable) {
+            // What was not listed had not been begun: a power cut tore its first write.
+            if is_complete && !missing.iter().any(|one| one.file == number) {
+                self.checked.empty_segments += 1;
+            } else if !missing.iter().any(|one| one.file == number) {
+                self.damage(Damage {
+                    file: path,
+                    segment: None,
+                    offset: 0,
+                    bytes: length,
+                    what: "neither copy of the header can be read",
+                    lost: Lost::Unknown { likely: None },
+                });
+            }
+        }
+        let mut doubt = None;
+        for one in missing {
+            let after = self
+                .segments
+                .partition_point(|segment| segment.header.sequence < one.sequence);
+            doubt = doubt.max(Some((after, 0)));
+            self.checked.missing_segments += 1;
+            self.damage(Damage {
+                file: dir.join(format!("{:08}.seg", one.file)),
+                segment: Some(one.sequence),
+                offset: 0,
+                bytes: 0,
+                what: one.what,
+                lost: Lost::Unknown { likely: None },
+            });
+        }
+        Ok(doubt)
     }
 
     /// Reads the files with bodies of what is live.
@@ -374,253 +443,4 @@ fn damaged_copy(file: &SegmentFile) -> Result<u64, StoreError> {
         .map_err(|error| file.error("read", error))?;
     let first_is_whole = matches!(SegmentHeader::decode(&bytes), HeaderState::Valid(_));
     Ok(HEADER_AT[usize::from(first_is_whole)] as u64)
-}
-
-/// The head of the record at an offset, as it stands there.
-fn unverified_head(file: &SegmentFile, offset: u32) -> Result<Bytes, StoreError> {
-    Ok(unverified(file, offset)?.map_or_else(Bytes::new, |(_, head)| head))
-}
-
-fn unverified(file: &SegmentFile, offset: u32) -> Result<Option<(Unverified, Bytes)>, StoreError> {
-    let mut bytes = [0; RECORD_BYTES];
-    let read = |buffer: &mut [u8], at: u64| {
-        file.file
-            .read_at(buffer, at)
-            .map_err(|error| file.error("read", error))
-    };
-    if read(&mut bytes, u64::from(offset))? < RECORD_BYTES {
-        return Ok(None);
-    }
-    let record = Unverified::read(&bytes);
-    let mut head = vec![0; record.head_bytes as usize];
-    if head.len() > HEAD_BYTES_MAX {
-        return Ok(Some((record, Bytes::new())));
-    }
-    let filled = read(&mut head, u64::from(offset) + RECORD_BYTES as u64)?;
-    head.truncate(filled);
-    Ok(Some((record, head.into())))
-}
-
-/// The header of a record whose checksum may not match.
-#[derive(Debug, Clone, Copy)]
-struct Unverified {
-    kind: u8,
-    head_bytes: u32,
-    body_bytes: u32,
-    stream: StreamId,
-    position: u64,
-}
-
-impl Unverified {
-    fn read(bytes: &[u8; RECORD_BYTES]) -> Self {
-        use crate::format::u32_at;
-        Self {
-            kind: bytes[4],
-            head_bytes: u32_at(bytes, 8),
-            body_bytes: u32_at(bytes, 12),
-            stream: StreamId(u32_at(bytes, 16)),
-            position: u64_at(bytes, 24),
-        }
-    }
-
-    const fn record_bytes(&self) -> u64 {
-        RECORD_BYTES as u64
-            + (self.head_bytes as u64 + self.body_bytes as u64)
-                .next_multiple_of(crate::format::ALIGN as u64)
-    }
-}
-
-/// Brings a survey up from what the scans find.
-struct Reading<'a> {
-    survey: &'a mut Survey,
-    segments: &'a [Surveyed],
-    recent_max: usize,
-    /// The segment being read.
-    at: usize,
-    /// The last place whose content nobody knows.
-    last_doubt: Option<(usize, u32)>,
-}
-
-impl Reading<'_> {
-    fn segment(&mut self, at: usize) -> Result<(), StoreError> {
-        let segments = self.segments;
-        let segment = &segments[at];
-        let SegmentHeader {
-            sequence,
-            segment_bytes,
-            ..
-        } = segment.header;
-        let follower = segments.get(at + 1).map(|next| next.header);
-        let told = follower
-            .filter(|next| next.sequence == sequence + 1)
-            .map(|next| next.previous_end);
-        let known_end = segment.seal.or(told).map(|end| end.min(segment_bytes));
-        self.at = at;
-        let tail = Scan {
-            window: Window::new(&segment.file),
-            seed: segment.seed,
-            segment_bytes,
-            known_end,
-            sink: self,
-            ignore_batch_end: false,
-        }
-        .run()?;
-        self.survey.checked.bytes += u64::from(tail.end.saturating_sub(DATA_AT));
-        if known_end.is_none() && follower.is_some() {
-            self.damage(
-                tail.end,
-                segment_bytes.saturating_sub(tail.end),
-                "nothing says where the segment ends",
-            )?;
-        } else if tail.torn {
-            let path = segment.file.path.clone();
-            self.survey.checked.unfinished = Some((path, u64::from(tail.end)));
-        }
-        Ok(())
-    }
-
-    fn record(&mut self, found: &Found, window: &mut Window<'_>) -> Result<(), StoreError> {
-        let Found {
-            header,
-            offset,
-            damaged,
-        } = *found;
-        let (head_bytes, body_bytes) = (header.head_bytes as usize, header.body_bytes as usize);
-        let payload_at = offset + RECORD;
-        let stream = StreamId(header.stream);
-        match header.kind {
-            Kind::Group => {}
-            Kind::Put | Kind::SidePut => self.put(&header, offset, damaged, window)?,
-            Kind::Remove => {
-                let payload = window.bytes(payload_at, 8)?;
-                if head_bytes == 0
-                    && body_bytes == 8
-                    && payload.len() == 8
-                    && let Some(places) = self.survey.live.get_mut(&stream)
-                {
-                    let (first, last) = (header.position, u64_at(payload, 0));
-                    if first <= last {
-                        let gone: Vec<u64> =
-                            places.range(first..=last).map(|(at, _)| *at).collect();
-                        for position in gone {
-                            self.removed(stream, position)?;
-                        }
-                    }
-                }
-            }
-            Kind::Set => {
-                let payload = window.bytes(payload_at, head_bytes + body_bytes)?;
-                let (key, value) = payload.split_at(head_bytes.min(payload.len()));
-                let (key, value) = (Bytes::copy_from_slice(key), Bytes::copy_from_slice(value));
-                self.survey.checked.state.insert(key, value);
-            }
-            Kind::Unset => {
-                let key = window.bytes(payload_at, head_bytes)?;
-                self.survey.checked.state.remove(key);
-            }
-        }
-        Ok(())
-    }
-
-    fn put(
-        &mut self,
-        header: &RecordHeader,
-        offset: u32,
-        damaged: bool,
-        window: &mut Window<'_>,
-    ) -> Result<(), StoreError> {
-        let (stream, position) = (StreamId(header.stream), header.position);
-        let place = Place {
-            segment: self.at,
-            offset,
-            bytes: u32::try_from(header.record_bytes()).unwrap_or(u32::MAX),
-            damaged,
-        };
-        let highest = self.survey.highest.entry(stream).or_insert(position);
-        *highest = position.max(*highest);
-        let places = self.survey.live.entry(stream).or_default();
-        let before = places.get(&position).copied();
-        if damaged && header.is_carried() && before.is_some_and(|before| !before.damaged) {
-            return self.note_harmless(place, "a copy is damaged; what it was made from is whole");
-        }
-        places.insert(position, place);
-        let side = match header.kind {
-            Kind::SidePut if !damaged => {
-                let at = offset.saturating_add(RECORD.saturating_add(header.head_bytes));
-                SideBody::decode(window.bytes(at, header.body_bytes as usize)?)
-            }
-            _ => None,
-        };
-        match side {
-            Some(side) => self.survey.side.insert((stream, position), side),
-            None => self.survey.side.remove(&(stream, position)),
-        };
-        if let Some(before) = before.filter(|before| before.damaged) {
-            self.note_harmless(before, "a damaged record was replaced")?;
-        }
-        if !damaged && self.recent_max > 0 {
-            let head = window.bytes(offset + RECORD, header.head_bytes as usize)?;
-            let recent = &mut self.survey.recent;
-            if recent.len() >= self.recent_max {
-                recent.pop_front();
-            }
-            recent.push_back((stream, position, Bytes::copy_from_slice(head)));
-        }
-        Ok(())
-    }
-
-    fn removed(&mut self, stream: StreamId, position: u64) -> Result<(), StoreError> {
-        let places = self.survey.live.get_mut(&stream);
-        match places.and_then(|places| places.remove(&position)) {
-            Some(place) if place.damaged => {
-                self.note_harmless(place, "a damaged record was removed already")
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn note_harmless(&mut self, place: Place, what: &'static str) -> Result<(), StoreError> {
-        let segment = &self.segments[place.segment];
-        self.survey.damage(Damage {
-            file: segment.file.path.clone(),
-            segment: Some(segment.header.sequence),
-            offset: u64::from(place.offset),
-            bytes: u64::from(place.bytes),
-            what,
-            lost: Lost::Nothing,
-        });
-        Ok(())
-    }
-}
-
-impl Sink for Reading<'_> {
-    fn batch(&mut self, records: &[Found], window: &mut Window<'_>) -> Result<(), StoreError> {
-        records
-            .iter()
-            .try_for_each(|found| self.record(found, window))
-    }
-
-    fn damage(&mut self, offset: u32, bytes: u32, what: &'static str) -> Result<(), StoreError> {
-        self.last_doubt = Some((self.at, offset));
-        let segment = &self.segments[self.at];
-        let likely = unverified(&segment.file, offset)?
-            .filter(|(record, _)| {
-                [Kind::Put as u8, Kind::SidePut as u8].contains(&record.kind)
-                    && record.record_bytes() == u64::from(bytes)
-            })
-            .map(|(record, head)| LostRecord {
-                stream: record.stream,
-                position: record.position,
-                head,
-            });
-        self.survey.damage(Damage {
-            file: segment.file.path.clone(),
-            segment: Some(segment.header.sequence),
-            offset: u64::from(offset),
-            bytes: u64::from(bytes),
-            what,
-            lost: Lost::Unknown { likely },
-        });
-        Ok(())
-    }
 }

@@ -259,6 +259,20 @@ pub enum RecoveryNote {
         /// Its new name.
         path: PathBuf,
     },
+    /// A segment that was in use is not there, and the log was opened all the same because
+    /// `salvage` was set. Records are missing, and removed ones may have come back.
+    MissingSegment {
+        /// Its sequence number.
+        segment: u64,
+        /// Its file.
+        path: PathBuf,
+    },
+    /// The list of the segments in use is gone or cannot be read. It was made anew from the
+    /// segments there are; whether one was missing cannot be told.
+    ManifestLost {
+        /// Its file.
+        path: PathBuf,
+    },
     /// The file with the body of a record is not there. The record stays in its stream; reading
     /// it is an error, removing it works.
     BodyMissing {
@@ -310,6 +324,17 @@ impl fmt::Display for RecoveryNote {
                     path.display()
                 )
             }
+            Self::MissingSegment { segment, path } => write!(
+                f,
+                "segment {segment} ({}) is missing: records are lost, removed ones may be back",
+                path.display()
+            ),
+            Self::ManifestLost { path } => write!(
+                f,
+                "the list of segments ({}) could not be read and was made anew: whether a segment \
+                 is missing cannot be told",
+                path.display()
+            ),
             Self::BodyMissing {
                 path,
                 stream,

@@ -201,6 +201,17 @@ impl SimFs {
         hit
     }
 
+    fn handle(&self, disk: &mut Disk, inode: u64, may_write: bool) -> Arc<dyn File> {
+        disk.next_handle += 1;
+        Arc::new(SimFile {
+            disk: Arc::clone(&self.disk),
+            inode,
+            boot: disk.boot,
+            handle: disk.next_handle,
+            may_write,
+        })
+    }
+
     /// The visible content of a file.
     #[must_use]
     pub fn content(&self, path: &Path) -> Option<Vec<u8>> {
@@ -250,14 +261,15 @@ impl Fs for SimFs {
             }
             None => return Err(io::ErrorKind::NotFound.into()),
         };
-        disk.next_handle += 1;
-        let handle = disk.next_handle;
-        Ok(Arc::new(SimFile {
-            disk: Arc::clone(&self.disk),
-            inode,
-            boot: disk.boot,
-            handle,
-        }))
+        Ok(self.handle(&mut disk, inode, true))
+    }
+
+    fn open_read(&self, path: &Path) -> io::Result<Arc<dyn File>> {
+        let mut disk = lock(&self.disk);
+        disk.check_power()?;
+        let inode = disk.names.get(path).copied();
+        let inode = inode.ok_or(io::ErrorKind::NotFound)?;
+        Ok(self.handle(&mut disk, inode, false))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -311,9 +323,17 @@ struct SimFile {
     inode: u64,
     boot: u64,
     handle: u64,
+    may_write: bool,
 }
 
 impl SimFile {
+    fn disk_to_write(&self) -> io::Result<MutexGuard<'_, Disk>> {
+        if !self.may_write {
+            return Err(io::ErrorKind::PermissionDenied.into());
+        }
+        self.disk()
+    }
+
     fn disk(&self) -> io::Result<MutexGuard<'_, Disk>> {
         let disk = lock(&self.disk);
         disk.check_power()?;
@@ -351,7 +371,7 @@ impl File for SimFile {
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.disk()?.write(self.inode, bytes, offset)?;
+        self.disk_to_write()?.write(self.inode, bytes, offset)?;
         lock(&self.disk).writes += 1;
         Ok(())
     }
@@ -379,7 +399,8 @@ impl File for SimFile {
 
     fn allocate(&self, from: u64, to: u64) -> io::Result<()> {
         let count = usize::try_from(to.saturating_sub(from)).map_err(io::Error::other)?;
-        self.disk()?.write(self.inode, &vec![0; count], from)
+        self.disk_to_write()?
+            .write(self.inode, &vec![0; count], from)
     }
 
     fn try_lock(&self) -> io::Result<bool> {

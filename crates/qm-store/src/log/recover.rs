@@ -3,16 +3,17 @@
 mod listing;
 mod replay;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
 use crate::breaks::Break;
 use crate::error::StoreError;
-use crate::format::{DATA_AT, RECORD_BYTES, Seal};
+use crate::format::{DATA_AT, LISTED_VERSION, RECORD_BYTES, Seal};
 use crate::fs::Fs;
 use crate::hint::HintWriter;
 use crate::index::{Index, PAGES_NAME, Pages, Segment};
+use crate::manifest::{self, Found, MANIFEST_NAME, Manifest};
 use crate::rules::Rules;
 use crate::scan::Tail;
 use crate::segment::Window;
@@ -44,13 +45,32 @@ pub(super) fn open(
         Err(error) => return Err(StoreError::io("lock", &lock_path, error)),
     }
     let mut space = Space::new(Arc::clone(&fs), dir, &options);
-    let listing = list(fs.as_ref(), dir, &options, &mut space)?;
-    let (segments, mut notes) = (listing.segments, listing.notes);
-    let store_id = match segments.first() {
-        Some(first) => first.header.store,
-        None => salt_source(),
+    let found = manifest::read(fs.as_ref(), dir, true)?;
+    let mut listing = list(fs.as_ref(), dir, &options, &mut space)?;
+    check_belonging(&listing.segments)?;
+    let store_id = match (listing.segments.first(), &found) {
+        (Some(first), _) => first.header.store,
+        (None, Found::Whole(read)) => read.listed.store,
+        (None, _) => salt_source(),
     };
-    check_belonging(&segments)?;
+    if let Found::Whole(read) = &found
+        && read.listed.store != store_id
+    {
+        return Err(StoreError::Foreign {
+            path: dir.join(MANIFEST_NAME),
+            what: "it lists the segments of another store",
+        });
+    }
+    listing.compare(fs.as_ref(), dir, &found, options.salvage)?;
+    listing.clear_hints(fs.as_ref())?;
+    let (segments, mut notes) = (listing.segments, listing.notes);
+    let was_listed = segments
+        .iter()
+        .any(|listed| listed.header.version >= LISTED_VERSION);
+    if matches!(found, Found::Unreadable) || (matches!(found, Found::None) && was_listed) {
+        let path = dir.join(MANIFEST_NAME);
+        notes.push(RecoveryNote::ManifestLost { path });
+    }
     for listed in &segments {
         space.in_log(&listed.file);
     }
@@ -133,6 +153,8 @@ pub(super) fn open(
                 seal(segment)?;
             }
         }
+        // Nothing fits behind what the newest has: it is complete.
+        unsealed = last.map(|(slot, _)| slot).filter(|_| active.is_none());
     } else {
         // Of what an interrupted process left, only the page cache may know: the newest seals,
         // the emptied headers and the names are written again before anything builds on them.
@@ -152,8 +174,17 @@ pub(super) fn open(
             }
         }
     }
+    for file in &listing.unfinished {
+        file.void()?;
+    }
     fs.sync_dir(dir)
         .map_err(|error| StoreError::io("flush", dir, error))?;
+    let files = segments
+        .iter()
+        .map(|listed| (listed.header.sequence, listed.file.number));
+    let manifest = take_over(fs.as_ref(), dir, found, store_id, files.collect(), &options)?;
+    space.keep_list(manifest);
+    listing.spares.append(&mut listing.unfinished);
     for spare in listing.spares {
         space.add_spare(spare);
     }
@@ -235,6 +266,30 @@ pub(super) fn open(
     }
     recovered.notes = notes;
     Ok((log, recovered))
+}
+
+/// From now on the list says what was found; without one a new one is made, if there is room.
+fn take_over(
+    fs: &dyn Fs,
+    dir: &Path,
+    found: Found,
+    store: u64,
+    files: BTreeMap<u64, u64>,
+    options: &LogOptions,
+) -> Result<Option<Manifest>, StoreError> {
+    let mut manifest = match found {
+        Found::Whole(read) => {
+            let mut manifest = read.into_manifest();
+            // Also when it says the same: only the page cache may know what it says.
+            manifest.replace(fs, files)?;
+            Some(manifest)
+        }
+        Found::None | Found::Unreadable => Manifest::create(fs, dir, store, files)?,
+    };
+    if let Some(manifest) = &mut manifest {
+        manifest.skip_sync(options.broken(Break::SkipListingSync));
+    }
+    Ok(manifest)
 }
 
 /// Makes it durable (again) where a segment ends; a hint it had stays its hint.

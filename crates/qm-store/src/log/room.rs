@@ -141,7 +141,10 @@ impl Log {
         if fresh {
             self.active = None;
         }
-        let moved = carried.iter().map(super::Carried::encoded_bytes).sum();
+        let moved = carried
+            .iter()
+            .map(super::carry::Carried::encoded_bytes)
+            .sum();
         self.write_group(&[], &[], &carried, 0)?;
         self.reclaim_one(true)?;
         Ok(Some(moved))

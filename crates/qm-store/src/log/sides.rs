@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use crate::breaks::Break;
 use crate::error::StoreError;
+use crate::fs::is_full;
 use crate::side::SideBody;
 use crate::types::{Applied, Batch, Op};
 
-use super::space::is_full;
 use super::{Log, Shared};
 
 /// Files removed for one commit at most, and by one step of housekeeping.

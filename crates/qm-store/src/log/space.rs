@@ -1,13 +1,13 @@
 //! Empty segment files: made, kept, handed out, given back.
 
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::breaks::Break;
 use crate::error::StoreError;
-use crate::fs::{File, Fs};
+use crate::fs::{File, Fs, is_full};
 use crate::hint::hint_path;
+use crate::manifest::Manifest;
 use crate::segment::SegmentFile;
 
 use super::{LogOptions, file_path};
@@ -43,6 +43,8 @@ pub(super) struct Space {
     waiting: u32,
     /// Whether the limit, and not the disk, was what had no room last.
     limited: bool,
+    /// Which segments there are; none where there was no room for the list.
+    manifest: Option<Manifest>,
     /// For tests of the tests.
     skips_dir_sync: bool,
 }
@@ -73,6 +75,7 @@ impl Space {
             patience: 0,
             waiting: 0,
             limited: false,
+            manifest: None,
             skips_dir_sync: options.broken(Break::SkipDirSync),
         }
     }
@@ -120,6 +123,31 @@ impl Space {
         self.side_bytes = self.side_bytes.saturating_sub(bytes);
         self.patience = 0;
         self.waiting = 0;
+    }
+
+    /// From here on the list says which segments there are.
+    pub(super) fn keep_list(&mut self, manifest: Option<Manifest>) {
+        self.manifest = manifest;
+    }
+
+    pub(super) const fn has_list(&self) -> bool {
+        self.manifest.is_some()
+    }
+
+    /// A segment was begun, durably.
+    pub(super) fn list(&mut self, sequence: u64, file: u64) -> Result<(), StoreError> {
+        match &mut self.manifest {
+            Some(manifest) => manifest.add(self.fs.as_ref(), sequence, file),
+            None => Ok(()),
+        }
+    }
+
+    /// A segment is about to be emptied.
+    pub(super) fn unlist(&mut self, sequence: u64) -> Result<(), StoreError> {
+        match &mut self.manifest {
+            Some(manifest) => manifest.remove(self.fs.as_ref(), sequence),
+            None => Ok(()),
+        }
     }
 
     /// Notes a file that exists, so that its number is not used again.
@@ -240,7 +268,10 @@ impl Space {
         Ok(())
     }
 
-    fn remove(&self, file: &SegmentFile) -> Result<(), StoreError> {
+    fn remove(&mut self, file: &SegmentFile) -> Result<(), StoreError> {
+        if let Some(manifest) = &mut self.manifest {
+            manifest.forget(self.fs.as_ref(), file.number)?;
+        }
         // What is left of it is removed at the next start.
         drop(self.fs.remove(&hint_path(&file.path)));
         self.fs
@@ -325,6 +356,7 @@ impl Space {
             .map_err(|error| StoreError::io("rename", &growing.path, error))?;
         let bytes = self.segment_bytes;
         self.spares.push(Arc::new(SegmentFile {
+            number: growing.number,
             path,
             file: growing.file,
             bytes,
@@ -332,11 +364,4 @@ impl Space {
         self.patience = 0;
         Ok(Some(true))
     }
-}
-
-pub(super) fn is_full(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge
-    )
 }

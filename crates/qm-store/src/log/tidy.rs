@@ -49,13 +49,15 @@ impl Log {
     }
 
     fn seal(&self, slot: Slot, hint: HintWriter) -> Result<(), StoreError> {
-        let (file, seed, end) = {
+        let (file, seed, end, sequence) = {
             let index = self.shared.index();
             let segment = index.segments.get(slot);
-            (Arc::clone(&segment.file), segment.seed, segment.end)
+            let file = Arc::clone(&segment.file);
+            (file, segment.seed, segment.end, segment.sequence)
         };
         let hint = if self.options.hints {
-            hint.write(self.shared.fs.as_ref(), &hint_path(&file.path))
+            let path = hint_path(&file.path);
+            hint.write(sequence, self.shared.fs.as_ref(), &path)
         } else {
             None
         };
@@ -103,8 +105,15 @@ impl Log {
             }
         }
         let file = Arc::clone(&self.shared.index().segments.get(slot).file);
+        let is_late = self.options.broken(Break::EmptyBeforeListing);
+        if !is_late {
+            self.space.unlist(sequence)?;
+        }
         if !self.options.broken(Break::SkipVoid) {
             file.void()?;
+        }
+        if is_late {
+            self.space.unlist(sequence)?;
         }
         drop(file);
         self.order.remove(&sequence);

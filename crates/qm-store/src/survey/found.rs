@@ -59,6 +59,8 @@ pub struct LostRecord {
 pub struct Checked {
     /// Segments in the log.
     pub segments: u64,
+    /// Segments that were in use and are not there.
+    pub missing_segments: u64,
     /// Segment files that hold nothing.
     pub empty_segments: u64,
     /// Bytes of the log that were read and verified.

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use qm_store::{Fs, LogOptions, Recovered, SimFs};
+use qm_store::{Applied, Fs, LogOptions, Recovered, SimFs};
 
 use crate::common::*;
 
@@ -258,4 +258,33 @@ fn the_file_of_pages_goes_when_nothing_waits() {
     log.commit(&[batch([remove(0, 0, u64::MAX)])]).unwrap();
     while log.tidy(true).unwrap() {}
     assert!(fs.content(&pages_path()).is_none());
+}
+
+/// However little room the newest segment has when the store is closed: what the next process
+/// seals tells everything that is in it.
+#[test]
+fn a_segment_that_was_closed_nearly_full_keeps_what_it_holds() {
+    let mut sealed = 0;
+    for body in (7800..8080).step_by(8) {
+        let fs = Arc::new(SimFs::new());
+        let (mut log, _) = open(&fs, small()).unwrap();
+        log.commit(&[batch([put(0, 1, "head", vec![1; body])])])
+            .unwrap();
+        log.commit(&[batch([put(0, 2, "head", "second")])]).unwrap();
+        let segments = log.usage().segments;
+        log.close();
+        let (mut log, recovered) = open(&fs, small()).unwrap();
+        assert!(recovered.clean);
+        for at in 3..6 {
+            let large = batch([put(0, at, "head", vec![2; 6000])]);
+            assert_eq!(log.commit(&[large]).unwrap(), [Applied::Done]);
+            while log.tidy(false).unwrap() {}
+        }
+        sealed += u32::from(log.usage().segments > segments);
+        drop(log);
+        let (log, _) = open(&fs, small()).unwrap();
+        let found: Vec<u64> = all(&log.reader(), 0).iter().map(|r| r.0).collect();
+        assert_eq!(found, [1, 2, 3, 4, 5], "body of {body} bytes");
+    }
+    assert!(sealed > 0);
 }

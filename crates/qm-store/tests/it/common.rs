@@ -101,7 +101,7 @@ pub(crate) fn all(reader: &Reader, stream: u32) -> Vec<(u64, Bytes, Bytes)> {
 }
 
 /// What a store must hold, kept the simplest way.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Model {
     pub(crate) streams: BTreeMap<u32, BTreeMap<u64, (Bytes, Bytes)>>,
     pub(crate) state: BTreeMap<Bytes, Bytes>,

@@ -68,7 +68,7 @@ impl Machine {
         for note in &recovered.notes {
             match note {
                 RecoveryNote::TornTail { .. } => self.torn_tails += 1,
-                RecoveryNote::DamagedHeader { .. } | RecoveryNote::SetAside { .. } => {}
+                RecoveryNote::DamagedHeader { .. } => {}
                 RecoveryNote::ReserveIncomplete if self.options.disk_bytes_max.is_some() => {}
                 other => return Err(format!("a power cut damages nothing, but: {other}")),
             }

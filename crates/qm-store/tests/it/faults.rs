@@ -215,7 +215,7 @@ fn a_newer_format_is_named() {
     for at in [0, 4096] {
         let mut header = [0; 64];
         file.read_at(&mut header, at).unwrap();
-        header[8..12].copy_from_slice(&3u32.to_le_bytes());
+        header[8..12].copy_from_slice(&4u32.to_le_bytes());
         let crc = crc32c::crc32c(&header[..60]);
         header[60..].copy_from_slice(&crc.to_le_bytes());
         file.write_at(&header, at).unwrap();
@@ -224,8 +224,8 @@ fn a_newer_format_is_named() {
     let expected = matches!(
         &error,
         StoreError::NewerFormat {
-            found: 3,
-            supported: 2,
+            found: 4,
+            supported: 3,
             ..
         }
     );
@@ -704,9 +704,11 @@ fn readers_keep_reading_while_segments_are_reused() {
     let fs = Arc::new(SimFs::new());
     let (mut log, _) = open(&fs, small()).unwrap();
     let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let busy = Arc::new(std::sync::atomic::AtomicU32::new(0));
     let readers: Vec<_> = (0..2)
         .map(|_| {
             let (reader, stop) = (log.reader(), Arc::clone(&stop));
+            let busy = Arc::clone(&busy);
             std::thread::spawn(move || {
                 let mut read = 0u64;
                 while !stop.load(std::sync::atomic::Ordering::Relaxed) {
@@ -717,14 +719,22 @@ fn readers_keep_reading_while_segments_are_reused() {
                                 .iter()
                                 .all(|byte| *byte == record.position as u8)
                         );
+                        if read == 0 {
+                            busy.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                        }
                         read += 1;
                     }
                 }
-                read
             })
         })
         .collect();
-    for at in 1..4000u64 {
+    // Until both have read for a while, however busy the machine is.
+    let mut rounds = 0;
+    for at in 1.. {
+        rounds += u32::from(busy.load(std::sync::atomic::Ordering::Relaxed) == 2);
+        if rounds > 4000 {
+            break;
+        }
         let ops = [
             put(0, at, "", vec![at as u8; 300]),
             remove(0, 0, at.saturating_sub(10)),
@@ -733,7 +743,7 @@ fn readers_keep_reading_while_segments_are_reused() {
     }
     stop.store(true, std::sync::atomic::Ordering::Relaxed);
     for reader in readers {
-        assert!(reader.join().unwrap() > 0);
+        reader.join().unwrap();
     }
 }
 

@@ -16,6 +16,7 @@ mod damage;
 mod faults;
 mod full;
 mod kill;
+mod missing;
 #[cfg(feature = "__breaks")]
 mod mutants;
 mod pace;

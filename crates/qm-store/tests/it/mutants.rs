@@ -14,6 +14,7 @@ use crate::campaign::{Extent, Row, failing, power_cuts};
 use crate::check::tiny_options;
 use crate::common::*;
 use crate::crash::life;
+use crate::missing::removed_segment;
 use crate::sides::lives_with_bodies;
 use crate::workloads::*;
 
@@ -51,6 +52,12 @@ fn workload_for(fault: Break) -> Notices {
             "lives of many power cuts, with bodies in files",
             lives_with_bodies,
         ),
+        Break::SkipListing => ("a segment file that is removed", removed_segment),
+        Break::EmptyBeforeListing | Break::SkipListingSync => {
+            ("power cuts, short among long", |fault| {
+                cuts(short_among_long(1), fault)
+            })
+        }
         Break::TrustHints => ("spoiled hints", spoiled_hints),
         Break::TrustPages => ("damaged pages", spoiled_pages),
     }
@@ -149,6 +156,9 @@ impl Fs for Watched {
             file: self.disk.open(path, create)?,
             eyes: Arc::clone(&self.eyes),
         }))
+    }
+    fn open_read(&self, path: &Path) -> io::Result<Arc<dyn File>> {
+        self.disk.open_read(path)
     }
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.disk.rename(from, to)

@@ -38,6 +38,9 @@ impl Fs for Counting {
         let written = Arc::clone(&self.written);
         Ok(Arc::new(Counted { file, written }))
     }
+    fn open_read(&self, path: &Path) -> io::Result<Arc<dyn File>> {
+        self.fs.open_read(path)
+    }
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.fs.rename(from, to)
     }

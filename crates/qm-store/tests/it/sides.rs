@@ -199,6 +199,81 @@ fn a_damaged_or_missing_body_is_named_and_its_record_can_be_removed() {
     }
 }
 
+/// Whatever happens to the file of a body: reading its record and the check name the file, the
+/// other records are served, and a repair saves them.
+#[test]
+fn whatever_happens_to_the_file_of_a_body_is_named() {
+    let whole = Arc::new(SimFs::new());
+    let (mut log, _) = open(&whole, options()).unwrap();
+    let ops = [
+        put(0, 1, "one", body(66_000)),
+        put(0, 2, "two", body(66_001)),
+        put(0, 3, "three", "small"),
+    ];
+    log.commit(&[batch(ops)]).unwrap();
+    log.close();
+    let [one, other] = &bodies(&whole)[..] else {
+        panic!("two files");
+    };
+    let content = whole.content(one).unwrap();
+    let mut cases: Vec<(String, Option<Vec<u8>>)> = vec![("gone".to_owned(), None)];
+    let lengths = (0..content.len())
+        .step_by(4099)
+        .chain([65_535, 65_536, 65_540]);
+    cases.extend(lengths.map(|at| (format!("cut at {at}"), Some(content[..at].to_vec()))));
+    let offsets = (0..content.len()).step_by(601).chain(65_530..65_545);
+    cases.extend(offsets.chain([content.len() - 1]).map(|at| {
+        let mut changed = content.clone();
+        changed[at] ^= 1 << (at % 8);
+        (format!("a bit at {at}"), Some(changed))
+    }));
+    cases.push(("another's".to_owned(), whole.content(other)));
+    for (what, changed) in cases {
+        let fs = Arc::new(whole.as_ref().clone());
+        match changed {
+            Some(changed) => fs.replace(one, &changed),
+            None => assert!(fs.lose(one)),
+        }
+        let checked = qm_store::check(fs.as_ref(), &dir()).unwrap();
+        assert_eq!((checked.records, checked.lost_records), (2, 1), "{what}");
+        assert_eq!(checked.damages.len(), 1, "{what}");
+        assert_eq!(checked.damages[0].file, *one, "{what}");
+
+        let (log, _) = open(&fs, options()).unwrap();
+        let reader = log.reader();
+        let error = reader.read(StreamId(0), 0, 10, 1 << 20).unwrap_err();
+        let named = matches!(
+            &error,
+            StoreError::Damaged { path, record: Some((StreamId(0), 1)), .. } if path == one
+        );
+        assert!(named, "{what}: {error}");
+        let others = reader.read(StreamId(0), 2, 10, 1 << 20).unwrap();
+        assert_eq!(others[0].body, body(66_001), "{what}");
+        assert_eq!(others[1].body, "small", "{what}");
+        drop(log);
+
+        let out = PathBuf::from("/out");
+        let any: Arc<dyn Fs> = Arc::clone(&fs) as Arc<dyn Fs>;
+        qm_store::repair(&any, &dir(), &out, options(), salts(4)).unwrap();
+        let (log, _) = open_at(&fs, &out, options(), 5).unwrap();
+        let saved = all(&log.reader(), 0);
+        assert_eq!(
+            saved.iter().map(|r| r.0).collect::<Vec<_>>(),
+            [2, 3],
+            "{what}"
+        );
+    }
+    // What stands behind the body makes no difference, and a file that nothing names goes.
+    let fs = Arc::new(whole.as_ref().clone());
+    fs.replace(one, &[&content[..], b"more"].concat());
+    let orphan = dir().join("00000777.body");
+    fs.replace(&orphan, b"of nobody");
+    assert!(qm_store::check(fs.as_ref(), &dir()).unwrap().is_sound());
+    let (log, _) = open(&fs, options()).unwrap();
+    assert_eq!(all(&log.reader(), 0).len(), 3);
+    assert_eq!(bodies(&fs).len(), 2);
+}
+
 #[test]
 fn moving_a_record_leaves_its_body_where_it_is() {
     let fs = Arc::new(SimFs::new());

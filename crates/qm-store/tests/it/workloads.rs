@@ -114,6 +114,8 @@ pub(crate) fn all_workloads() -> Vec<Workload> {
         reserve(),
         restarts(),
         restarts_on_a_full_disk(),
+        bodies(),
+        bodies_on_a_full_disk(),
     ]
 }
 
@@ -297,6 +299,78 @@ pub(crate) fn restarts_on_a_full_disk() -> Workload {
     author.named("restarts, full disk", options)
 }
 
+/// Huge bodies come and go among small records that empty the segments: the records that name
+/// the files move, the files stay. Processes die on the way.
+pub(crate) fn bodies() -> Workload {
+    let mut author = Author::new(8);
+    for round in 0..8u64 {
+        let bytes = [700, 1500, 66_000, 900][round as usize % 4];
+        let large = author.put(0, bytes);
+        author.commit(vec![vec![large]]);
+        for _ in 0..3 {
+            let last = author.next[1];
+            let comes = author.put(1, 480);
+            let state = set("newest", vec![round as u8; 2500]);
+            author.commit(vec![vec![comes, remove(1, 0, last)], vec![state]]);
+            author.tidy_now_and_then();
+        }
+        if round > 2 {
+            // One is removed in the batch that brings another.
+            let first = author.next[0].saturating_sub(5);
+            let large = author.put(2, 600);
+            author.commit(vec![vec![remove(0, first, first + 2), large]]);
+            author.steps.push(Step::Tidy(false));
+        }
+        match round % 4 {
+            1 => author.steps.push(Step::Kill),
+            3 => author.steps.push(Step::Restart),
+            _ => {}
+        }
+    }
+    author.commit(vec![vec![remove(0, 0, u64::MAX), remove(2, 0, 3)]]);
+    author.steps.push(Step::Rest);
+    let options = LogOptions {
+        side_file_bytes: 500,
+        ..eager()
+    };
+    Workload {
+        reuses: 1,
+        ..author.named("huge bodies", options)
+    }
+}
+
+/// The same where the disk has no room for all of them.
+pub(crate) fn bodies_on_a_full_disk() -> Workload {
+    let mut author = Author::new(9);
+    for round in 0..7u64 {
+        for _ in 0..3 {
+            let (one, other) = (author.put(0, 9000), author.put(0, 9000));
+            let small = author.put(1, 300);
+            author.commit(vec![vec![one, other], vec![small]]);
+        }
+        let first = author.random.below(author.next[0]);
+        author.commit(vec![vec![remove(0, first, first + 2)]]);
+        author.tidy_now_and_then();
+        if round % 3 == 1 {
+            author.steps.push(Step::Kill);
+        }
+    }
+    let options = LogOptions {
+        side_file_bytes: 500,
+        disk_bytes_max: Some(4 * 20 * 1024 + 40_000),
+        ..eager()
+    };
+    author.named("huge bodies, full disk", options)
+}
+
+/// How many of the records of a model have their bodies in files of their own.
+pub(crate) fn bodies_in(model: &Model, options: &LogOptions) -> usize {
+    let records = model.streams.values().flat_map(|records| records.values());
+    records
+        .filter(|(_, body)| body.len() >= options.side_file_bytes)
+        .count()
+}
+
 /// What a run was told, and what it therefore may find.
 #[derive(Debug, Default)]
 pub(crate) struct Told {
@@ -331,7 +405,7 @@ pub(crate) fn drive(workload: &Workload, fs: &Arc<SimFs>) -> Told {
     };
     for step in &workload.steps {
         let went_on = match step {
-            Step::Commit(group) => commit(&mut log, group, &mut told),
+            Step::Commit(group) => commit(&mut log, group, workload.is_tight(), &mut told),
             Step::Tidy(idle) => log.tidy(*idle).is_ok(),
             Step::Rest => loop {
                 match log.tidy(true) {
@@ -371,7 +445,7 @@ pub(crate) fn drive(workload: &Workload, fs: &Arc<SimFs>) -> Told {
     told
 }
 
-fn commit(log: &mut Log, group: &[Batch], told: &mut Told) -> bool {
+fn commit(log: &mut Log, group: &[Batch], is_tight: bool, told: &mut Told) -> bool {
     match log.commit(group) {
         Ok(answers) => {
             for (batch, answer) in group.iter().zip(answers) {
@@ -385,15 +459,17 @@ fn commit(log: &mut Log, group: &[Batch], told: &mut Told) -> bool {
             true
         }
         Err(_) => {
-            // A prefix of the group, or of what is left of it without puts for want of room.
-            let mut all = told.done.clone();
-            let mut without = told.done.clone();
-            for batch in group {
-                all.apply(batch);
-                told.may.push(all.clone());
-                if !batch.has_puts() {
-                    without.apply(batch);
-                    told.may.push(without.clone());
+            // A prefix of the group, or of what is left of it where there was no room for some
+            // of the batches with puts.
+            let most = if is_tight { 1 << group.len() } else { 1 };
+            for turned_away in 0..most {
+                let mut found = told.done.clone();
+                for (at, batch) in group.iter().enumerate() {
+                    if turned_away & (1 << at) != 0 && batch.has_puts() {
+                        continue;
+                    }
+                    found.apply(batch);
+                    told.may.push(found.clone());
                 }
             }
             false
@@ -449,7 +525,12 @@ pub(crate) fn carry_on(workload: &Workload, fs: &Arc<SimFs>) -> Result<Told, Str
         ..Told::default()
     };
     let all = (0..3).map(|stream| remove(stream, 0, u64::MAX));
-    commit(&mut log, &[batch(all.collect::<Vec<_>>())], &mut told);
+    commit(
+        &mut log,
+        &[batch(all.collect::<Vec<_>>())],
+        false,
+        &mut told,
+    );
     for at in 0..20 {
         let at = (1 << 40) + at;
         let ops = [
@@ -457,7 +538,7 @@ pub(crate) fn carry_on(workload: &Workload, fs: &Arc<SimFs>) -> Result<Told, Str
             remove(3, 0, at - 1),
             set("on", at.to_le_bytes()),
         ];
-        if !commit(&mut log, &[batch(ops)], &mut told) {
+        if !commit(&mut log, &[batch(ops)], false, &mut told) {
             return Err("it fails without a fault".to_owned());
         }
         log.tidy(false).map_err(|error| format!("tidy: {error}"))?;
@@ -471,9 +552,7 @@ pub(crate) fn open_and_read(workload: &Workload, fs: &Arc<SimFs>) -> Result<(Log
     let (log, recovered) = opened.map_err(|error| format!("recovery: {error}"))?;
     for note in &recovered.notes {
         match note {
-            RecoveryNote::TornTail { .. }
-            | RecoveryNote::DamagedHeader { .. }
-            | RecoveryNote::SetAside { .. } => {}
+            RecoveryNote::TornTail { .. } | RecoveryNote::DamagedHeader { .. } => {}
             RecoveryNote::ReserveIncomplete if workload.is_tight() => {}
             other => return Err(format!("taken for damage: {other}")),
         }

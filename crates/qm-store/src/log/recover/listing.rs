@@ -1,15 +1,16 @@
 //! What a directory holds, before any record is read.
 
-use std::collections::BTreeSet;
-use std::path::Path;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::error::StoreError;
 use crate::format::{DATA_AT, HeaderState, Seal, SegmentHeader, VERSION};
 use crate::fs::Fs;
 use crate::index::PAGES_NAME;
-use crate::log::LogOptions;
 use crate::log::space::Space;
+use crate::log::{LogOptions, file_path};
+use crate::manifest::{self, FileState};
 use crate::segment::SegmentFile;
 use crate::types::RecoveryNote;
 
@@ -26,7 +27,12 @@ pub(super) struct Listing {
     pub(super) spares: Vec<Arc<SegmentFile>>,
     /// Numbers of the files with bodies.
     pub(super) bodies: BTreeSet<u64>,
+    /// Files whose header cannot be read and that held no segment: what a power cut left of a
+    /// first write.
+    pub(super) unfinished: Vec<Arc<SegmentFile>>,
     pub(super) notes: Vec<RecoveryNote>,
+    states: BTreeMap<u64, FileState>,
+    hints: Vec<PathBuf>,
 }
 
 pub(super) fn list(
@@ -36,7 +42,6 @@ pub(super) fn list(
     space: &mut Space,
 ) -> Result<Listing, StoreError> {
     let mut listing = Listing::default();
-    let mut hints = Vec::new();
     for name in fs
         .list(dir)
         .map_err(|error| StoreError::io("list", dir, error))?
@@ -66,7 +71,7 @@ pub(super) fn list(
             continue;
         }
         if kind == "hint" {
-            hints.push(path);
+            listing.hints.push(path);
             continue;
         }
         if kind != "seg" {
@@ -80,11 +85,13 @@ pub(super) fn list(
             .map_err(|error| StoreError::io("measure", &path, error))?;
         let bytes = u32::try_from(length).unwrap_or(u32::MAX);
         let file = Arc::new(SegmentFile {
+            number,
             path: path.clone(),
             file,
             bytes,
         });
         let copies = file.read_header()?;
+        listing.states.insert(number, FileState::of(&copies.state));
         match copies.state {
             HeaderState::Valid(header) => {
                 let sound = u64::from(header.segment_bytes) == length
@@ -110,29 +117,76 @@ pub(super) fn list(
                 });
             }
             HeaderState::Void => listing.spares.push(file),
-            HeaderState::Unreadable => {
-                let aside = dir.join(format!("{number:08}.unreadable"));
-                fs.rename(&path, &aside)
-                    .map_err(|e| StoreError::io("rename", &path, e))?;
-                listing.notes.push(RecoveryNote::SetAside { path: aside });
-            }
-        }
-    }
-    for hint in hints {
-        // Left behind by a segment that is gone.
-        let segment = hint.with_extension("seg");
-        let mut files = listing.segments.iter().map(|listed| &listed.file);
-        if !files.any(|file| file.path == segment)
-            && !listing.spares.iter().any(|file| file.path == segment)
-        {
-            fs.remove(&hint)
-                .map_err(|error| StoreError::io("remove", hint, error))?;
+            HeaderState::Unreadable => listing.unfinished.push(file),
         }
     }
     listing
         .segments
         .sort_by_key(|listed| listed.header.sequence);
     Ok(listing)
+}
+
+impl Listing {
+    /// Compares what is there with what the list says is there.
+    pub(super) fn compare(
+        &mut self,
+        fs: &dyn Fs,
+        dir: &Path,
+        found: &manifest::Found,
+        salvage: bool,
+    ) -> Result<(), StoreError> {
+        let listed = match found {
+            manifest::Found::Whole(read) if read.is_complete() => Some(read),
+            _ => None,
+        };
+        let missing = match found {
+            manifest::Found::Whole(read) => read.missing(&self.states),
+            _ => Vec::new(),
+        };
+        if let Some(first) = missing.first()
+            && !salvage
+        {
+            return Err(StoreError::Missing {
+                segment: first.sequence,
+                path: file_path(dir, first.file),
+                what: first.what,
+                others: missing.len() - 1,
+            });
+        }
+        for one in &missing {
+            self.notes.push(RecoveryNote::MissingSegment {
+                segment: one.sequence,
+                path: file_path(dir, one.file),
+            });
+        }
+        // Whoever was not listed had not been begun; without a list nobody knows.
+        for file in std::mem::take(&mut self.unfinished) {
+            let held = missing.iter().any(|one| one.file == file.number);
+            if listed.is_some() && !held {
+                self.unfinished.push(file);
+                continue;
+            }
+            let aside = file.path.with_extension("unreadable");
+            fs.rename(&file.path, &aside)
+                .map_err(|error| StoreError::io("rename", &file.path, error))?;
+            self.notes.push(RecoveryNote::SetAside { path: aside });
+        }
+        Ok(())
+    }
+
+    /// Removes hints that a segment which is gone left behind.
+    pub(super) fn clear_hints(&mut self, fs: &dyn Fs) -> Result<(), StoreError> {
+        for hint in std::mem::take(&mut self.hints) {
+            let segment = hint.with_extension("seg");
+            let files = self.segments.iter().map(|listed| &listed.file);
+            let mut files = files.chain(&self.spares).chain(&self.unfinished);
+            if !files.any(|file| file.path == segment) {
+                fs.remove(&hint)
+                    .map_err(|error| StoreError::io("remove", hint, error))?;
+            }
+        }
+        Ok(())
+    }
 }
 
 pub(super) fn check_belonging(segments: &[Listed]) -> Result<(), StoreError> {

@@ -99,7 +99,7 @@ impl<'a> Replay<'a> {
                 segment.seal = listed.seal;
                 continue;
             }
-            self.hint = HintWriter::default();
+            self.hint = HintWriter::new(sequence);
             let scan = Scan {
                 window: Window::new(&listed.file),
                 seed,
