@@ -161,10 +161,9 @@ fn without_a_segment_the_others_can_be_salvaged_and_repaired() {
             ..small()
         };
         let (log, recovered) = open(&fs, options).unwrap();
-        let told = recovered.notes.iter().any(|note| match note {
-            RecoveryNote::MissingSegment { path: file, .. } => file == path,
-            _ => false,
-        });
+        let mut notes = recovered.notes.iter();
+        let told = notes
+            .any(|n| matches!(n, RecoveryNote::MissingSegment { path: file, .. } if file == path));
         assert!(told, "{:?}", recovered.notes);
         assert_eq!(all(&log.reader(), 0), saved);
         drop(log);
