@@ -8,7 +8,8 @@ use qm_wire::local::{NodeFrame, Receive, ReceiveMode};
 use crate::backlog::Message;
 use crate::engine::{Engine, LoadFor};
 use crate::io::{ConnId, Output, StoredRecord};
-use crate::queues::{LOAD_BYTES, lookup_of};
+use crate::loading::LOAD_BYTES;
+use crate::queues::lookup_of;
 
 /// Records looked at at a time.
 const SCAN_RECORDS: usize = 256;

@@ -1,0 +1,299 @@
+//! What an application hands over becomes a message: checked, named, put where it belongs.
+
+use bytes::BytesMut;
+use qm_wire::local::{Follow, Put};
+use qm_wire::{Class, ClientId, Envelope, MessageId, Outcome, Tag};
+
+use super::Followed;
+use super::answers::hash16;
+use crate::backlog::Message;
+use crate::commits::{PutAt, Then};
+use crate::destination::Target;
+use crate::digests::content_digest;
+use crate::engine::Engine;
+use crate::io::StoreOp;
+use crate::limits::{FOLLOWED_MAX, KEY_RUNS_MAX, REMEMBERED_MAX, REMEMBERED_SLACK_MAX};
+use crate::unoffered::NO_TRANSACTIONS;
+
+impl Engine {
+    pub(super) fn on_put(&mut self, client: ClientId, put: Put) {
+        let sequence = put.sequence;
+        let Some(state) = self.clients.states.get_mut(&client) else {
+            return;
+        };
+        state.touched = self.now.at;
+        if sequence <= state.highest {
+            return self.answer_again(client, &put);
+        }
+        state.highest = sequence;
+        match self.accept(client, &put) {
+            Ok(()) => {}
+            Err((outcome, text)) => self.refuse_put(client, sequence, outcome, text),
+        }
+    }
+
+    pub(super) fn accept(&mut self, client: ClientId, put: &Put) -> Result<(), (Outcome, String)> {
+        if self.stopping {
+            return Err((Outcome::STOPPING, "the node is stopping".to_owned()));
+        }
+        if put.transaction.is_some() {
+            return Err((Outcome::UNSUPPORTED, NO_TRANSACTIONS.to_owned()));
+        }
+        if put.body.len() > self.config.body_bytes_max as usize {
+            let (have, most) = (put.body.len(), self.config.body_bytes_max);
+            let text = format!("the body has {have} bytes, the limit is {most}");
+            return Err((Outcome::BODY_TOO_LARGE, text));
+        }
+        let target = self.resolve(&put.destination)?;
+        self.check_class(put.class, &target)?;
+        if put.follow == Follow::Received && matches!(target, Target::Remote(..)) {
+            let text = "this version tells when a message was received only for queues of this node; wait for delivered";
+            return Err((Outcome::UNSUPPORTED, text.to_owned()));
+        }
+        if let Some(answered) = self.check_idempotency(client, put)? {
+            return Ok(answered);
+        }
+        self.check_room(put, &target)?;
+        if put.follow != Follow::None && self.clients.followed.len() >= FOLLOWED_MAX {
+            let text = "too many messages are being followed; wait, or send without following";
+            return Err((Outcome::BUSY, text.to_owned()));
+        }
+        let id = MessageId {
+            incarnation: self.incarnation,
+            sequence: self.next_sequence,
+        };
+        let envelope = self.envelope_of(put, id, &target)?;
+        let mut encoded = BytesMut::new();
+        envelope
+            .encode(&mut encoded)
+            .map_err(|error| (Outcome::BAD_REQUEST, error.to_string()))?;
+        let encoded = encoded.freeze();
+        self.next_sequence += 1;
+        let message = Message {
+            position: 0,
+            source: self.me.qm,
+            id,
+            tag: Tag::compute(&encoded, &envelope.salt, &put.body),
+            class: put.class,
+            flags: put.flags,
+            at: self.now.at,
+            wall_us: self.now.wall_us,
+            reach_left_ms: envelope.time_to_reach_queue_ms,
+            receive_left_ms: envelope.time_to_be_received_ms,
+            aborts: 0,
+            transmitted: false,
+            envelope: encoded,
+            body: put.body.clone(),
+        };
+        let idempotency = self.note_key(put, id);
+        if put.follow != Follow::None {
+            let followed = Followed {
+                client,
+                sequence: put.sequence,
+                follow: put.follow,
+            };
+            self.clients.followed.insert(id, followed);
+        }
+        let local = matches!(target, Target::Local(_));
+        let at = match target {
+            Target::Local(number) => self.put_local(number, put.priority.get(), message),
+            Target::Remote(key, queue) if put.class == Class::Transactional => {
+                self.mint_transactional(&key, &queue, message)
+            }
+            Target::Remote(key, queue) => {
+                let number = self.out_queue(&key, &queue);
+                self.put_out(number, put.priority.get(), message)
+            }
+        };
+        if put.class.is_durable() {
+            self.note_pending(client, put.sequence, id);
+            let sequence = put.sequence;
+            let then = Then::Accepted {
+                put: at,
+                id,
+                client,
+                sequence,
+                idempotency,
+                local,
+            };
+            self.commits.after_putting(then);
+        } else {
+            if let Some(state) = self.clients.states.get_mut(&client) {
+                state.note(put.sequence, id);
+            }
+            self.confirm(client, put.sequence, id, at, local, put.class);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn put_out(&mut self, number: u32, priority: u8, message: Message) -> PutAt {
+        let durable = message.class.is_durable();
+        let credit = message.credit();
+        let keep = self.may_keep(message.cost());
+        let deadline = message.reach_deadline();
+        let stored = durable.then(|| (self.head_of(&message, None), message.body.clone()));
+        if message.class == Class::Transactional {
+            self.begin_stream(number);
+        }
+        let Some(lane) = self.out_lane(number, priority) else {
+            return PutAt {
+                queue: number,
+                priority,
+                position: 0,
+                credit,
+            };
+        };
+        let (position, held) = lane.backlog.push(message, keep);
+        let stream = lane.backlog.stream;
+        self.hold(durable, held);
+        if let Some((head, body)) = stored {
+            self.commits.put(StoreOp::Put {
+                stream,
+                position,
+                head,
+                body,
+            });
+            self.stored_bytes = self.stored_bytes.saturating_add(credit);
+        }
+        self.watch(false, number, priority, deadline);
+        PutAt {
+            queue: number,
+            priority,
+            position,
+            credit,
+        }
+    }
+
+    fn envelope_of(
+        &mut self,
+        put: &Put,
+        id: MessageId,
+        target: &Target,
+    ) -> Result<Envelope, (Outcome, String)> {
+        let queue = match target {
+            Target::Remote(_, queue) => queue.clone(),
+            Target::Local(number) => match self.locals.get(number) {
+                Some(queue) => queue.settings.name.clone(),
+                None => {
+                    return Err((
+                        Outcome::BAD_DESTINATION_QUEUE,
+                        "the queue is gone".to_owned(),
+                    ));
+                }
+            },
+        };
+        let salt = self.batch_salt();
+        let mut envelope = Envelope::new(self.me.qm, id, salt, put.class, queue);
+        envelope.priority = put.priority;
+        envelope.flags = put.flags;
+        envelope.ack_wishes = put.ack_wishes;
+        envelope.sent_at_us = self.now.wall_us;
+        envelope.time_to_reach_queue_ms = put.time_to_reach_queue_ms.unwrap_or(match put.class {
+            Class::Express => self.config.express_reach_queue_ms,
+            Class::Recoverable | Class::Transactional => self.config.recoverable_reach_queue_ms,
+        });
+        envelope.time_to_be_received_ms =
+            put.time_to_be_received_ms.unwrap_or(qm_wire::INFINITE_MS);
+        envelope.body_bytes = u32::try_from(put.body.len()).unwrap_or(u32::MAX);
+        envelope.label = put.label.clone();
+        envelope.correlation_id = put.correlation_id.clone();
+        envelope.response_queue = put.response_queue.clone();
+        envelope.admin_queue = put.admin_queue.clone();
+        envelope.content_type = put.content_type.clone();
+        envelope.trace_context = put.trace_context.clone();
+        envelope.properties = put.properties.clone();
+        Ok(envelope)
+    }
+
+    /// Answers a message that was accepted before under its idempotency key.
+    fn check_idempotency(
+        &mut self,
+        client: ClientId,
+        put: &Put,
+    ) -> Result<Option<()>, (Outcome, String)> {
+        let Some(key) = &put.idempotency else {
+            return Ok(None);
+        };
+        let hash = hash16(&[&key.key]);
+        let Some(state) = self.clients.keys.get_mut(&hash) else {
+            return Ok(None);
+        };
+        state.touched = self.now.at;
+        let number = key.number.unwrap_or(0);
+        let known = state.runs.iter().any(|run| run.id_of(number).is_some());
+        let grows = state
+            .runs
+            .last()
+            .is_some_and(|run| run.last.checked_add(1) == Some(number));
+        if !known && !grows && state.runs.len() >= KEY_RUNS_MAX {
+            let text = "this idempotency key has too many gaps to remember; use another one";
+            return Err((Outcome::BUSY, text.to_owned()));
+        }
+        let Some(id) = state.runs.iter().rev().find_map(|run| run.id_of(number)) else {
+            return Ok(None);
+        };
+        let same = match key.number {
+            None => state.digest == hash16(&[put.destination.as_bytes(), &put.body]),
+            Some(number) => {
+                let digest = content_digest(hash, &put.destination, &put.body);
+                self.clients.digests.admits(hash, number, digest)
+            }
+        };
+        if !same {
+            let text = format!("message {id} was accepted under this key with other content");
+            return Err((Outcome::IDEMPOTENCY_CONFLICT, text));
+        }
+        let pending = state.pending.contains(&number);
+        self.counters.repeated_requests += 1;
+        crate::reached!(self, KeyRepeated);
+        if pending {
+            crate::reached!(self, KeyPending);
+            // The first one is on its way to the disk: this answer leaves after it.
+            self.note_pending(client, put.sequence, id);
+            let sequence = put.sequence;
+            self.commits.after_putting(Then::Repeated {
+                client,
+                sequence,
+                id,
+                key: (hash, number),
+            });
+        } else {
+            if let Some(state) = self.clients.states.get_mut(&client) {
+                state.note(put.sequence, id);
+            }
+            self.follow_again(client, put, id);
+            self.answer(client, put.sequence, id, true);
+        }
+        Ok(Some(()))
+    }
+
+    fn note_key(&mut self, put: &Put, id: MessageId) -> Option<([u8; 16], u64)> {
+        let key = put.idempotency.as_ref()?;
+        let hash = hash16(&[&key.key]);
+        if self.clients.keys.len() >= REMEMBERED_MAX + REMEMBERED_SLACK_MAX {
+            self.purge_outcomes();
+        }
+        let state = self.clients.keys.entry(hash).or_default();
+        state.touched = self.now.at;
+        let number = key.number.unwrap_or(0);
+        if key.number.is_none() {
+            state.digest = hash16(&[put.destination.as_bytes(), &put.body]);
+        }
+        state.note(number, id);
+        if key.number.is_some() {
+            let digest = content_digest(hash, &put.destination, &put.body);
+            let durable = put.class.is_durable();
+            if let Some(forgotten) = self.clients.digests.note(hash, number, digest, durable) {
+                self.commits.unset(forgotten);
+            }
+        }
+        // The key of an express message must not outlive the message: it stays in memory too.
+        if put.class.is_durable() {
+            state.pending.insert(number);
+            state.durable = true;
+            state.dirty = true;
+            self.clients.dirty_keys.insert(hash);
+        }
+        Some((hash, number))
+    }
+}

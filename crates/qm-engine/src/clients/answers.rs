@@ -1,0 +1,535 @@
+//! Answers to requests of applications, kept in the commit of what they answer, and given again.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use bytes::Bytes;
+use qm_wire::local::{Accepted, Fate, NodeFrame, Put, Refused};
+use qm_wire::{Class, ClientId, MessageId, Outcome, Text};
+
+use crate::commits::PutAt;
+use crate::engine::Engine;
+use crate::history::What;
+use crate::io::{ConnId, Event, Output, StoreOp};
+use crate::limits::{CLIENT_REFUSALS_MAX, CLIENT_RUNS_MAX, REMEMBERED_MAX};
+use crate::record::{Run, decode_runs, encode_runs, prefixed};
+use crate::time::Timestamp;
+
+/// What is remembered of one application.
+#[derive(Debug, Default)]
+pub(super) struct ClientState {
+    pub(super) conn: Option<ConnId>,
+    pub(super) highest: u64,
+    pub(super) runs: VecDeque<Run>,
+    pub(super) refusals: VecDeque<(u64, Outcome)>,
+    /// Accepted and not durable yet.
+    pub(super) pending: BTreeSet<u64>,
+    /// Below this sequence answers were forgotten.
+    pub(super) forgotten_below: u64,
+    pub(super) touched: Timestamp,
+    pub(super) dirty: bool,
+}
+
+/// What is remembered of one idempotency key.
+#[derive(Debug, Default)]
+pub(super) struct KeyState {
+    pub(super) runs: Vec<Run>,
+    pub(super) digest: [u8; 16],
+    /// Numbers whose messages are not durable yet.
+    pub(super) pending: BTreeSet<u64>,
+    pub(super) touched: Timestamp,
+    pub(super) dirty: bool,
+    pub(super) durable: bool,
+}
+
+impl ClientState {
+    pub(super) fn note(&mut self, sequence: u64, id: MessageId) {
+        if self
+            .runs
+            .back_mut()
+            .is_some_and(|run| run.extend(sequence, id))
+        {
+            return;
+        }
+        if self.runs.len() >= CLIENT_RUNS_MAX
+            && let Some(oldest) = self.runs.pop_front()
+        {
+            self.forgotten_below = self.forgotten_below.max(oldest.last.saturating_add(1));
+        }
+        self.runs.push_back(Run {
+            first: sequence,
+            last: sequence,
+            first_id: id,
+        });
+    }
+}
+
+impl KeyState {
+    pub(super) fn note(&mut self, number: u64, id: MessageId) {
+        if !self
+            .runs
+            .last_mut()
+            .is_some_and(|run| run.extend(number, id))
+        {
+            self.runs.push(Run {
+                first: number,
+                last: number,
+                first_id: id,
+            });
+        }
+    }
+}
+
+/// Takes one number out of runs, as if it had never been answered.
+fn remove_number(runs: impl Iterator<Item = Run>, number: u64) -> Vec<Run> {
+    let mut kept = Vec::new();
+    for run in runs {
+        let Some(id) = run.id_of(number) else {
+            kept.push(run);
+            continue;
+        };
+        if run.first < number {
+            kept.push(Run {
+                last: number - 1,
+                ..run
+            });
+        }
+        if number < run.last {
+            let first_id = MessageId {
+                incarnation: id.incarnation,
+                sequence: id.sequence.saturating_add(1),
+            };
+            kept.push(Run {
+                first: number + 1,
+                last: run.last,
+                first_id,
+            });
+        }
+    }
+    kept
+}
+
+fn client_key(client: ClientId) -> Bytes {
+    prefixed(b"client/", &client.0)
+}
+
+fn idempotency_key(hash: [u8; 16]) -> Bytes {
+    prefixed(b"idem/", &hash)
+}
+
+pub(super) fn hash16(parts: &[&[u8]]) -> [u8; 16] {
+    let mut hasher = blake3::Hasher::new();
+    for part in parts {
+        hasher.update(&(part.len() as u64).to_le_bytes());
+        hasher.update(part);
+    }
+    let mut hash = [0; 16];
+    hasher.finalize_xof().fill(&mut hash);
+    hash
+}
+
+impl Engine {
+    /// A request seen before: the answer it got then, or none while it is being stored.
+    pub(super) fn answer_again(&mut self, client: ClientId, put: &Put) {
+        let sequence = put.sequence;
+        let Some(state) = self.clients.states.get(&client) else {
+            return;
+        };
+        if state.pending.contains(&sequence) {
+            return;
+        }
+        self.counters.repeated_requests += 1;
+        crate::reached!(self, RequestRepeated);
+        if let Some(id) = state.runs.iter().rev().find_map(|run| run.id_of(sequence)) {
+            self.follow_again(client, put, id);
+            return self.answer(client, sequence, id, true);
+        }
+        let refused = state
+            .refusals
+            .iter()
+            .find(|(refused, _)| *refused == sequence);
+        if let Some((_, outcome)) = refused {
+            let text = "refused before, for the same reason".to_owned();
+            return self.send_refusal(client, sequence, *outcome, text);
+        }
+        if sequence >= state.forgotten_below {
+            // All that was accepted is remembered from here on: this one never was, its refusal
+            // fell with an earlier life of the node.
+            if let Err((outcome, text)) = self.accept(client, put) {
+                self.refuse_put(client, sequence, outcome, text);
+            }
+            return;
+        }
+        let text = "the answer to this old request is no longer kept; an idempotency key makes repeating safe";
+        self.send_refusal(client, sequence, Outcome::BAD_REQUEST, text.to_owned());
+    }
+
+    pub(super) fn refuse_put(
+        &mut self,
+        client: ClientId,
+        sequence: u64,
+        outcome: Outcome,
+        text: String,
+    ) {
+        self.counters.refused += 1;
+        if let Some(state) = self.clients.states.get_mut(&client) {
+            if state.refusals.len() >= CLIENT_REFUSALS_MAX {
+                state.refusals.pop_front();
+            }
+            state.refusals.push_back((sequence, outcome));
+        }
+        self.send_refusal(client, sequence, outcome, text);
+    }
+
+    pub(super) fn send_refusal(
+        &mut self,
+        client: ClientId,
+        sequence: u64,
+        outcome: Outcome,
+        text: String,
+    ) {
+        let Some(conn) = self
+            .clients
+            .states
+            .get(&client)
+            .and_then(|state| state.conn)
+        else {
+            return;
+        };
+        let text = Text::from(text);
+        let frame = NodeFrame::Refused(Refused {
+            sequence,
+            outcome,
+            text,
+        });
+        self.outputs.push_back(Output::Client { conn, frame });
+    }
+
+    pub(super) fn note_pending(&mut self, client: ClientId, sequence: u64, id: MessageId) {
+        if let Some(state) = self.clients.states.get_mut(&client) {
+            state.note(sequence, id);
+            state.pending.insert(sequence);
+            state.dirty = true;
+            self.clients.dirty_clients.insert(client);
+        }
+    }
+
+    /// Adds the answers of this batch to it; corrections after a refusal need no room.
+    pub(crate) fn save_clients(&mut self) {
+        if crate::broken!(self, answer_apart) && self.commits.has_puts() {
+            // With the next batch that puts nothing.
+            return;
+        }
+        let mut values = Vec::new();
+        for client in core::mem::take(&mut self.clients.dirty_clients) {
+            if let Some(state) = self.clients.states.get_mut(&client) {
+                state.dirty = false;
+                let value = encode_runs(state.touched.0, [0; 16], state.runs.iter());
+                values.push((client_key(client), value));
+            }
+        }
+        for hash in core::mem::take(&mut self.clients.dirty_keys) {
+            if let Some(state) = self.clients.keys.get_mut(&hash) {
+                state.dirty = false;
+                let value = encode_runs(state.touched.0, state.digest, state.runs.iter());
+                values.push((idempotency_key(hash), value));
+            }
+        }
+        values.extend(self.clients.digests.take_dirty());
+        for (key, value) in values {
+            if self.commits.has_puts() {
+                self.commits.put(StoreOp::Set { key, value });
+            } else {
+                self.commits.set(key, value);
+            }
+        }
+    }
+
+    /// An application's message is safe to its class.
+    pub(crate) fn confirm(
+        &mut self,
+        client: ClientId,
+        sequence: u64,
+        id: MessageId,
+        put: PutAt,
+        local: bool,
+        class: Class,
+    ) {
+        self.counters.accepted += 1;
+        self.note(self.me.qm, id, What::Accepted { class, client });
+        self.event(Event::Accepted { id });
+        if let Some(state) = self.clients.states.get_mut(&client) {
+            state.pending.remove(&sequence);
+        }
+        self.answer(client, sequence, id, false);
+        if local {
+            self.busy_queues.insert(put.queue);
+            self.tell_fate(id, Outcome::REACHED_QUEUE);
+        } else {
+            self.nudge_out(put.queue);
+        }
+    }
+
+    /// The batch behind the first message of a repeated one is durable. Whether the first one is,
+    /// its key tells: a refused message is not remembered.
+    pub(crate) fn confirm_repeated(
+        &mut self,
+        client: ClientId,
+        sequence: u64,
+        id: MessageId,
+        (hash, number): ([u8; 16], u64),
+    ) {
+        let held = self
+            .clients
+            .keys
+            .get(&hash)
+            .is_some_and(|state| state.runs.iter().any(|run| run.id_of(number) == Some(id)));
+        if !held {
+            return self.unaccept(client, sequence, id, None);
+        }
+        let Some(state) = self.clients.states.get_mut(&client) else {
+            return;
+        };
+        state.pending.remove(&sequence);
+        self.answer(client, sequence, id, true);
+    }
+
+    /// The batch was refused: the request was never accepted.
+    pub(crate) fn unaccept(
+        &mut self,
+        client: ClientId,
+        sequence: u64,
+        id: MessageId,
+        key: Option<([u8; 16], u64)>,
+    ) {
+        self.withdraw(client, sequence, id, key);
+        self.refuse_for_room(client, sequence);
+    }
+
+    /// Takes back what was noted of a request; its answer is still owed.
+    pub(crate) fn withdraw(
+        &mut self,
+        client: ClientId,
+        sequence: u64,
+        id: MessageId,
+        key: Option<([u8; 16], u64)>,
+    ) {
+        if let Some(state) = self.clients.states.get_mut(&client) {
+            state.runs = remove_number(state.runs.drain(..), sequence).into();
+        }
+        if let Some((hash, number)) = key
+            && let Some(state) = self.clients.keys.get_mut(&hash)
+        {
+            state.pending.remove(&number);
+            state.runs = remove_number(state.runs.drain(..), number);
+        }
+        self.clients.followed.remove(&id);
+        // A later batch may have stored the answer that is void now.
+        self.correct(client, key.map(|(hash, _)| hash));
+    }
+
+    /// What is stored of a client, and of a key, is written anew.
+    pub(crate) fn correct(&mut self, client: ClientId, key: Option<[u8; 16]>) {
+        if let Some(state) = self.clients.states.get_mut(&client) {
+            state.dirty = true;
+            self.clients.dirty_clients.insert(client);
+        }
+        if let Some(hash) = key
+            && let Some(state) = self.clients.keys.get_mut(&hash)
+        {
+            state.dirty = true;
+            self.clients.dirty_keys.insert(hash);
+        }
+    }
+
+    pub(crate) fn refuse_for_room(&mut self, client: ClientId, sequence: u64) {
+        if let Some(state) = self.clients.states.get_mut(&client) {
+            state.pending.remove(&sequence);
+        }
+        let text = "the disk is full; make room or wait until messages have left".to_owned();
+        self.refuse_put(client, sequence, Outcome::STORE_FULL, text);
+    }
+
+    /// The message under an idempotency key is durable.
+    pub(crate) fn key_durable(&mut self, hash: [u8; 16], number: u64) {
+        if let Some(state) = self.clients.keys.get_mut(&hash) {
+            state.pending.remove(&number);
+        }
+    }
+
+    pub(super) fn answer(
+        &mut self,
+        client: ClientId,
+        sequence: u64,
+        id: MessageId,
+        repeated: bool,
+    ) {
+        let Some(conn) = self
+            .clients
+            .states
+            .get(&client)
+            .and_then(|state| state.conn)
+        else {
+            return;
+        };
+        let answers = self.clients.answers.entry(conn).or_default();
+        if let Some(last) = answers.last_mut()
+            && last.repeated == repeated
+            && last.first_sequence.checked_add(u64::from(last.count)) == Some(sequence)
+            && last.first_id.incarnation == id.incarnation
+            && last.first_id.sequence.checked_add(u64::from(last.count)) == Some(id.sequence)
+        {
+            last.count += 1;
+            return;
+        }
+        answers.push(Accepted {
+            first_sequence: sequence,
+            count: 1,
+            first_id: id,
+            repeated,
+        });
+    }
+
+    /// Sends the answers and fates of this batch.
+    pub(crate) fn flush_clients(&mut self) {
+        for (conn, answers) in core::mem::take(&mut self.clients.answers) {
+            for accepted in answers {
+                let frame = NodeFrame::Accepted(accepted);
+                self.outputs.push_back(Output::Client { conn, frame });
+            }
+        }
+        for (conn, fates) in core::mem::take(&mut self.clients.fates) {
+            for chunk in fates.chunks(CLIENT_RUNS_MAX) {
+                let frame = NodeFrame::Fate(Fate {
+                    runs: chunk.to_vec(),
+                });
+                self.outputs.push_back(Output::Client { conn, frame });
+            }
+        }
+    }
+
+    /// Forgets answers and keys that were not asked for within their time.
+    pub(crate) fn purge_outcomes(&mut self) {
+        let now = self.now.at;
+        let retention = self.config.outcome_retention_ms;
+        let old = |touched: Timestamp| now.ms_since(touched) > retention;
+        let mut clients: Vec<_> = self
+            .clients
+            .states
+            .iter()
+            .filter(|(_, state)| state.conn.is_none() && state.pending.is_empty())
+            .map(|(client, state)| (state.touched, *client))
+            .collect();
+        clients.sort_unstable();
+        let surplus = self.clients.states.len().saturating_sub(REMEMBERED_MAX);
+        for (n, (touched, client)) in clients.into_iter().enumerate() {
+            if n < surplus || old(touched) {
+                self.clients.states.remove(&client);
+                self.clients.dirty_clients.remove(&client);
+                self.commits.unset(client_key(client));
+            }
+        }
+        let mut keys: Vec<_> = self
+            .clients
+            .keys
+            .iter()
+            .filter(|(_, state)| state.pending.is_empty())
+            .map(|(hash, state)| (state.touched, *hash))
+            .collect();
+        let known = |key: &[u8; 16]| self.clients.keys.contains_key(key);
+        for key in self.clients.digests.keys_without(known) {
+            for forgotten in self.clients.digests.forget(key) {
+                self.commits.unset(forgotten);
+            }
+        }
+        keys.sort_unstable();
+        let surplus = self.clients.keys.len().saturating_sub(REMEMBERED_MAX);
+        for (n, (touched, hash)) in keys.into_iter().enumerate() {
+            if n < surplus || old(touched) {
+                let durable = self
+                    .clients
+                    .keys
+                    .remove(&hash)
+                    .is_some_and(|state| state.durable);
+                self.clients.dirty_keys.remove(&hash);
+                if durable {
+                    self.commits.unset(idempotency_key(hash));
+                }
+                for forgotten in self.clients.digests.forget(hash) {
+                    self.commits.unset(forgotten);
+                }
+            }
+        }
+    }
+
+    /// Reads a client's answers or a key back. Returns whether the value was understood.
+    pub(crate) fn recover_client(&mut self, key: &Bytes, value: &Bytes) -> Option<bool> {
+        if let Some(understood) = self.clients.digests.recover(key, value) {
+            return Some(understood);
+        }
+        let (client, id) = match (
+            key.strip_prefix(&b"client/"[..]),
+            key.strip_prefix(&b"idem/"[..]),
+        ) {
+            (Some(id), _) => (true, id),
+            (_, Some(id)) => (false, id),
+            _ => return None,
+        };
+        let Some((id, (at, digest, runs))) = <[u8; 16]>::try_from(id).ok().zip(decode_runs(value))
+        else {
+            return Some(false);
+        };
+        let touched = Timestamp(at);
+        if client {
+            let highest = runs.iter().map(|run| run.last).max().unwrap_or(0);
+            let oldest = runs.first().map_or(0, |run| run.first);
+            let forgotten_below = if runs.len() < CLIENT_RUNS_MAX {
+                0
+            } else {
+                oldest
+            };
+            let runs = runs.into();
+            let state = ClientState {
+                highest,
+                runs,
+                forgotten_below,
+                touched,
+                ..ClientState::default()
+            };
+            self.clients.states.insert(ClientId(id), state);
+        } else if !crate::broken!(self, forget_keys) {
+            let state = KeyState {
+                runs,
+                digest,
+                touched,
+                durable: true,
+                ..KeyState::default()
+            };
+            self.clients.keys.insert(id, state);
+        }
+        Some(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use qm_wire::Incarnation;
+
+    use super::*;
+
+    #[test]
+    fn a_number_taken_out_splits_its_run() {
+        let id = |sequence| MessageId {
+            incarnation: Incarnation(1),
+            sequence,
+        };
+        let run = Run {
+            first: 1,
+            last: 3,
+            first_id: id(10),
+        };
+        let kept = remove_number([run].into_iter(), 2);
+        assert_eq!(kept.len(), 2);
+        assert_eq!(kept.iter().find_map(|r| r.id_of(3)), Some(id(12)));
+        assert_eq!(kept.iter().find_map(|r| r.id_of(2)), None);
+    }
+}

@@ -1,0 +1,315 @@
+//! Applications that ask for messages: who waits, who is served, and what is handed out.
+
+use qm_wire::local::{Delivery, NodeFrame, Receive, ReceiveDone, ReceiveMode};
+use qm_wire::{Outcome, Text};
+
+use crate::backlog::{Backlog, Message, left_ms};
+use crate::dead::End;
+use crate::engine::{Engine, LoadFor, Timer};
+use crate::history::What;
+use crate::io::{ConnId, Output};
+use crate::queues::{Leased, lookup_of};
+use crate::scan::ScanJob;
+use crate::time::Timestamp;
+use crate::unoffered::NO_TRANSACTIONS;
+
+/// Requests for messages that wait for the first commit of a life; more come back empty.
+const EARLY_RECEIVES_MAX: usize = 4_096;
+
+/// An application that waits for messages.
+#[derive(Debug)]
+pub(crate) struct Waiter {
+    pub(crate) conn: ConnId,
+    pub(crate) request: u64,
+    pub(crate) messages_max: u32,
+    pub(crate) bytes_max: u32,
+    pub(crate) until: Timestamp,
+}
+
+const fn split_lookup(lookup: u64) -> (u8, u64) {
+    let rank = (lookup >> 60) as u8;
+    (7_u8.saturating_sub(rank), lookup & ((1 << 60) - 1))
+}
+
+impl Engine {
+    pub(crate) fn on_receive(&mut self, conn: ConnId, receive: Receive) {
+        if !self.life_begun {
+            // The lookup ids of this life might come again in the next one.
+            if self.early_receives.len() < EARLY_RECEIVES_MAX {
+                self.early_receives.push((conn, receive));
+                return;
+            }
+            return self.receive_done(conn, receive.request, 0, None, String::new());
+        }
+        if !self.is_new_receive(conn, receive.request) && !self.forget_waiter(conn, &receive) {
+            // Its answer is on its way.
+            return;
+        }
+        self.clients.receive_taken(conn);
+        if receive.transaction.is_some() {
+            let (outcome, text) = (Some(Outcome::UNSUPPORTED), NO_TRANSACTIONS.to_owned());
+            return self.receive_done(conn, receive.request, 0, outcome, text);
+        }
+        let Some(number) = self.local_names.get(&receive.queue).copied() else {
+            let text = format!(
+                "there is no queue {}; create it with: qm-node queue create {}",
+                receive.queue, receive.queue
+            );
+            return self.receive_done(conn, receive.request, 0, Some(Outcome::NOT_FOUND), text);
+        };
+        let filtered = receive.lookup.is_some() || !receive.correlation_id.is_empty();
+        if receive.mode == ReceiveMode::Peek || filtered {
+            let (priority, from) = match receive.lookup {
+                Some(lookup) => split_lookup(lookup),
+                None => receive.after.map_or((7, 0), |after| {
+                    let (priority, position) = split_lookup(after);
+                    (priority, position + 1)
+                }),
+            };
+            let job = ScanJob {
+                conn,
+                queue: number,
+                receive,
+                priority,
+                from,
+                found: 0,
+                found_bytes: 0,
+            };
+            return self.scan(Box::new(job));
+        }
+        let until = match receive.wait_ms {
+            0 => self.now.at,
+            wait => self.now.at.plus_ms(wait),
+        };
+        let waiter = Waiter {
+            conn,
+            request: receive.request,
+            messages_max: receive.messages_max.max(1),
+            bytes_max: receive.bytes_max,
+            until,
+        };
+        if let Some(queue) = self.locals.get_mut(&number) {
+            queue.waiters.push_back(waiter);
+        }
+        self.arm_receivers(number, until);
+        self.busy_queues.insert(number);
+    }
+
+    /// A second request under the number of one that waits takes its place. Returns whether there
+    /// was one.
+    fn forget_waiter(&mut self, conn: ConnId, receive: &Receive) -> bool {
+        let number = self.local_names.get(&receive.queue);
+        let Some(queue) = number.and_then(|number| self.locals.get_mut(number)) else {
+            return false;
+        };
+        let before = queue.waiters.len();
+        queue
+            .waiters
+            .retain(|w| w.conn != conn || w.request != receive.request);
+        let gone = before - queue.waiters.len();
+        for _ in 0..gone {
+            self.clients.receive_answered(conn);
+        }
+        gone > 0
+    }
+
+    pub(crate) fn receive_done(
+        &mut self,
+        conn: ConnId,
+        request: u64,
+        messages: u32,
+        outcome: Option<Outcome>,
+        text: String,
+    ) {
+        self.clients.receive_answered(conn);
+        let text = Text::from(text);
+        let frame = NodeFrame::ReceiveDone(ReceiveDone {
+            request,
+            messages,
+            outcome,
+            text,
+        });
+        self.outputs.push_back(Output::Client { conn, frame });
+    }
+
+    /// Hands messages to the applications that wait for them.
+    pub(crate) fn serve_receivers(&mut self, number: u32) {
+        loop {
+            let Some(queue) = self.locals.get_mut(&number) else {
+                return;
+            };
+            let now = self.now.at;
+            let clients = &self.clients;
+            let Some(at) = queue
+                .waiters
+                .iter()
+                .position(|waiter| clients.may_lease(waiter.conn) || waiter.until <= now)
+            else {
+                return;
+            };
+            let Some(waiter) = queue.waiters.get(at) else {
+                return;
+            };
+            let (conn, request) = (waiter.conn, waiter.request);
+            let (most, most_bytes) = (waiter.messages_max, u64::from(waiter.bytes_max));
+            let until = waiter.until;
+            if !self.clients.may_lease(conn) {
+                queue.waiters.remove(at);
+                let text = "too much is held unsettled; settle some of it first".to_owned();
+                self.receive_done(conn, request, 0, Some(Outcome::BUSY), text);
+                continue;
+            }
+            let mut handed = 0_u32;
+            let mut handed_bytes = 0;
+            while handed < most
+                && (handed == 0 || handed_bytes < most_bytes)
+                && self.clients.may_lease(conn)
+            {
+                let Some((priority, message)) = self.next_message(number) else {
+                    break;
+                };
+                handed += 1;
+                handed_bytes += message.credit();
+                self.lease(conn, request, number, priority, message);
+            }
+            let waits_for_disk = handed == 0 && self.is_reading(number);
+            if handed == 0 && (until > self.now.at || waits_for_disk) {
+                return;
+            }
+            if let Some(queue) = self.locals.get_mut(&number) {
+                queue.waiters.remove(at);
+            }
+            self.receive_done(conn, request, handed, None, String::new());
+        }
+    }
+
+    /// Whether messages of a queue wait on disk and are being read.
+    fn is_reading(&self, number: u32) -> bool {
+        self.loads.values().any(
+            |load| matches!(load, LoadFor::Backlog { queue, local: true, .. } if *queue == number),
+        )
+    }
+
+    /// The first message by priority, then arrival; expired ones are buried on the way.
+    fn next_message(&mut self, number: u32) -> Option<(u8, Message)> {
+        let queue = self.locals.get(&number)?;
+        // What a stop saves waits for the next start.
+        if queue.settings.paused || queue.deleting || self.stopping {
+            return None;
+        }
+        for rank in 0..8_u8 {
+            let priority = if crate::broken!(self, ignore_priority) {
+                rank
+            } else {
+                7 - rank
+            };
+            loop {
+                let lane = self.locals.get_mut(&number)?.lanes.get_mut(&priority);
+                let Some(message) = lane.and_then(Backlog::pop) else {
+                    break;
+                };
+                self.release(&message);
+                self.refill_local(number, priority);
+                if message.receive_deadline() > self.now.at {
+                    return Some((priority, message));
+                }
+                let end = End::here(self.me.qm, Outcome::RECEIVE_EXPIRED);
+                self.bury_local(number, priority, &message, end);
+            }
+            self.refill_local(number, priority);
+            let lane = self.locals.get(&number)?.lanes.get(&priority);
+            if lane.is_some_and(|lane| !lane.is_empty()) {
+                // Messages of this priority wait for the disk: lower ones do not overtake them.
+                return None;
+            }
+        }
+        None
+    }
+
+    pub(crate) fn lease(
+        &mut self,
+        conn: ConnId,
+        request: u64,
+        number: u32,
+        priority: u8,
+        message: Message,
+    ) {
+        let lookup = lookup_of(priority, message.position);
+        let delivery = self.delivery(request, lookup, &message);
+        self.outputs.push_back(Output::Client {
+            conn,
+            frame: NodeFrame::Delivery(delivery),
+        });
+        self.clients.leased(conn, message.credit());
+        let client = self.clients.client_of(conn);
+        self.note(message.source, message.id, What::HandedOut { client });
+        let since = self.now.at;
+        if let Some(queue) = self.locals.get_mut(&number) {
+            queue.leased_bytes = queue.leased_bytes.saturating_add(message.credit());
+            queue.leased.insert(
+                lookup,
+                Leased {
+                    conn,
+                    since,
+                    priority,
+                    message,
+                },
+            );
+        }
+    }
+
+    pub(crate) fn delivery(&self, request: u64, lookup: u64, message: &Message) -> Delivery {
+        Delivery {
+            request,
+            lookup,
+            arrived_at_us: message.wall_us,
+            abort_count: message.aborts,
+            be_received_left_ms: left_ms(message.receive_left_ms, message.at, self.now.at),
+            tag: message.tag,
+            envelope: message.envelope.clone(),
+            body: message.body.clone(),
+        }
+    }
+
+    /// One timer a queue, whatever the number of requests.
+    fn arm_receivers(&mut self, number: u32, until: Timestamp) {
+        if let Some(queue) = self.locals.get_mut(&number)
+            && until > self.now.at
+            && until < queue.timer
+        {
+            queue.timer = until;
+            self.arm(until, Timer::Receivers(number));
+        }
+    }
+
+    pub(crate) fn on_receivers_timer(&mut self, number: u32) {
+        let now = self.now.at;
+        if self
+            .locals
+            .get(&number)
+            .is_none_or(|queue| queue.timer > now)
+        {
+            return;
+        }
+        let mut done = Vec::new();
+        if let Some(queue) = self.locals.get_mut(&number) {
+            queue.waiters.retain(|waiter| {
+                let due = waiter.until <= now;
+                if due {
+                    done.push((waiter.conn, waiter.request));
+                }
+                !due
+            });
+        }
+        for (conn, request) in done {
+            self.receive_done(conn, request, 0, None, String::new());
+        }
+        let next = self.locals.get_mut(&number).and_then(|queue| {
+            queue.timer = Timestamp::NEVER;
+            queue.waiters.iter().map(|waiter| waiter.until).min()
+        });
+        if let Some(next) = next {
+            self.arm_receivers(number, next);
+        }
+    }
+}

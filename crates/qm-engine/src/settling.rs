@@ -1,0 +1,195 @@
+//! What becomes of handed out messages: consumed, given back, rejected, poisoned.
+
+use qm_wire::local::{NodeFrame, Settle, Settled, Verdict};
+use qm_wire::{Outcome, QueueName, Text};
+
+use crate::backlog::Message;
+use crate::commits::{Origin, Then};
+use crate::dead::End;
+use crate::engine::Engine;
+use crate::history::What;
+use crate::io::{ConnId, Output, StoreOp};
+use crate::queues::Leased;
+use crate::record::LocalSettings;
+
+impl Engine {
+    pub(crate) fn on_settle(&mut self, conn: ConnId, settle: &Settle) {
+        let number = self.local_names.get(&settle.queue).copied();
+        let mut held = Vec::new();
+        let mut lost = Vec::new();
+        for (first, last) in &settle.ranges {
+            let mut next = *first;
+            if let Some(queue) = number.and_then(|number| self.locals.get(&number)) {
+                let leased = queue.leased.range(*first..=*last);
+                for (lookup, _) in leased.filter(|(_, leased)| leased.conn == conn) {
+                    if next < *lookup {
+                        lost.push((next, lookup - 1));
+                    }
+                    held.push(*lookup);
+                    next = lookup.saturating_add(1);
+                }
+            }
+            if next <= *last {
+                lost.push((next, *last));
+            }
+        }
+        lost.truncate(qm_wire::limits::ACK_RANGES_MAX);
+        let (outcome, text) = if lost.is_empty() {
+            (None, Text::EMPTY)
+        } else {
+            let text = "some of these deliveries are not held by this connection any more";
+            (Some(Outcome::LEASE_LOST), text.into())
+        };
+        let messages = u32::try_from(held.len()).unwrap_or(u32::MAX);
+        let mut durable = false;
+        if let Some(number) = number {
+            for lookup in held {
+                durable |= self.settle_one(number, lookup, settle.verdict);
+            }
+        }
+        let settled = Settled {
+            request: settle.request,
+            messages,
+            outcome,
+            text,
+            lost,
+        };
+        if durable && !crate::broken!(self, settle_before_durable) {
+            self.commits.after_settling(Then::Settled { conn, settled });
+        } else {
+            self.outputs.push_back(Output::Client {
+                conn,
+                frame: NodeFrame::Settled(settled),
+            });
+        }
+    }
+
+    /// Returns whether the disk must confirm it.
+    pub(crate) fn settle_one(&mut self, number: u32, lookup: u64, verdict: Verdict) -> bool {
+        let Some(queue) = self.locals.get_mut(&number) else {
+            return false;
+        };
+        let Some(Leased {
+            conn,
+            priority,
+            message,
+            ..
+        }) = queue.leased.remove(&lookup)
+        else {
+            return false;
+        };
+        queue.leased_bytes = queue.leased_bytes.saturating_sub(message.credit());
+        if self.clients.unleased(conn, message.credit()) {
+            let waited = self
+                .locals
+                .iter()
+                .filter(|(_, q)| q.waiting_receivers() > 0);
+            self.busy_queues.extend(waited.map(|(number, _)| *number));
+        }
+        let Some(queue) = self.locals.get_mut(&number) else {
+            return false;
+        };
+        let durable = message.class.is_durable();
+        match verdict {
+            Verdict::Consume => {
+                queue.received += 1;
+                self.counters.received += 1;
+                self.note(message.source, message.id, What::Received);
+                if durable {
+                    self.stored_bytes = self.stored_bytes.saturating_sub(message.credit());
+                    let stream = Self::stream_of(number, priority);
+                    let (first, last) = (message.position, message.position);
+                    self.commits.settle(StoreOp::Remove {
+                        stream,
+                        first,
+                        last,
+                    });
+                }
+                self.reopen_if_room(number);
+                self.tell_received(message.id);
+                durable
+            }
+            Verdict::GiveBack => {
+                self.give_back(number, priority, message);
+                false
+            }
+            Verdict::Reject if self.is_dead_queue(number) => {
+                // A dead letter is not buried again: it keeps its own reason.
+                self.give_back(number, priority, message);
+                false
+            }
+            Verdict::Reject => {
+                let end = End::here(self.me.qm, Outcome::REJECTED_BY_RECEIVER);
+                self.bury_local(number, priority, &message, end);
+                false
+            }
+        }
+    }
+
+    /// A delivery comes back: to its place, or to the poison subqueue when it came back too often.
+    fn give_back(&mut self, number: u32, priority: u8, mut message: Message) {
+        self.counters.given_back += 1;
+        message.aborts += 1;
+        let aborts = message.aborts;
+        self.note(message.source, message.id, What::GivenBack { aborts });
+        let limit = self
+            .locals
+            .get(&number)
+            .map_or(0, |queue| queue.settings.aborts_max);
+        if limit != 0 && message.aborts >= limit && self.move_to_poison(number, priority, &message)
+        {
+            return;
+        }
+        let durable = message.class.is_durable();
+        let lane = self
+            .locals
+            .get_mut(&number)
+            .and_then(|q| q.lanes.get_mut(&priority));
+        if let Some(cost) = lane.map(|lane| lane.give_back(message)) {
+            self.hold(durable, cost);
+        }
+        self.busy_queues.insert(number);
+    }
+
+    fn move_to_poison(&mut self, number: u32, priority: u8, message: &Message) -> bool {
+        let Some(queue) = self.locals.get(&number) else {
+            return false;
+        };
+        let name = &queue.settings.name;
+        if name.subqueue().is_some() || name.is_system() {
+            return false;
+        }
+        let Ok(poison) = format!("{name}:poison").parse::<QueueName>() else {
+            return false;
+        };
+        let target = match self.local_names.get(&poison) {
+            Some(number) => *number,
+            None => self.create_queue(LocalSettings::new(poison)),
+        };
+        self.counters.poisoned += 1;
+        self.note(message.source, message.id, What::Poisoned);
+        let mut moved = message.clone();
+        moved.aborts = 0;
+        let put = self.put_local(target, priority, moved);
+        if message.class.is_durable() {
+            self.stored_bytes = self.stored_bytes.saturating_sub(message.credit());
+            let stream = Self::stream_of(number, priority);
+            let (first, last) = (message.position, message.position);
+            self.commits.put(StoreOp::Remove {
+                stream,
+                first,
+                last,
+            });
+            let from = Some(Origin {
+                local: true,
+                queue: number,
+                priority,
+                message: message.clone(),
+            });
+            let died = None;
+            self.commits
+                .after_putting(Then::DeadLetter { put, from, died });
+        }
+        true
+    }
+}
