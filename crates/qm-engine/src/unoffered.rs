@@ -83,7 +83,7 @@ impl Engine {
         let frame = NodeFrame::TransactionEnded(TransactionEnded {
             sequence: end.sequence,
             transaction: end.transaction,
-            committed: false,
+            committed: None,
             repeated: false,
             outcome: Some(Outcome::UNSUPPORTED),
             text: NO_TRANSACTIONS.into(),

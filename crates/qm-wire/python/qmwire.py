@@ -296,6 +296,7 @@ OUTCOME = U16
 ENTRY = [("incarnation", U64), ("sequence", U64), ("tag", TAG)]
 RANGE = [("first lookup id", U64), ("last lookup id", U64)]
 RANK = [("sealed", BOOL), ("served, s", U64), ("draw", U64)]
+COMMIT = Struct([("incarnation of the commit", U64), ("sequence of the commit", U64)])
 POINT = [("commit", U64), ("hash", ID)]
 PLACE = [("stream id", ID), ("position", ONE), ("low", ONE), ("previous link", ID)]
 LINK_AT = [("position", ONE), ("link", ID)]
@@ -424,7 +425,8 @@ def check_fate(value):
 
 
 def check_ended(value):
-    need(not (value["committed"] and value["outcome"] is not None), "Invalid", "outcome")
+    committed = value["committed"] is not None
+    need(not (committed and value["outcome"] is not None), "Invalid", "outcome")
 
 
 def entries(*more):
@@ -797,7 +799,7 @@ KINDS = {
         [
             ("client sequence", ONE),
             ("transaction", ONE),
-            ("committed", BOOL),
+            ("committed", Maybe(COMMIT)),
             ("repeated", BOOL),
             ("outcome", Maybe(OUTCOME)),
             ("text", TEXT),

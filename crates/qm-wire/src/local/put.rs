@@ -62,7 +62,7 @@ pub struct Put {
     pub time_to_be_received_ms: Option<u64>,
     /// The application's own name of the message.
     pub idempotency: Option<IdempotencyKey>,
-    /// The transaction it belongs to, from 1 (W-LOC-7).
+    /// The transaction it belongs to, from 1 (W-LOC-7, W-LOC-8).
     pub transaction: Option<u64>,
     /// What the application calls it.
     pub label: Text,

@@ -4,10 +4,11 @@ use bytes::{BufMut, BytesMut};
 
 use super::answer::{put_why, read_why};
 use crate::codec::{DecodeError, Reader};
+use crate::id::{Incarnation, MessageId};
 use crate::outcome::Outcome;
 use crate::text::Text;
 
-/// Commit or abort a transaction (W-LOC-7).
+/// Commit or abort a transaction (W-LOC-7, W-LOC-8).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct EndTransaction {
     /// A client sequence as of a put, so that the answer can be asked for again.
@@ -25,8 +26,9 @@ pub struct TransactionEnded {
     pub sequence: u64,
     /// The transaction.
     pub transaction: u64,
-    /// Whether all of it happened; otherwise nothing did.
-    pub committed: bool,
+    /// The id of the commit when all of it happened; otherwise nothing did. Its `n` messages have
+    /// the `n` ids before, in the order of their puts.
+    pub committed: Option<MessageId>,
     /// Whether this was said before.
     pub repeated: bool,
     /// Why it was aborted, if the application did not ask for that.
@@ -55,7 +57,11 @@ impl TransactionEnded {
     pub(super) fn write(&self, to: &mut BytesMut) {
         to.put_u64_le(self.sequence);
         to.put_u64_le(self.transaction);
-        to.put_u8(u8::from(self.committed));
+        to.put_u8(u8::from(self.committed.is_some()));
+        if let Some(id) = self.committed {
+            to.put_u64_le(id.incarnation.0);
+            to.put_u64_le(id.sequence);
+        }
         to.put_u8(u8::from(self.repeated));
         put_why(to, self.outcome, &self.text);
     }
@@ -63,11 +69,18 @@ impl TransactionEnded {
     pub(super) fn read(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let sequence = r.ordinal("client sequence")?;
         let transaction = r.ordinal("transaction")?;
-        let committed = r.bool("committed flag")?;
+        let committed = if r.bool("committed flag")? {
+            Some(MessageId {
+                incarnation: Incarnation(r.u64("incarnation of the commit")?),
+                sequence: r.u64("sequence of the commit")?,
+            })
+        } else {
+            None
+        };
         let repeated = r.bool("repeated flag")?;
         let (outcome, text) = read_why(r)?;
         // W-LOC-7.
-        if let (true, Some(outcome)) = (committed, outcome) {
+        if let (Some(_), Some(outcome)) = (committed, outcome) {
             return Err(DecodeError::Invalid {
                 what: "outcome of a committed transaction",
                 value: u64::from(outcome.0),
@@ -80,6 +93,23 @@ impl TransactionEnded {
             repeated,
             outcome,
             text,
+        })
+    }
+}
+
+impl TransactionEnded {
+    /// The ids of the transaction's messages, in the order of their puts, when it was committed
+    /// with so many; none when it was not.
+    pub fn ids(&self, messages: usize) -> impl Iterator<Item = MessageId> + use<> {
+        let messages = self.committed.map_or(0, |_| messages as u64);
+        let commit = self.committed.unwrap_or(MessageId {
+            incarnation: Incarnation(0),
+            sequence: 0,
+        });
+        let first = commit.sequence.saturating_sub(messages);
+        (first..commit.sequence).map(move |sequence| MessageId {
+            incarnation: commit.incarnation,
+            sequence,
         })
     }
 }

@@ -701,14 +701,19 @@ pub(crate) fn node_frame() -> impl Strategy<Value = NodeFrame> {
         1..=u64::MAX,
         1..=u64::MAX,
         any::<bool>(),
-        option::of(outcome()),
+        (option::of(outcome()), any::<u64>(), any::<u64>()),
         text(100),
     );
-    let ended = ended.prop_map(|(sequence, transaction, repeated, outcome, text)| {
+    let ended = ended.prop_map(|(sequence, transaction, repeated, how, text)| {
+        let (outcome, incarnation, commit) = how;
+        let id = qm_wire::MessageId {
+            incarnation: qm_wire::Incarnation(incarnation),
+            sequence: commit,
+        };
         NodeFrame::TransactionEnded(TransactionEnded {
             sequence,
             transaction,
-            committed: outcome.is_none(),
+            committed: outcome.is_none().then_some(id),
             repeated,
             outcome,
             text,

@@ -273,7 +273,10 @@ fn transactions(add: &mut impl FnMut(&'static str, &'static str, Value)) {
     let ended = TransactionEnded {
         sequence: 9,
         transaction: 3,
-        committed: true,
+        committed: Some(qm_wire::MessageId {
+            incarnation: qm_wire::Incarnation(0x19d2_f1c5_5fd1_a3b0),
+            sequence: 21,
+        }),
         repeated: true,
         outcome: None,
         text: Text::EMPTY,
@@ -287,7 +290,7 @@ fn transactions(add: &mut impl FnMut(&'static str, &'static str, Value)) {
         "transaction_aborted",
         "by the node",
         Value::Node(NodeFrame::TransactionEnded(TransactionEnded {
-            committed: false,
+            committed: None,
             repeated: false,
             outcome: Some(Outcome::STORE_FULL),
             text: "no room for 3 messages".into(),
@@ -548,7 +551,9 @@ pub(super) fn invalid(list: &mut Vec<Invalid>) {
         {
             let mut body = 1_u64.to_le_bytes().to_vec();
             body.extend(1_u64.to_le_bytes());
-            body.extend([1, 0, 1, 0, 0, 0, 0]);
+            body.push(1);
+            body.extend([0; 16]);
+            body.extend([0, 1, 0, 0, 0, 0]);
             frame(0x4e, 0, &body)
         },
     );

@@ -266,7 +266,11 @@ impl Rows {
     pub(super) fn transaction_ended(&mut self, ended: &TransactionEnded) {
         self.u64("client sequence", ended.sequence);
         self.u64("transaction", ended.transaction);
-        self.flag("committed", ended.committed);
+        self.flag("committed: present", ended.committed.is_some());
+        if let Some(id) = ended.committed {
+            self.u64_hex("incarnation of the commit", id.incarnation.0);
+            self.u64("sequence of the commit", id.sequence);
+        }
         self.flag("repeated", ended.repeated);
         super::why(self, ended.outcome, &ended.text);
     }
