@@ -236,6 +236,10 @@ pub struct Counters {
     pub duplicates: u64,
     /// Repeated requests of applications answered with the first answer.
     pub repeated_requests: u64,
+    /// Transactions of applications that were committed.
+    pub transactions_committed: u64,
+    /// Transactions that were open for longer than they may.
+    pub transactions_timed_out: u64,
     /// Dead letters kept.
     pub dead_letters: u64,
     /// Messages dropped because their sender wished no dead letter.

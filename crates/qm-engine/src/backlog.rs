@@ -156,6 +156,13 @@ impl Backlog {
         self.next
     }
 
+    /// Lowest position at which something may wait.
+    pub(crate) fn lowest(&self) -> u64 {
+        let ready = self.ready.first_key_value().map(|(first, _)| *first);
+        let spilled = (self.spilled > 0).then_some(self.resident_to);
+        ready.into_iter().chain(spilled).min().unwrap_or(self.next)
+    }
+
     /// Assigns a position and takes the message in; `keep` says whether a durable one may stay in
     /// memory. Returns the position and how many bytes of memory it holds there.
     pub(crate) fn push(&mut self, mut message: Message, keep: bool) -> (u64, usize) {

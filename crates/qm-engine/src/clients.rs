@@ -6,8 +6,10 @@
 
 mod accept;
 mod answers;
+mod commit;
 mod followed;
 mod room;
+mod transactions;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,6 +17,8 @@ use qm_wire::local::{Accepted, ClientFrame, Follow, NodeFrame, NodeHello};
 use qm_wire::{ClientId, MessageId, Outcome};
 
 use self::answers::{ClientState, KeyState};
+pub(crate) use self::commit::Commit;
+use self::transactions::Transaction;
 use crate::digests::Digests;
 use crate::engine::Engine;
 use crate::io::{ConnId, Output};
@@ -62,6 +66,9 @@ pub(crate) struct Clients {
     /// Bytes of the messages that all applications hold unsettled.
     pub(crate) lease_bytes: u64,
     digests: Digests,
+    transactions: BTreeMap<(ConnId, u64), Transaction>,
+    /// What the puts of open transactions take.
+    transaction_bytes: usize,
     dirty_clients: BTreeSet<ClientId>,
     dirty_keys: BTreeSet<[u8; 16]>,
 }
@@ -137,7 +144,7 @@ impl Engine {
             }
             ClientFrame::Put(put) => match self.clients.conns.get(&conn).and_then(|c| c.client) {
                 Some(client) => {
-                    self.on_put(client, put);
+                    self.on_put(conn, client, put);
                 }
                 None => self.close_client(conn, "a message before the hello"),
             },
@@ -149,7 +156,7 @@ impl Engine {
                 self.on_receive(conn, receive);
             }
             ClientFrame::Settle(settle) => self.on_settle(conn, &settle),
-            ClientFrame::EndTransaction(end) => self.refuse_transaction(conn, end),
+            ClientFrame::EndTransaction(end) => self.on_end_transaction(conn, end),
             _ => self.close_client(conn, "a frame that the engine does not take"),
         }
     }
@@ -170,6 +177,7 @@ impl Engine {
     }
 
     pub(crate) fn on_client_closed(&mut self, conn: ConnId) {
+        self.drop_transactions(conn);
         if let Some(client) = self.clients.conns.remove(&conn).and_then(|c| c.client)
             && let Some(state) = self.clients.states.get_mut(&client)
             && state.conn == Some(conn)

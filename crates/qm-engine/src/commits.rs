@@ -8,12 +8,14 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use qm_cache::Ticket as DedupTicket;
 use qm_wire::local::Settled;
-use qm_wire::{ClientId, Entry, MessageId, QmId};
+use qm_wire::{Class, ClientId, Entry, MessageId, QmId};
 
 use crate::admin::LetterFate;
 use crate::backlog::Message;
+use crate::clients::Commit;
 use crate::dead::{End, Resent};
-use crate::io::{ConnId, LinkId, StoreOp, Ticket};
+use crate::handed::HandOut;
+use crate::io::{ConnId, LinkId, StoreOp, StreamId, Ticket};
 use crate::jobs::JobId;
 use crate::stream::receiving::InPlace;
 use crate::time::Timestamp;
@@ -57,7 +59,18 @@ pub(crate) enum Then {
         sequence: u64,
         idempotency: Option<([u8; 16], u64)>,
         local: bool,
+        class: Class,
+        /// It belongs to a transaction, whose end is the answer.
+        transaction: bool,
     },
+    /// A transaction is on disk, after its messages.
+    Committed(Box<Commit>),
+    /// Nothing is left of a transaction that the disk had taken out of order.
+    Uncommitted(Box<Commit>),
+    /// Messages may be handed out: how often they were is on disk.
+    HandOut(Box<HandOut>),
+    /// How far a stream was handed out is on disk.
+    Marked { stream: StreamId, below: u64 },
     /// A request was answered before or in this batch: answer again.
     Repeated {
         client: ClientId,

@@ -83,6 +83,8 @@ pub struct EngineConfig {
     pub stream_history_links: usize,
     /// How long the outcomes of an application's requests and its idempotency keys are kept.
     pub outcome_retention_ms: u64,
+    /// How long a transaction of an application may be open.
+    pub transaction_ms_max: u64,
     /// Deliberate breaks of single rules, for tests that must notice them.
     #[cfg(feature = "__breaks")]
     pub breaks: crate::Breaks,
@@ -122,6 +124,7 @@ impl Default for EngineConfig {
             history_bytes_max: 4 << 20,
             stream_history_links: 100_000,
             outcome_retention_ms: 24 * 60 * 60 * 1_000,
+            transaction_ms_max: 60 * 60 * 1_000,
             #[cfg(feature = "__breaks")]
             breaks: crate::Breaks::default(),
         }

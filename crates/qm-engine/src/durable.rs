@@ -8,6 +8,7 @@ use crate::backlog::Backlog;
 use crate::commits::{Origin, PutAt, Then};
 use crate::engine::Engine;
 use crate::io::Output;
+use crate::undone::Undone;
 
 impl Engine {
     pub(crate) fn on_durable(&mut self, batch: Vec<Then>) {
@@ -20,13 +21,22 @@ impl Engine {
                     sequence,
                     idempotency,
                     local,
+                    class,
+                    transaction,
                 } => {
                     self.put_durable(local, put);
                     if let Some((hash, number)) = idempotency {
                         self.key_durable(hash, number);
                     }
-                    self.confirm(client, sequence, id, put, local, Class::Recoverable);
+                    self.confirm(client, sequence, id, put, local, class);
+                    if !transaction {
+                        self.answer(client, sequence, id, false);
+                    }
                 }
+                Then::Committed(commit) => self.committed(*commit),
+                Then::Uncommitted(commit) => self.refuse_commit(commit.client, commit.end),
+                Then::HandOut(hand_out) => self.hand_out(*hand_out),
+                Then::Marked { stream, below } => self.mark_durable(stream, below),
                 Then::Repeated {
                     client,
                     sequence,
@@ -137,10 +147,23 @@ impl Engine {
                     sequence,
                     idempotency,
                     local,
+                    transaction,
+                    ..
                 } => {
                     self.put_refused(local, put);
-                    self.unaccept(client, sequence, id, idempotency);
+                    if transaction {
+                        self.withdraw(client, sequence, id, idempotency);
+                    } else {
+                        self.unaccept(client, sequence, id, idempotency);
+                    }
                 }
+                Then::Committed(commit) => {
+                    self.uncommitted(&commit);
+                    self.refuse_commit(commit.client, commit.end);
+                }
+                Then::Uncommitted(commit) => self.undo_later.push(Undone::commit(*commit)),
+                Then::HandOut(hand_out) => self.hand_out_later.push(*hand_out),
+                Then::Marked { stream, .. } => self.mark_refused(stream),
                 Then::Repeated {
                     client,
                     sequence,

@@ -16,6 +16,7 @@ use crate::config::EngineConfig;
 use crate::connections::Connections;
 use crate::dead::LetterDo;
 use crate::entropy::Entropy;
+use crate::handed::HandOut;
 use crate::history::History;
 use crate::io::{ConnId, Event, Input, LinkId, LoadId, Output, Recovered, StreamId};
 use crate::jobs::{JobId, Jobs};
@@ -92,6 +93,7 @@ pub(crate) enum Timer {
     StoreRetry,
     StoreRoom,
     Purge,
+    Transaction(ConnId, u64),
 }
 
 /// A read that is under way and what it is for.
@@ -188,6 +190,12 @@ pub struct Engine {
     pub(crate) ins: InStreams,
     /// Dead letters about which something is open.
     pub(crate) open_letters: OpenLetters,
+    /// Messages whose handing out the disk did not note.
+    pub(crate) hand_out_later: Vec<HandOut>,
+    /// Streams whose hand-outs are to be noted with the next batch.
+    pub(crate) handed_dirty: BTreeSet<(u32, u8)>,
+    /// Streams whose messages are awaited, to be noted with the next batch of messages.
+    pub(crate) handed_awaited: BTreeSet<(u32, u8)>,
 
     pub(crate) loads: BTreeMap<LoadId, LoadFor>,
     pub(crate) next_load: u64,
@@ -284,6 +292,9 @@ impl Engine {
             skips_later: Vec::new(),
             ins: InStreams::default(),
             open_letters: OpenLetters::new(),
+            hand_out_later: Vec::new(),
+            handed_dirty: BTreeSet::new(),
+            handed_awaited: BTreeSet::new(),
             loads: BTreeMap::new(),
             next_load: 0,
             resident_bytes: 0,
@@ -434,6 +445,9 @@ impl Engine {
                 Timer::Maintenance => self.on_maintenance(),
                 Timer::StoreRetry => self.on_store_retry(),
                 Timer::StoreRoom => self.on_store_room(),
+                Timer::Transaction(conn, transaction) => {
+                    self.on_transaction_timer(conn, transaction);
+                }
                 // The next batch goes on with it.
                 Timer::Purge => self.flushed = false,
             }
@@ -470,6 +484,7 @@ impl Engine {
         self.save_clients();
         self.save_chains();
         self.save_branches();
+        self.save_handed();
         if self.commits.is_empty() {
             return;
         }
@@ -550,6 +565,7 @@ impl Engine {
         for link in links {
             self.end_session(link, qm_wire::Outcome::STOPPING, "the node is stopping");
         }
+        self.unmark_ahead();
         if !crate::broken!(self, no_spill) {
             self.spill_express();
         }

@@ -66,7 +66,7 @@ impl Engine {
             let held: Vec<_> = queue
                 .leased
                 .iter()
-                .filter(|(_, leased)| leased.conn == conn)
+                .filter(|(_, leased)| leased.conn == conn && !leased.committing)
                 .map(|(lookup, _)| *lookup)
                 .collect();
             for lookup in held.into_iter().rev() {
@@ -90,7 +90,9 @@ impl Engine {
             if leased.message.class.is_durable() {
                 self.stored_bytes = self.stored_bytes.saturating_sub(bytes);
             }
-            self.clients.unleased(leased.conn, bytes);
+            if !leased.committing {
+                self.clients.unleased(leased.conn, bytes);
+            }
         }
         for (conn, request) in waiting {
             let text = format!("queue {name} was deleted");
@@ -100,7 +102,8 @@ impl Engine {
 
     /// Whether the sums of what applications hold are right.
     pub(crate) fn audit_leases(&self) -> Result<(), String> {
-        let held: usize = self.locals.values().map(|queue| queue.leased.len()).sum();
+        let leased = self.locals.values().flat_map(|queue| queue.leased.values());
+        let held = leased.filter(|leased| !leased.committing).count();
         let bytes: u64 = self.locals.values().map(|queue| queue.leased_bytes).sum();
         let counted = (
             self.clients

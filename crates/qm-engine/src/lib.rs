@@ -40,6 +40,7 @@ mod durable;
 mod engine;
 mod entropy;
 mod expiry;
+mod handed;
 mod history;
 mod inbound;
 mod io;

@@ -127,3 +127,25 @@ pub const NEED_PAUSE_MS: u64 = 1_000;
 
 /// Messages that wait for the duplicate cache's word at a time.
 pub const RESERVED_MAX: usize = 65_536;
+
+/// Messages that one transaction may send and receive: with their bytes, at most a batch for the
+/// store, they are committed as one.
+pub const TRANSACTION_MESSAGES_MAX: usize = 16_384;
+
+/// Transactions that one application may have open on one connection.
+pub const TRANSACTIONS_PER_CONNECTION_MAX: usize = 256;
+
+/// Transactions that all applications together may have open.
+pub const TRANSACTIONS_MAX: usize = 16_384;
+
+/// Bytes of what open transactions of all applications are to send: it is in memory.
+pub const TRANSACTION_BYTES_TOTAL_MAX: usize = 64 << 20;
+
+/// Runs of messages of one stream that were handed out more than once, or out of turn, of which is
+/// stored how often each was. Beyond, neighbours count as handed out as often as the less often
+/// handed out of the two.
+pub const HANDED_RUNS_MAX: usize = 4_096;
+
+/// Messages of one stream that may be noted as handed out before they are, so that a busy receiver
+/// does not wait for the disk: after a crash they seem to have been.
+pub const HANDED_AHEAD_MAX: u64 = 256;

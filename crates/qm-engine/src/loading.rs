@@ -89,8 +89,11 @@ impl Engine {
                     .into_iter()
                     .map(|r| (r.position, self.message_of(r)))
                     .collect();
-                for (_, message) in messages.iter_mut().filter(|_| local) {
+                for (position, message) in messages.iter_mut().filter(|_| local) {
                     self.drop_orphan(queue, priority, message);
+                    if let Some(message) = message {
+                        message.aborts = self.handed_before(queue, priority, *position);
+                    }
                 }
                 let mut deadline = Timestamp::NEVER;
                 for message in messages.iter().filter_map(|(_, message)| message.as_ref()) {

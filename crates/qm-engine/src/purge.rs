@@ -117,7 +117,9 @@ impl Engine {
                 discard,
                 ..End::here(self.me.qm, Outcome::QUEUE_DELETED)
             };
-            self.clients.unleased(held.conn, held.message.credit());
+            if !held.committing {
+                self.clients.unleased(held.conn, held.message.credit());
+            }
             self.tally_one(job, &held.message, end);
             self.bury_local(number, held.priority, &held.message, end);
         }
@@ -384,6 +386,7 @@ impl Engine {
             });
         }
         self.commits.unset(QueueRecord::key(number));
+        self.forget_handed(number);
         self.drop_receivers(number);
         if let Some(queue) = self.locals.remove(&number) {
             self.tell_open(&queue.settings.name);

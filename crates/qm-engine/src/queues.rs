@@ -9,6 +9,7 @@ use crate::backlog::{Backlog, Message};
 use crate::commits::{Died, Origin, PutAt, Then};
 use crate::dead::End;
 use crate::engine::Engine;
+use crate::handed::Handed;
 use crate::io::{ConnId, Event, Lane, LinkId, StoreOp};
 use crate::receiving::Waiter;
 use crate::record::{DeadReason, LocalSettings, QueueRecord, StoredHead};
@@ -23,6 +24,10 @@ pub(crate) struct Leased {
     pub(crate) conn: ConnId,
     pub(crate) since: Timestamp,
     pub(crate) priority: u8,
+    /// The transaction that received it.
+    pub(crate) transaction: Option<u64>,
+    /// That is being committed: it is the connection's no more.
+    pub(crate) committing: bool,
     pub(crate) message: Message,
 }
 
@@ -36,6 +41,8 @@ pub(crate) struct LocalQueue {
     /// When the waiters are looked at next.
     pub(crate) timer: Timestamp,
     pub(crate) leased_bytes: u64,
+    /// How often messages of each priority were handed out.
+    pub(crate) handed: BTreeMap<u8, Handed>,
     pub(crate) arrived: u64,
     pub(crate) received: u64,
     told_full: bool,
@@ -48,6 +55,12 @@ pub(crate) const fn lookup_of(priority: u8, position: u64) -> u64 {
     ((7 - priority as u64) << 60) | position
 }
 
+/// What [`lookup_of`] was made from.
+pub(crate) const fn split_lookup(lookup: u64) -> (u8, u64) {
+    let rank = (lookup >> 60) as u8;
+    (7_u8.saturating_sub(rank), lookup & ((1 << 60) - 1))
+}
+
 impl LocalQueue {
     pub(crate) const fn new(settings: LocalSettings) -> Self {
         Self {
@@ -57,6 +70,7 @@ impl LocalQueue {
             waiters: VecDeque::new(),
             timer: Timestamp::NEVER,
             leased_bytes: 0,
+            handed: BTreeMap::new(),
             arrived: 0,
             received: 0,
             told_full: false,
@@ -93,6 +107,22 @@ impl LocalQueue {
     /// Whether the quota is reached.
     pub(crate) fn is_full(&self) -> bool {
         self.is_over_by(0, 0)
+    }
+
+    /// Whether so many more messages and bytes may come when so many of those in the hands of
+    /// applications go.
+    pub(crate) fn has_room_for(
+        &self,
+        messages: u64,
+        bytes: u64,
+        less: u64,
+        less_bytes: u64,
+    ) -> bool {
+        let (have, have_bytes) = self.waiting();
+        let leased = (self.leased.len() as u64).saturating_sub(less);
+        let leased_bytes = self.leased_bytes.saturating_sub(less_bytes);
+        have + leased + messages < self.settings.quota_messages
+            && have_bytes + leased_bytes + bytes < self.settings.quota_bytes
     }
 
     /// Whether the quota is exceeded by more than this.
@@ -139,6 +169,7 @@ impl Engine {
                 body,
             });
             self.stored_bytes = self.stored_bytes.saturating_add(credit);
+            self.mark_awaited(number, priority, position);
         }
         self.watch(true, number, priority, deadline);
         self.busy_queues.insert(number);

@@ -1,17 +1,20 @@
 //! Applications that ask for messages: who waits, who is served, and what is handed out.
 
+use std::collections::BTreeSet;
+
 use qm_wire::local::{Delivery, NodeFrame, Receive, ReceiveDone, ReceiveMode};
 use qm_wire::{Outcome, Text};
 
 use crate::backlog::{Backlog, Message, left_ms};
+use crate::commits::Then;
 use crate::dead::End;
 use crate::engine::{Engine, LoadFor, Timer};
+use crate::handed::HandOut;
 use crate::history::What;
-use crate::io::{ConnId, Output};
-use crate::queues::{Leased, lookup_of};
+use crate::io::{ConnId, StreamId};
+use crate::queues::{Leased, lookup_of, split_lookup};
 use crate::scan::ScanJob;
 use crate::time::Timestamp;
-use crate::unoffered::NO_TRANSACTIONS;
 
 /// Requests for messages that wait for the first commit of a life; more come back empty.
 const EARLY_RECEIVES_MAX: usize = 4_096;
@@ -24,11 +27,25 @@ pub(crate) struct Waiter {
     pub(crate) messages_max: u32,
     pub(crate) bytes_max: u32,
     pub(crate) until: Timestamp,
+    pub(crate) transaction: Option<u64>,
 }
 
-const fn split_lookup(lookup: u64) -> (u8, u64) {
-    let rank = (lookup >> 60) as u8;
-    (7_u8.saturating_sub(rank), lookup & ((1 << 60) - 1))
+/// For whom a message is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct To {
+    pub(crate) conn: ConnId,
+    pub(crate) request: u64,
+    pub(crate) transaction: Option<u64>,
+    /// Everything before it was handed out.
+    pub(crate) in_turn: bool,
+}
+
+/// Messages that one request brings.
+#[derive(Debug, Default)]
+pub(crate) struct Handing {
+    frames: Vec<NodeFrame>,
+    /// Streams of messages that are not noted on disk as handed out yet.
+    unnoted: BTreeSet<StreamId>,
 }
 
 impl Engine {
@@ -46,9 +63,16 @@ impl Engine {
             return;
         }
         self.clients.receive_taken(conn);
-        if receive.transaction.is_some() {
-            let (outcome, text) = (Some(Outcome::UNSUPPORTED), NO_TRANSACTIONS.to_owned());
-            return self.receive_done(conn, receive.request, 0, outcome, text);
+        if let Some(transaction) = receive.transaction {
+            let begun = if receive.mode == ReceiveMode::Peek {
+                let text = "a transaction takes messages; look at them without one";
+                Err((Outcome::BAD_REQUEST, text.to_owned()))
+            } else {
+                self.begin_receiving(conn, transaction)
+            };
+            if let Err((outcome, text)) = begun {
+                return self.receive_done(conn, receive.request, 0, Some(outcome), text);
+            }
         }
         let Some(number) = self.local_names.get(&receive.queue).copied() else {
             let text = format!(
@@ -74,6 +98,7 @@ impl Engine {
                 from,
                 found: 0,
                 found_bytes: 0,
+                handing: Handing::default(),
             };
             return self.scan(Box::new(job));
         }
@@ -87,6 +112,7 @@ impl Engine {
             messages_max: receive.messages_max.max(1),
             bytes_max: receive.bytes_max,
             until,
+            transaction: receive.transaction,
         };
         if let Some(queue) = self.locals.get_mut(&number) {
             queue.waiters.push_back(waiter);
@@ -113,6 +139,19 @@ impl Engine {
         gone > 0
     }
 
+    /// Requests of a transaction that is over wait no longer. Returns their numbers.
+    pub(crate) fn forget_waiters_of(&mut self, conn: ConnId, transaction: u64) -> Vec<u64> {
+        let mut forgotten = Vec::new();
+        for queue in self.locals.values_mut() {
+            queue.waiters.retain(|waiter| {
+                let its = waiter.conn == conn && waiter.transaction == Some(transaction);
+                forgotten.extend(its.then_some(waiter.request));
+                !its
+            });
+        }
+        forgotten
+    }
+
     pub(crate) fn receive_done(
         &mut self,
         conn: ConnId,
@@ -121,15 +160,40 @@ impl Engine {
         outcome: Option<Outcome>,
         text: String,
     ) {
+        self.end_handing(conn, Handing::default(), request, messages, outcome, text);
+    }
+
+    /// The end of a receive request, behind the messages that it brings. Those that are not noted
+    /// as handed out yet leave when they are.
+    pub(crate) fn end_handing(
+        &mut self,
+        conn: ConnId,
+        handing: Handing,
+        request: u64,
+        messages: u32,
+        outcome: Option<Outcome>,
+        text: String,
+    ) {
         self.clients.receive_answered(conn);
         let text = Text::from(text);
-        let frame = NodeFrame::ReceiveDone(ReceiveDone {
+        let mut frames = handing.frames;
+        frames.push(NodeFrame::ReceiveDone(ReceiveDone {
             request,
             messages,
             outcome,
             text,
-        });
-        self.outputs.push_back(Output::Client { conn, frame });
+        }));
+        let hand_out = HandOut {
+            conn,
+            frames,
+            streams: handing.unnoted,
+        };
+        if hand_out.streams.is_empty() {
+            self.hand_out(hand_out);
+        } else {
+            self.commits
+                .after_settling(Then::HandOut(Box::new(hand_out)));
+        }
     }
 
     /// Hands messages to the applications that wait for them.
@@ -152,16 +216,29 @@ impl Engine {
             };
             let (conn, request) = (waiter.conn, waiter.request);
             let (most, most_bytes) = (waiter.messages_max, u64::from(waiter.bytes_max));
-            let until = waiter.until;
+            let (until, transaction) = (waiter.until, waiter.transaction);
             if !self.clients.may_lease(conn) {
                 queue.waiters.remove(at);
                 let text = "too much is held unsettled; settle some of it first".to_owned();
                 self.receive_done(conn, request, 0, Some(Outcome::BUSY), text);
                 continue;
             }
+            let may_take = transaction.map_or(Ok(()), |number| self.may_take(conn, number));
+            if let Err((outcome, text)) = may_take {
+                if let Some(queue) = self.locals.get_mut(&number) {
+                    queue.waiters.remove(at);
+                }
+                self.receive_done(conn, request, 0, Some(outcome), text);
+                continue;
+            }
+            let mut handing = Handing::default();
             let mut handed = 0_u32;
             let mut handed_bytes = 0;
+            let may_take = |engine: &Self| {
+                transaction.is_none_or(|number| engine.may_take(conn, number).is_ok())
+            };
             while handed < most
+                && may_take(self)
                 && (handed == 0 || handed_bytes < most_bytes)
                 && self.clients.may_lease(conn)
             {
@@ -170,7 +247,13 @@ impl Engine {
                 };
                 handed += 1;
                 handed_bytes += message.credit();
-                self.lease(conn, request, number, priority, message);
+                let to = To {
+                    conn,
+                    request,
+                    transaction,
+                    in_turn: true,
+                };
+                self.lease(to, &mut handing, number, priority, message);
             }
             let waits_for_disk = handed == 0 && self.is_reading(number);
             if handed == 0 && (until > self.now.at || waits_for_disk) {
@@ -179,7 +262,7 @@ impl Engine {
             if let Some(queue) = self.locals.get_mut(&number) {
                 queue.waiters.remove(at);
             }
-            self.receive_done(conn, request, handed, None, String::new());
+            self.end_handing(conn, handing, request, handed, None, String::new());
         }
     }
 
@@ -228,18 +311,30 @@ impl Engine {
 
     pub(crate) fn lease(
         &mut self,
-        conn: ConnId,
-        request: u64,
+        to: To,
+        handing: &mut Handing,
         number: u32,
         priority: u8,
         message: Message,
     ) {
-        let lookup = lookup_of(priority, message.position);
-        let delivery = self.delivery(request, lookup, &message);
-        self.outputs.push_back(Output::Client {
+        let To {
             conn,
-            frame: NodeFrame::Delivery(delivery),
-        });
+            request,
+            transaction,
+            in_turn,
+        } = to;
+        let position = message.position;
+        let lookup = lookup_of(priority, position);
+        let delivery = self.delivery(request, lookup, &message);
+        handing.frames.push(NodeFrame::Delivery(delivery));
+        if message.class.is_durable()
+            && !self.note_handed(number, priority, position, message.aborts, in_turn)
+        {
+            handing.unnoted.insert(Self::stream_of(number, priority));
+        }
+        if let Some(transaction) = transaction {
+            self.taken(conn, transaction, number, lookup);
+        }
         self.clients.leased(conn, message.credit());
         let client = self.clients.client_of(conn);
         self.note(message.source, message.id, What::HandedOut { client });
@@ -252,6 +347,8 @@ impl Engine {
                     conn,
                     since,
                     priority,
+                    transaction,
+                    committing: false,
                     message,
                 },
             );

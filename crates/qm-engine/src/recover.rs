@@ -58,6 +58,16 @@ impl Engine {
             }
             self.next_queue = self.next_queue.max(number + 1);
         }
+        for (key, value) in &recovered.state {
+            let understood = self
+                .recover_taken(key, value)
+                .or_else(|| self.recover_handed(key, value));
+            if understood == Some(false) {
+                self.event(Event::Unreadable {
+                    what: "a stored value",
+                });
+            }
+        }
         self.recall_arrivals(&recovered);
         let locals: Vec<_> = self.locals.keys().copied().collect();
         for number in locals {

@@ -10,6 +10,7 @@ use crate::engine::{Engine, LoadFor};
 use crate::io::{ConnId, Output, StoredRecord};
 use crate::loading::LOAD_BYTES;
 use crate::queues::lookup_of;
+use crate::receiving::{Handing, To};
 
 /// Records looked at at a time.
 const SCAN_RECORDS: usize = 256;
@@ -26,6 +27,8 @@ pub(crate) struct ScanJob {
     pub(crate) from: u64,
     pub(crate) found: u32,
     pub(crate) found_bytes: u64,
+    /// What it takes.
+    pub(crate) handing: Handing,
 }
 
 impl Engine {
@@ -62,7 +65,8 @@ impl Engine {
         let mut page: BTreeMap<u64, Message> = BTreeMap::new();
         for record in records {
             let position = record.position;
-            if let Some(message) = self.message_of(record) {
+            if let Some(mut message) = self.message_of(record) {
+                message.aborts = self.handed_before(number, priority, position);
                 page.insert(position, message);
             }
         }
@@ -107,22 +111,28 @@ impl Engine {
                     conn: job.conn,
                     frame,
                 });
-            } else if !self.clients.may_lease(job.conn) {
+            } else if !self.may_scan_take(&job) {
                 job.found -= 1;
-                return self.scan_done(&job);
+                return self.scan_done(job);
             } else if let Some(message) = self.take_at(number, priority, message) {
-                self.lease(job.conn, job.receive.request, number, priority, message);
+                let to = To {
+                    conn: job.conn,
+                    request: job.receive.request,
+                    transaction: job.receive.transaction,
+                    in_turn: false,
+                };
+                self.lease(to, &mut job.handing, number, priority, message);
             } else {
                 job.found -= 1;
             }
             if job.found >= job.receive.messages_max.max(1)
                 || job.found_bytes >= u64::from(job.receive.bytes_max)
             {
-                return self.scan_done(&job);
+                return self.scan_done(job);
             }
         }
         if job.receive.lookup.is_some() {
-            return self.scan_done(&job);
+            return self.scan_done(job);
         }
         if page_full {
             job.from = page_end + 1;
@@ -130,7 +140,7 @@ impl Engine {
             job.priority -= 1;
             job.from = 0;
         } else {
-            return self.scan_done(&job);
+            return self.scan_done(job);
         }
         self.scan(job);
     }
@@ -151,13 +161,14 @@ impl Engine {
             .then_some(read)
     }
 
-    fn scan_done(&mut self, job: &ScanJob) {
-        self.receive_done(
-            job.conn,
-            job.receive.request,
-            job.found,
-            None,
-            String::new(),
-        );
+    fn may_scan_take(&self, job: &ScanJob) -> bool {
+        let transaction = job.receive.transaction;
+        self.clients.may_lease(job.conn)
+            && transaction.is_none_or(|number| self.may_take(job.conn, number).is_ok())
+    }
+
+    fn scan_done(&mut self, job: Box<ScanJob>) {
+        let (conn, request) = (job.conn, job.receive.request);
+        self.end_handing(conn, job.handing, request, job.found, None, String::new());
     }
 }

@@ -21,7 +21,12 @@ impl Engine {
             let mut next = *first;
             if let Some(queue) = number.and_then(|number| self.locals.get(&number)) {
                 let leased = queue.leased.range(*first..=*last);
-                for (lookup, _) in leased.filter(|(_, leased)| leased.conn == conn) {
+                // What a transaction received is settled by its end, or given back.
+                let may = |leased: &Leased| {
+                    let free = leased.transaction.is_none() || settle.verdict == Verdict::GiveBack;
+                    leased.conn == conn && free && !leased.committing
+                };
+                for (lookup, _) in leased.filter(|(_, leased)| may(leased)) {
                     if next < *lookup {
                         lost.push((next, lookup - 1));
                     }
@@ -73,40 +78,21 @@ impl Engine {
             conn,
             priority,
             message,
+            transaction,
             ..
         }) = queue.leased.remove(&lookup)
         else {
             return false;
         };
         queue.leased_bytes = queue.leased_bytes.saturating_sub(message.credit());
-        if self.clients.unleased(conn, message.credit()) {
-            let waited = self
-                .locals
-                .iter()
-                .filter(|(_, q)| q.waiting_receivers() > 0);
-            self.busy_queues.extend(waited.map(|(number, _)| *number));
+        self.unleased(conn, message.credit());
+        if let Some(transaction) = transaction {
+            self.untaken(conn, transaction, number, lookup);
         }
-        let Some(queue) = self.locals.get_mut(&number) else {
-            return false;
-        };
         let durable = message.class.is_durable();
         match verdict {
             Verdict::Consume => {
-                queue.received += 1;
-                self.counters.received += 1;
-                self.note(message.source, message.id, What::Received);
-                if durable {
-                    self.stored_bytes = self.stored_bytes.saturating_sub(message.credit());
-                    let stream = Self::stream_of(number, priority);
-                    let (first, last) = (message.position, message.position);
-                    self.commits.settle(StoreOp::Remove {
-                        stream,
-                        first,
-                        last,
-                    });
-                }
-                self.reopen_if_room(number);
-                self.tell_received(message.id);
+                self.consume(number, priority, &message);
                 durable
             }
             Verdict::GiveBack => {
@@ -126,8 +112,40 @@ impl Engine {
         }
     }
 
+    /// An application holds less than it did: others may be handed something.
+    pub(crate) fn unleased(&mut self, conn: ConnId, bytes: u64) {
+        if self.clients.unleased(conn, bytes) {
+            let waited = self
+                .locals
+                .iter()
+                .filter(|(_, q)| q.waiting_receivers() > 0);
+            self.busy_queues.extend(waited.map(|(number, _)| *number));
+        }
+    }
+
+    /// A message that was handed out is dealt with, and goes.
+    pub(crate) fn consume(&mut self, number: u32, priority: u8, message: &Message) {
+        if let Some(queue) = self.locals.get_mut(&number) {
+            queue.received += 1;
+        }
+        self.counters.received += 1;
+        self.note(message.source, message.id, What::Received);
+        if message.class.is_durable() {
+            self.stored_bytes = self.stored_bytes.saturating_sub(message.credit());
+            let stream = Self::stream_of(number, priority);
+            let (first, last) = (message.position, message.position);
+            self.commits.settle(StoreOp::Remove {
+                stream,
+                first,
+                last,
+            });
+        }
+        self.reopen_if_room(number);
+        self.tell_received(message.id);
+    }
+
     /// A delivery comes back: to its place, or to the poison subqueue when it came back too often.
-    fn give_back(&mut self, number: u32, priority: u8, mut message: Message) {
+    pub(crate) fn give_back(&mut self, number: u32, priority: u8, mut message: Message) {
         self.counters.given_back += 1;
         message.aborts += 1;
         let aborts = message.aborts;

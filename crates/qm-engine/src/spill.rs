@@ -22,7 +22,7 @@ impl Engine {
             let express: Vec<u64> = queue
                 .leased
                 .iter()
-                .filter(|(_, leased)| !leased.message.class.is_durable())
+                .filter(|(_, leased)| !leased.message.class.is_durable() && !leased.committing)
                 .map(|(lookup, _)| *lookup)
                 .collect();
             for leased in express

@@ -4,6 +4,7 @@
 use bytes::Bytes;
 use qm_wire::{ClientId, MessageKey};
 
+use crate::clients::Commit;
 use crate::commits::{PutAt, Then};
 use crate::engine::Engine;
 use crate::io::StoreOp;
@@ -14,20 +15,24 @@ use crate::recover::arrival_bytes;
 /// a restart would take them for delivered.
 pub(crate) const UNDONE: &[u8] = b"undone/";
 
-/// A message that is being taken out of the store again.
+/// What is being taken out of the store again.
 #[derive(Clone, Debug)]
-pub(crate) struct Undone {
-    put: PutAt,
-    of: Of,
+pub(crate) enum Undone {
+    /// A message.
+    Message { put: PutAt, of: Of },
+    /// What a transaction took, and its answer; its messages are taken out one by one.
+    Commit(Box<Commit>),
 }
 
 /// Where it came from.
 #[derive(Clone, Debug)]
-enum Of {
+pub(crate) enum Of {
     Client {
         client: ClientId,
         sequence: u64,
         key: Option<[u8; 16]>,
+        /// It belongs to a transaction, whose end is the answer.
+        transaction: bool,
     },
     Peer(MessageKey),
     /// In a stream: what takes its link back.
@@ -36,6 +41,12 @@ enum Of {
 
 pub(crate) fn undone_key(arrival: &MessageKey) -> Bytes {
     prefixed(UNDONE, &arrival_bytes(arrival))
+}
+
+impl Undone {
+    pub(crate) fn commit(commit: Commit) -> Self {
+        Self::Commit(Box::new(commit))
+    }
 }
 
 impl Engine {
@@ -58,6 +69,8 @@ impl Engine {
                     sequence,
                     idempotency,
                     local,
+                    transaction,
+                    ..
                 } => {
                     self.put_refused(local, put);
                     self.withdraw(client, sequence, id, idempotency);
@@ -66,8 +79,13 @@ impl Engine {
                         client,
                         sequence,
                         key,
+                        transaction,
                     };
-                    self.take_out(Undone { put, of });
+                    self.take_out(Undone::Message { put, of });
+                }
+                Then::Committed(commit) => {
+                    self.uncommitted(&commit);
+                    self.take_out(Undone::Commit(commit));
                 }
                 Then::Arrived {
                     put,
@@ -81,7 +99,7 @@ impl Engine {
                         Some(place) => Of::Stream(self.untake(source, place)),
                         None => Of::Peer(MessageKey { source, entry }),
                     };
-                    self.take_out(Undone { put, of });
+                    self.take_out(Undone::Message { put, of });
                 }
                 Then::SkipTaken { source, place, .. } => {
                     void.push(then);
@@ -100,18 +118,29 @@ impl Engine {
     }
 
     fn take_out(&mut self, undone: Undone) {
+        let (put, of) = match &undone {
+            Undone::Message { put, of } => (put, of),
+            Undone::Commit(commit) => {
+                self.correct(commit.client, None);
+                if commit.noted {
+                    self.commits.unset(commit.taken_key());
+                }
+                let then = Then::Uncommitted(commit.clone());
+                return self.commits.after_settling(then);
+            }
+        };
         let PutAt {
             queue,
             priority,
             position,
             ..
-        } = undone.put;
+        } = *put;
         self.commits.settle(StoreOp::Remove {
             stream: Self::stream_of(queue, priority),
             first: position,
             last: position,
         });
-        match &undone.of {
+        match of {
             Of::Client { client, key, .. } => self.correct(*client, *key),
             Of::Stream(ops) => {
                 for op in ops {
@@ -128,9 +157,16 @@ impl Engine {
 
     /// Only now nothing of it can come back: its application may hear that it was refused.
     pub(crate) fn undone_durable(&mut self, undone: Undone) {
-        if let Of::Client {
-            client, sequence, ..
-        } = undone.of
+        if let Undone::Message {
+            of:
+                Of::Client {
+                    client,
+                    sequence,
+                    transaction: false,
+                    ..
+                },
+            ..
+        } = undone
         {
             self.refuse_for_room(client, sequence);
         }
@@ -141,5 +177,6 @@ impl Engine {
         for undone in core::mem::take(&mut self.undo_later) {
             self.take_out(undone);
         }
+        self.hand_out_again();
     }
 }

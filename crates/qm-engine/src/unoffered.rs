@@ -1,14 +1,13 @@
 //! Frames of the protocol for what this engine does not offer: read and checked like any other,
 //! then answered in their own words with [`Outcome::UNSUPPORTED`] (W-KND-1).
 
-use qm_wire::local::TransactionEnded;
-use qm_wire::local::{AdminReply, EndTransaction, NodeFrame, ReceiveDone, Settled};
+use qm_wire::local::{AdminReply, ReceiveDone, Settled};
 use qm_wire::{
     Announce, Outcome, PeerFrame, Refusal, RemoteAnswer, RemoteAsk, RemoteReply, RemoteRequest,
 };
 
 use crate::engine::Engine;
-use crate::io::{ConnId, Lane, LinkId, Output};
+use crate::io::{Lane, LinkId};
 
 impl Engine {
     pub(crate) fn on_unoffered(&mut self, link: LinkId, frame: PeerFrame) {
@@ -78,20 +77,4 @@ impl Engine {
             self.busy_sessions.insert(link);
         }
     }
-
-    pub(crate) fn refuse_transaction(&mut self, conn: ConnId, end: EndTransaction) {
-        let frame = NodeFrame::TransactionEnded(TransactionEnded {
-            sequence: end.sequence,
-            transaction: end.transaction,
-            committed: None,
-            repeated: false,
-            outcome: Some(Outcome::UNSUPPORTED),
-            text: NO_TRANSACTIONS.into(),
-        });
-        self.outputs.push_back(Output::Client { conn, frame });
-    }
 }
-
-/// What an application hears that names a transaction.
-pub(crate) const NO_TRANSACTIONS: &str =
-    "this version does not offer transactions; send recoverable messages without one";

@@ -667,6 +667,7 @@ impl Engine {
         locals.chain(outs).try_for_each(Backlog::audit)?;
         self.audit_memory()?;
         self.audit_leases()?;
+        self.audit_transactions()?;
         for (id, (number, priority, position)) in &self.doubts {
             let held = self
                 .outs

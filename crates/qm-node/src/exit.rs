@@ -171,11 +171,10 @@ pub(crate) const fn fix_of(outcome: Outcome) -> &'static str {
         Outcome::HOPS_EXCEEDED => "look for a loop between forwarding queues",
         Outcome::BAD_SIGNATURE | Outcome::BAD_ENCRYPTION => "check the keys of sender and receiver",
         Outcome::NOT_TRANSACTIONAL_QUEUE => {
-            "send with --class recoverable: no version so far has transactional queues"
+            "send without --transactional, or to a queue made with `qm-node queue create \
+             --transactional`"
         }
-        Outcome::NOT_TRANSACTIONAL_MESSAGE => {
-            "update this node: the queue is of a version that has transactions"
-        }
+        Outcome::NOT_TRANSACTIONAL_MESSAGE => "send with --transactional",
         Outcome::SOURCE_CHANGED => "the sender got a new identity; send from it again",
         Outcome::QUEUE_DELETED => "make the queue again and send again",
         Outcome::REJECTED_BY_RECEIVER => "ask the receiving application",

@@ -301,6 +301,16 @@ struct Out {
     closing: bool,
 }
 
+/// Whether a frame counts towards the window until it is answered. Puts of a transaction do not:
+/// its end is their answer, and a transaction has limits of its own (W-LOC-8).
+const fn is_answered_alone(frame: &ClientFrame) -> bool {
+    match frame {
+        ClientFrame::Put(put) => put.transaction.is_none(),
+        ClientFrame::EndTransaction(_) => true,
+        _ => false,
+    }
+}
+
 /// Puts that were read and have no answer yet, with the bytes of their frames.
 #[derive(Debug, Default)]
 struct Unanswered {
@@ -349,7 +359,7 @@ impl Conn {
             NodeFrame::Accepted(accepted) => {
                 self.forget_puts(usize::try_from(accepted.count).unwrap_or(usize::MAX));
             }
-            NodeFrame::Refused(_) => self.forget_puts(1),
+            NodeFrame::Refused(_) | NodeFrame::TransactionEnded(_) => self.forget_puts(1),
             _ => {}
         }
         let mut out = self.out();
@@ -666,7 +676,7 @@ impl Reader<'_> {
         let mut frames = Vec::new();
         let mut before = bytes.len();
         while let Some(frame) = ClientFrame::next(&mut bytes, self.conn.window.frame_bytes_max)? {
-            if matches!(frame, ClientFrame::Put(_)) {
+            if is_answered_alone(&frame) {
                 self.conn.remember_put(before - bytes.len());
             }
             before = bytes.len();

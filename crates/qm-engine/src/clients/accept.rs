@@ -11,34 +11,70 @@ use crate::commits::{PutAt, Then};
 use crate::destination::Target;
 use crate::digests::content_digest;
 use crate::engine::Engine;
-use crate::io::StoreOp;
+use crate::io::{ConnId, StoreOp};
 use crate::limits::{FOLLOWED_MAX, KEY_RUNS_MAX, REMEMBERED_MAX, REMEMBERED_SLACK_MAX};
-use crate::unoffered::NO_TRANSACTIONS;
+
+/// A message that was accepted under an idempotency key.
+pub(super) struct Known {
+    pub(super) id: MessageId,
+    /// It is on its way to the disk.
+    pub(super) pending: bool,
+    hash: [u8; 16],
+    number: u64,
+}
+
+/// A message that is ready to be put where it belongs.
+pub(super) struct Draft {
+    pub(super) message: Message,
+    target: Target,
+}
 
 impl Engine {
-    pub(super) fn on_put(&mut self, client: ClientId, put: Put) {
+    pub(super) fn on_put(&mut self, conn: ConnId, client: ClientId, put: Put) {
         let sequence = put.sequence;
         let Some(state) = self.clients.states.get_mut(&client) else {
             return;
         };
         state.touched = self.now.at;
         if sequence <= state.highest {
-            return self.answer_again(client, &put);
+            return self.answer_again(conn, client, put);
         }
         state.highest = sequence;
-        match self.accept(client, &put) {
+        let in_transaction = put.transaction.is_some();
+        match self.accept(conn, client, put) {
             Ok(()) => {}
+            // The end of the transaction tells (W-LOC-8).
+            Err(_) if in_transaction => self.counters.refused += 1,
             Err((outcome, text)) => self.refuse_put(client, sequence, outcome, text),
         }
     }
 
-    pub(super) fn accept(&mut self, client: ClientId, put: &Put) -> Result<(), (Outcome, String)> {
+    pub(super) fn accept(
+        &mut self,
+        conn: ConnId,
+        client: ClientId,
+        put: Put,
+    ) -> Result<(), (Outcome, String)> {
         if self.stopping {
             return Err((Outcome::STOPPING, "the node is stopping".to_owned()));
         }
-        if put.transaction.is_some() {
-            return Err((Outcome::UNSUPPORTED, NO_TRANSACTIONS.to_owned()));
+        if let Some(transaction) = put.transaction {
+            return self.take_in(conn, client, transaction, put);
         }
+        let target = self.check_put(&put)?;
+        if let Some(answered) = self.check_idempotency(client, &put)? {
+            return Ok(answered);
+        }
+        self.check_room(&put, &target)?;
+        self.check_following(&put, 1)?;
+        let draft = self.draft(&put, target, self.next_sequence)?;
+        self.next_sequence += 1;
+        self.place(client, &put, draft);
+        Ok(())
+    }
+
+    /// What can be said of a message without looking at what is full.
+    pub(super) fn check_put(&mut self, put: &Put) -> Result<Target, (Outcome, String)> {
         if put.body.len() > self.config.body_bytes_max as usize {
             let (have, most) = (put.body.len(), self.config.body_bytes_max);
             let text = format!("the body has {have} bytes, the limit is {most}");
@@ -50,17 +86,34 @@ impl Engine {
             let text = "this version tells when a message was received only for queues of this node; wait for delivered";
             return Err((Outcome::UNSUPPORTED, text.to_owned()));
         }
-        if let Some(answered) = self.check_idempotency(client, put)? {
-            return Ok(answered);
-        }
-        self.check_room(put, &target)?;
-        if put.follow != Follow::None && self.clients.followed.len() >= FOLLOWED_MAX {
+        Ok(target)
+    }
+
+    /// Whether the fates of so many more messages can be followed.
+    pub(super) fn check_following(
+        &self,
+        put: &Put,
+        messages: usize,
+    ) -> Result<(), (Outcome, String)> {
+        if put.follow != Follow::None
+            && self.clients.followed.len().saturating_add(messages) > FOLLOWED_MAX
+        {
             let text = "too many messages are being followed; wait, or send without following";
             return Err((Outcome::BUSY, text.to_owned()));
         }
+        Ok(())
+    }
+
+    /// The message that a put becomes under this sequence; nothing is changed yet.
+    pub(super) fn draft(
+        &mut self,
+        put: &Put,
+        target: Target,
+        sequence: u64,
+    ) -> Result<Draft, (Outcome, String)> {
         let id = MessageId {
             incarnation: self.incarnation,
-            sequence: self.next_sequence,
+            sequence,
         };
         let envelope = self.envelope_of(put, id, &target)?;
         let mut encoded = BytesMut::new();
@@ -68,7 +121,6 @@ impl Engine {
             .encode(&mut encoded)
             .map_err(|error| (Outcome::BAD_REQUEST, error.to_string()))?;
         let encoded = encoded.freeze();
-        self.next_sequence += 1;
         let message = Message {
             position: 0,
             source: self.me.qm,
@@ -85,6 +137,14 @@ impl Engine {
             envelope: encoded,
             body: put.body.clone(),
         };
+        Ok(Draft { message, target })
+    }
+
+    /// Puts a message where it belongs, in the batch being gathered, and notes what is to be
+    /// answered.
+    pub(super) fn place(&mut self, client: ClientId, put: &Put, draft: Draft) {
+        let Draft { message, target } = draft;
+        let id = message.id;
         let idempotency = self.note_key(put, id);
         if put.follow != Follow::None {
             let followed = Followed {
@@ -115,6 +175,8 @@ impl Engine {
                 sequence,
                 idempotency,
                 local,
+                class: put.class,
+                transaction: put.transaction.is_some(),
             };
             self.commits.after_putting(then);
         } else {
@@ -122,8 +184,8 @@ impl Engine {
                 state.note(put.sequence, id);
             }
             self.confirm(client, put.sequence, id, at, local, put.class);
+            self.answer(client, put.sequence, id, false);
         }
-        Ok(())
     }
 
     pub(crate) fn put_out(&mut self, number: u32, priority: u8, message: Message) -> PutAt {
@@ -211,6 +273,43 @@ impl Engine {
         client: ClientId,
         put: &Put,
     ) -> Result<Option<()>, (Outcome, String)> {
+        let Some(Known {
+            id,
+            pending,
+            hash,
+            number,
+        }) = self.known_under_key(put)?
+        else {
+            return Ok(None);
+        };
+        self.counters.repeated_requests += 1;
+        crate::reached!(self, KeyRepeated);
+        if pending {
+            crate::reached!(self, KeyPending);
+            // The first one is on its way to the disk: this answer leaves after it.
+            self.note_pending(client, put.sequence, id);
+            let sequence = put.sequence;
+            self.commits.after_putting(Then::Repeated {
+                client,
+                sequence,
+                id,
+                key: (hash, number),
+            });
+        } else {
+            if let Some(state) = self.clients.states.get_mut(&client) {
+                state.note(put.sequence, id);
+            }
+            self.follow_again(client, put, id);
+            self.answer(client, put.sequence, id, true);
+        }
+        Ok(Some(()))
+    }
+
+    /// The message that was accepted under the idempotency key of a put, whoever put it.
+    pub(super) fn known_under_key(
+        &mut self,
+        put: &Put,
+    ) -> Result<Option<Known>, (Outcome, String)> {
         let Some(key) = &put.idempotency else {
             return Ok(None);
         };
@@ -244,27 +343,12 @@ impl Engine {
             return Err((Outcome::IDEMPOTENCY_CONFLICT, text));
         }
         let pending = state.pending.contains(&number);
-        self.counters.repeated_requests += 1;
-        crate::reached!(self, KeyRepeated);
-        if pending {
-            crate::reached!(self, KeyPending);
-            // The first one is on its way to the disk: this answer leaves after it.
-            self.note_pending(client, put.sequence, id);
-            let sequence = put.sequence;
-            self.commits.after_putting(Then::Repeated {
-                client,
-                sequence,
-                id,
-                key: (hash, number),
-            });
-        } else {
-            if let Some(state) = self.clients.states.get_mut(&client) {
-                state.note(put.sequence, id);
-            }
-            self.follow_again(client, put, id);
-            self.answer(client, put.sequence, id, true);
-        }
-        Ok(Some(()))
+        Ok(Some(Known {
+            id,
+            pending,
+            hash,
+            number,
+        }))
     }
 
     fn note_key(&mut self, put: &Put, id: MessageId) -> Option<([u8; 16], u64)> {

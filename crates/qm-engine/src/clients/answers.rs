@@ -27,6 +27,8 @@ pub(super) struct ClientState {
     pub(super) forgotten_below: u64,
     pub(super) touched: Timestamp,
     pub(super) dirty: bool,
+    /// Highest number of a transaction that it began.
+    pub(super) last_transaction: u64,
 }
 
 /// What is remembered of one idempotency key.
@@ -129,7 +131,7 @@ pub(super) fn hash16(parts: &[&[u8]]) -> [u8; 16] {
 
 impl Engine {
     /// A request seen before: the answer it got then, or none while it is being stored.
-    pub(super) fn answer_again(&mut self, client: ClientId, put: &Put) {
+    pub(super) fn answer_again(&mut self, conn: ConnId, client: ClientId, put: Put) {
         let sequence = put.sequence;
         let Some(state) = self.clients.states.get(&client) else {
             return;
@@ -140,8 +142,12 @@ impl Engine {
         self.counters.repeated_requests += 1;
         crate::reached!(self, RequestRepeated);
         if let Some(id) = state.runs.iter().rev().find_map(|run| run.id_of(sequence)) {
-            self.follow_again(client, put, id);
+            self.follow_again(client, &put, id);
             return self.answer(client, sequence, id, true);
+        }
+        if put.transaction.is_some() {
+            // The end of its transaction is its answer.
+            return;
         }
         let refused = state
             .refusals
@@ -154,7 +160,7 @@ impl Engine {
         if sequence >= state.forgotten_below {
             // All that was accepted is remembered from here on: this one never was, its refusal
             // fell with an earlier life of the node.
-            if let Err((outcome, text)) = self.accept(client, put) {
+            if let Err((outcome, text)) = self.accept(conn, client, put) {
                 self.refuse_put(client, sequence, outcome, text);
             }
             return;
@@ -171,13 +177,22 @@ impl Engine {
         text: String,
     ) {
         self.counters.refused += 1;
+        self.remember_refusal_of(client, sequence, outcome);
+        self.send_refusal(client, sequence, outcome, text);
+    }
+
+    pub(super) fn remember_refusal_of(
+        &mut self,
+        client: ClientId,
+        sequence: u64,
+        outcome: Outcome,
+    ) {
         if let Some(state) = self.clients.states.get_mut(&client) {
             if state.refusals.len() >= CLIENT_REFUSALS_MAX {
                 state.refusals.pop_front();
             }
             state.refusals.push_back((sequence, outcome));
         }
-        self.send_refusal(client, sequence, outcome, text);
     }
 
     pub(super) fn send_refusal(
@@ -260,7 +275,6 @@ impl Engine {
         if let Some(state) = self.clients.states.get_mut(&client) {
             state.pending.remove(&sequence);
         }
-        self.answer(client, sequence, id, false);
         if local {
             self.busy_queues.insert(put.queue);
             self.tell_fate(id, Outcome::REACHED_QUEUE);
@@ -356,7 +370,7 @@ impl Engine {
         }
     }
 
-    pub(super) fn answer(
+    pub(crate) fn answer(
         &mut self,
         client: ClientId,
         sequence: u64,

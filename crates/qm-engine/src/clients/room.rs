@@ -51,18 +51,10 @@ impl Engine {
         }
         if let Target::Local(number) = target
             && let Some(queue) = self.locals.get(number)
+            && queue.is_full()
         {
-            if queue.is_full() {
-                let text = format!("queue {} is at its quota", queue.settings.name);
-                return Err((Outcome::QUOTA_EXCEEDED, text));
-            }
-            if queue.settings.transactional {
-                let text = format!(
-                    "queue {} takes transactional messages only",
-                    queue.settings.name
-                );
-                return Err((Outcome::NOT_TRANSACTIONAL_MESSAGE, text));
-            }
+            let text = format!("queue {} is at its quota", queue.settings.name);
+            return Err((Outcome::QUOTA_EXCEEDED, text));
         }
         Ok(())
     }
