@@ -207,6 +207,10 @@ pub(crate) const fn fix_of(outcome: Outcome) -> &'static str {
         Outcome::BAD_REQUEST => "use the command of the node's own version",
         Outcome::NOT_FOUND => "the list commands show what there is",
         Outcome::LEASE_LOST => "receive it again: it went back to its queue",
+        Outcome::TRANSACTION_ABORTED => {
+            "do it again in a new transaction; client.transaction_time says how long one may be open"
+        }
+        Outcome::TRANSACTION_TOO_LARGE => "commit smaller transactions",
         Outcome::POISON => "look at it with `qm-node peek QUEUE:poison`",
         _ => "update this command: the node knows more outcomes than it",
     }

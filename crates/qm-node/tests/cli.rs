@@ -564,6 +564,8 @@ fn queues_are_operated_and_documents_keep_their_fields() {
                 "repeated_requests": 0,
                 "resent": 0,
                 "retransmitted": 0,
+                "transactions_committed": 0,
+                "transactions_timed_out": 0,
                 "transmitted": 0,
                 "unreadable": 0
               },

@@ -378,6 +378,10 @@ counters! {
     duplicates,
     /// Repeated requests of applications answered with the first answer.
     repeated_requests,
+    /// Transactions of applications that were committed.
+    transactions_committed,
+    /// Transactions that were open for longer than they may.
+    transactions_timed_out,
     /// Dead letters kept.
     dead_letters,
     /// Messages dropped because their sender wished no dead letter.

@@ -539,6 +539,8 @@ fn documents_keep_their_fields() {
                 "given_back": 0,
                 "duplicates": 0,
                 "repeated_requests": 0,
+                "transactions_committed": 0,
+                "transactions_timed_out": 0,
                 "dead_letters": 0,
                 "discarded": 0,
                 "rejected": 0,

@@ -359,6 +359,10 @@ keys! {
     "How long an application may repeat a request, or an idempotency key, and get the first answer.",
     duration!(outcome_retention_ms), set_duration!(outcome_retention_ms);
 
+    "client.transaction_time", Kind::Duration,
+    "How long an application may keep a transaction open; then it is aborted.",
+    duration!(transaction_ms_max), set_duration!(transaction_ms_max);
+
     "history.events", Kind::Number,
     "Events of messages remembered in memory for `trace`; 0 for none.",
     |s| s.engine.history_events_max.to_string(),
