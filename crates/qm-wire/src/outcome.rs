@@ -114,7 +114,7 @@ outcomes! {
     LEASE_LOST = 0x9014, "lease_lost", "the lease on the message ran out or was given back";
     /// A message came back too often and went to the poison subqueue.
     POISON = 0x9015, "poison", "the message was given back too often";
-    /// The transaction is not open: the node ended it, or it was begun on a connection that is gone.
+    /// The transaction is not open: the node ended it, or its connection is gone.
     TRANSACTION_ABORTED = 0x9016, "transaction_aborted", "the transaction is not open any more; nothing of it happened";
     /// The transaction holds as much as a transaction may.
     TRANSACTION_TOO_LARGE = 0x9017, "transaction_too_large", "the transaction holds as much as one may";

@@ -1,9 +1,9 @@
 //! Transactions of applications: puts and receives that happen together or not at all.
 //!
-//! Until the commit a transaction is memory: its puts are kept as they came and seen by nobody, what
-//! it received is leased (W-LOC-7). It belongs to the connection on which it began and ends with it
-//! (W-LOC-8), so a crash of the application, of the node or of the line between them leaves nothing
-//! of it. What the commit does is in [`commit`](super::commit).
+//! Until the commit a transaction is memory: its puts are kept as they came and seen by nobody,
+//! what it received is leased (W-LOC-7). It belongs to the connection on which it began and ends
+//! with it (W-LOC-8), so a crash of the application, of the node or of the line between them
+//! leaves nothing of it. What the commit does is in [`commit`](super::commit).
 
 use std::collections::BTreeSet;
 

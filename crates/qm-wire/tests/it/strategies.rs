@@ -706,8 +706,8 @@ pub(crate) fn node_frame() -> impl Strategy<Value = NodeFrame> {
     );
     let ended = ended.prop_map(|(sequence, transaction, repeated, how, text)| {
         let (outcome, incarnation, commit) = how;
-        let id = qm_wire::MessageId {
-            incarnation: qm_wire::Incarnation(incarnation),
+        let id = MessageId {
+            incarnation: Incarnation(incarnation),
             sequence: commit,
         };
         NodeFrame::TransactionEnded(TransactionEnded {

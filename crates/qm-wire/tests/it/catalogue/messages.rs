@@ -274,7 +274,7 @@ fn transactions(add: &mut impl FnMut(&'static str, &'static str, Value)) {
         sequence: 9,
         transaction: 3,
         committed: Some(qm_wire::MessageId {
-            incarnation: qm_wire::Incarnation(0x19d2_f1c5_5fd1_a3b0),
+            incarnation: Incarnation(0x19d2_f1c5_5fd1_a3b0),
             sequence: 21,
         }),
         repeated: true,
