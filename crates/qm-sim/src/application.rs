@@ -1,6 +1,6 @@
 //! Applications: one kind puts messages, the other consumes a queue.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use qm_engine::{ConnId, Entropy, SeededEntropy};
@@ -36,7 +36,13 @@ pub(crate) struct Sender {
     pub(crate) answered: BTreeMap<u64, Put>,
     /// Refused for want of room: to be put again.
     pub(crate) again: Vec<(Put, PutFrame)>,
+    /// The latest puts with a key, answered or not: an application that lost its memory goes over
+    /// its input once more.
+    keyed: VecDeque<(Put, PutFrame)>,
 }
+
+/// How many puts with a key an application repeats when it lost its memory.
+const REPEATED_MAX: usize = 12;
 
 impl Sender {
     pub(crate) fn new(number: u32, node: usize, random: &mut SeededEntropy) -> Self {
@@ -52,11 +58,12 @@ impl Sender {
             unanswered: BTreeMap::new(),
             answered: BTreeMap::new(),
             again: Vec::new(),
+            keyed: VecDeque::new(),
         }
     }
 
-    /// Loses its memory: what has a key will be put again under another client's name, what has
-    /// none is forgotten and returned.
+    /// Loses its memory: what has a key will be put again under another client's name, also some of
+    /// what was answered; what has none is forgotten and returned.
     pub(crate) fn crash(&mut self, random: &mut SeededEntropy) -> Vec<Put> {
         random.fill(&mut self.client.0);
         self.next_sequence = 1;
@@ -66,6 +73,11 @@ impl Sender {
         let (keyed, forgotten): (Vec<_>, Vec<_>) =
             open.partition(|(_, frame)| frame.idempotency.is_some());
         self.again = keyed;
+        for (put, frame) in &self.keyed {
+            if !self.again.iter().any(|(other, _)| other == put) {
+                self.again.push((*put, frame.clone()));
+            }
+        }
         forgotten.into_iter().map(|(put, _)| put).collect()
     }
 
@@ -114,6 +126,13 @@ impl Sender {
             };
             frame.sequence = self.next_sequence;
             self.next_sequence += 1;
+            if frame.idempotency.is_some() {
+                self.keyed.retain(|(other, _)| *other != put);
+                self.keyed.push_back((put, frame.clone()));
+                if self.keyed.len() > REPEATED_MAX {
+                    self.keyed.pop_front();
+                }
+            }
             self.unanswered.insert(frame.sequence, (put, frame.clone()));
             frames.push((put, fate, frame));
         }

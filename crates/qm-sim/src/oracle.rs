@@ -23,8 +23,8 @@
 //! 7. *It ends*: once the faults stop and operators have put right what they did, every queue
 //!    drains within twenty virtual minutes.
 //! 8. The engine's own audit holds after every step: what it counts as waiting, in memory, leased
-//!    and in flight is what is there, and no peer sends beyond its credit. That memory and queues
-//!    keep their limits is not looked at here.
+//!    and in flight is what is there, and no peer sends beyond its credit. From time to time: no
+//!    queue holds more than its quota and a window. That memory keeps its limits is not looked at.
 //! 9. *A dead letter tells the truth*: its reason is so, and what is dead at its sender was not
 //!    delivered, unless the sender says that it may have been (`uncertain`), the destination may
 //!    have forgotten it, or it is express and a machine died. Purged, deleted and purged in transit

@@ -120,7 +120,31 @@ const NOTICED: &[(&str, u64, &[&str])] = &[
     ("settle_before_durable", 8, &["rule 4"]),
     ("no_spill", 2, &["rule 3"]),
     ("overtake_doubt", 28, &["rule 6"]),
+    ("forget_keys", 7, &["rule 5"]),
 ];
+
+/// Seeds whose queues are small and whose senders are slow to learn that one is full.
+fn tight(name: Option<&str>, seed: u64) -> Scenario {
+    Scenario {
+        breaks: name.map_or_else(Breaks::default, |name| {
+            Breaks::named(name).expect("a rule of this name")
+        }),
+        quota_messages: 5,
+        window_messages: 1,
+        ..Scenario::from_seed(seed)
+    }
+}
+
+#[test]
+fn a_queue_over_its_quota_is_noticed() {
+    for seed in 0..12 {
+        run(tight(None, seed)).unwrap_or_else(|failure| panic!("{failure}"));
+    }
+    let failure = (0..80)
+        .find_map(|seed| run(tight(Some("ignore_quota"), seed)).err())
+        .expect("the oracle must notice");
+    assert_eq!(failure.rule(), "rule 8", "{failure}");
+}
 
 #[test]
 fn rules_that_are_switched_off_are_noticed() {

@@ -179,7 +179,12 @@ impl World {
         self.note(&format!("application {sender} crashes"));
         self.report.client_crashes += 1;
         let mut random = SeededEntropy::new(self.random.next_u64());
+        let idle = self.senders[sender].is_done(&self.scenario)
+            && self.senders[sender].unanswered.is_empty();
         let forgotten = self.senders[sender].crash(&mut random);
+        if idle {
+            self.plan(1_000, What::Work { sender });
+        }
         for put in forgotten {
             if let Some(fate) = self.oracle.fates.get_mut(&put) {
                 fate.abandoned = true;

@@ -199,6 +199,7 @@ impl World {
             self.plan(delay, What::AskWhy);
         }
         let node = self.pick(self.scenario.nodes);
+        self.check_quotas(node)?;
         let Some(AdminReply::Outgoing(views)) = self.admin(node, AdminRequest::Outgoing)? else {
             return Ok(());
         };
@@ -223,6 +224,23 @@ impl World {
             }
         }
         self.ask_about_a_message(node)
+    }
+
+    /// A queue holds no more than its quota and what was under way when it was reached.
+    fn check_quotas(&mut self, node: usize) -> Result<(), String> {
+        let quota = self.scenario.quota_messages;
+        let most = quota.saturating_add(self.scenario.window_messages);
+        let Some(AdminReply::Queues(views)) = self.admin(node, AdminRequest::Queues)? else {
+            return Ok(());
+        };
+        for view in views {
+            if view.settings.quota_messages == quota && view.messages + view.leased > most {
+                return Err(format!(
+                    "rule 8: node{node}: more than {most} messages in {view:?}"
+                ));
+            }
+        }
+        Ok(())
     }
 
     /// Whether the cause that a node names for what waits is so.
