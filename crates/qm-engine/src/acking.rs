@@ -552,7 +552,7 @@ fn is_whole(message: &crate::backlog::Message) -> bool {
         body: message.body.clone(),
     };
     !matches!(
-        data.open(),
+        data.view(),
         Err(OpenError::Damaged(_) | OpenError::Envelope(_))
     )
 }

@@ -3,7 +3,8 @@
 
 use qm_cache::{Admit, Ticket as DedupTicket};
 use qm_wire::{
-    Class, Data, Entry, Envelope, MessageFlags, MessageKey, OpenError, Outcome, QmId, Refusal,
+    AsQueueName, Class, Data, Entry, Envelope, EnvelopeView, MessageFlags, MessageKey, OpenError,
+    Outcome, QmId, Refusal,
 };
 
 use crate::backlog::Message;
@@ -37,7 +38,8 @@ impl Engine {
         session.unsettled.bytes = session.unsettled.bytes.saturating_add(bytes);
         self.busy_sessions.insert(link);
 
-        let envelope = match data.open() {
+        // Looked at where it lies: what is kept of the message is its bytes.
+        let envelope = match data.view() {
             Ok(envelope) => envelope,
             Err(OpenError::Damaged(_)) => return self.refuse(link, &data, Outcome::DAMAGED),
             Err(error) => return self.misbehaved(link, &error.to_string()),
@@ -54,7 +56,7 @@ impl Engine {
         self.admit(link, peer, &data, &envelope);
     }
 
-    fn admit(&mut self, link: LinkId, peer: QmId, data: &Data, envelope: &Envelope) {
+    fn admit(&mut self, link: LinkId, peer: QmId, data: &Data, envelope: &EnvelopeView<'_>) {
         let entry = Entry {
             id: envelope.id,
             tag: data.tag,
@@ -94,7 +96,11 @@ impl Engine {
             self.dedup.abort(reservation);
             return self.refuse(link, data, outcome);
         }
-        let Some(number) = self.local_names.get(&envelope.queue).copied() else {
+        let Some(number) = self
+            .local_names
+            .get(&envelope.queue as &dyn AsQueueName)
+            .copied()
+        else {
             self.dedup.abort(reservation);
             return self.refuse(link, data, Outcome::BAD_DESTINATION_QUEUE);
         };
@@ -142,7 +148,7 @@ impl Engine {
     }
 
     /// Why this message cannot enter its queue, if it cannot.
-    fn refusal_of(&self, peer: QmId, data: &Data, envelope: &Envelope) -> Option<Outcome> {
+    fn refusal_of(&self, peer: QmId, data: &Data, envelope: &EnvelopeView<'_>) -> Option<Outcome> {
         if let Some(outcome) = self.remembered_refusal(peer, data, envelope) {
             return Some(outcome);
         }
@@ -152,7 +158,7 @@ impl Engine {
         }
         let Some(queue) = self
             .local_names
-            .get(&envelope.queue)
+            .get(&envelope.queue as &dyn AsQueueName)
             .and_then(|number| self.locals.get(number))
         else {
             return Some(Outcome::BAD_DESTINATION_QUEUE);
@@ -182,7 +188,7 @@ impl Engine {
         &self,
         peer: QmId,
         data: &Data,
-        envelope: &Envelope,
+        envelope: &EnvelopeView<'_>,
     ) -> Option<Outcome> {
         let entry = Entry {
             id: envelope.id,
@@ -201,7 +207,7 @@ impl Engine {
         data: &Data,
         number: u32,
         message: Message,
-        envelope: &Envelope,
+        envelope: &EnvelopeView<'_>,
         reservation: DedupTicket,
     ) {
         let entry = message.entry();
@@ -301,7 +307,7 @@ impl Engine {
     pub(crate) fn refuse(&mut self, link: LinkId, data: &Data, outcome: Outcome) {
         self.settle_arrival(link, data);
         self.counters.rejected += 1;
-        let id = Envelope::decode(&data.envelope)
+        let id = Envelope::view(&data.envelope)
             .ok()
             .map(|envelope| envelope.id);
         let Some(session) = self.sessions.get_mut(&link) else {

@@ -4,7 +4,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::codec::{DecodeError, Reader, put_short};
-use crate::envelope::{Class, Envelope};
+use crate::envelope::{Class, Envelope, EnvelopeView};
 use crate::frame::{Cut, FrameKind, put_frame};
 use crate::id::{QmId, Tag};
 use crate::limits::{ADDRESS_BYTES_MAX, ENVELOPE_BYTES_MAX, HOPS_MAX};
@@ -116,17 +116,28 @@ impl Data {
         })
     }
 
-    /// Decodes the envelope and checks that the message is whole (W-TAG-2).
+    /// Decodes the envelope and checks that the message is whole (W-TAG-2); the fields may be kept.
+    ///
+    /// # Errors
+    /// As for [`Data::view`].
+    pub fn open(&self) -> Result<Envelope, OpenError> {
+        Ok(self.view()?.shared(&self.envelope))
+    }
+
+    /// Looks at the envelope where it lies and checks that the message is whole (W-TAG-2): for
+    /// whoever keeps the message as it is. Nothing is allocated and no share counted, unless the
+    /// message is damaged.
     ///
     /// # Errors
     /// [`OpenError::Envelope`] for bytes that are no envelope and for a link on a message that is
     /// not transactional (W-DAT-5), [`OpenError::Damaged`] when tag or
     /// length does not match: the message must be rejected as damaged, never stored.
-    pub fn open(&self) -> Result<Envelope, OpenError> {
-        let envelope = Envelope::decode(&self.envelope).map_err(OpenError::Envelope)?;
+    pub fn view(&self) -> Result<EnvelopeView<'_>, OpenError> {
+        let envelope = Envelope::view(&self.envelope).map_err(OpenError::Envelope)?;
         if envelope.body_bytes as usize != self.body.len()
             || Tag::compute(&self.envelope, &envelope.salt, &self.body) != self.tag
         {
+            let envelope = envelope.shared(&self.envelope);
             return Err(OpenError::Damaged(Box::new(envelope)));
         }
         if self.transit.place.is_some() && envelope.class != Class::Transactional {

@@ -151,7 +151,7 @@ pub use large::{Announce, BodyPart, BodyWanted, Wanted};
 pub use outcome::Outcome;
 pub use peer::PeerFrame;
 pub use properties::Properties;
-pub use queue_name::QueueName;
+pub use queue_name::{AsQueueName, QueueName, QueueNameView};
 pub use remote::{RemoteAnswer, RemoteAsk, RemoteReply, RemoteRequest};
 pub use stream::{Hold, Link, LinkAt, Need, OrderAck, Place, Run, Skip, Skipped, StreamId};
 pub use text::{Text, TextView};

@@ -1,5 +1,6 @@
 //! Names of queues: case kept, case ignored in comparison, as in MSMQ.
 
+use core::borrow::Borrow;
 use core::cmp::Ordering;
 use core::fmt;
 use core::hash::{Hash, Hasher};
@@ -163,53 +164,207 @@ impl QueueName {
         Self(self.0.detach())
     }
 
+    /// The name, borrowed.
+    #[must_use]
+    pub fn as_view(&self) -> QueueNameView<'_> {
+        QueueNameView(self.as_bytes())
+    }
+
     pub(crate) fn folded(&self) -> impl Iterator<Item = char> + '_ {
-        self.as_str().chars().flat_map(char::to_lowercase)
+        folded(self.as_bytes())
     }
 }
 
-impl PartialEq for QueueName {
+/// The name of a queue borrowed from an encoded message, checked; compared as [`QueueName`]s are.
+///
+/// A map of queue names is asked with it by way of [`AsQueueName`], without a name of its own:
+///
+/// ```
+/// # use bytes::BytesMut;
+/// # use qm_wire::*;
+/// # use std::collections::BTreeMap;
+/// # let id = MessageId { incarnation: Incarnation(1), sequence: 1 };
+/// # let queue = "ORDERS".parse().unwrap();
+/// # let envelope =
+/// #     Envelope::new(QmId::from_bytes([1; 16]), id, Salt([2; 16]), Class::Express, queue);
+/// # let mut encoded = BytesMut::new();
+/// # envelope.encode(&mut encoded).unwrap();
+/// let queues = BTreeMap::from([("orders".parse::<QueueName>().unwrap(), 7)]);
+/// let view = Envelope::view(&encoded).unwrap();
+/// assert_eq!(queues.get(&view.queue as &dyn AsQueueName), Some(&7));
+/// ```
+#[derive(Clone, Copy)]
+pub struct QueueNameView<'a>(&'a [u8]);
+
+impl<'a> QueueNameView<'a> {
+    /// Takes bytes that were checked as a queue name before.
+    pub(crate) const fn trusted(bytes: &'a [u8]) -> Self {
+        Self(bytes)
+    }
+
+    /// The name as it was given; validated as UTF-8 once more at each call.
+    #[must_use]
+    pub fn as_str(&self) -> &'a str {
+        core::str::from_utf8(self.0).unwrap_or_default()
+    }
+
+    /// The bytes as they travel.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &'a [u8] {
+        self.0
+    }
+
+    /// Whether the name is the system's (`dead$`, `journal$`).
+    #[must_use]
+    pub fn is_system(&self) -> bool {
+        self.0.contains(&b'$')
+    }
+
+    /// The name to be kept: it shares `buffer` if it lies there, and is copied otherwise.
+    #[must_use]
+    pub fn kept_in(&self, buffer: &Bytes) -> QueueName {
+        let (all, this) = (buffer.as_ptr_range(), self.0.as_ptr_range());
+        let lies_there = all.start <= this.start && this.end <= all.end;
+        QueueName::trusted(if lies_there {
+            buffer.slice_ref(self.0)
+        } else {
+            Bytes::copy_from_slice(self.0)
+        })
+    }
+}
+
+/// A queue name, owned or borrowed: what a map of queue names is asked with.
+pub trait AsQueueName {
+    /// The name.
+    fn queue_name(&self) -> QueueNameView<'_>;
+}
+
+impl AsQueueName for QueueName {
+    fn queue_name(&self) -> QueueNameView<'_> {
+        self.as_view()
+    }
+}
+
+impl AsQueueName for QueueNameView<'_> {
+    fn queue_name(&self) -> QueueNameView<'_> {
+        *self
+    }
+}
+
+impl<'a> Borrow<dyn AsQueueName + 'a> for QueueName {
+    fn borrow(&self) -> &(dyn AsQueueName + 'a) {
+        self
+    }
+}
+
+/// The characters of a checked name in lower case.
+fn folded(bytes: &[u8]) -> impl Iterator<Item = char> + '_ {
+    let name = core::str::from_utf8(bytes).unwrap_or_default();
+    name.chars().flat_map(char::to_lowercase)
+}
+
+impl PartialEq for QueueNameView<'_> {
     fn eq(&self, other: &Self) -> bool {
-        let (ours, theirs) = (self.as_bytes(), other.as_bytes());
-        if ours.is_ascii() && theirs.is_ascii() {
-            return ours.eq_ignore_ascii_case(theirs);
+        if self.0.is_ascii() && other.0.is_ascii() {
+            return self.0.eq_ignore_ascii_case(other.0);
         }
-        ours == theirs || self.folded().eq(other.folded())
+        self.0 == other.0 || folded(self.0).eq(folded(other.0))
     }
 }
 
-impl Eq for QueueName {}
-
-impl PartialOrd for QueueName {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for QueueName {
+impl Ord for QueueNameView<'_> {
     fn cmp(&self, other: &Self) -> Ordering {
-        if self.as_bytes() == other.as_bytes() {
+        if self.0.is_ascii() && other.0.is_ascii() {
+            let lower = |byte: &u8| byte.to_ascii_lowercase();
+            return self.0.iter().map(lower).cmp(other.0.iter().map(lower));
+        }
+        if self.0 == other.0 {
             return Ordering::Equal;
         }
-        self.folded().cmp(other.folded())
+        folded(self.0).cmp(folded(other.0))
     }
 }
 
-impl Hash for QueueName {
+impl Hash for QueueNameView<'_> {
     fn hash<H: Hasher>(&self, state: &mut H) {
         // One write of the folded bytes, whichever way they were folded: an ASCII name can equal
         // one with a letter such as the Kelvin sign.
         let mut ascii = [0_u8; QUEUE_NAME_CHARS_MAX + 1 + SUBQUEUE_NAME_CHARS_MAX];
-        let bytes = self.as_bytes();
-        match ascii.get_mut(..bytes.len()) {
-            Some(folded) if bytes.is_ascii() => {
-                folded.copy_from_slice(bytes);
-                folded.make_ascii_lowercase();
-                state.write(folded);
+        match ascii.get_mut(..self.0.len()) {
+            Some(lower) if self.0.is_ascii() => {
+                lower.copy_from_slice(self.0);
+                lower.make_ascii_lowercase();
+                state.write(lower);
             }
-            _ => state.write(self.folded().collect::<String>().as_bytes()),
+            _ => state.write(folded(self.0).collect::<String>().as_bytes()),
         }
         state.write_u8(0xff);
+    }
+}
+
+impl fmt::Display for QueueNameView<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.as_str().fmt(f)
+    }
+}
+
+impl fmt::Debug for QueueNameView<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self.as_str(), f)
+    }
+}
+
+impl PartialEq<str> for QueueNameView<'_> {
+    fn eq(&self, other: &str) -> bool {
+        *self == QueueNameView(other.as_bytes())
+    }
+}
+
+impl PartialEq<&str> for QueueNameView<'_> {
+    fn eq(&self, other: &&str) -> bool {
+        *self == QueueNameView(other.as_bytes())
+    }
+}
+
+/// Equality, order and hash as those of what has the name, which a map relies on.
+macro_rules! compared_by_name {
+    ($type:ty, $name:ident) => {
+        impl PartialEq for $type {
+            fn eq(&self, other: &Self) -> bool {
+                self.$name() == other.$name()
+            }
+        }
+
+        impl Eq for $type {}
+
+        impl PartialOrd for $type {
+            fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+                Some(self.cmp(other))
+            }
+        }
+
+        impl Ord for $type {
+            fn cmp(&self, other: &Self) -> Ordering {
+                self.$name().cmp(&other.$name())
+            }
+        }
+
+        impl Hash for $type {
+            fn hash<H: Hasher>(&self, state: &mut H) {
+                self.$name().hash(state);
+            }
+        }
+    };
+}
+
+compared_by_name!(QueueName, as_view);
+compared_by_name!(dyn AsQueueName + '_, queue_name);
+
+impl Eq for QueueNameView<'_> {}
+
+impl PartialOrd for QueueNameView<'_> {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
     }
 }
 
@@ -255,6 +410,51 @@ mod tests {
         assert_eq!(kelvin, ascii);
         assert_eq!(kelvin.cmp(&ascii), Ordering::Equal);
         assert_eq!(hash(&kelvin), hash(&ascii));
+    }
+
+    /// Owned or borrowed, ASCII or not: one equality, one order, one hash (W-QUE-4).
+    #[test]
+    fn a_borrowed_name_finds_what_the_owned_one_does() {
+        let names = [
+            "a",
+            "B",
+            "aB",
+            "Ab",
+            "b\u{e4}",
+            "B\u{c4}",
+            "k",
+            "\u{212a}",
+            "k\u{212a}",
+            "z",
+        ];
+        let owned: Vec<QueueName> = names.iter().map(|name| name.parse().unwrap()).collect();
+        let hash = |name: &dyn AsQueueName| {
+            let mut hasher = std::collections::hash_map::DefaultHasher::new();
+            name.hash(&mut hasher);
+            hasher.finish()
+        };
+        for a in &owned {
+            for b in &owned {
+                let slow = a.folded().cmp(b.folded());
+                assert_eq!(a.cmp(b), slow, "{a} {b}");
+                assert_eq!(a.as_view().cmp(&b.as_view()), slow);
+                assert_eq!(a == b, slow.is_eq());
+                assert_eq!(a.as_view() == b.as_view(), slow.is_eq());
+                assert_eq!(hash(a) == hash(&b.as_view()), slow.is_eq());
+            }
+        }
+        let tree: std::collections::BTreeMap<QueueName, usize> =
+            owned.iter().cloned().zip(0..).collect();
+        let table: std::collections::HashMap<QueueName, usize> =
+            owned.iter().cloned().zip(0..).collect();
+        for name in &owned {
+            let view = name.as_view();
+            let shared = view.kept_in(name.as_bytes());
+            assert_eq!(shared.as_bytes().as_ptr(), name.as_bytes().as_ptr());
+            assert_eq!(view.kept_in(&Bytes::from_static(b"else")), *name);
+            assert_eq!(tree.get(&view as &dyn AsQueueName), tree.get(name));
+            assert_eq!(table.get(&view as &dyn AsQueueName), table.get(name));
+        }
     }
 
     /// The short cut for plain names decides nothing.

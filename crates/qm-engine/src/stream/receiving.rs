@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use qm_wire::limits::{ACK_RANGES_MAX, ENTRIES_MAX, LEAVES_MAX};
 use qm_wire::{
-    Class, Data, Entry, Envelope, Hold, Known, Link, LinkAt, Need, OrderAck, Outcome, PeerFrame,
-    Place, QmId, QueueName, Run, Skip, Skipped, StreamId,
+    AsQueueName, Class, Data, Entry, EnvelopeView, Hold, Known, Link, LinkAt, Need, OrderAck,
+    Outcome, PeerFrame, Place, QmId, QueueName, Run, Skip, Skipped, StreamId,
 };
 
 use crate::backlog::Message;
@@ -105,7 +105,7 @@ impl Engine {
         link: LinkId,
         peer: QmId,
         data: &Data,
-        envelope: &Envelope,
+        envelope: &EnvelopeView<'_>,
     ) {
         let Some(place) = data.transit.place else {
             // Without its place it can be neither ordered nor recognised.
@@ -113,7 +113,8 @@ impl Engine {
         };
         let key = (peer, place.stream);
         let this = place.previous.next(data.tag, place.position);
-        let judged = self.judge_in_stream(key, &envelope.queue, &place, this);
+        let queue = envelope.queue.kept_in(&data.envelope);
+        let judged = self.judge_in_stream(key, &queue, &place, this);
         match judged {
             Judged::Delivered { first } => {
                 self.counters.duplicates += 1;
@@ -138,7 +139,7 @@ impl Engine {
                 }
                 if judged == Judged::Need {
                     self.settle_arrival(link, data);
-                    return self.tell_need(link, key, &envelope.queue);
+                    return self.tell_need(link, key, &queue);
                 }
                 self.take_in_stream(link, peer, data, envelope, (place, this));
             }
@@ -165,14 +166,19 @@ impl Engine {
 
     /// Why this message cannot enter its queue, if it cannot. What only lacks room is not refused:
     /// it would break the order (a queue that is full takes no more credit).
-    fn stream_refusal_of(&self, peer: QmId, data: &Data, envelope: &Envelope) -> Option<Outcome> {
+    fn stream_refusal_of(
+        &self,
+        peer: QmId,
+        data: &Data,
+        envelope: &EnvelopeView<'_>,
+    ) -> Option<Outcome> {
         if let Some(outcome) = self.remembered_refusal(peer, data, envelope) {
             return Some(outcome);
         }
         if data.transit.route.is_some() || envelope.report.is_some() {
             return Some(Outcome::UNSUPPORTED);
         }
-        let number = self.local_names.get(&envelope.queue);
+        let number = self.local_names.get(&envelope.queue as &dyn AsQueueName);
         let Some(queue) = number.and_then(|number| self.locals.get(number)) else {
             return Some(Outcome::BAD_DESTINATION_QUEUE);
         };
@@ -196,11 +202,15 @@ impl Engine {
         link: LinkId,
         peer: QmId,
         data: &Data,
-        envelope: &Envelope,
+        envelope: &EnvelopeView<'_>,
         (place, this): (Place, Link),
     ) {
         let key = (peer, place.stream);
-        let Some(number) = self.local_names.get(&envelope.queue).copied() else {
+        let Some(number) = self
+            .local_names
+            .get(&envelope.queue as &dyn AsQueueName)
+            .copied()
+        else {
             return;
         };
         if !self.may_take_in_stream(key, &place) {
@@ -240,7 +250,8 @@ impl Engine {
             entry,
             skipped: Outcome(0),
         };
-        self.record_link(link, key, &envelope.queue, (place, this), taken);
+        let queue = envelope.queue.kept_in(&data.envelope);
+        self.record_link(link, key, &queue, (place, this), taken);
         #[cfg_attr(
             not(feature = "__breaks"),
             expect(unused_mut, reason = "a break sets it")

@@ -18,7 +18,7 @@ use crate::limits::{
 };
 use crate::outcome::Outcome;
 use crate::properties::Properties;
-use crate::queue_name::check_name;
+use crate::queue_name::{QueueNameView, check_name};
 use crate::text::{TextView, check_text};
 
 /// Appends an envelope that was checked.
@@ -104,10 +104,10 @@ impl<'a> Rest<'a> {
         Ok(TextView::trusted(bytes))
     }
 
-    fn queue(&mut self) -> Result<TextView<'a>, DecodeError> {
+    fn queue(&mut self) -> Result<QueueNameView<'a>, DecodeError> {
         let bytes = self.short(QUEUE_NAME_BYTES_MAX, "queue name")?;
         check_name(bytes)?;
-        Ok(TextView::trusted(bytes))
+        Ok(QueueNameView::trusted(bytes))
     }
 
     #[cold]

@@ -23,7 +23,7 @@ use crate::limits::{
 };
 use crate::outcome::Outcome;
 use crate::properties::Properties;
-use crate::queue_name::check_name;
+use crate::queue_name::{QueueNameView, check_name};
 use crate::text::{TextView, check_text};
 
 type Config = Configuration<LittleEndian, Fixint, Limit<ENVELOPE_BYTES_MAX>>;
@@ -171,7 +171,7 @@ pub(crate) fn read(encoded: &[u8]) -> Option<EnvelopeView<'_>> {
         time_to_reach_queue_ms: layout.time_to_reach_queue_ms,
         time_to_be_received_ms: layout.time_to_be_received_ms,
         body_bytes: layout.body_bytes,
-        queue: TextView::trusted(layout.queue.0),
+        queue: QueueNameView::trusted(layout.queue.0),
         label: text(layout.label.0, true)?,
         correlation_id: layout.correlation_id.0,
         response_queue: line(layout.response_queue.0)?,

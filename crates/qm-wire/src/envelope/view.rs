@@ -9,7 +9,7 @@ use crate::id::{MessageId, QmId, Salt};
 use crate::limits::{BODY_BYTES_MAX, LABEL_CHARS_MAX};
 use crate::outcome::Outcome;
 use crate::properties::{self, Properties};
-use crate::queue_name::QueueName;
+use crate::queue_name::{QueueName, QueueNameView};
 use crate::text::{Text, TextView};
 
 /// The fields of an [`Envelope`], borrowed from its encoding; see there for what they mean.
@@ -46,7 +46,7 @@ pub struct EnvelopeView<'a> {
     pub time_to_reach_queue_ms: u64,
     pub time_to_be_received_ms: u64,
     pub body_bytes: u32,
-    pub queue: TextView<'a>,
+    pub queue: QueueNameView<'a>,
     pub label: TextView<'a>,
     pub correlation_id: &'a [u8],
     pub response_queue: TextView<'a>,
