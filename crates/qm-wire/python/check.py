@@ -100,6 +100,9 @@ def check_computed(path):
     for length, tag in computed["tags"].items():
         body = bytes(i * 7 % 256 for i in range(int(length)))
         assert qmwire.message_tag(envelope, salt, body).hex() == tag, f"a body of {length} bytes"
+    for length, tag in computed["envelope_tags"].items():
+        long = bytes(i * 7 % 251 for i in range(int(length)))
+        assert qmwire.message_tag(long, bytes(16), b"").hex() == tag, f"an envelope of {length} bytes"
     for count, expected in computed["tag_hashes"].items():
         tags = [bytes([i % 256] * 8) for i in range(int(count))]
         assert qmwire.tag_hash(tags).hex() == expected, f"{count} tags"

@@ -204,6 +204,18 @@ fn computed_values_are_the_published_ones() {
         writeln!(text, "{length} = {}", quoted(&tag.to_string())).unwrap();
     }
     text.push_str(
+        "\n# The tag over so many bytes instead of an envelope, 7 times their index, modulo 251, with an\n\
+         # empty body and a salt of zeros: what is hashed is 30 bytes longer, and a tree above 1024\n\
+         [envelope_tags]\n",
+    );
+    for length in ENVELOPE_LENGTHS {
+        let envelope: Vec<u8> = (0..length)
+            .map(|at| (at * 7 % 251).to_le_bytes()[0])
+            .collect();
+        let tag = Tag::compute(&envelope, &Salt([0; 16]), b"");
+        writeln!(text, "{length} = {}", quoted(&tag.to_string())).unwrap();
+    }
+    text.push_str(
         "\n# The hash over so many tags in a session ack (W-TAG-3), as it travels; the first tag is\n\
          # eight bytes 0, the next eight bytes 1, and so on\n[tag_hashes]\n",
     );
@@ -257,6 +269,11 @@ fn signed(text: &mut String) {
 const BODY_LENGTHS: [usize; 22] = [
     0, 1, 3, 4, 8, 9, 16, 17, 32, 33, 100, 128, 129, 160, 240, 241, 512, 1024, 1025, 2048, 2049,
     5000,
+];
+
+/// Lengths at which the tree of the slow hash gets another leaf or another level.
+const ENVELOPE_LENGTHS: [usize; 15] = [
+    0, 34, 35, 994, 995, 2018, 2019, 3042, 3043, 4066, 4067, 8163, 16355, 32739, 65535,
 ];
 
 /// A vector that nobody checks any more would lie in wait for the next implementation.

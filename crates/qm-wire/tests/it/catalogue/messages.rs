@@ -37,6 +37,15 @@ pub(super) fn valid(list: &mut Vec<Valid>) {
         "an administration message: the message was received",
         Value::Envelope(report()),
     );
+    let mut long = full_envelope();
+    long.label = "\u{1f4e6}".repeat(249).as_str().into();
+    let items = (0..10).map(|n| (format!("property {n}"), [0xa0 + n; 120]));
+    long.properties = qm_wire::Properties::new(items).unwrap();
+    add(
+        "data_long_envelope",
+        "a label of 249 characters in 996 bytes and 10 properties: the tag is over a tree of BLAKE3",
+        peer(PeerFrame::Data(data_of(long, b"hello", false))),
+    );
     let mut forwarded = data_of(full_envelope(), b"hello", false);
     forwarded.transit.hops = 1;
     forwarded.transit.route = Some(Route {
