@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::{Bytes, BytesMut};
-use qm_engine::admin::AdminRequest;
+use qm_engine::admin::{AdminReply, AdminRequest};
 use qm_engine::limits::{
     CLIENT_REFUSALS_MAX, FLIGHTS_MAX, LEASES_MAX, OWED_LIVES_PER_PEER_MAX, REFUSED_MAX,
 };
@@ -59,7 +59,7 @@ impl Cut<'_> {
 }
 
 /// One engine, its disk, and what its peers know.
-struct World {
+pub(crate) struct World {
     engine: Engine,
     now_ms: u64,
     records: BTreeMap<(StreamId, u64), StoredRecord>,
@@ -79,6 +79,8 @@ struct World {
     lookups: Vec<u64>,
     sequences: [u64; 3],
     requests: u64,
+    /// What operators were answered.
+    pub(crate) replies: Vec<AdminReply>,
 }
 
 fn key_of(peer: u8) -> [u8; 32] {
@@ -94,7 +96,7 @@ fn life_of(peer: u8, number: u8) -> Incarnation {
 }
 
 impl World {
-    fn new(seed: u8) -> Self {
+    pub(crate) fn new(seed: u8) -> Self {
         let public_key = [0xee; 32];
         let me = Identity {
             qm: QmId::from_ed25519_public_key(&public_key),
@@ -130,6 +132,7 @@ impl World {
             lookups: Vec::new(),
             sequences: [0; 3],
             requests: 0,
+            replies: Vec::new(),
         };
         for name in &QUEUES[..2] {
             let mut settings = LocalSettings::new(name.parse().expect("a good name"));
@@ -154,6 +157,14 @@ impl World {
             request: 1,
             what,
         });
+    }
+
+    /// Asks as an operator does, and lets the disk do all that follows.
+    pub(crate) fn ask(&mut self, what: AdminRequest) {
+        self.admin(what);
+        while !self.at_disk.is_empty() {
+            self.disk(0);
+        }
     }
 
     fn give(&mut self, input: Input) {
@@ -205,6 +216,7 @@ impl World {
                 frame: NodeFrame::Delivery(delivery),
                 ..
             } => self.lookups.push(delivery.lookup),
+            Output::Admin { reply, .. } => self.replies.push(reply),
             _ => {}
         }
     }

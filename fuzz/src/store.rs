@@ -9,6 +9,10 @@ use qm_store::{
     Applied, Batch, Fault, Fs, Log, LogOptions, Op, Recovered, SimFs, StoreError, StreamId,
 };
 
+mod damage;
+
+pub use self::damage::store_damage;
+
 const STREAMS: u32 = 3;
 
 fn folder() -> &'static Path {
@@ -137,7 +141,12 @@ impl Machine {
                 self.next_position += 1 + u64::from(argument & 1);
                 let position = self.next_position;
                 let bytes = usize::from(argument) * usize::from(code / 8);
-                let body = Bytes::from(vec![argument; bytes]);
+                // No two records have the same body, so that one cannot pass for another.
+                let mut body = vec![argument; bytes];
+                for (to, from) in body.iter_mut().zip(position.to_le_bytes()) {
+                    *to = from;
+                }
+                let body = Bytes::from(body);
                 self.ever.insert((stream.0, position), body.clone());
                 Op::Put {
                     stream,
@@ -163,15 +172,60 @@ impl Machine {
             },
         }
     }
+
+    fn step(&mut self, code: u8, argument: u8, ops: &mut Vec<Op>) {
+        match code {
+            0xfe => {
+                self.log = None;
+                self.disk.crash(u64::from(argument));
+                self.recover();
+            }
+            0xfd => {
+                if let Some(log) = self.log.take() {
+                    log.close();
+                }
+                self.disk.crash(u64::from(argument));
+                self.recover();
+            }
+            0xfc => {
+                let at = self.disk.operations() + u64::from(argument % 32);
+                self.disk.inject(Fault::CutAt(at));
+            }
+            0xfb => {
+                let at = self.disk.operations() + u64::from(argument % 32);
+                self.disk.inject(Fault::FailAt(at));
+            }
+            0xf0..=0xfa => {
+                if let Some(log) = &mut self.log
+                    && log.tidy(argument & 1 == 1).is_err()
+                {
+                    self.log = None;
+                }
+            }
+            _ => {
+                ops.push(self.op(code, argument));
+                // One batch of several operations now and then.
+                if code & 8 == 0 || ops.len() > 20 {
+                    self.commit(Batch::from(std::mem::take(ops)));
+                }
+            }
+        }
+    }
 }
 
 /// Any sequence of commits, power cuts, failed operations, restarts and housekeeping leaves
 /// exactly what was reported durable; a commit that failed is there whole or not at all. At the
-/// end the segments are damaged with what is left of the input: opening them is refused or tells
-/// of it, and never panics.
+/// end bits are flipped with what is left of the input: opening is refused or tells of it, and
+/// never panics. [`store_damage`] asks more of damage.
 ///
 /// Two bytes an operation; codes from 0xf0 are faults and restarts.
 pub fn store_recover(data: &[u8]) {
+    let (machine, rest) = play(data, LogOptions::default().side_file_bytes, 400);
+    damage_anywhere(machine, rest);
+}
+
+/// Plays the operations at the front of an input on a new store, and gives what follows them.
+fn play(data: &[u8], side_file_bytes: usize, steps_max: usize) -> (Machine, &[u8]) {
     let options = LogOptions {
         segment_bytes: 20 * 1024,
         reserve_bytes: 20 * 1024,
@@ -179,6 +233,7 @@ pub fn store_recover(data: &[u8]) {
         disk_bytes_max: Some(400 * 1024),
         group_bytes_max: 8 * 1024,
         recent_puts: 16,
+        side_file_bytes,
         ..LogOptions::default()
     };
     let mut machine = Machine {
@@ -194,56 +249,23 @@ pub fn store_recover(data: &[u8]) {
     machine.recover();
     let mut ops = Vec::new();
     let (mut script, mut rest) = (data.chunks_exact(2), data);
-    for step in script.by_ref().take(400) {
+    for step in script.by_ref().take(steps_max) {
         let (code, argument) = (step[0], step[1]);
         rest = rest.get(2..).unwrap_or_default();
-        match code {
-            0xff => break,
-            0xfe => {
-                machine.log = None;
-                machine.disk.crash(u64::from(argument));
-                machine.recover();
-            }
-            0xfd => {
-                if let Some(log) = machine.log.take() {
-                    log.close();
-                }
-                machine.disk.crash(u64::from(argument));
-                machine.recover();
-            }
-            0xfc => {
-                let at = machine.disk.operations() + u64::from(argument % 32);
-                machine.disk.inject(Fault::CutAt(at));
-            }
-            0xfb => {
-                let at = machine.disk.operations() + u64::from(argument % 32);
-                machine.disk.inject(Fault::FailAt(at));
-            }
-            0xf0..=0xfa => {
-                if let Some(log) = &mut machine.log
-                    && log.tidy(argument & 1 == 1).is_err()
-                {
-                    machine.log = None;
-                }
-            }
-            _ => {
-                ops.push(machine.op(code, argument));
-                // One batch of several operations now and then.
-                if code & 8 == 0 || ops.len() > 20 {
-                    machine.commit(Batch::from(std::mem::take(&mut ops)));
-                }
-            }
+        if code == 0xff {
+            break;
         }
+        machine.step(code, argument, &mut ops);
         if machine.log.is_none() {
             // What failed stopped the log; only recovery knows what survived.
             machine.disk.crash(u64::from(argument));
             machine.recover();
         }
     }
-    damage(machine, rest);
+    (machine, rest)
 }
 
-fn damage(mut machine: Machine, damage: &[u8]) {
+fn damage_anywhere(mut machine: Machine, damage: &[u8]) {
     machine.log = None;
     machine.disk.crash(1);
     let files = machine

@@ -1,11 +1,14 @@
 //! Targets of qm-wire.
 
-use bytes::{Bytes, BytesMut};
-use qm_wire::frame::{HEADER_VERSION, IGNORABLE_FLAGS, MAGIC, RawFrame, split_frame};
+use std::fmt::{Debug, Display};
+use std::str::FromStr;
+
+use bytes::{Buf, Bytes, BytesMut};
+use qm_wire::frame::{HEADER_VERSION, IGNORABLE_FLAGS, MAGIC, RawFrame, frame_len, split_frame};
 use qm_wire::local::{ClientFrame, NodeFrame};
 use qm_wire::{
-    AckWishes, Class, DecodeError, Destination, Envelope, Incarnation, MessageFlags, MessageId,
-    PeerFrame, Priority, Properties, QmId, QueueName, Salt, Text, differential,
+    AckWishes, Class, DecodeError, Destination, Envelope, FrameKind, Incarnation, MessageFlags,
+    MessageId, PeerFrame, Priority, Properties, QmId, QueueName, Salt, Tag, Text, differential,
 };
 
 /// Largest body of a message frame in these targets.
@@ -100,15 +103,57 @@ fn local(raw: &RawFrame) {
 fn raw_frames(data: &[u8]) -> impl Iterator<Item = RawFrame> {
     let mut whole = Bytes::copy_from_slice(data);
     let whole = split_frame(&mut whole, BODY_LIMIT).ok().flatten();
-    let bare = data
-        .split_first_chunk()
-        .map(|([kind, f0, f1], body)| RawFrame {
-            kind: *kind,
-            flags: u16::from_le_bytes([*f0, *f1]),
-            checksum: 0,
-            body: Bytes::copy_from_slice(body),
-        });
-    whole.into_iter().chain(bare)
+    whole.into_iter().chain(bare_frame(data))
+}
+
+/// A frame as its decoder gets it: kind, flags and body, without the header that hardly any change
+/// of an input leaves right.
+fn bare_frame(data: &[u8]) -> Option<RawFrame> {
+    let ([kind, f0, f1], body) = data.split_first_chunk()?;
+    Some(RawFrame {
+        kind: *kind,
+        flags: u16::from_le_bytes([*f0, *f1]),
+        checksum: 0,
+        body: Bytes::copy_from_slice(body),
+    })
+}
+
+/// Every decoder of a frame's body: the first byte is the kind, two are flags, the rest is the
+/// body, whose checksum is put right. No panic; one encoding per value; cut short or made longer,
+/// a body whose fields have an end is no longer one.
+pub fn decode_body(data: &[u8]) {
+    let Some(raw) = bare_frame(data) else { return };
+    peer(&raw);
+    local(&raw);
+    if kind_of_body(data).is_some_and(ends_by_itself) {
+        let longer = [data, &[0]].concat();
+        assert_eq!(kind_of_body(&longer), None, "bytes behind the last field");
+        let (_, shorter) = data.split_last().expect("a kind was read");
+        assert_eq!(kind_of_body(shorter), None, "the last field lacks a byte");
+    }
+}
+
+/// The kind that [`decode_body`] read in an input; `None` for one that was refused.
+pub fn kind_of_body(data: &[u8]) -> Option<FrameKind> {
+    let raw = bare_frame(data)?;
+    let peer = decode_sealed(&raw, PeerFrame::decode).and_then(|(_, frame)| frame.kind());
+    let client = || decode_sealed(&raw, ClientFrame::decode).and_then(|(_, frame)| frame.kind());
+    let node = || decode_sealed(&raw, NodeFrame::decode).and_then(|(_, frame)| frame.kind());
+    peer.or_else(client).or_else(node)
+}
+
+/// Kinds whose bodies do not end in bytes that go on to the end of the frame.
+fn ends_by_itself(kind: FrameKind) -> bool {
+    !kind.carries_message()
+        && !matches!(
+            kind,
+            FrameKind::Announce
+                | FrameKind::BodyPart
+                | FrameKind::Admin
+                | FrameKind::AdminReply
+                | FrameKind::RemoteRequest
+                | FrameKind::RemoteAnswer
+        )
 }
 
 /// Frames between nodes: no panic, one encoding per value, messages as long as they say.
@@ -121,16 +166,28 @@ pub fn decode_local_frame(data: &[u8]) {
     raw_frames(data).for_each(|raw| local(&raw));
 }
 
-/// A stream of frames gives the same frames and the same error however it is cut. The first byte
-/// seeds the sizes of the chunks.
+/// A stream of frames gives the same frames and the same error however it is cut, on each of the
+/// three links. The first byte chooses the link and seeds the sizes of the chunks.
 pub fn frame_stream(data: &[u8]) {
     let Some((seed, stream)) = data.split_first() else {
         return;
     };
+    match seed % 3 {
+        0 => cut_anywhere(*seed, stream, PeerFrame::next),
+        1 => cut_anywhere(*seed, stream, ClientFrame::next),
+        _ => cut_anywhere(*seed, stream, NodeFrame::next),
+    }
+}
+
+fn cut_anywhere<T: Debug + PartialEq>(
+    seed: u8,
+    stream: &[u8],
+    next: impl Fn(&mut Bytes, usize) -> Result<Option<T>, DecodeError>,
+) {
     let mut whole = Bytes::copy_from_slice(stream);
     let mut expected = Vec::new();
     let expected_end = loop {
-        match PeerFrame::next(&mut whole, BODY_LIMIT) {
+        match next(&mut whole, BODY_LIMIT) {
             Ok(Some(frame)) => expected.push(frame),
             Ok(None) => break None,
             Err(wrong) => break Some(wrong),
@@ -138,7 +195,7 @@ pub fn frame_stream(data: &[u8]) {
     };
     let (mut found, mut end) = (Vec::new(), None);
     let (mut arrived, mut rest) = (BytesMut::new(), stream);
-    let mut size = usize::from(*seed);
+    let mut size = usize::from(seed);
     while end.is_none() {
         size = (size * 31 + 7) % 61;
         let (chunk, after) = rest.split_at(size.clamp(1, rest.len().max(1)).min(rest.len()));
@@ -147,7 +204,7 @@ pub fn frame_stream(data: &[u8]) {
         loop {
             let mut front = arrived.clone().freeze();
             let before = front.len();
-            match PeerFrame::next(&mut front, BODY_LIMIT) {
+            match next(&mut front, BODY_LIMIT) {
                 Ok(Some(frame)) => {
                     found.push(frame);
                     let _front = arrived.split_to(before - front.len());
@@ -286,5 +343,82 @@ pub fn address_parse(data: &[u8]) {
             assert!(QueueName::from_bytes(to.queue().as_bytes().clone()).is_ok());
         }
         Err(wrong) => assert!(!wrong.to_string().is_empty()),
+    }
+}
+
+/// Whatever is understood is printed in a form that is read back as the same.
+fn printed_again<T: FromStr + Display + Debug + PartialEq>(text: &str) {
+    if let Ok(value) = text.parse::<T>() {
+        let printed = value.to_string();
+        assert_eq!(
+            printed.parse::<T>().ok(),
+            Some(value),
+            "printed as {printed:?}"
+        );
+    }
+}
+
+/// What frames are made of, by itself: texts, queue names, properties, frame headers, printed
+/// identities and names of outcomes. The first byte chooses.
+pub fn decode_part(data: &[u8]) {
+    let Some((what, rest)) = data.split_first() else {
+        return;
+    };
+    let bytes = Bytes::copy_from_slice(rest);
+    match what % 5 {
+        0 => {
+            let Ok(properties) = Properties::from_encoded(bytes.clone()) else {
+                return;
+            };
+            assert_eq!(Properties::new(properties.iter()).as_ref(), Ok(&properties));
+            for (name, value) in properties.iter() {
+                assert_eq!(properties.get(name), Some(value));
+            }
+        }
+        1 => {
+            let Ok(name) = QueueName::from_bytes(bytes.clone()) else {
+                return;
+            };
+            assert_eq!(name.as_bytes(), &bytes, "a name travels as it was given");
+            let folded = name.as_str().to_uppercase().parse::<QueueName>();
+            if name.as_str().is_ascii() {
+                assert_eq!(folded, Ok(name));
+            }
+        }
+        2 => {
+            let line = Text::line_from_utf8(bytes.clone(), "line");
+            let text = Text::from_utf8(bytes, "text");
+            assert!(line.is_err() || line == text, "a line is a text");
+            if let Ok(text) = text {
+                assert_eq!(text.as_str().as_bytes(), rest);
+            }
+        }
+        3 => match frame_len(rest, BODY_LIMIT) {
+            Ok(Some(len)) => {
+                assert!(len <= (2 << 20) && rest.len() >= 16);
+                let mut bytes = bytes;
+                let raw = split_frame(&mut bytes, BODY_LIMIT).expect("its header is right");
+                assert_eq!(raw.is_some(), rest.len() >= len);
+                assert_eq!(bytes.remaining(), rest.len() - raw.map_or(0, |_| len));
+            }
+            Ok(None) => assert!(rest.len() < 16),
+            Err(wrong) => {
+                // What follows cannot make it right.
+                let longer = [rest, &[0; 16]].concat();
+                assert_eq!(frame_len(&longer, BODY_LIMIT), Err(wrong));
+            }
+        },
+        _ => {
+            let text = String::from_utf8_lossy(rest);
+            printed_again::<QmId>(&text);
+            printed_again::<Incarnation>(&text);
+            printed_again::<MessageId>(&text);
+            printed_again::<Tag>(&text);
+            if let Some(outcome) = qm_wire::Outcome::from_name(&text) {
+                let name = outcome.name().map(str::to_owned);
+                let name = name.unwrap_or_else(|| format!("{:04x}", outcome.0));
+                assert_eq!(qm_wire::Outcome::from_name(&name), Some(outcome));
+            }
+        }
     }
 }

@@ -1,9 +1,11 @@
-//! The seeds made from the golden vectors of the wire format keep up with them. `QM_BLESS=1` writes
-//! them anew.
+//! The seeds made from the golden vectors of the wire format keep up with them, and reach every
+//! decoder. `QM_BLESS=1` writes them anew.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+
+use qm_wire::FrameKind;
 
 /// Seeds by target and file name.
 type Seeds = BTreeMap<(&'static str, String), Vec<u8>>;
@@ -48,15 +50,23 @@ fn vectors() -> Vec<(String, String, bool, Vec<u8>)> {
 
 fn seeds() -> Seeds {
     let mut seeds = Seeds::new();
-    let mut stream = vec![7];
+    // The first byte chooses the link.
+    let mut streams = BTreeMap::from([("peer", vec![6]), ("client", vec![7]), ("node", vec![8])]);
     let mut session = Vec::new();
     for (name, reader, is_valid, bytes) in vectors() {
+        // What is invalid would end the stream.
+        if is_valid && let Some(stream) = streams.get_mut(reader.as_str()) {
+            stream.extend(&bytes);
+        }
+        // Kind, flags and body of what has a whole header.
+        if reader != "envelope"
+            && let Some(([_, _, _, kind, f0, f1, ..], body)) = bytes.split_first_chunk::<16>()
+        {
+            let bare = [&[*kind, *f0, *f1], body].concat();
+            seeds.insert(("decode_body", name.clone()), bare);
+        }
         match reader.as_str() {
             "peer" | "open" => {
-                // What is invalid would end the stream.
-                if is_valid {
-                    stream.extend(&bytes);
-                }
                 seeds.insert(("decode_peer_frame", name), bytes);
             }
             "client" | "node" => {
@@ -72,7 +82,9 @@ fn seeds() -> Seeds {
             other => panic!("{name} is for {other}"),
         }
     }
-    seeds.insert(("frame_stream", "every_frame".to_owned()), stream);
+    for (link, stream) in streams {
+        seeds.insert(("frame_stream", format!("every_{link}_frame")), stream);
+    }
     session.sort();
     let session = session.into_iter().flat_map(|(_, bytes)| bytes).collect();
     seeds.insert(("local_session", "every_frame".to_owned()), session);
@@ -93,4 +105,46 @@ fn every_vector_is_a_seed() {
             path.display()
         );
     }
+}
+
+/// The kinds whose frames were read in the inputs of `decode_body`, and those that were refused.
+fn reached(folder: &Path) -> (BTreeSet<FrameKind>, BTreeSet<FrameKind>) {
+    let (mut read, mut refused) = (BTreeSet::new(), BTreeSet::new());
+    for file in fs::read_dir(folder).unwrap() {
+        let bytes = fs::read(file.unwrap().path()).unwrap();
+        match qm_fuzz::kind_of_body(&bytes) {
+            Some(kind) => read.insert(kind),
+            None => {
+                let kind = bytes.first().and_then(|kind| FrameKind::from_code(*kind));
+                kind.is_some_and(|kind| refused.insert(kind))
+            }
+        };
+    }
+    (read, refused)
+}
+
+/// A search begins in every decoder, not in front of it.
+#[test]
+fn the_seeds_reach_every_decoder() {
+    let all: BTreeSet<_> = FrameKind::ALL.iter().copied().collect();
+    let (read, _) = reached(&here().join("seeds/decode_body"));
+    let missing: Vec<_> = all.difference(&read).collect();
+    assert!(missing.is_empty(), "no seed is read as {missing:?}");
+}
+
+/// What a search has reached, where there was one.
+#[test]
+fn a_search_reaches_every_decoder_from_both_sides() {
+    let folder = here().join("corpus/decode_body");
+    if !folder.is_dir() {
+        println!("nobody searched here");
+        return;
+    }
+    let (read, refused) = reached(&folder);
+    println!("read: {}, refused: {}", read.len(), refused.len());
+    let all: BTreeSet<_> = FrameKind::ALL.iter().copied().collect();
+    assert_eq!(
+        refused, all,
+        "a search that was long enough finds what is wrong in each"
+    );
 }

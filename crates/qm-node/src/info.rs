@@ -42,3 +42,29 @@ pub struct NodeInfo {
     /// What is known of its disk; shared with the running node.
     pub(crate) health: Arc<StoreHealth>,
 }
+
+#[cfg(feature = "__fuzz")]
+impl NodeInfo {
+    /// A node that never ran.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn of_nobody() -> Self {
+        let public_key = [0x42; 32];
+        Self {
+            name: "nobody".to_owned(),
+            qm: QmId::from_ed25519_public_key(&public_key),
+            public_key,
+            fingerprint: "a".repeat(52),
+            incarnation: Incarnation(1),
+            listen: ([127, 0, 0, 1], 1801).into(),
+            addresses: Vec::new(),
+            socket: "/run/qm/node.sock".into(),
+            data: "/var/lib/qm".into(),
+            created: false,
+            trust: Trust::Approve,
+            pid: 1,
+            version: "0.0.0",
+            health: Arc::default(),
+        }
+    }
+}

@@ -43,7 +43,9 @@ impl Place {
     }
 
     pub(super) fn excerpt(&self) -> (String, usize) {
-        (self.text.clone(), self.column.saturating_sub(1))
+        // A line that ends in CR and LF may be wrong at its CR, which is not shown.
+        let shown = self.text.chars().count();
+        (self.text.clone(), self.column.saturating_sub(1).min(shown))
     }
 }
 

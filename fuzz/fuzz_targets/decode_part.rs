@@ -1,0 +1,3 @@
+#![no_main]
+//! See `qm_fuzz::decode_part`.
+libfuzzer_sys::fuzz_target!(|data: &[u8]| qm_fuzz::decode_part(data));
