@@ -1,4 +1,5 @@
-//! The wire crate for those who take it alone: without bincode, and on other targets.
+//! The wire crate for those who take it alone: without bincode, and on other targets, one of them
+//! without a standard library.
 
 use std::path::Path;
 use std::process::Command;
@@ -8,6 +9,8 @@ use anyhow::{Context, bail};
 use crate::repo::cargo;
 
 const WASM: &str = "wasm32-unknown-unknown";
+/// A processor without an operating system: there is `core` and `alloc` and nothing else.
+const BARE: &str = "thumbv7em-none-eabi";
 
 pub(crate) fn run() -> anyhow::Result<()> {
     let arguments = [
@@ -29,14 +32,17 @@ pub(crate) fn run() -> anyhow::Result<()> {
         "without default features: {} crates, no bincode",
         tree.lines().count()
     );
-    if !is_installed(WASM)? {
-        println!("{WASM} is not installed, so not checked; rustup target add {WASM}");
-        return Ok(());
-    }
-    for features in [&["--no-default-features"][..], &["--all-features"]] {
-        cargo(["check", "--locked", "-p", "qm-wire", "--target", WASM])
-            .args(features)
-            .run()?;
+    let (alone, all): (&[&str], &[&str]) = (&["--no-default-features"], &["--all-features"]);
+    for (target, choices) in [(WASM, &[alone, all][..]), (BARE, &[alone])] {
+        if !is_installed(target)? {
+            println!("{target} is not installed, so not checked; rustup target add {target}");
+            continue;
+        }
+        for features in choices {
+            cargo(["check", "--locked", "-p", "qm-wire", "--target", target])
+                .args(*features)
+                .run()?;
+        }
     }
     Ok(())
 }

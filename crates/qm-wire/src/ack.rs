@@ -1,5 +1,6 @@
 //! Acknowledgements, refusals, questions and answers about messages.
 
+use alloc::vec::Vec;
 use bytes::{BufMut, BytesMut};
 
 use crate::codec::{DecodeError, Reader, put_count};

@@ -1,9 +1,13 @@
 //! Destination names: where a message shall go, as people write it.
 
+use alloc::borrow::Cow;
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
 use core::fmt::{self, Write as _};
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use core::str::FromStr;
-use std::borrow::Cow;
 
 use crate::codec::DecodeError;
 use crate::id::QmId;

@@ -1,5 +1,7 @@
 //! Reading and writing bytes with every length checked first.
 
+use alloc::string::String;
+use alloc::vec::Vec;
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::text::Text;

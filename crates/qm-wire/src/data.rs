@@ -1,6 +1,7 @@
 //! A message on its way: the transit part that changes at every hop, the envelope and body that
 //! never do.
 
+use alloc::boxed::Box;
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::codec::{DecodeError, Reader, put_short};

@@ -1,5 +1,6 @@
 //! What became of messages after they had arrived, and up to where that may be forgotten.
 
+use alloc::vec::Vec;
 use bytes::{BufMut, BytesMut};
 
 use crate::ack::{ENTRY_BYTES, put_entry, read_entry};

@@ -3,6 +3,7 @@
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use crate::codec::{DecodeError, Reader};
+use crate::crc::crc32c;
 use crate::limits::{
     ADMIN_BYTES_MAX, ADMIN_FIXED_BYTES, BODY_BYTES_MAX, BODY_PART_BYTES_MAX, BODY_PART_FIXED_BYTES,
     CONTROL_BYTES_MAX, FRAME_HEADER_BYTES, REMOTE_FIXED_BYTES,
@@ -401,7 +402,7 @@ impl<'a> Cut<'a> {
 }
 
 fn checksum(head: &[u8; 12], covered: &[u8]) -> u32 {
-    crc32c::crc32c_append(crc32c::crc32c(head), covered)
+    crc32c(crc32c(0, head), covered)
 }
 
 fn header_bytes(kind: u8, flags: u16, length: u32) -> [u8; 12] {

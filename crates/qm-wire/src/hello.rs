@@ -1,6 +1,7 @@
 //! The first frames of a session and those that govern it: hello, welcome, credit, queue state,
 //! goodbye.
 
+use alloc::vec::Vec;
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::codec::{DecodeError, Reader, put_count, put_line, put_short, put_short_within};

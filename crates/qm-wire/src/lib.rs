@@ -94,16 +94,24 @@
 //!
 //! # Features
 //!
+//! * `std` (default): the checksum by the processor's own instruction, where it has one. Without
+//!   this and the other features the crate needs no more than `alloc`.
 //! * `bincode` (default): the envelope goes through bincode, confined to one private module.
 //!   Without it the hand-written codec reads and writes the same bytes.
 //! * `serde`: printable identities for configuration and JSON.
+//!
+//! `bincode` and `serde` imply `std`.
+#![cfg_attr(not(any(test, feature = "std")), no_std)]
 #![forbid(unsafe_code)]
 #![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
+
+extern crate alloc;
 
 mod ack;
 mod address;
 mod class;
 mod codec;
+mod crc;
 mod data;
 mod envelope;
 mod finals;

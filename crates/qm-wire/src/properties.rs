@@ -1,5 +1,6 @@
 //! Application properties: a bounded, sorted, unique list of names and values (W-PRP-1, W-PRP-2).
 
+use alloc::vec::Vec;
 use core::fmt;
 
 use bytes::{BufMut, Bytes, BytesMut};

@@ -1,5 +1,6 @@
 //! Names of queues: case kept, case ignored in comparison, as in MSMQ.
 
+use alloc::string::String;
 use core::borrow::Borrow;
 use core::cmp::Ordering;
 use core::fmt;
@@ -54,12 +55,27 @@ const fn is_simple(byte: u8) -> bool {
         )
 }
 
+/// [`is_simple`] of every byte: a look is cheaper than the comparisons.
+const SIMPLE: [bool; 256] = {
+    let mut simple = [false; 256];
+    let mut rest: &mut [bool] = &mut simple;
+    let mut byte = 0_u8;
+    while let Some((this, others)) = rest.split_first_mut() {
+        *this = is_simple(byte);
+        byte = byte.wrapping_add(1);
+        rest = others;
+    }
+    simple
+};
+
 /// Every rule of queue names.
 #[inline]
 pub(crate) fn check_name(bytes: &[u8]) -> Result<(), DecodeError> {
     let ends = (bytes.first(), bytes.last());
     let is_simple = bytes.len() <= QUEUE_NAME_CHARS_MAX
-        && bytes.iter().all(|byte| is_simple(*byte))
+        && bytes
+            .iter()
+            .all(|byte| SIMPLE.get(usize::from(*byte)) == Some(&true))
         && matches!(ends, (Some(first), Some(last)) if *first != b' ' && *last != b' ');
     if is_simple {
         return Ok(());

@@ -1,6 +1,7 @@
 //! Transactional streams: the chain of links in which a sender's messages for one queue stand,
 //! what is said about places in it, and a message that left it otherwise than by delivery.
 
+use alloc::vec::Vec;
 use bytes::{BufMut, BytesMut};
 
 use crate::ack::{ENTRY_BYTES, put_entry, read_entry};

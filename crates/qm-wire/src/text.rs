@@ -1,5 +1,6 @@
 //! Text that points into a received buffer.
 
+use alloc::string::String;
 use core::fmt;
 use core::ops::Deref;
 

@@ -3,6 +3,7 @@
 //!
 //! This module knows what is signed, not how: keys and signatures are handed in and out.
 
+use alloc::vec::Vec;
 use bytes::{BufMut, BytesMut};
 
 use crate::codec::{DecodeError, Reader, put_count};

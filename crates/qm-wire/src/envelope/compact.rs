@@ -125,6 +125,7 @@ pub(crate) fn encode(envelope: &Envelope, to: &mut BytesMut) {
 ///
 /// bincode's errors name no field, so the codec by hand says what is wrong. That it refuses
 /// whatever [`read`] refuses is what the differential tests prove.
+#[inline]
 pub(crate) fn view(encoded: &[u8]) -> Result<EnvelopeView<'_>, crate::DecodeError> {
     match read(encoded) {
         Some(view) => Ok(view),

@@ -1,5 +1,7 @@
 //! What a node says to an application.
 
+use alloc::boxed::Box;
+use alloc::vec::Vec;
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::request::{check_ranges, put_ranges, read_ranges};

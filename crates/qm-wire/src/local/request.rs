@@ -1,5 +1,6 @@
 //! What an application asks of its node.
 
+use alloc::vec::Vec;
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::codec::{DecodeError, Reader, over, put_count, put_line, put_short};
