@@ -22,11 +22,6 @@ const EXCEPTIONS: &[(&str, Lacks, &str)] = &[
         Lacks::Both,
         "a rule for whoever changes the document",
     ),
-    ("W-STR-3", Lacks::Both, NO_STREAMS),
-    ("W-STR-4", Lacks::Test, NO_STREAMS),
-    ("W-STR-5", Lacks::Test, NO_STREAMS),
-    ("W-STR-7", Lacks::Test, NO_STREAMS),
-    ("W-STR-8", Lacks::Test, NO_STREAMS),
     ("W-FIN-1", Lacks::Test, NO_FINALS),
     ("W-FIN-2", Lacks::Test, NO_FINALS),
     ("W-USE-8", Lacks::Both, NO_FINALS),
@@ -40,7 +35,6 @@ const EXCEPTIONS: &[(&str, Lacks, &str)] = &[
     ),
 ];
 
-const NO_STREAMS: &str = "the engine offers no transactional streams";
 const NO_FINALS: &str = "the engine keeps no final outcomes";
 const NO_LEDGER: &str = "the engine keeps no ledger of branch tokens and no succession";
 

@@ -112,6 +112,7 @@ impl Engine {
             return self.refuse(link, data, Outcome::BAD_REQUEST);
         };
         let key = (peer, place.stream);
+        // W-STR-3.
         let this = place.previous.next(data.tag, place.position);
         let queue = envelope.queue.kept_in(&data.envelope);
         let judged = self.judge_in_stream(key, &queue, &place, this);

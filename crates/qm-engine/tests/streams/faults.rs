@@ -349,6 +349,7 @@ fn a_letter_whose_destination_lost_its_store_stays_uncertain_and_is_resent_by_fo
     assert_eq!(b.receive("orders"), ["2", "1"]);
 }
 
+/// W-STR-5.
 #[test]
 fn skips_pass_a_full_queue() {
     let (mut a, mut b) = pair();

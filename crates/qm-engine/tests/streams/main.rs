@@ -74,6 +74,7 @@ fn nothing_is_acknowledged_before_message_and_link_are_on_disk() {
     assert_eq!(a.engine.counters().acknowledged, 4);
 }
 
+/// W-STR-3: the receiver reckons the links itself, none came with the messages.
 #[test]
 fn what_was_taken_is_recognised_by_its_link_after_a_crash_of_either_end() {
     let (mut a, mut b) = met();
@@ -135,6 +136,7 @@ fn a_gap_is_filled_from_the_leaf_that_the_receiver_has() {
     is_quiet(&mut a);
 }
 
+/// W-STR-5, W-STR-7.
 #[test]
 fn a_refused_message_becomes_a_skip_and_nothing_behind_it_waits() {
     let (mut a, mut b) = pair();
