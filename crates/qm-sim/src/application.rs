@@ -172,11 +172,18 @@ impl Sender {
         }
         let body = Bytes::from(put.to_body(bytes));
         let mut frame = PutFrame::new(0, destination, body);
-        fate.durable = below(1_000) >= scenario.express_per_mille;
-        if !fate.durable {
-            frame.class = Class::Express;
-        }
-        if scenario.priorities {
+        let plain = if below(1_000) >= scenario.express_per_mille {
+            Class::Recoverable
+        } else {
+            Class::Express
+        };
+        frame.class = scenario.class_for(queue, plain, &mut below);
+        fate.durable = frame.class.is_durable();
+        fate.transactional = frame.class == Class::Transactional;
+        fate.mistyped = fate.transactional != scenario.is_transactional(queue);
+        if fate.transactional {
+            frame.priority = Priority::LOWEST;
+        } else if scenario.priorities {
             let priority = u8::try_from(below(8)).unwrap_or(3);
             frame.priority = Priority::new(priority).unwrap_or_default();
         }

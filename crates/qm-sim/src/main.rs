@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use qm_sim::{Breaks, Failure, Reach, Report, Scenario, run, run_traced, shrink};
 
-const USAGE: &str = "usage: qm-sim [--mode fast|quinn] [--break RULE] (--seed N [--trace] | --seeds A..B) [--shrink]";
+const USAGE: &str = "usage: qm-sim [--mode fast|streams|quinn] [--break RULE] (--seed N [--trace] | --seeds A..B) [--shrink]";
 /// Events spent on making one failure simpler.
 const SHRINK_STEPS: u64 = 3_000_000;
 /// Failures of a range that are shrunk; the others are only listed.
@@ -23,6 +23,7 @@ const SHRUNK_MAX: usize = 2;
 #[derive(Default)]
 struct Arguments {
     quinn: bool,
+    streams: bool,
     broken: Option<Breaks>,
     seeds: Option<(u64, u64)>,
     trace: bool,
@@ -49,8 +50,9 @@ fn read(words: &[String]) -> Option<Arguments> {
     while let Some(word) = words.next() {
         match word {
             "--mode" => match words.next()? {
-                "fast" => arguments.quinn = false,
-                "quinn" => arguments.quinn = true,
+                "fast" => (arguments.quinn, arguments.streams) = (false, false),
+                "streams" => (arguments.quinn, arguments.streams) = (false, true),
+                "quinn" => (arguments.quinn, arguments.streams) = (true, false),
                 _ => return None,
             },
             "--break" => arguments.broken = Some(Breaks::named(words.next()?)?),
@@ -75,6 +77,8 @@ fn read(words: &[String]) -> Option<Arguments> {
 fn scenario(arguments: &Arguments, seed: u64) -> Scenario {
     let mut scenario = if arguments.quinn {
         Scenario::quinn_from_seed(seed)
+    } else if arguments.streams {
+        Scenario::streams_from_seed(seed)
     } else {
         Scenario::from_seed(seed)
     };

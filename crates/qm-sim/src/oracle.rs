@@ -77,8 +77,12 @@ pub type Place = (usize, usize);
     reason = "these are independent marks in a book, not a state"
 )]
 pub struct Fate {
-    /// Whether it was recoverable.
+    /// Whether it was recoverable or transactional.
     pub durable: bool,
+    /// Whether it was transactional.
+    pub transactional: bool,
+    /// Whether its class is not that of its queue.
+    pub mistyped: bool,
     /// The machine it was put at.
     pub node: usize,
     /// Where it was sent.
@@ -135,7 +139,7 @@ impl Fate {
         // An express put whose answer was lost is repeated to a later life of its node, which does
         // not know that the stop of the earlier one wrote it down (rule 5).
         let repeated = !self.durable && self.restarted;
-        !self.mortal && !self.forgotten && !repeated
+        self.transactional || !self.mortal && !self.forgotten && !repeated
     }
 }
 
@@ -177,7 +181,28 @@ pub struct Oracle {
     pub duplicates_allowed: u64,
 }
 
+/// Stands for the priority of transactional messages, which have none.
+const STREAM: u8 = 8;
+
 impl Oracle {
+    /// The destination of a dead message confirmed that it will not take it.
+    ///
+    /// # Errors
+    /// Rule 9.
+    pub fn death_confirmed(&mut self, id: MessageId) -> Result<(), String> {
+        let put = self.names.get(&id).copied();
+        let Some((put, fate)) = put.and_then(|put| Some((put, self.fates.get_mut(&put)?))) else {
+            return Ok(());
+        };
+        fate.dead_uncertain = false;
+        if fate.stored > 0 {
+            return Err(format!(
+                "rule 9: {put:?} ({id}) was confirmed dead and was delivered"
+            ));
+        }
+        Ok(())
+    }
+
     /// Books for this many machines.
     #[must_use]
     pub fn new(nodes: usize) -> Self {
@@ -274,6 +299,12 @@ impl Oracle {
         let safe = match self.names.get(&id).and_then(|put| self.fates.get_mut(put)) {
             Some(fate) => {
                 let at = fate.towards.0;
+                if fate.dead.is_some_and(|(by, _)| by == fate.node) {
+                    // It was dead and is not: delivered wins.
+                    fate.dead = None;
+                    fate.dead_at.remove(&fate.node);
+                    fate.dead_uncertain = false;
+                }
                 self.durable[at].contains(&key)
                     || (!fate.durable && self.arrived[at].contains_key(&key))
             }
@@ -310,10 +341,12 @@ impl Oracle {
         let mut fate = put.and_then(|put| self.fates.get_mut(&put));
         let durable = fate.as_ref().is_some_and(|fate| fate.durable);
         if let Some(earlier) = before {
+            // No cache and no log has a part in what is transactional.
+            let exact = fate.as_ref().is_some_and(|fate| fate.transactional);
             let allowed = self.small_cache
                 || self.forgot[node].contains(&key)
                 || (!durable && earlier != life);
-            if !allowed {
+            if !allowed || exact {
                 return Err(format!("rule 4: {put:?} ({id}) entered node{node} twice"));
             }
             self.duplicates_allowed += 1;
@@ -330,17 +363,20 @@ impl Oracle {
             && !fate.dead_doubtful
             && !fate.dead_uncertain
             && at != node
-            && !fate.forgotten
-            && !fate.mortal
-            && !self.small_cache
+            && (fate.transactional || !fate.forgotten && !fate.mortal && !self.small_cache)
         {
             return Err(format!(
                 "rule 9: {put:?} ({id}) was delivered and is dead at node{at}: {outcome}"
             ));
         }
-        let in_order = fate.durable && before.is_none() && !self.gaps;
+        let in_order = fate.durable && before.is_none() && (fate.transactional || !self.gaps);
         if in_order && !self.disordered.contains(&put.application) {
             let key = (put.application, fate.towards, fate.priority);
+            let key = (
+                key.0,
+                key.1,
+                if fate.transactional { STREAM } else { key.2 },
+            );
             let last = self.last.entry(key).or_insert(0);
             if put.number < *last {
                 return Err(format!(
@@ -355,6 +391,9 @@ impl Oracle {
     /// A dead letter is on disk.
     pub fn dead_letter(&mut self, node: usize, put: Put, outcome: Outcome) {
         if let Some(fate) = self.fates.get_mut(&put) {
+            // Whether its destination was asked, the node that died meanwhile could not say.
+            let untold = fate.transactional && !fate.dead_at.contains(&node);
+            fate.dead_uncertain |= untold;
             fate.dead = Some((node, outcome));
             fate.dead_at.insert(node);
             fate.dead_kept = true;
@@ -403,6 +442,8 @@ impl Oracle {
             Outcome::BODY_TOO_LARGE => fate.oversized,
             Outcome::QUOTA_EXCEEDED => fate.fails_when_full,
             Outcome::REJECTED_BY_RECEIVER => fate.rejected,
+            Outcome::NOT_TRANSACTIONAL_QUEUE => fate.mistyped && fate.transactional,
+            Outcome::NOT_TRANSACTIONAL_MESSAGE => fate.mistyped && !fate.transactional,
             other => reason_holds(fate, other),
         };
         if !holds {
@@ -411,7 +452,8 @@ impl Oracle {
             ));
         }
         let delivered = fate.stored > 0 && fate.towards.0 != node;
-        if delivered && !uncertain && !fate.forgotten && !fate.mortal && !self.small_cache {
+        let knows = fate.transactional || !fate.forgotten && !fate.mortal && !self.small_cache;
+        if delivered && !uncertain && knows {
             return Err(format!(
                 "rule 9: {put:?} ({id}) is dead at node{node} and was delivered: {outcome}"
             ));

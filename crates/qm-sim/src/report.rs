@@ -134,6 +134,8 @@ pub struct Failure {
     pub seed: u64,
     /// Whether links were QUIC's.
     pub quinn: bool,
+    /// Whether some queues were transactional.
+    pub streams: bool,
     /// Which rule, and what was seen.
     pub text: String,
     /// Virtual time of it, milliseconds.
@@ -158,7 +160,11 @@ impl core::fmt::Display for Failure {
         for line in &self.tail {
             writeln!(f, "  {line}")?;
         }
-        let mode = if self.quinn { "--mode quinn " } else { "" };
+        let mode = match (self.quinn, self.streams) {
+            (true, _) => "--mode quinn ",
+            (_, true) => "--mode streams ",
+            _ => "",
+        };
         write!(f, "again with: cargo xtask sim {mode}--seed {}", self.seed)
     }
 }

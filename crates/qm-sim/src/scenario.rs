@@ -1,5 +1,7 @@
 //! What a run consists of, drawn from its seed.
 
+mod streams;
+
 use qm_engine::{Breaks, Entropy, SeededEntropy};
 
 use crate::quic::Packets;
@@ -77,6 +79,10 @@ pub struct Scenario {
     pub careless_per_mille: u64,
     /// Of a thousand messages this many have a key by which they are repeated.
     pub keyed_per_mille: u64,
+    /// So many queues of each machine, the last ones, are transactional.
+    pub transactional_queues: usize,
+    /// Of a thousand messages this many are of the wrong class for their queue.
+    pub mistyped_per_mille: u64,
     /// Whether priorities vary.
     pub priorities: bool,
     /// Whether the last machine cannot be dialled and holds connections of its own.
@@ -158,6 +164,8 @@ impl Scenario {
             delay_max_us: 0,
             commit_max_us: 0,
             express_per_mille: 0,
+            transactional_queues: 0,
+            mistyped_per_mille: 0,
             priorities: false,
             nat: false,
             approval: false,
@@ -253,6 +261,8 @@ impl Scenario {
         ("keys", |s| s.keyed_per_mille = 0),
         ("giving back", |s| s.give_back_per_mille = 0),
         ("express messages", |s| s.express_per_mille = 0),
+        ("wrong classes", |s| s.mistyped_per_mille = 0),
+        ("transactional queues", |s| s.transactional_queues = 0),
         ("priorities", |s| s.priorities = false),
         ("no dialling in", |s| s.nat = false),
         ("approval", |s| s.approval = false),

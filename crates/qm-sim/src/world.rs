@@ -341,6 +341,7 @@ impl World {
         Box::new(Failure {
             seed: self.scenario.seed,
             quinn: self.scenario.packets.is_some(),
+            streams: self.scenario.transactional_queues > 0,
             text,
             at_ms: self.now / 1_000,
             steps: self.report.steps,

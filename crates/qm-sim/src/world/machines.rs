@@ -328,6 +328,10 @@ impl World {
                     }
                 })
             }
+            Event::DeathConfirmed { id } => self.oracle.death_confirmed(id),
+            Event::StreamHeld { text, .. } => Err(format!(
+                "rule 7: node{node} holds a stream although nothing was lost: {text}"
+            )),
             Event::PeerPending { peer, .. } => {
                 let delay = self.draw(10_000, 3_000_000);
                 self.report.approvals += 1;

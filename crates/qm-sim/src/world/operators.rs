@@ -106,6 +106,7 @@ impl World {
         if self.machines[node].running.is_some() && self.queue_is_missing(node, queue)? {
             let mut settings = LocalSettings::new(name);
             settings.quota_messages = self.scenario.quota_messages;
+            settings.transactional = self.scenario.is_transactional(queue);
             self.note(&format!("node{node}: {} is created", settings.name));
             let reply = self.admin(node, AdminRequest::QueueCreate(settings))?;
             if matches!(reply, Some(AdminReply::Failed { .. })) {
@@ -272,7 +273,7 @@ impl World {
             }
             // What nothing in this world can be.
             "handshake" | "version" | "peer_busy" | "queue_type" | "damaged" | "received"
-            | "empty" | "unknown" => false,
+            | "stream_held" | "empty" | "unknown" => false,
             _ => true,
         }
     }

@@ -168,6 +168,11 @@ impl World {
         match outcome {
             Outcome::BODY_TOO_LARGE if large => fate.refused = true,
             Outcome::QUOTA_EXCEEDED if fate.fails_when_full => fate.refused = true,
+            Outcome::NOT_TRANSACTIONAL_QUEUE | Outcome::NOT_TRANSACTIONAL_MESSAGE
+                if fate.mistyped =>
+            {
+                fate.refused = true;
+            }
             Outcome::STORE_FULL
             | Outcome::QUOTA_EXCEEDED
             | Outcome::STOPPING

@@ -1,0 +1,51 @@
+//! Worlds in which some queues are transactional.
+
+use qm_engine::{Entropy, SeededEntropy};
+use qm_wire::Class;
+
+use super::Scenario;
+
+impl Scenario {
+    /// The same world with transactional queues: the last of each machine, or all of them. Some
+    /// messages are of the wrong class for their queue in some of these worlds.
+    #[must_use]
+    pub fn streams_from_seed(seed: u64) -> Self {
+        let world = Self::from_seed(seed);
+        let mut random = SeededEntropy::new(seed ^ 0x0057_4e41_5254);
+        let mut draw = |of: u64| random.next_u64() % of;
+        let all = draw(2) == 0;
+        let mistyped = draw(3) == 0;
+        let per_mille = 5 + draw(100);
+        Self {
+            transactional_queues: if all { world.queues } else { 1 },
+            mistyped_per_mille: if mistyped { per_mille } else { 0 },
+            ..world
+        }
+    }
+
+    /// Whether a queue of every machine is transactional.
+    #[must_use]
+    pub const fn is_transactional(&self, queue: usize) -> bool {
+        queue < self.queues && queue + self.transactional_queues >= self.queues
+    }
+
+    /// The class with which a message for a queue is put: transactional where the queue is, and
+    /// wrong where it is to be refused.
+    pub(crate) fn class_for(
+        &self,
+        queue: usize,
+        other: Class,
+        below: &mut impl FnMut(u64) -> u64,
+    ) -> Class {
+        if self.transactional_queues == 0 {
+            return other;
+        }
+        let wrong = below(1_000) < self.mistyped_per_mille;
+        let missing = queue >= self.queues && below(2) == 0;
+        if self.is_transactional(queue) != wrong || missing {
+            Class::Transactional
+        } else {
+            other
+        }
+    }
+}
