@@ -20,6 +20,7 @@ mod caches;
 mod document;
 mod letters;
 mod request;
+mod streams;
 mod time;
 
 use qm_engine::admin::{AdminReply, AdminRequest};
@@ -38,6 +39,7 @@ pub use letters::{
     ConnectionDocument, DeadLetterDocument, LetterFateDocument, TraceDocument, TraceEventDocument,
 };
 pub use request::{Request, Which};
+pub use streams::{RebasedDocument, StreamDocument};
 pub use time::rfc3339;
 
 /// Bytes of items in one listing: leaves room for the rest of the document below
@@ -102,6 +104,14 @@ pub fn encode_reply(reply: &AdminReply, shape: &Shape, node: &NodeInfo) -> (bool
             let stats = RouteStatsDocument::new(stats);
             return listing(rows.iter().map(RouteDocument::new), Some(stats), shape);
         }
+        AdminReply::Streams(views) => {
+            return listing(views.iter().map(StreamDocument::new), None, shape);
+        }
+        AdminReply::Rebased {
+            streams,
+            messages,
+            uncertain,
+        } => to_json(&RebasedDocument::new(*streams, *messages, *uncertain)),
         AdminReply::Dedup(stats) => to_json(&DedupDocument::new(stats)),
         AdminReply::Why(view) => to_json(&WhyDocument::new(view)),
         AdminReply::Trace(view) => to_json(&TraceDocument::new(view)),

@@ -137,6 +137,9 @@ pub(crate) enum Command {
     /// Queues of messages that wait for other nodes
     #[command(subcommand)]
     Outgoing(OutgoingCommand),
+    /// Transactional streams: exactly once and in order, per sender and destination queue
+    #[command(subcommand)]
+    Stream(StreamCommand),
     /// Other nodes: who may send here, and where they are
     #[command(subcommand)]
     Peers(PeersCommand),
@@ -548,6 +551,15 @@ pub(crate) enum OutgoingCommand {
         #[arg(long)]
         discard: bool,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum StreamCommand {
+    /// All streams, leaving and arriving
+    List,
+    /// Begin streams anew that stand because their destination lost what it had acknowledged;
+    /// what is not acknowledged is sent, and what the destination still knows is not sent twice
+    Rebase(OutgoingSelection),
 }
 
 #[derive(Debug, Subcommand)]

@@ -20,6 +20,7 @@ mod send;
 mod send_lines;
 mod status;
 mod store;
+mod stream;
 mod top;
 mod trace;
 mod why;
@@ -100,6 +101,7 @@ async fn with_node(command: &Command, settings: &Settings, out: &Output) -> Resu
         Command::Queue(command) => queue::queue(&node, command, out).await,
         Command::Outgoing(command) => outgoing::outgoing(&node, command, out).await,
         Command::Peers(command) => peers::peers(&node, command, out).await,
+        Command::Stream(command) => stream::stream(&node, command, out).await,
         Command::Routes => caches::routes(&node, out).await,
         Command::Dedup => caches::dedup(&node, out).await,
         Command::Dead(command) => dead::dead(&node, command, out).await,

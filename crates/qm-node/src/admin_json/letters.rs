@@ -25,6 +25,9 @@ pub struct DeadLetterDocument {
     pub outcome: String,
     /// Whether it may have been delivered or received all the same.
     pub uncertain: bool,
+    /// Whether its destination is being asked, and has not answered yet.
+    #[serde(default)]
+    pub unconfirmed: bool,
     /// When it died.
     pub died_at: String,
     /// Milliseconds since, by the node's own clock.
@@ -64,6 +67,7 @@ impl DeadLetterDocument {
             reason: word(view.outcome),
             outcome: code(view.outcome),
             uncertain: view.uncertain,
+            unconfirmed: view.unconfirmed,
             died_at: rfc3339(view.died_us),
             age_ms: view.age_ms,
             by: view.by,

@@ -126,6 +126,27 @@ pub enum Request {
         #[serde(default)]
         discard: bool,
     },
+    /// Answered by a [`List`](super::List) of [`StreamDocument`](super::StreamDocument)s.
+    #[serde(rename = "stream.list")]
+    StreamList {
+        /// Only those behind this key of an earlier answer.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        after: Option<String>,
+    },
+    /// Begin outgoing transactional streams anew that stand, or a named one; answered by a
+    /// [`RebasedDocument`](super::RebasedDocument).
+    #[serde(rename = "stream.rebase")]
+    StreamRebase {
+        /// A destination as printed, a peer's name, or `peer/queue`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        which: Option<String>,
+        /// All that stand; exactly one of the two is given.
+        #[serde(default, skip_serializing_if = "core::ops::Not::not")]
+        all: bool,
+        /// Only say what it would concern.
+        #[serde(default)]
+        dry_run: bool,
+    },
     /// Answered by a [`List`](super::List) of [`PeerDocument`](super::PeerDocument)s.
     #[serde(rename = "peers.list")]
     PeersList {
@@ -369,6 +390,18 @@ impl Request {
             } => AdminRequest::OutgoingPurge {
                 which: Which { which, all }.selector()?,
                 discard,
+            },
+            Self::StreamList { after } => {
+                shape.after = after;
+                AdminRequest::Streams
+            }
+            Self::StreamRebase {
+                which,
+                all,
+                dry_run,
+            } => AdminRequest::StreamRebase {
+                which: Which { which, all }.selector()?,
+                dry_run,
             },
             Self::PeersList { after } => {
                 shape.after = after;

@@ -184,6 +184,14 @@ fn every_request_is_understood() {
         AdminRequest::PeerForget { who: who() },
     );
     check(r#"{"do":"routes"}"#, AdminRequest::Routes);
+    check(r#"{"do":"stream.list"}"#, AdminRequest::Streams);
+    check(
+        r#"{"do":"stream.rebase","which":"hub/orders","dry_run":true}"#,
+        AdminRequest::StreamRebase {
+            which: Selector::Name("hub/orders".to_owned()),
+            dry_run: true,
+        },
+    );
     check(r#"{"do":"dedup"}"#, AdminRequest::Dedup);
     check(
         r#"{"do":"dead.list","after":"7","reason":"8000","destination":"hub","older_than_ms":5,"id":"0a"}"#,

@@ -39,7 +39,8 @@ pub(crate) async fn dead(
             confirm,
         } => {
             let letters = selected(node, which).await?;
-            let uncertain = letters.iter().filter(|letter| letter.uncertain).count();
+            let open = |letter: &&DeadLetterDocument| letter.uncertain || letter.unconfirmed;
+            let uncertain = letters.iter().filter(open).count();
             let mut what = format!("send {} again", counted(letters.len()));
             if let Some(to) = to {
                 what.push_str(&format!(" to {to}"));
@@ -260,10 +261,21 @@ fn list(letters: &[DeadLetterDocument], out: &Output) -> Result<(), Failure> {
             letter.class.clone(),
             letter.body_bytes.to_string(),
             letter.by.map_or_else(dash, |by| by.to_string()),
-            if letter.uncertain { "no" } else { "yes" }.to_owned(),
+            certain(letter).to_owned(),
             letter.label.clone(),
         ]
     })
+}
+
+/// Whether it is known that the message was not delivered.
+const fn certain(letter: &DeadLetterDocument) -> &'static str {
+    if letter.unconfirmed {
+        "unconfirmed"
+    } else if letter.uncertain {
+        "no"
+    } else {
+        "yes"
+    }
 }
 
 fn reason(letter: &DeadLetterDocument) -> String {
@@ -281,7 +293,9 @@ async fn show(node: &Node, letter: &DeadLetterDocument, out: &Output) -> Result<
         ("destination", letter.destination.clone()),
         (
             "certain",
-            if letter.uncertain {
+            if letter.unconfirmed {
+                "not yet: its destination is being asked; resending before it answers needs --force"
+            } else if letter.uncertain {
                 "no: it may have been delivered all the same; resending needs --force"
             } else {
                 "yes: it was not delivered"
