@@ -19,7 +19,7 @@ use crate::io::{Event, Lane, LinkId, Output};
 use crate::limits::{DOUBTFUL_MAX, DOUBTFUL_SPAN_MS, FLIGHT_BYTES_MAX, FLIGHTS_MAX};
 use crate::limits::{LATE_LOOK_MS, REFUSED_MAX};
 use crate::peers::Approval;
-use crate::stream::receiving::StreamAnswers;
+use crate::stream::receiving::{StrangeStreams, StreamAnswers};
 use crate::time::Timestamp;
 
 /// Frames are handed to the transport in buffers of about this size.
@@ -100,7 +100,7 @@ pub(crate) struct Session {
     /// Answers for transactional messages.
     pub(crate) stream_answers: StreamAnswers,
     /// Messages of streams of which nothing is known here.
-    pub(crate) strange_streams: Allowance,
+    pub(crate) strange_streams: StrangeStreams,
     /// What was refused on this session (W-USE-9); the oldest are forgotten first.
     pub(crate) refused: BTreeMap<Entry, Outcome>,
     refused_order: VecDeque<Entry>,
@@ -158,7 +158,7 @@ impl Session {
             duplicate_acks: Vec::new(),
             refusals: Vec::new(),
             stream_answers: StreamAnswers::default(),
-            strange_streams: Allowance::default(),
+            strange_streams: StrangeStreams::default(),
             refused: BTreeMap::new(),
             refused_order: VecDeque::new(),
             unverified: Allowance::default(),
@@ -475,7 +475,7 @@ impl Engine {
             .and_then(|session| session.welcome.as_ref())
             .map(|welcome| welcome.store_id);
         if let Some(store) = store {
-            self.meet_store(peer, store);
+            self.meet_store(link, peer, store);
         }
         self.tell_full_queues(link);
         self.grant_credit(link);
@@ -576,9 +576,6 @@ impl Engine {
                 session.push(Lane::Ack, &PeerFrame::SessionAck(ack));
             }
         }
-        for frame in session.stream_answers.take() {
-            session.push(Lane::Ack, &frame);
-        }
         let refusals = core::mem::take(&mut session.refusals);
         for chunk in refusals.chunks(qm_wire::limits::ENTRIES_MAX) {
             session.push(
@@ -587,6 +584,10 @@ impl Engine {
                     refusals: chunk.to_vec(),
                 }),
             );
+        }
+        // Behind the refusals: what is needed again must not be sent again that was refused.
+        for frame in session.stream_answers.take() {
+            session.push(Lane::Ack, &frame);
         }
         for (lane, buffer) in session.take_buffers() {
             if !buffer.is_empty() {

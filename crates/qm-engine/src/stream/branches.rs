@@ -426,12 +426,12 @@ impl Branches {
         changes
     }
 
-    /// Positions and links of the newest of each branch that is on disk, the newest first, at most
-    /// `most`.
+    /// Positions and links of the newest of each branch, the newest first, at most `most`. What is
+    /// being stored counts: its sender need not send it again.
     #[must_use]
     pub fn leaves(&self, most: usize) -> Vec<(u64, Link)> {
         let leaf = |branch: &Branch| {
-            let position = branch.stored_to.min(branch.end()).checked_sub(1)?;
+            let position = branch.end().checked_sub(1)?;
             branch.node(position).map(|node| (position, node.link))
         };
         let mut leaves: Vec<_> = self.branches.iter().filter_map(leaf).collect();

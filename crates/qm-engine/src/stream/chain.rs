@@ -354,20 +354,29 @@ impl<F: Copy> Chain<F> {
     }
 
     /// Where to go on when the receiver has these leaves of the stream (W-STR-8).
+    ///
+    /// `floor`: everything below this position was settled before the session of this answer
+    /// opened. A receiver that lacks some of it has lost it. One that lacks what was settled since
+    /// may have spoken before it was: another answer was quicker.
     #[must_use]
-    pub fn needed(&self, leaves: &[(u64, Link)]) -> GoOn {
+    pub fn needed(&self, leaves: &[(u64, Link)], floor: u64) -> GoOn {
         let low = self.low();
+        let settled = low.saturating_sub(1);
         let known = leaves
             .iter()
             .filter(|(position, link)| self.link_at(*position) == Some(*link))
             .map(|(position, _)| *position)
             .max();
         let known = known.or_else(|| leaves.is_empty().then_some(0));
-        match known {
-            // What is between was settled once and is gone from here.
-            Some(position) if position.saturating_add(1) >= low => GoOn::Behind(position),
-            _ => GoOn::Hold,
+        if let Some(position) = known.filter(|position| position.saturating_add(1) >= floor) {
+            return GoOn::Behind(position.max(settled));
         }
+        // The links of what was settled since are not kept.
+        let since = floor.saturating_sub(1)..settled;
+        if leaves.iter().any(|(position, _)| since.contains(position)) {
+            return GoOn::Behind(settled);
+        }
+        GoOn::Hold
     }
 
     /// The next skip that may be sent now: everything before it is in flight or settled. `waits`
@@ -564,15 +573,21 @@ mod tests {
         let mut chain = chain();
         let places = given(&mut chain, 10..16);
         let leaf = |n: usize| (places[n].position, places[n].link);
-        assert_eq!(chain.needed(&[]), GoOn::Behind(0));
+        assert_eq!(chain.needed(&[], 1), GoOn::Behind(0));
         let wrong = (4, Link([9; 16]));
-        assert_eq!(chain.needed(&[leaf(1), wrong]), GoOn::Behind(2));
-        chain.settle(10);
-        chain.settle(11);
-        assert_eq!(chain.needed(&[leaf(1)]), GoOn::Behind(2));
-        assert_eq!(chain.needed(&[leaf(0)]), GoOn::Hold);
-        assert_eq!(chain.needed(&[]), GoOn::Hold);
-        assert_eq!(chain.needed(&[wrong]), GoOn::Hold);
+        assert_eq!(chain.needed(&[leaf(1), wrong], 1), GoOn::Behind(2));
+        for at in 10..13 {
+            chain.settle(at);
+        }
+        // All of it was settled before the session.
+        assert_eq!(chain.needed(&[leaf(2)], 4), GoOn::Behind(3));
+        assert_eq!(chain.needed(&[leaf(1)], 4), GoOn::Hold);
+        assert_eq!(chain.needed(&[], 4), GoOn::Hold);
+        assert_eq!(chain.needed(&[wrong], 4), GoOn::Hold);
+        // Some of it since: the receiver may have spoken before.
+        assert_eq!(chain.needed(&[leaf(1)], 3), GoOn::Behind(3));
+        assert_eq!(chain.needed(&[leaf(0)], 3), GoOn::Hold);
+        assert_eq!(chain.needed(&[], 1), GoOn::Behind(3));
     }
 
     #[test]

@@ -60,12 +60,36 @@ pub(crate) struct InStreams {
     pub(crate) orphans: BTreeSet<(QmId, Entry)>,
 }
 
+/// Streams of which nothing is known here, and when their sender was told so last.
+#[derive(Debug, Default)]
+pub(crate) struct StrangeStreams(BTreeMap<StreamId, Timestamp>);
+
+impl StrangeStreams {
+    /// Whether the sender is to be told now. A sender may name any number of streams: beyond a few
+    /// it is told of none.
+    fn tells(&mut self, stream: StreamId, now: Timestamp) -> bool {
+        let due = |at: Timestamp| now.ms_since(at) >= NEED_PAUSE_MS;
+        if self.0.len() >= STREAMS_PER_PEER_MAX {
+            self.0.retain(|_, at| !due(*at));
+        }
+        match self.0.get(&stream) {
+            Some(at) if !due(*at) => false,
+            None if self.0.len() >= STREAMS_PER_PEER_MAX => false,
+            _ => {
+                self.0.insert(stream, now);
+                true
+            }
+        }
+    }
+}
+
 /// Answers for streams that wait to leave on a session.
 #[derive(Debug, Default)]
 pub(crate) struct StreamAnswers {
     acks: Vec<Run>,
     duplicates: Vec<Run>,
     skipped: Vec<LinkAt>,
+    needs: Vec<Need>,
 }
 
 impl StreamAnswers {
@@ -94,6 +118,8 @@ impl StreamAnswers {
             let links = chunk.to_vec();
             frames.push(PeerFrame::Skipped(Skipped { links }));
         }
+        let needs = core::mem::take(&mut self.needs).into_iter();
+        frames.extend(needs.map(PeerFrame::Need));
         frames
     }
 }
@@ -541,8 +567,7 @@ impl Engine {
                 let Some(session) = self.sessions.get_mut(&link) else {
                     return;
                 };
-                // Of a stream of which nothing is known nothing else remembers that it was told.
-                if !session.strange_streams.admits(now) {
+                if !session.strange_streams.tells(key.1, now) {
                     return;
                 }
                 Vec::new()
@@ -550,13 +575,13 @@ impl Engine {
         };
         crate::reached!(self, NeedSent);
         self.counters.needs_sent += 1;
-        let frame = PeerFrame::Need(Need {
+        let need = Need {
             stream: key.1,
             leaves,
             queue: queue.clone(),
-        });
+        };
         if let Some(session) = self.sessions.get_mut(&link) {
-            session.push(Lane::Ack, &frame);
+            session.stream_answers.needs.push(need);
             self.busy_sessions.insert(link);
         }
     }

@@ -29,6 +29,9 @@ pub(crate) struct OutStream {
     pub(crate) chain: Chain<(LinkId, u64)>,
     /// Store of the destination that has the history of this stream, once it was met.
     pub(crate) store: Option<[u8; 16]>,
+    /// The newest session with the destination, and the oldest position that was not settled when
+    /// it opened.
+    pub(crate) floor: Option<(LinkId, u64)>,
     /// Why it stands, and on which session that was found out.
     pub(crate) held: Option<HeldStream>,
     /// Messages without a place whose dead letters are on their way to the disk: nothing that lies
@@ -97,6 +100,7 @@ impl Engine {
         out.stream = Some(OutStream {
             chain: Chain::recovered(id, root, marks, skips),
             store,
+            floor: None,
             held: None,
             leaving: BTreeSet::new(),
             recorded: false,

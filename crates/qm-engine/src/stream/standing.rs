@@ -25,7 +25,9 @@ impl Engine {
         if stream.chain.unsettled().len() == 0 && stream.chain.skips().len() == 0 {
             return;
         }
-        match stream.chain.needed(&need.leaves) {
+        let floor = stream.floor.filter(|(on, _)| *on == link);
+        let floor = floor.map_or(1, |(_, low)| low);
+        match stream.chain.needed(&need.leaves, floor) {
             GoOn::Behind(position) => {
                 crate::reached!(self, NeedMet);
                 self.go_on_behind(link, number, position);
@@ -104,7 +106,7 @@ impl Engine {
     }
 
     /// A session with a destination opened: whether it is the store that knows the streams.
-    pub(crate) fn meet_store(&mut self, peer: QmId, store: [u8; 16]) {
+    pub(crate) fn meet_store(&mut self, link: LinkId, peer: QmId, store: [u8; 16]) {
         for number in self.queues_towards(peer) {
             let Some(out) = self.outs.get_mut(&number) else {
                 continue;
@@ -113,6 +115,7 @@ impl Engine {
             let Some(stream) = out.stream.as_mut() else {
                 continue;
             };
+            stream.floor = Some((link, stream.chain.low()));
             match stream.store.replace(store) {
                 Some(known) if known == store => continue,
                 Some(_) => {
@@ -151,6 +154,7 @@ impl Engine {
             .filter_map(|placed| placed.flight)
             .collect();
         let skips = stream.chain.reroot(id, root);
+        stream.floor = None;
         stream.held = None;
         stream.leaving.clear();
         self.stream_ids.remove(&old);

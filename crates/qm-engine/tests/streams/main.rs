@@ -197,3 +197,21 @@ fn a_window_of_refusals_costs_one_transmission_each() {
     assert_eq!(a.engine.counters().skips_sent, 200);
     is_quiet(&mut a);
 }
+
+/// What is refused and what is needed because of that come in one answer: the refusal first.
+#[test]
+fn a_refusal_is_heard_before_what_is_needed_because_of_it() {
+    let (mut a, mut b) = met();
+    b.create("small", |settings| settings.quota_bytes = 1_000);
+    for body in ["1", &"x".repeat(2_000), "2", "3"] {
+        a.put("qm://b/small", body, |_| {});
+    }
+    let sent = a.sent_on(LINK);
+    b.hear_all(LINK, &sent);
+    carry(&mut a, &mut b, LINK);
+    assert_eq!(b.receive("small"), numbers(1..=3));
+    // The first message of the pair, four of these, and two again behind the skip.
+    assert_eq!(a.engine.counters().transmitted, 1 + 4 + 2);
+    assert_eq!(a.dead()[0].outcome, Outcome::QUOTA_EXCEEDED);
+    is_quiet(&mut a);
+}

@@ -367,8 +367,15 @@ impl Node {
     }
 
     pub(crate) fn hear(&mut self, link: LinkId, frame: &PeerFrame) {
+        self.hear_all(link, std::slice::from_ref(frame));
+    }
+
+    /// Hears frames that came in one buffer.
+    pub(crate) fn hear_all(&mut self, link: LinkId, all: &[PeerFrame]) {
         let mut frames = bytes::BytesMut::new();
-        frame.encode(&mut frames);
+        for frame in all {
+            frame.encode(&mut frames);
+        }
         let frames = frames.freeze();
         self.give(Input::Received { link, frames });
     }
