@@ -30,10 +30,13 @@ use tokio::sync::oneshot;
 
 use crate::client::{Builder, NodeInfo};
 use crate::delivery::{Delivery, Received};
-use crate::error::{AdminError, ClientError, ReceiveError, SendError, SettleError};
+use crate::error::{
+    AdminError, ClientError, ReceiveError, SendError, SettleError, TransactionError,
+};
 use crate::message::Message;
 use crate::receive::ReceiveOptions;
 use crate::ticket::PutTicket;
+use crate::transaction::Committed;
 
 /// A connection to the queue manager of this machine; see [`Client`](crate::Client) for what it
 /// promises.
@@ -150,6 +153,16 @@ impl Client {
         self.wait(self.client.put(message))
     }
 
+    /// See [`Client::begin`](crate::Client::begin).
+    pub fn begin(&self) -> Transaction {
+        let transaction = self.client.begin();
+        let client = self.clone();
+        Transaction {
+            transaction,
+            client,
+        }
+    }
+
     /// See [`Client::receive`](crate::Client::receive).
     ///
     /// # Errors
@@ -221,6 +234,67 @@ impl Client {
     /// See [`Client::close`](crate::Client::close).
     pub fn close(&self) {
         self.wait(self.client.close());
+    }
+}
+
+/// Sends and receives that happen together or not at all; see
+/// [`Transaction`](crate::Transaction).
+#[derive(Debug)]
+#[must_use = "a dropped transaction is aborted"]
+pub struct Transaction {
+    transaction: crate::Transaction,
+    client: Client,
+}
+
+impl Transaction {
+    /// See [`Transaction::send`](crate::Transaction::send).
+    ///
+    /// # Errors
+    /// As there.
+    pub fn send(&mut self, message: Message) -> Result<(), SendError> {
+        self.transaction.send(message)
+    }
+
+    /// See [`Transaction::receive`](crate::Transaction::receive).
+    ///
+    /// # Errors
+    /// As there.
+    pub fn receive(
+        &mut self,
+        queue: &QueueName,
+        options: &ReceiveOptions,
+    ) -> Result<Option<Received>, ReceiveError> {
+        self.client.wait(self.transaction.receive(queue, options))
+    }
+
+    /// See [`Transaction::receive_batch`](crate::Transaction::receive_batch).
+    ///
+    /// # Errors
+    /// As there.
+    pub fn receive_batch(
+        &mut self,
+        queue: &QueueName,
+        options: &ReceiveOptions,
+    ) -> Result<Vec<Received>, ReceiveError> {
+        self.client
+            .wait(self.transaction.receive_batch(queue, options))
+    }
+
+    /// See [`Transaction::commit`](crate::Transaction::commit).
+    ///
+    /// # Errors
+    /// As there.
+    pub fn commit(self) -> Result<Committed, TransactionError> {
+        let Self {
+            transaction,
+            client,
+        } = self;
+        client.wait(transaction.commit())
+    }
+
+    /// See [`Transaction::abort`](crate::Transaction::abort).
+    pub fn abort(self) {
+        self.transaction.abort();
     }
 }
 

@@ -18,6 +18,7 @@ use crate::message::Message;
 use crate::receive::{Deliveries, ReceiveOptions, Receiver};
 use crate::shared::{Handle, Phase, Settings, Shared};
 use crate::ticket::{Fate, PutTicket};
+use crate::transaction::Transaction;
 
 /// A connection to the queue manager of this machine that survives the connection's loss.
 ///
@@ -263,6 +264,12 @@ impl Client {
         drop(state);
         shared.wake.notify_one();
         Ok(PutTicket::new(ticket, fate))
+    }
+
+    /// Begins a transaction: what it sends and receives happens with its commit, or not at all.
+    /// The node hears of it with the first receive, or with the commit.
+    pub fn begin(&self) -> Transaction {
+        Transaction::new(&self.handle)
     }
 
     /// Takes the next message of a queue, waiting for it as the options say; `None` when none

@@ -243,6 +243,30 @@ pub enum SendError {
     },
 }
 
+/// A transaction was not committed, or nobody knows whether it was.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TransactionError {
+    /// The node did not commit it; nothing of it happened.
+    #[error("the transaction was not committed: {outcome}{}", explained(*.outcome, .text))]
+    Aborted {
+        /// Why.
+        outcome: Outcome,
+        /// One sentence for people, possibly empty.
+        text: Text,
+    },
+    /// The connection was lost before the commit was sent, or what it had received went back with
+    /// an earlier one; nothing of it happened.
+    #[error("the transaction was not committed, and nothing of it happened: {0}")]
+    Disconnected(ClientError),
+    /// The commit was sent and the answer was lost: all of it happened, or nothing.
+    #[error(
+        "the transaction may or may not have been committed: {0}; doing it again may double it, \
+         unless its messages carry idempotency keys"
+    )]
+    OutcomeUnknown(ClientError),
+}
+
 /// The fate of an accepted message is bad or cannot be told.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]

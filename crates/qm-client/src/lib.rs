@@ -43,9 +43,33 @@
 //! * [`PutTicket`]: tells when a message is accepted and, if it is followed, *delivered* (the
 //!   destination node has it) and *received* (an application consumed it).
 //! * [`Delivery`]: a received message under a lease; [`Deliveries`]: all of a queue as they come.
+//! * [`Transaction`]: sends and receives that happen together or not at all.
 //! * [`SendError`]: [`Rejected`](SendError::Rejected) and
 //!   [`OutcomeUnknown`](SendError::OutcomeUnknown) are different things: after the second the
 //!   message may have been accepted.
+//!
+//! # Transactions
+//!
+//! Take a message and send what follows from it, exactly once: the commit is one write to the
+//! node's disk, and a crash on either side of it leaves all or nothing.
+//!
+//! ```no_run
+//! # async fn example(client: qm_client::Client) -> Result<(), Box<dyn std::error::Error>> {
+//! use std::time::Duration;
+//! use qm_client::{Class, Message, ReceiveOptions};
+//!
+//! let orders = "orders".parse()?;
+//! let options = ReceiveOptions::new().wait(Duration::from_secs(5));
+//! let mut transaction = client.begin();
+//! if let Some(order) = transaction.receive(&orders, &options).await? {
+//!     let invoice = Message::new("hub/invoices", order.body().clone());
+//!     transaction.send(invoice.class(Class::Transactional))?;
+//!     transaction.commit().await?;
+//! }
+//! // Dropped without a commit, the order is back in its queue.
+//! # Ok(())
+//! # }
+//! ```
 //!
 //! # Guarantees
 //!
@@ -56,6 +80,9 @@
 //! * When the node stays away for longer than [`Builder::reconnect_for`], waiting ends: what was
 //!   handed over has an unknown outcome, what was not is known not to be sent.
 //! * Messages of one task are accepted in the order of its calls.
+//! * A transaction is committed once, however often the connection is lost while its answer is
+//!   awaited, or not at all. After [`TransactionError::OutcomeUnknown`], and only then, nobody knows;
+//!   idempotency keys make it safe to do it again.
 //! * A delivery is settled on the connection it came on or not at all. One that is dropped, whose
 //!   future is dropped, or whose process dies, goes back to its queue with a raised abort count.
 //! * Memory is bounded: unanswered puts by the node's window, where [`Client::put`] waits;
@@ -85,12 +112,14 @@ mod receive;
 mod requests;
 mod shared;
 mod ticket;
+mod transaction;
 
 pub use bytes::Bytes;
 pub use client::{Builder, Client, NodeInfo};
 pub use delivery::{Delivery, Received, Settling};
 pub use error::{
-    AdminError, ClientError, FateError, ReceiveError, SendError, SettleError, Violation,
+    AdminError, ClientError, FateError, ReceiveError, SendError, SettleError, TransactionError,
+    Violation,
 };
 pub use message::Message;
 pub use qm_wire::local::{Follow, Verdict};
@@ -100,6 +129,7 @@ pub use qm_wire::{
 };
 pub use receive::{Deliveries, ReceiveOptions};
 pub use ticket::PutTicket;
+pub use transaction::{Committed, Transaction};
 
 /// Compiles the examples of the README.
 #[cfg(doctest)]

@@ -5,7 +5,9 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::BytesMut;
-use qm_wire::local::{Accepted, Fate, Follow, NodeHello, Put, Refused};
+use qm_wire::local::{
+    Accepted, ClientFrame, EndTransaction, Fate, Follow, NodeHello, Put, Refused, TransactionEnded,
+};
 use qm_wire::{Class, MessageId, Outcome};
 use tokio::sync::{oneshot, watch};
 
@@ -29,14 +31,52 @@ pub(crate) enum Progress {
 /// The message's id, and whether the node had accepted the message before.
 pub(crate) type Answer = Result<(MessageId, bool), SendError>;
 
+/// How a transaction ended.
+#[derive(Debug)]
+pub(crate) enum Ended {
+    /// As the node says. `again` says that it was asked on another connection than the one that
+    /// carried the transaction: what was not committed was aborted with that.
+    Told {
+        ended: TransactionEnded,
+        again: bool,
+    },
+    /// The connection was lost before it carried the end: nothing happened.
+    NotSent(ClientError),
+    /// The end was sent, and no answer will come.
+    Unknown(ClientError),
+}
+
 #[derive(Debug)]
 struct Pending {
-    put: Put,
+    what: What,
     /// What it counts against the window.
     bytes: u64,
     /// Whether any connection carried it: from then on only the node knows what became of it.
     transmitted: bool,
-    answer: oneshot::Sender<Answer>,
+}
+
+#[derive(Debug)]
+enum What {
+    Put {
+        put: Put,
+        answer: oneshot::Sender<Answer>,
+    },
+    /// A put of a transaction, whose end is its answer.
+    Part(Put),
+    /// The end of a transaction, which so many puts precede.
+    End {
+        end: EndTransaction,
+        parts: u64,
+        again: bool,
+        answer: Option<oneshot::Sender<Ended>>,
+    },
+}
+
+impl Pending {
+    /// Whether it counts towards the node's window: parts of a transaction do not (W-LOC-8).
+    const fn counts(&self) -> bool {
+        !matches!(self.what, What::Part(_))
+    }
 }
 
 #[derive(Debug)]
@@ -65,6 +105,8 @@ pub(crate) struct Puts {
     in_flight: Freed,
     followed: BTreeMap<u64, Followed>,
     freed: Freed,
+    /// Number of the last transaction.
+    last_transaction: u64,
 }
 
 impl Puts {
@@ -82,7 +124,55 @@ impl Puts {
                 messages: 0,
                 bytes: 0,
             },
+            last_transaction: 0,
         }
+    }
+
+    /// A number for a new transaction.
+    pub(crate) fn begin(&mut self) -> u64 {
+        self.last_transaction = self.last_transaction.saturating_add(1);
+        self.last_transaction
+    }
+
+    /// Takes the puts of a transaction in, and its end; `bytes` is what the caller reserved for the
+    /// end.
+    pub(crate) fn push_transaction(
+        &mut self,
+        transaction: u64,
+        puts: Vec<Put>,
+        commit: bool,
+        bytes: u64,
+        answer: Option<oneshot::Sender<Ended>>,
+    ) {
+        let parts = puts.len() as u64;
+        for mut put in puts {
+            put.sequence = self.next();
+            put.transaction = Some(transaction);
+            self.slots.push_back(Some(Pending {
+                what: What::Part(put),
+                bytes: 0,
+                transmitted: false,
+            }));
+        }
+        let end = EndTransaction {
+            sequence: self.next(),
+            transaction,
+            commit,
+        };
+        self.slots.push_back(Some(Pending {
+            what: What::End {
+                end,
+                parts,
+                again: false,
+                answer,
+            },
+            bytes,
+            transmitted: false,
+        }));
+    }
+
+    fn next(&self) -> u64 {
+        self.first.saturating_add(self.slots.len() as u64)
     }
 
     /// Whether every put is answered.
@@ -101,13 +191,12 @@ impl Puts {
         bytes: u64,
         answer: oneshot::Sender<Answer>,
     ) -> u64 {
-        let sequence = self.first.saturating_add(self.slots.len() as u64);
+        let sequence = self.next();
         put.sequence = sequence;
         self.slots.push_back(Some(Pending {
-            put,
+            what: What::Put { put, answer },
             bytes,
             transmitted: false,
-            answer,
         }));
         sequence
     }
@@ -147,13 +236,18 @@ impl Puts {
             let bytes = self.in_flight.bytes.saturating_add(pending.bytes);
             let alone = self.in_flight.messages == 0;
             let full = self.in_flight.messages as u64 >= u64::from(node.window_messages);
-            if !alone && (full || bytes > u64::from(node.window_bytes)) {
+            if pending.counts() && !alone && (full || bytes > u64::from(node.window_bytes)) {
                 return false;
             }
-            pending.put.encode(to);
+            match &pending.what {
+                What::Put { put, .. } | What::Part(put) => put.encode(to),
+                What::End { end, .. } => ClientFrame::EndTransaction(*end).encode(to),
+            }
             pending.transmitted = true;
-            self.in_flight.messages = self.in_flight.messages.saturating_add(1);
-            self.in_flight.bytes = bytes;
+            if pending.counts() {
+                self.in_flight.messages = self.in_flight.messages.saturating_add(1);
+                self.in_flight.bytes = bytes;
+            }
             self.unsent = self.unsent.saturating_add(1);
             return true;
         }
@@ -173,8 +267,10 @@ impl Puts {
             if let Some(followed) = self.followed.get_mut(&sequence) {
                 followed.accepted = true;
             }
-            // Nobody waits when the ticket was dropped.
-            let _nobody = pending.answer.send(Ok((id, run.repeated)));
+            if let What::Put { answer, .. } = pending.what {
+                // Nobody waits when the ticket was dropped.
+                let _nobody = answer.send(Ok((id, run.repeated)));
+            }
         }
         self.trim();
         Ok(())
@@ -187,13 +283,54 @@ impl Puts {
         }
         if let Some(pending) = self.take(sequence) {
             self.followed.remove(&sequence);
-            let _nobody = pending.answer.send(Err(SendError::Rejected {
-                outcome: refused.outcome,
-                text: refused.text.detach(),
-            }));
+            if let What::Put { answer, .. } = pending.what {
+                let _nobody = answer.send(Err(SendError::Rejected {
+                    outcome: refused.outcome,
+                    text: refused.text.detach(),
+                }));
+            }
         }
         self.trim();
         Ok(())
+    }
+
+    pub(crate) fn on_transaction_ended(
+        &mut self,
+        ended: TransactionEnded,
+    ) -> Result<(), Violation> {
+        let sequence = ended.sequence;
+        let is_end = |slot: &Option<Pending>| matches!(slot, Some(Pending { what: What::End { end, .. }, .. }) if end.transaction == ended.transaction);
+        if sequence < self.first {
+            return Ok(());
+        }
+        if sequence >= self.unsent || !self.slot(sequence).is_some_and(|slot| is_end(slot)) {
+            return Err(Violation::AnsweredUnsent { sequence });
+        }
+        if let Some(Pending {
+            what:
+                What::End {
+                    parts,
+                    again,
+                    answer,
+                    ..
+                },
+            ..
+        }) = self.take(sequence)
+        {
+            self.take_parts(sequence, parts);
+            let _nobody = answer.map(|answer| answer.send(Ended::Told { ended, again }));
+        }
+        self.trim();
+        Ok(())
+    }
+
+    /// Takes the puts out that precede the end of their transaction.
+    fn take_parts(&mut self, end: u64, parts: u64) {
+        for sequence in end.saturating_sub(parts).max(self.first)..end {
+            if let Some(slot) = self.slot(sequence) {
+                *slot = None;
+            }
+        }
     }
 
     pub(crate) fn on_fate(&mut self, fate: &Fate) {
@@ -217,16 +354,57 @@ impl Puts {
         }
     }
 
-    /// The connection ended: everything unanswered is to be sent again.
-    pub(crate) fn on_lost(&mut self) {
+    /// The connection ended: everything unanswered is to be sent again. Not so the puts of a
+    /// transaction, which ended with it: of one whose end was sent, the end is asked for again.
+    pub(crate) fn on_lost(&mut self, reason: &ClientError) {
         self.unsent = self.first;
         self.in_flight = Freed::default();
+        for sequence in self.first..self.next() {
+            let Some(Some(pending)) = self.slot(sequence) else {
+                continue;
+            };
+            let transmitted = pending.transmitted;
+            let What::End { parts, again, .. } = &mut pending.what else {
+                continue;
+            };
+            *again = true;
+            let parts = *parts;
+            self.take_parts(sequence, parts);
+            if !transmitted {
+                self.end_unsaid(sequence, reason);
+            }
+        }
+        self.trim();
+    }
+
+    /// The end of a transaction will not be answered.
+    fn end_unsaid(&mut self, sequence: u64, reason: &ClientError) {
+        let Some(pending) = self.take(sequence) else {
+            return;
+        };
+        if let What::End {
+            answer: Some(answer),
+            parts,
+            ..
+        } = pending.what
+        {
+            self.take_parts(sequence, parts);
+            let reason = reason.clone();
+            let _nobody = answer.send(if pending.transmitted {
+                Ended::Unknown(reason)
+            } else {
+                Ended::NotSent(reason)
+            });
+        }
     }
 
     /// The node lives anew: it forgot whom to tell fates, and what it had in memory only.
     pub(crate) fn on_restarted(&mut self, reason: &ClientError) {
         self.fail_where(
-            |pending| pending.transmitted && pending.put.class == Class::Express,
+            |pending| match &pending.what {
+                What::Put { put, .. } => pending.transmitted && put.class == Class::Express,
+                What::Part(_) | What::End { .. } => false,
+            },
             |_| SendError::OutcomeUnknown(reason.clone()),
         );
         self.followed.retain(|_, followed| {
@@ -239,6 +417,12 @@ impl Puts {
 
     /// Nothing unanswered will ever be answered.
     pub(crate) fn fail_all(&mut self, reason: &ClientError) {
+        for sequence in self.first..self.next() {
+            let slot = self.slot(sequence).and_then(|slot| slot.as_ref());
+            if slot.is_some_and(|pending| matches!(pending.what, What::End { .. })) {
+                self.end_unsaid(sequence, reason);
+            }
+        }
         self.fail_where(
             |_| true,
             |pending| {
@@ -278,7 +462,9 @@ impl Puts {
             {
                 self.followed.remove(&sequence);
                 let error = error(&pending);
-                let _nobody = pending.answer.send(Err(error));
+                if let What::Put { answer, .. } = pending.what {
+                    let _nobody = answer.send(Err(error));
+                }
             }
         }
         self.trim();
@@ -292,6 +478,9 @@ impl Puts {
     /// Takes an unanswered put out and releases what it held.
     fn take(&mut self, sequence: u64) -> Option<Pending> {
         let pending = self.slot(sequence)?.take()?;
+        if !pending.counts() {
+            return Some(pending);
+        }
         self.freed.messages = self.freed.messages.saturating_add(1);
         self.freed.bytes = self.freed.bytes.saturating_add(pending.bytes);
         if sequence < self.unsent {

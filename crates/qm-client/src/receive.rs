@@ -89,7 +89,11 @@ impl ReceiveOptions {
         self
     }
 
-    fn frame(&self, queue: &QueueName, mode: ReceiveMode) -> Result<Receive, ReceiveError> {
+    pub(crate) fn frame(
+        &self,
+        queue: &QueueName,
+        mode: ReceiveMode,
+    ) -> Result<Receive, ReceiveError> {
         let frame = Receive {
             mode,
             messages_max: self.messages_max,
@@ -130,6 +134,27 @@ impl Receiver {
     ) -> Result<Self, ReceiveError> {
         let frame = options.frame(queue, ReceiveMode::Peek)?;
         Self::open_frame(handle, frame, Instant::now().checked_add(options.wait))
+    }
+
+    /// Takes messages in a transaction. They are settled by its end.
+    pub(crate) fn open_in(
+        handle: &Arc<Handle>,
+        queue: &QueueName,
+        options: &ReceiveOptions,
+        transaction: u64,
+    ) -> Result<Self, ReceiveError> {
+        let mut frame = options.frame(queue, ReceiveMode::Take)?;
+        frame.transaction = Some(transaction);
+        Self::open_frame(handle, frame, Instant::now().checked_add(options.wait))
+    }
+
+    /// Everything the request brings to a transaction, and on which connection. A damaged message
+    /// is an error: the transaction cannot go on as if it were not there.
+    pub(crate) async fn all_in(self) -> Result<Vec<(Received, u64)>, ReceiveError> {
+        let got = self.ended().await?;
+        got.iter()
+            .map(|handed_out| Ok((self.received(handed_out)?, handed_out.connection)))
+            .collect()
     }
 
     fn open_frame(

@@ -109,6 +109,11 @@ impl Requests {
         !self.outgoing.is_empty() || !self.verdicts.is_empty()
     }
 
+    /// Number of the present connection, if there is one.
+    pub(crate) fn connection(&self) -> Option<u64> {
+        self.online.then_some(self.connection)
+    }
+
     pub(crate) const fn is_online(&self) -> bool {
         self.online
     }

@@ -154,6 +154,7 @@ impl Shared {
             NodeFrame::ReceiveDone(done) => state.requests.on_receive_done(&done)?,
             NodeFrame::Settled(settled) => state.requests.on_settled(&settled)?,
             NodeFrame::AdminReply(reply) => state.requests.on_admin_reply(&reply)?,
+            NodeFrame::TransactionEnded(ended) => state.puts.on_transaction_ended(ended)?,
             // A kind of a later version that may be skipped.
             _ => {}
         }
@@ -184,8 +185,9 @@ impl Shared {
     /// The connection is gone; another one may come.
     pub(crate) fn on_lost(&self, reason: &ClientError) {
         let mut state = self.lock();
-        state.puts.on_lost();
+        state.puts.on_lost(reason);
         state.requests.on_lost(reason);
+        self.release(&mut state);
     }
 
     /// No connection came for too long.
@@ -202,7 +204,7 @@ impl Shared {
     pub(crate) fn on_end(&self, reason: &ClientError) {
         let mut state = self.lock();
         state.phase = Phase::Ended(reason.clone());
-        state.puts.on_lost();
+        state.puts.on_lost(reason);
         state.requests.on_lost(reason);
         state.puts.fail_all(reason);
         state.puts.forget_followed();

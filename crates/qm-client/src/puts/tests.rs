@@ -143,11 +143,11 @@ proptest! {
                     }
                 }
                 Event::Lose => {
-                    puts.on_lost();
+                    puts.on_lost(&ClientError::Closed);
                     carried.clear();
                 }
                 Event::Restart => {
-                    puts.on_lost();
+                    puts.on_lost(&ClientError::Closed);
                     carried.clear();
                     puts.on_restarted(&ClientError::Closed);
                     unanswered.retain(|s, _| !(ever_carried.contains(s) && s % 3 == 0));

@@ -5,3 +5,4 @@ mod connecting;
 mod receiving;
 mod sending;
 mod support;
+mod transactions;
