@@ -91,8 +91,12 @@ mod reduce;
 mod route;
 mod stats;
 mod sync;
+#[cfg(feature = "wire")]
+mod wire;
 
 pub use dedup::{Admit, DedupCache, DedupConfig, DedupStats, KeyState, Reservation, Ticket};
 pub use hash::{KeyedSipHasher, SipHasher13};
 pub use key::Key;
 pub use route::{AckRouteCache, Learned, RouteConfig, RouteHandle, RouteStats};
+#[cfg(feature = "wire")]
+pub use wire::{AckRoutes, MessageDedup};
