@@ -75,6 +75,7 @@ impl Disk {
         for note in &found.notes {
             log_note(note);
         }
+        health.opened(&found.notes, &log.reader());
         let mut recovered = adapter::recovered_of(found);
         let kept = recovered.state.remove(STORE_ID_KEY);
         let store_id = match kept.and_then(|value| <[u8; 16]>::try_from(&*value).ok()) {

@@ -12,11 +12,13 @@ use qm_store::{Fs, Reader, Scrub, StoreError, adapter};
 use tokio::sync::mpsc;
 
 use crate::adapter::DiskEvent;
-use crate::health::StoreHealth;
+use crate::health::{Claimed, StoreHealth};
 use crate::run::store_cause;
 
 /// Bytes of messages that the background verification reads at a time, at most.
 const STEP_BYTES: u64 = 1 << 20;
+/// Bytes that are copied at a time.
+const COPY_BYTES: usize = 1 << 20;
 
 /// A read that the engine asked for.
 #[derive(Debug)]
@@ -33,7 +35,7 @@ pub(crate) struct Load {
 pub(crate) struct Pace {
     /// 0 turns it off.
     pub(crate) bytes_per_second: u64,
-    /// From the start of the node to the first round: opening verified everything.
+    /// From the start of the node to the first round: starting has the disk for itself.
     pub(crate) first_after: Duration,
     /// From the end of a round to the next one.
     pub(crate) every: Duration,
@@ -106,10 +108,13 @@ impl Reading {
         match scrub.step(usize::try_from(bytes).unwrap_or(usize::MAX)) {
             Ok(step) => {
                 for error in &step.damaged {
-                    if self.health.damaged(error, None) {
+                    let claimed = self.claimed(error);
+                    if self.health.damaged(error, &claimed, None) {
                         tracing::error!(
                             event = "record_damaged",
                             %error,
+                            source = claimed.source,
+                            id = claimed.id,
                             "a waiting message is damaged on disk; see qm-node store check"
                         );
                     }
@@ -147,18 +152,14 @@ impl Reading {
             };
             let StoreError::Damaged {
                 record: Some((_, position)),
-                segment,
-                offset,
                 ..
             } = &error
             else {
                 return Err(error);
             };
-            let (position, name) = (
-                *position,
-                format!("segment-{segment}-offset-{offset}.record"),
-            );
-            let moved = self.set_aside(stream, position, &name);
+            let position = *position;
+            let claimed = self.claimed(&error);
+            let moved = self.set_aside(stream, position);
             let set_aside = moved.is_ok();
             let moved_to = match &moved {
                 Ok(path) => Some(path.display().to_string()),
@@ -174,10 +175,12 @@ impl Reading {
             tracing::error!(
                 event = "record_damaged",
                 %error,
+                source = claimed.source,
+                id = claimed.id,
                 moved_to,
                 "a stored message is damaged and was passed over; see qm-node store check"
             );
-            self.health.damaged(&error, moved_to);
+            self.health.damaged(&error, &claimed, moved_to);
             let told = self.tell.send(DiskEvent::Damaged {
                 load: load.id,
                 position,
@@ -190,31 +193,61 @@ impl Reading {
         }
     }
 
-    /// Keeps the bytes of a damaged record in a file of their own, durably.
-    fn set_aside(
-        &self,
-        stream: qm_store::StreamId,
-        position: u64,
-        name: &str,
-    ) -> Result<PathBuf, StoreError> {
-        let path = self.aside.join(name);
+    /// What the head of a damaged record says of itself.
+    fn claimed(&self, error: &StoreError) -> Claimed {
+        let StoreError::Damaged {
+            record: Some((stream, position)),
+            ..
+        } = error
+        else {
+            return Claimed::default();
+        };
+        let raw = self.reader.raw(*stream, *position).ok().flatten();
+        raw.map(|raw| Claimed::by(&raw.head)).unwrap_or_default()
+    }
+
+    /// Keeps the bytes of a damaged record in a file of their own, durably; a body that has a file
+    /// is copied beside it, if it is there.
+    fn set_aside(&self, stream: qm_store::StreamId, position: u64) -> Result<PathBuf, StoreError> {
+        let name = format!("stream-{}-position-{position}", stream.0);
+        let path = self.aside.join(format!("{name}.record"));
         let io_error = |source: io::Error| StoreError::Io {
             action: "keep a damaged record in",
             path: path.clone(),
             source: Arc::new(source),
         };
-        let bytes = self.reader.raw(stream, position)?;
-        let bytes = bytes.ok_or_else(|| io_error(io::ErrorKind::NotFound.into()))?;
-        self.write(&path, &bytes).map_err(io_error)?;
+        let raw = self.reader.raw(stream, position)?;
+        let raw = raw.ok_or_else(|| io_error(io::ErrorKind::NotFound.into()))?;
+        let keep = || {
+            self.fs.create_dir_all(&self.aside)?;
+            if let Some(body) = &raw.body_file {
+                self.copy(body, &self.aside.join(format!("{name}.body")))?;
+            }
+            let file = self.fs.open(&path, true)?;
+            file.write_at(&raw.bytes, 0)?;
+            file.sync_data()?;
+            self.fs.sync_dir(&self.aside)
+        };
+        keep().map_err(io_error)?;
         Ok(path)
     }
 
-    fn write(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
-        self.fs.create_dir_all(&self.aside)?;
-        let file = self.fs.open(path, true)?;
-        file.write_at(bytes, 0)?;
-        file.sync_data()?;
-        self.fs.sync_dir(&self.aside)
+    fn copy(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let from = match self.fs.open_read(from) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            from => from?,
+        };
+        let to = self.fs.open(to, true)?;
+        let mut buffer = vec![0; COPY_BYTES];
+        let mut at = 0;
+        loop {
+            let filled = from.read_at(&mut buffer, at)?;
+            if filled == 0 {
+                return to.sync_data();
+            }
+            to.write_at(&buffer[..filled], at)?;
+            at += filled as u64;
+        }
     }
 }
 

@@ -182,7 +182,7 @@ fn a_damaged_message_is_named_and_the_rest_is_saved() {
 fn a_damaged_message_leaves_its_queue_and_the_queue_goes_on() {
     let home = tempfile::tempdir().unwrap();
     let home = home.path();
-    filled(home);
+    let ids = filled(home);
     damage(home, 0);
     damage(home, 5);
     let node = Running::start(home);
@@ -207,7 +207,38 @@ fn a_damaged_message_leaves_its_queue_and_the_queue_goes_on() {
         kept.windows(50).any(|part| part == [b'x'; 50]),
         "its bytes are kept"
     );
+    for (damage, number) in health["damages"].as_array().unwrap().iter().zip([0, 5]) {
+        assert_eq!(damage["id"].as_str(), Some(&*ids[number]), "{damage}");
+    }
+    let (code, out, _) = run(home, &["--json", "doctor"]);
+    assert_eq!(code, 1, "{out}");
+    let findings: Vec<Value> = out.lines().map(json).collect();
+    let finding = |code: &str| {
+        let found = findings.iter().find(|finding| finding["code"] == code);
+        found
+            .unwrap_or_else(|| panic!("no {code} in {out}"))
+            .clone()
+    };
+    let damaged = finding("damaged_messages");
+    assert_eq!(damaged["level"], "problem");
+    let what = damaged["what"].as_str().unwrap();
+    assert!(
+        what.contains("2 stored messages") && what.contains(&ids[0]),
+        "{what}"
+    );
+    assert!(damaged["fix"].as_str().unwrap().contains("store check"));
+    let kept = finding("damaged_kept");
+    assert!(
+        kept["what"].as_str().unwrap().starts_with("2 damaged"),
+        "{kept}"
+    );
+    let (code, line, _) = run(home, &["check"]);
+    assert!(code == 2 && line.starts_with("QM CRITICAL"), "{line}");
     let log = fs::read_to_string(home.join("log")).unwrap();
+    for id in [&ids[0], &ids[5]] {
+        let named = |line: &str| line.contains("record_damaged") && line.contains(&**id);
+        assert!(log.lines().any(named), "{id} in {log}");
+    }
     assert!(log.contains("message_damaged"), "{log}");
     assert!(
         log.contains(r#"queue="orders""#) || log.contains(r#""queue":"orders""#),
@@ -221,4 +252,90 @@ fn a_damaged_message_leaves_its_queue_and_the_queue_goes_on() {
     let queue = json(&done(home, &["--json", "queue", "show", "orders"]));
     assert_eq!(queue["messages"], 0);
     drop(node);
+}
+
+/// A body that has a file of its own is kept as well, and the message leaves its queue all the same.
+#[test]
+fn a_damaged_huge_body_is_set_aside_with_its_record() {
+    let home = tempfile::tempdir().unwrap();
+    let home = home.path();
+    let large = |args: &[&str]| {
+        let mut command = qm(home, args);
+        command.env("QM_LIMITS__BODY_BYTES", "4MiB");
+        command
+    };
+    let start = || {
+        let args = ["--json", "run", "--listen", "127.0.0.1:0"];
+        let log = fs::File::create(home.join("log")).unwrap();
+        let mut child = large(&args)
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let mut ready = String::new();
+        let out = child.stdout.as_mut().unwrap();
+        BufReader::new(out).read_line(&mut ready).unwrap();
+        Running(child)
+    };
+    let node = start();
+    done(home, &["queue", "create", "orders"]);
+    let body: Vec<u8> = (0..2_000_000u32).map(|at| b'a' + (at % 23) as u8).collect();
+    fs::write(home.join("body"), &body).unwrap();
+    let sent = large(&["send", "orders", "--file", "body"])
+        .output()
+        .unwrap();
+    assert!(sent.status.success(), "{sent:?}");
+    done(home, &["send", "orders", "small"]);
+    drop(node);
+    let files = fs::read_dir(home.join("node/store")).unwrap();
+    let mut files = files.map(|entry| entry.unwrap().path());
+    let file = files.find(|path| path.extension().is_some_and(|kind| kind == "body"));
+    let file = file.expect("a body in a file of its own");
+    let mut content = fs::read(&file).unwrap();
+    content[1_000_000] ^= 8;
+    fs::write(&file, &content).unwrap();
+
+    let node = start();
+    assert_eq!(done(home, &["receive", "orders"]), "small\n");
+    let queue = json(&done(home, &["--json", "queue", "show", "orders"]));
+    assert_eq!(queue["messages"], 0, "{queue}");
+    let status = json(&done(home, &["--json", "status"]));
+    let moved_to = status["store_health"]["damages"][0]["moved_to"].as_str();
+    let moved_to = PathBuf::from(moved_to.unwrap());
+    assert!(moved_to.exists());
+    assert_eq!(fs::read(moved_to.with_extension("body")).unwrap(), content);
+    drop(node);
+    let (code, out, _) = run(home, &["--json", "store", "check"]);
+    assert_eq!(
+        (code, json(&out)["messages"].as_u64()),
+        (0, Some(0)),
+        "{out}"
+    );
+    assert!(!file.exists(), "its room was given back");
+}
+
+/// A segment that is gone is named by the node that does not start, and by the check.
+#[test]
+fn a_segment_that_is_gone_is_named() {
+    let home = tempfile::tempdir().unwrap();
+    let home = home.path();
+    filled(home);
+    let (path, _) = damage(home, 3);
+    fs::remove_file(&path).unwrap();
+    let (code, out, error) = run(home, &["--json", "run", "--listen", "127.0.0.1:0"]);
+    assert_eq!((code, &*out), (1, ""), "{error}");
+    let name = path.file_name().unwrap().to_str().unwrap();
+    let told = |text: &str| text.contains("store_damaged") && text.contains(name);
+    assert!(error.lines().any(told), "{error}");
+    let (code, out, _) = run(home, &["--json", "store", "check"]);
+    assert_eq!(code, 1);
+    let places = json(&out)["damages"].clone();
+    let file = places[0]["file"].as_str().unwrap().to_owned();
+    assert_eq!(Path::new(&file).file_name(), path.file_name(), "{places}");
+    assert_eq!(places[0]["what"], "its file is gone");
+    let (_, out, _) = run(home, &["store", "check"]);
+    assert!(out.contains("its file is gone"), "{out}");
+    // What is left is saved, and the node runs again.
+    done(home, &["store", "repair", "--in-place", "--yes"]);
+    drop(Running::start(home));
 }

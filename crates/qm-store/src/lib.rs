@@ -116,6 +116,6 @@ pub use scrub::{Scrub, Scrubbed};
 pub use store::Store;
 pub use survey::{Checked, Damage, Lost, LostRecord, StoreLock, check};
 pub use types::{
-    Applied, Batch, BodyPart, HEAD_BYTES_MAX, KEY_BYTES_MAX, Op, RecentPut, Record, Recovered,
-    RecoveryNote, Refusal, StreamId, StreamSummary, Usage,
+    Applied, Batch, BodyPart, HEAD_BYTES_MAX, KEY_BYTES_MAX, Op, RawRecord, RecentPut, Record,
+    Recovered, RecoveryNote, Refusal, StreamId, StreamSummary, Usage,
 };

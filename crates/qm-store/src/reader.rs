@@ -5,13 +5,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::error::StoreError;
-use crate::format::{Kind, RECORD_BYTES, RecordHeader, Seed};
+use crate::format::{Kind, RECORD_BYTES, RecordHeader, Seed, u32_at};
 use crate::index::Location;
 use crate::log::Shared;
 use crate::memory::Held;
 use crate::segment::SegmentFile;
 use crate::side::{self, SideBody, SideReader};
-use crate::types::{BodyPart, Record, StreamId};
+use crate::types::{BodyPart, RawRecord, Record, StreamId};
 
 /// The most one call returns, whatever it is asked for.
 const RECORDS_MAX: usize = 65_536;
@@ -154,23 +154,23 @@ impl Reader {
         }
     }
 
-    /// The bytes of a live record as they stand on the disk, its header and padding included and
-    /// nothing verified, for keeping a damaged one elsewhere. `None` when it is not live, when its
-    /// body is in a file of its own, or has no bytes because the store is in memory.
+    /// A live record as it stands on the disk, nothing of it verified, for keeping a damaged one
+    /// elsewhere. `None` when it is not live, or has no bytes because the store is in memory.
     ///
     /// # Errors
     /// As for [`Reader::read`].
-    pub fn raw(&self, stream: StreamId, position: u64) -> Result<Option<Bytes>, StoreError> {
+    pub fn raw(&self, stream: StreamId, position: u64) -> Result<Option<RawRecord>, StoreError> {
         let Source::Log(shared) = &self.source else {
             return Ok(None);
         };
         shared.check()?;
         let spans = plan(shared, stream, position, 1, usize::MAX)?;
-        let is_it = |span: &&Span| {
+        let found = spans.iter().find_map(|span| {
             let mut wanted = span.wanted.iter();
-            wanted.any(|wanted| wanted.position == position && wanted.side.is_none())
-        };
-        let Some(span) = spans.iter().find(is_it) else {
+            let wanted = wanted.find(|wanted| wanted.position == position)?;
+            Some((span, wanted.side))
+        });
+        let Some((span, side)) = found else {
             return Ok(None);
         };
         let mut bytes = vec![0; (span.end - span.start) as usize];
@@ -180,7 +180,21 @@ impl Reader {
             .read_at(&mut bytes, u64::from(span.start))
             .map_err(|error| span.file.error("read", error))?;
         bytes.truncate(filled);
-        Ok(Some(bytes.into()))
+        let bytes = Bytes::from(bytes);
+        let head_bytes = bytes
+            .get(..RECORD_BYTES)
+            .map_or(0, |header| u32_at(header, 8));
+        let head_end = RECORD_BYTES.saturating_add(head_bytes as usize);
+        let head = if head_end <= bytes.len() {
+            bytes.slice(RECORD_BYTES.min(head_end)..head_end)
+        } else {
+            Bytes::new()
+        };
+        Ok(Some(RawRecord {
+            bytes,
+            head,
+            body_file: side.map(|side| side.path(&shared.dir)),
+        }))
     }
 }
 

@@ -162,6 +162,18 @@ pub struct BodyPart {
     pub body_bytes: u64,
 }
 
+/// A live record as it stands on the disk; nothing of it was verified.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RawRecord {
+    /// All its bytes in the segment, header and padding included.
+    pub bytes: Bytes,
+    /// Its head among them; empty when its length is nonsense.
+    pub head: Bytes,
+    /// The file with its body, if that is not among the bytes. It may be missing.
+    pub body_file: Option<PathBuf>,
+}
+
 /// What the store holds and what it costs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -230,6 +242,8 @@ pub enum RecoveryNote {
     DamagedRecord {
         /// Sequence number of the segment.
         segment: u64,
+        /// Its file.
+        path: PathBuf,
         /// Where the record starts.
         offset: u64,
         /// Its stream.
@@ -298,12 +312,14 @@ impl fmt::Display for RecoveryNote {
             }
             Self::DamagedRecord {
                 segment,
+                path,
                 offset,
                 stream,
                 position,
             } => write!(
                 f,
-                "{stream} position {position} is damaged (segment {segment}, offset {offset})"
+                "{stream} position {position} is damaged (segment {segment}, {}, offset {offset})",
+                path.display()
             ),
             Self::DamagedRange {
                 segment,

@@ -392,7 +392,9 @@ fn judge(
     let worst = measured.iter().max_by_key(|one| one.state());
     let of_values = worst.map_or(State::Good, Measured::state);
     let of_problem = match problem {
-        Some(finding) if ["store_full", "damaged_records"].contains(&finding.code) => {
+        Some(finding)
+            if ["store_full", "damaged_records", "damaged_messages"].contains(&finding.code) =>
+        {
             State::Critical
         }
         Some(_) => State::Warning,

@@ -79,6 +79,8 @@ pub(crate) async fn status(node: &Node, out: &Output) -> Result<Exit, Failure> {
         let last = store.last_scrub_at.as_deref().unwrap_or("not complete yet");
         facts.push(("messages verified", last.to_owned()));
         facts.push(("damaged on disk", store.damaged_records.to_string()));
+        let notes = store.found_at_start.iter();
+        facts.extend(notes.map(|note| ("found at start", note.clone())));
     }
     let counters = status.counters.named();
     let counters: Vec<(String, u64)> = counters

@@ -41,8 +41,8 @@ fn a_round_meets_every_record_and_names_the_damaged_one() {
     });
     assert!(hit);
     let raw = log.reader().raw(StreamId(44 % 3), 44).unwrap().unwrap();
-    assert_eq!(raw.len(), 32 + 304);
-    assert_eq!(raw[32..36], *b"head");
+    assert_eq!(raw.bytes.len(), 32 + 304);
+    assert_eq!((&raw.head[..], raw.body_file), (&b"head"[..], None));
     assert_eq!(log.reader().raw(StreamId(44 % 3), 45).unwrap(), None);
     for _ in 0..2 {
         let mut damaged = Vec::new();

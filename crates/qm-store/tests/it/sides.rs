@@ -185,6 +185,8 @@ fn a_damaged_or_missing_body_is_named_and_its_record_can_be_removed() {
             StoreError::Damaged { path, record: Some((StreamId(0), 1)), .. } if *path == file
         );
         assert!(named, "{error}");
+        let raw = reader.raw(StreamId(0), 1).unwrap().unwrap();
+        assert_eq!(raw.body_file.as_deref(), Some(&*file));
         // What is before the damage can be had.
         let start = reader.read_body(StreamId(0), 1, 0, 1000);
         assert_eq!(start.is_ok(), !is_missing);

@@ -19,6 +19,7 @@ const PLAUSIBLE_WALL_SECONDS: u64 = 1_767_225_600;
 
 pub(super) fn look(settings: &Settings, findings: &mut Vec<Finding>) {
     directory(&settings.data, findings);
+    set_aside(&settings.data, findings);
     disk(settings, findings);
     clock(findings);
     socket_buffers(findings);
@@ -62,6 +63,31 @@ fn directory(data: &Path, findings: &mut Vec<Finding>) {
             place,
             error.to_string(),
             "`qm-node init` makes an identity in a new directory; restore a lost one from a backup",
+        ));
+    }
+}
+
+/// Damaged messages that a node could not serve and kept.
+fn set_aside(data: &Path, findings: &mut Vec<Finding>) {
+    let aside = data.join("damaged");
+    let Ok(entries) = std::fs::read_dir(&aside) else {
+        return;
+    };
+    let records = entries.filter_map(Result::ok);
+    let records = records
+        .filter(|entry| {
+            entry
+                .path()
+                .extension()
+                .is_some_and(|kind| kind == "record")
+        })
+        .count();
+    if records > 0 {
+        findings.push(Finding::notice(
+            "damaged_kept",
+            aside.display().to_string(),
+            format!("{records} damaged messages that were taken out of their queues are kept here"),
+            "send them again from their source, then remove the files",
         ));
     }
 }

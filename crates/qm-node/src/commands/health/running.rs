@@ -1,6 +1,6 @@
 //! What a running node says of itself.
 
-use qm_node::admin_json::{OutgoingDocument, WhyDocument};
+use qm_node::admin_json::{OutgoingDocument, StoreHealthDocument, WhyDocument};
 
 use crate::config::units::{about_duration, about_size};
 
@@ -54,6 +54,9 @@ fn store(seen: &Seen, findings: &mut Vec<Finding>) {
             "stop the node, then `qm-node store check`",
         ));
     }
+    if let Some(health) = &status.store_health {
+        damage(health, &status.node.data, findings);
+    }
     if super::percent(status.stored_bytes, status.stored_bytes_max) >= QUOTA_PERCENT {
         findings.push(Finding::problem(
             "quota",
@@ -76,6 +79,37 @@ fn store(seen: &Seen, findings: &mut Vec<Finding>) {
                 about_size(status.express_bytes_max)
             ),
             "receive, or raise the limit",
+        ));
+    }
+}
+
+/// What the node met of damage on its disk since it started.
+fn damage(health: &StoreHealthDocument, data: &str, findings: &mut Vec<Finding>) {
+    if let Some(first) = health.damages.first() {
+        let moved = health.damages.iter();
+        let moved = moved.filter(|damage| damage.moved_to.is_some()).count();
+        let id = first
+            .id
+            .as_ref()
+            .map_or_else(String::new, |id| format!(" (id {id})"));
+        findings.push(Finding::problem(
+            "damaged_messages",
+            first.file.clone(),
+            format!(
+                "{} stored messages are damaged and never served, {moved} of them are moved to the \
+                 directory damaged; the first{id} at offset {}: {}",
+                health.damaged_records, first.offset, first.what
+            ),
+            "look at the disk (kernel log, SMART); stop the node, `qm-node store check` names each, \
+             send them again from their source",
+        ));
+    }
+    for note in &health.found_at_start {
+        findings.push(Finding::problem(
+            "store_note",
+            data,
+            note.clone(),
+            "look at the disk; stop the node, then `qm-node store check`",
         ));
     }
 }

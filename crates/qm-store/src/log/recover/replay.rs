@@ -293,10 +293,14 @@ impl<'a> Replay<'a> {
                         Bytes::copy_from_slice(head)
                     }
                     Err(StoreError::Damaged {
-                        segment, offset, ..
+                        segment,
+                        path,
+                        offset,
+                        ..
                     }) => {
                         self.notes.push(RecoveryNote::DamagedRecord {
                             segment,
+                            path,
                             offset,
                             stream,
                             position,
@@ -338,8 +342,10 @@ impl<'a> Replay<'a> {
                 if damaged {
                     let segment = self.sequence;
                     let offset = u64::from(offset);
+                    let path = self.file.as_ref().map(|file| file.path.clone());
                     let note = RecoveryNote::DamagedRecord {
                         segment,
+                        path: path.unwrap_or_default(),
                         offset,
                         stream,
                         position,
