@@ -25,6 +25,7 @@ use crate::info::NodeInfo;
 use crate::local::{self, LocalEvent, LocalSocket, Window};
 use crate::reading::Pace;
 use crate::run::{NodeConfig, RunError, applications_max, store_cause};
+use crate::store_tools;
 
 /// Directory of the log inside the data directory.
 pub(crate) const STORE_DIR: &str = "store";
@@ -86,6 +87,7 @@ pub(crate) fn own(config: &NodeConfig, fs: Arc<dyn Fs>) -> Result<(Disk, Owned),
         return Err(RunError::NotInitialised { data: data.clone() });
     }
     identity_file::create_data_dir(data)?;
+    store_tools::check_interrupted(data)?;
     let health = Arc::new(StoreHealth::default());
     let (disk, recovered, store_id) = Disk::open(
         fs,

@@ -210,8 +210,7 @@ pub fn repair_store(config: &NodeConfig, to: &RepairTo) -> Result<StoreRepairDoc
         // The lock on the damaged store is held until it has been replaced.
         let aside = free_name(&config.data, "store.damaged")
             .map_err(|error| io_error("list", &config.data, error))?;
-        fs::rename(&store, &aside)
-            .and_then(|()| fs::rename(&out, &store))
+        replace(&store, &out, &aside)
             .and_then(|()| RealFs.sync_dir(&config.data))
             .map_err(|error| io_error("replace", &store, error))?;
         document.store = store.display().to_string();
@@ -230,6 +229,44 @@ fn store_of(data: &Path) -> Result<PathBuf, RunError> {
             data: data.to_owned(),
         })
     }
+}
+
+/// Puts a repaired store in the place of a damaged one, which gets another name.
+fn replace(store: &Path, repaired: &Path, aside: &Path) -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::fs::{CWD, RenameFlags, renameat_with};
+        // In one step where the file system can do that: at no time there is no store.
+        if renameat_with(CWD, store, CWD, repaired, RenameFlags::EXCHANGE).is_ok() {
+            return fs::rename(repaired, aside);
+        }
+    }
+    fs::rename(store, aside)?;
+    fs::rename(repaired, store)
+}
+
+/// What a repair in place that was interrupted left: the store has no name then, and a node that
+/// began a new one would seem to have lost everything.
+pub(crate) fn check_interrupted(data: &Path) -> Result<(), StoreError> {
+    let store = data.join(STORE_DIR);
+    if store.symlink_metadata().is_ok() {
+        return Ok(());
+    }
+    let Ok(entries) = fs::read_dir(data) else {
+        return Ok(());
+    };
+    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let left = names
+        .filter(|name| name.starts_with("store.repaired-") || name.starts_with("store.damaged-"));
+    // The repaired one comes last.
+    let Some(left) = left.max() else {
+        return Ok(());
+    };
+    let what = format!(
+        "it is not there, and {left} is: a repair was interrupted; rename {left} to {STORE_DIR}"
+    );
+    let error = io::Error::new(io::ErrorKind::NotFound, what);
+    Err(io_error("open", &store, error))
 }
 
 /// The first of `name-1`, `name-2`, … that is not there.

@@ -254,6 +254,26 @@ fn a_damaged_message_leaves_its_queue_and_the_queue_goes_on() {
     drop(node);
 }
 
+/// Cut between its two renamings a repair leaves no store: nothing new is begun in its place.
+#[test]
+fn an_interrupted_repair_is_named() {
+    let home = tempfile::tempdir().unwrap();
+    let home = home.path();
+    filled(home);
+    fs::rename(home.join("node/store"), home.join("node/store.repaired-1")).unwrap();
+    fs::create_dir(home.join("node/store.damaged-1")).unwrap();
+    let (code, _, error) = run(home, &["--json", "run", "--listen", "127.0.0.1:0"]);
+    assert_eq!(code, 1, "{error}");
+    let told = |line: &str| line.contains("interrupted") && line.contains("store.repaired-1");
+    assert!(error.lines().any(told), "{error}");
+    assert!(!home.join("node/store").exists());
+    fs::rename(home.join("node/store.repaired-1"), home.join("node/store")).unwrap();
+    let node = Running::start(home);
+    let queue = json(&done(home, &["--json", "queue", "show", "orders"]));
+    assert_eq!(queue["messages"], COUNT);
+    drop(node);
+}
+
 /// A body that has a file of its own is kept as well, and the message leaves its queue all the same.
 #[test]
 fn a_damaged_huge_body_is_set_aside_with_its_record() {

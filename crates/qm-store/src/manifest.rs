@@ -19,7 +19,8 @@ use crate::index::{put_varint, take_varint};
 /// Name of the file.
 pub(crate) const MANIFEST_NAME: &str = "manifest";
 const NEW_NAME: &str = "manifest.new";
-const MAGIC: [u8; 8] = *b"qmsegs\0\x01";
+const MAGIC: [u8; 8] = [b'q', b'm', b's', b'e', b'g', b's', 0, VERSION];
+const VERSION: u8 = 1;
 const HEAD_BYTES: usize = 48;
 const CRC_BYTES: usize = 4;
 /// A slot of a new file, and what slots are multiples of: one does not tear the other.
@@ -145,6 +146,7 @@ pub(crate) fn read(fs: &dyn Fs, dir: &Path, for_writing: bool) -> Result<Found, 
     }
     let mut slots = [None, None];
     let mut is_doubtful = false;
+    let mut newer = 0;
     for (at, slot) in slots.iter_mut().enumerate() {
         let mut bytes = vec![0; slot_bytes];
         let filled = file
@@ -152,6 +154,9 @@ pub(crate) fn read(fs: &dyn Fs, dir: &Path, for_writing: bool) -> Result<Found, 
             .map_err(failed)?;
         bytes.truncate(filled);
         *slot = decode(&bytes);
+        if bytes.starts_with(&MAGIC[..7]) {
+            newer = newer.max(bytes.get(7).copied().unwrap_or(0));
+        }
         is_doubtful |= slot.is_none() && bytes.iter().any(|byte| *byte != 0);
     }
     let [one, other] = slots;
@@ -161,6 +166,13 @@ pub(crate) fn read(fs: &dyn Fs, dir: &Path, for_writing: bool) -> Result<Found, 
         (None, other) => other,
     };
     let Some(listed) = newest else {
+        if newer > VERSION {
+            return Err(StoreError::NewerFormat {
+                path,
+                found: newer.into(),
+                supported: VERSION.into(),
+            });
+        }
         return Ok(Found::Unreadable);
     };
     let manifest = Manifest {
@@ -239,9 +251,9 @@ impl Manifest {
                 skips_sync: false,
             };
             // Both slots, so that one damaged byte does not cost the list.
-            manifest.write_slot()?;
+            manifest.write_slot(&encode(&manifest.listed))?;
             manifest.listed.generation += 1;
-            manifest.write_slot()?;
+            manifest.write_slot(&encode(&manifest.listed))?;
             Ok(manifest)
         };
         match write() {
@@ -268,10 +280,6 @@ impl Manifest {
         files: BTreeMap<u64, u64>,
     ) -> Result<(), StoreError> {
         self.listed.from = 0;
-        self.change(fs, files)
-    }
-
-    fn change(&mut self, fs: &dyn Fs, files: BTreeMap<u64, u64>) -> Result<(), StoreError> {
         let kept: BTreeSet<u64> = files.values().copied().collect();
         let before = self.listed.files.values();
         self.left = before
@@ -279,60 +287,62 @@ impl Manifest {
             .filter(|file| !kept.contains(file))
             .collect();
         self.listed.files = files;
-        self.listed.generation += 1;
         self.write(fs)
     }
 
     /// A segment was begun, durably.
     pub(crate) fn add(&mut self, fs: &dyn Fs, sequence: u64, file: u64) -> Result<(), StoreError> {
-        let mut files = self.listed.files.clone();
-        files.insert(sequence, file);
-        self.change(fs, files)
+        self.left.clear();
+        self.listed.files.insert(sequence, file);
+        self.write(fs)
     }
 
     /// A segment will be emptied.
     pub(crate) fn remove(&mut self, fs: &dyn Fs, sequence: u64) -> Result<(), StoreError> {
-        let mut files = self.listed.files.clone();
-        files.remove(&sequence);
-        self.change(fs, files)
+        let file = self.listed.files.remove(&sequence);
+        self.left = file.into_iter().collect();
+        self.write(fs)
     }
 
     /// A file will be removed: after this, neither slot names it.
     pub(crate) fn forget(&mut self, fs: &dyn Fs, file: u64) -> Result<(), StoreError> {
         if self.left.contains(&file) {
-            self.change(fs, self.listed.files.clone())?;
+            self.left.clear();
+            self.write(fs)?;
         }
         Ok(())
     }
 
     fn write(&mut self, fs: &dyn Fs) -> Result<(), StoreError> {
-        let bytes = encode(&self.listed).len();
-        if bytes > self.slot_bytes {
-            let larger = bytes.next_power_of_two().min(SLOT_BYTES_MAX);
+        self.listed.generation += 1;
+        let mut bytes = encode(&self.listed);
+        if bytes.len() > self.slot_bytes {
+            let larger = bytes.len().next_power_of_two().min(SLOT_BYTES_MAX);
             let dir = self.path.parent().unwrap_or_else(|| Path::new(""));
-            if let Some(grown) = Self::write_new(fs, dir, self.listed.clone(), larger)? {
+            if let Some(mut grown) = Self::write_new(fs, dir, self.listed.clone(), larger)? {
+                grown.skips_sync = self.skips_sync;
                 // Both its slots are young.
                 *self = grown;
                 return Ok(());
             }
             // What is not listed is not missed: rather the oldest than that the store stops.
-            while encode(&self.listed).len() > self.slot_bytes {
+            while bytes.len() > self.slot_bytes {
                 let most = self.listed.files.len() / 2;
                 let Some(from) = self.listed.files.keys().nth(most.max(1)).copied() else {
                     break;
                 };
                 self.listed.files = self.listed.files.split_off(&from);
                 self.listed.from = from;
+                bytes = encode(&self.listed);
             }
         }
-        self.write_slot()
+        self.write_slot(&bytes)
             .map_err(|error| StoreError::io("write", &self.path, error))
     }
 
-    fn write_slot(&self) -> io::Result<()> {
+    fn write_slot(&self, bytes: &[u8]) -> io::Result<()> {
         let slot = usize::from(!self.listed.generation.is_multiple_of(2));
-        self.file
-            .write_at(&encode(&self.listed), (slot * self.slot_bytes) as u64)?;
+        self.file.write_at(bytes, (slot * self.slot_bytes) as u64)?;
         if self.skips_sync {
             return Ok(());
         }
@@ -390,4 +400,87 @@ fn decode(slot: &[u8]) -> Option<Listed> {
         files,
     };
     (listed.files.len() as u64 == u64_at(head, 40)).then_some(listed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fs::SimFs;
+
+    fn dir() -> &'static Path {
+        Path::new("/data")
+    }
+
+    fn read_again(fs: &SimFs) -> Read {
+        match read(fs, dir(), false).unwrap() {
+            Found::Whole(read) => read,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn there(segments: impl Iterator<Item = u64>) -> BTreeMap<u64, FileState> {
+        segments
+            .map(|sequence| (sequence + 7, FileState::Segment(sequence)))
+            .collect()
+    }
+
+    /// With thousands of segments the list needs more room, and takes it; where there is none the
+    /// oldest are left out, and nothing that is there raises an alarm.
+    #[test]
+    fn the_list_grows_with_the_segments() {
+        for is_full in [false, true] {
+            let fs = SimFs::new();
+            let created = Manifest::create(&fs, dir(), 5, BTreeMap::new()).unwrap();
+            let mut manifest = created.unwrap();
+            let path = dir().join(MANIFEST_NAME);
+            let before = fs.content(&path).unwrap().len();
+            fs.set_capacity(is_full.then_some(before as u64 + 100));
+            let last = 3000;
+            for sequence in 1..=last {
+                manifest.add(&fs, sequence, sequence + 7).unwrap();
+            }
+            assert_eq!(fs.content(&path).unwrap().len() > before, !is_full);
+            let read = read_again(&fs);
+            assert_eq!(read.is_complete(), !is_full);
+            assert_eq!(read.missing(&there(1..=last)), []);
+            let gone = |sequence| {
+                let missing = read.missing(&there((1..=last).filter(|at| *at != sequence)));
+                missing.first().map(|missing| missing.file)
+            };
+            assert_eq!(gone(last), Some(last + 7));
+            assert_eq!(gone(1).is_some(), !is_full);
+            // As soon as there is room all are listed again.
+            fs.set_capacity(None);
+            let files = (1..=last).map(|sequence| (sequence, sequence + 7));
+            manifest.replace(&fs, files.collect()).unwrap();
+            assert!(read_again(&fs).is_complete());
+            manifest.remove(&fs, 3).unwrap();
+            assert_eq!(read_again(&fs).listed.files.len() as u64, last - 1);
+        }
+    }
+
+    #[test]
+    fn whatever_bytes_a_slot_has_they_cannot_do_harm() {
+        let listed = Listed {
+            store: 3,
+            generation: 9,
+            from: 0,
+            files: [(1, 4), (2, 3), (900, 1)].into(),
+        };
+        let whole = encode(&listed);
+        assert_eq!(decode(&whole), Some(listed));
+        for at in 0..whole.len() {
+            assert_eq!(decode(&whole[..at]), None);
+            for bit in 0..8 {
+                let mut changed = whole.clone();
+                changed[at] ^= 1 << bit;
+                assert_eq!(decode(&changed), None, "{at}");
+                // And with a checksum that matches.
+                let end = changed.len() - CRC_BYTES;
+                let crc = crc32c::crc32c(&changed[..end]);
+                changed[end..].copy_from_slice(&crc.to_le_bytes());
+                decode(&changed);
+            }
+        }
+    }
 }

@@ -222,6 +222,27 @@ fn any_damaged_byte_of_the_list_is_harmless() {
 }
 
 #[test]
+fn a_list_of_a_newer_version_is_named() {
+    let (fs, _) = filled(small(), true);
+    let path = dir().join("manifest");
+    let mut content = fs.content(&path).unwrap();
+    let half = content.len() / 2;
+    content[7] = 2;
+    content[half + 7] = 2;
+    fs.replace(&path, &content);
+    for error in [
+        open(&fs, small()).unwrap_err(),
+        check(fs.as_ref(), &dir()).unwrap_err(),
+    ] {
+        let named = matches!(
+            &error,
+            StoreError::NewerFormat { path: file, found: 2, supported: 1 } if *file == path
+        );
+        assert!(named, "{error}");
+    }
+}
+
+#[test]
 fn a_list_of_another_store_is_turned_away() {
     let (fs, _) = filled(small(), true);
     let other = Arc::new(SimFs::new());
