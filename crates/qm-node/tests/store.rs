@@ -274,7 +274,7 @@ fn an_interrupted_repair_is_named() {
     drop(node);
 }
 
-/// A body that has a file of its own is kept as well, and the message leaves its queue all the same.
+/// A body in a file of its own is kept as well, and the message leaves its queue all the same.
 #[test]
 fn a_damaged_huge_body_is_set_aside_with_its_record() {
     let home = tempfile::tempdir().unwrap();
