@@ -103,6 +103,7 @@ impl Data {
         credit_bytes(self.envelope.len(), self.body.len())
     }
 
+    #[inline]
     pub(crate) fn read(raw: &Cut<'_>) -> Result<Self, DecodeError> {
         let (fixed, mut r) = read_data(raw)?;
         raw.verify(r.offset())?;

@@ -187,7 +187,7 @@ impl FrameKind {
     /// The kind of a byte.
     #[must_use]
     pub fn from_code(code: u8) -> Option<Self> {
-        Self::ALL.iter().copied().find(|kind| kind.code() == code)
+        BY_CODE.get(usize::from(code)).copied().flatten()
     }
 
     /// Whether the kind belongs on a link between two queue managers, not on a local socket.
@@ -202,6 +202,20 @@ impl FrameKind {
         matches!(self, Self::Data | Self::Put | Self::Delivery)
     }
 }
+
+/// The kind of every byte: a search through all of them would be the dearest part of a small frame.
+const BY_CODE: [Option<FrameKind>; 256] = {
+    let mut by_code = [None; 256];
+    let mut kinds = FrameKind::ALL;
+    while let Some((kind, others)) = kinds.split_first() {
+        let (_, from) = by_code.split_at_mut(kind.code() as usize);
+        if let Some((place, _)) = from.split_first_mut() {
+            *place = Some(*kind);
+        }
+        kinds = others;
+    }
+    by_code
+};
 
 /// A frame as cut off a lane: header checked, body not yet understood.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -456,6 +470,8 @@ mod tests {
             assert_eq!(FrameKind::from_code(kind.code()), Some(*kind));
             assert!(kind.code() < FIRST_IGNORABLE_KIND);
         }
+        let known = (0..=u8::MAX).filter_map(FrameKind::from_code).count();
+        assert_eq!(known, FrameKind::ALL.len());
     }
 
     #[test]

@@ -241,7 +241,16 @@ impl PeerFrame {
         Self::read(&raw.cut())
     }
 
+    #[inline]
     fn read(raw: &Cut<'_>) -> Result<Self, DecodeError> {
+        // The frame that matters, apart from all others.
+        if raw.kind == FrameKind::Data.code() {
+            return Ok(Self::Data(Data::read(raw)?));
+        }
+        Self::read_other(raw)
+    }
+
+    fn read_other(raw: &Cut<'_>) -> Result<Self, DecodeError> {
         let Some(kind) = FrameKind::from_code(raw.kind) else {
             if raw.kind < FIRST_IGNORABLE_KIND {
                 return Err(DecodeError::UnknownKind { kind: raw.kind });
@@ -255,10 +264,8 @@ impl PeerFrame {
         if !kind.is_between_nodes() {
             return Err(DecodeError::UnknownKind { kind: raw.kind });
         }
-        match kind {
-            FrameKind::Data => return Ok(Self::Data(Data::read(raw)?)),
-            FrameKind::Announce => return Ok(Self::Announce(Announce::read(raw)?)),
-            _ => {}
+        if kind == FrameKind::Announce {
+            return Ok(Self::Announce(Announce::read(raw)?));
         }
         raw.verify(raw.body.len())?;
         raw.check_flags(0)?;
