@@ -226,6 +226,8 @@ pub struct Counters {
     pub retransmitted: u64,
     /// Outgoing messages settled by the destination's word.
     pub acknowledged: u64,
+    /// Transmissions of messages that came from peers, whatever became of them.
+    pub arrived: u64,
     /// Messages that arrived from peers and were stored to their class.
     pub delivered: u64,
     /// Messages consumed by applications.

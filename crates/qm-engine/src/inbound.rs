@@ -21,6 +21,7 @@ impl Engine {
         };
         let peer = session.peer;
         let bytes = data.credit_bytes();
+        self.counters.arrived += 1;
         session.last_activity = self.now.at;
         // Numbers tell an ack what it names: each must be new. Lanes are not ordered among
         // themselves, so only a bound can be checked here (W-USE-10).

@@ -20,7 +20,7 @@ use crate::adapter::{Disk, DiskEvent};
 use crate::admin_json::{self, Shape};
 use crate::clock::NodeClock;
 use crate::events;
-use crate::fair::{Fairness, Tally};
+use crate::fair::{Fairness, Tally, work_time};
 use crate::info::NodeInfo;
 use crate::local::{Conn, LocalEvent};
 use crate::log_rate;
@@ -281,11 +281,11 @@ impl Driver {
         self.held.push(held);
         self.gathered_bytes += frames.len();
         let before = Tally::of(self.engine.counters());
-        let began = Instant::now();
+        let began = work_time();
         self.handle(Input::Received { link, frames });
         let after = Tally::of(self.engine.counters());
-        self.fair
-            .charge(link, lane, (before, after), began.elapsed());
+        let spent = work_time().saturating_sub(began);
+        self.fair.charge(link, lane, (before, after), spent);
     }
 
     /// Serves those whose turn has come among those that wait.
@@ -321,8 +321,8 @@ impl Driver {
                 self.on_client(conn, frame);
                 continue;
             }
-            let began = Instant::now();
-            if !self.fair.admin.may_ask(began) {
+            let began = work_time();
+            if !self.fair.admin.may_ask(Instant::now()) {
                 known.hold_back(true);
                 frames.push_front(frame);
                 self.asking.insert(conn, core::mem::take(frames));
@@ -331,7 +331,7 @@ impl Driver {
             self.on_client(conn, frame);
             // The answer is made when the engine is asked, and is most of the work.
             self.drain_once();
-            self.fair.admin.spend(began.elapsed());
+            self.fair.admin.spend(work_time().saturating_sub(began));
         }
         if let Some(conn) = self.conns.get(&conn) {
             conn.hold_back(false);

@@ -2,7 +2,8 @@
 //!
 //! One thread serves all peers and applications. A peer whose frames settle nothing and deliver
 //! nothing, or an application that asks for lists without end, is served from an allowance of time
-//! that fills slowly; when it is used up, the rest waits. What waits keeps its place in the budget
+//! that fills slowly; when it is used up, the rest waits. Time is the processor's own where it tells
+//! ([`work_time`]): on a busy machine nobody pays for what others do. What waits keeps its place in the budget
 //! of its link, so that reading pauses, and QUIC stops the peer.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -80,6 +81,15 @@ impl Allowance {
     }
 }
 
+/// Time that this thread has worked, from an arbitrary beginning.
+pub(crate) fn work_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::new(
+        u64::try_from(time.tv_sec).unwrap_or(0),
+        u32::try_from(time.tv_nsec).unwrap_or(0),
+    )
+}
+
 fn signed(us: u64) -> i64 {
     i64::try_from(us).unwrap_or(i64::MAX)
 }
@@ -91,6 +101,7 @@ fn micros(time: Duration) -> u64 {
 /// What counts as useful, or useless, of what a peer sends.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Tally {
+    arrived: u64,
     settled: u64,
     useless: u64,
 }
@@ -98,6 +109,7 @@ pub(crate) struct Tally {
 impl Tally {
     pub(crate) const fn of(counters: &Counters) -> Self {
         Self {
+            arrived: counters.arrived,
             settled: counters.acknowledged + counters.dead_letters + counters.discarded,
             useless: counters.duplicates + counters.rejected + counters.misbehaved,
         }
@@ -105,9 +117,11 @@ impl Tally {
 
     /// How much of the time spent between two tallies brought nothing.
     fn wasted_us(self, after: Self, lane: Lane, spent_us: u64) -> u64 {
-        let message = !matches!(lane, Lane::Control | Lane::Ack);
-        if message && after.useless == self.useless {
-            return 0;
+        if !matches!(lane, Lane::Control | Lane::Ack) {
+            // One message that is not wanted does not make the others of its run useless.
+            let useless = after.useless.saturating_sub(self.useless);
+            let arrived = after.arrived.saturating_sub(self.arrived).max(1);
+            return spent_us.saturating_mul(useless.min(arrived)) / arrived;
         }
         let worth = after
             .settled
@@ -301,13 +315,19 @@ mod tests {
 
     #[test]
     fn what_settles_or_delivers_is_free_and_the_rest_is_charged() {
-        let tally = |settled, useless| Tally { settled, useless };
-        let before = tally(10, 5);
+        let tally = |arrived, settled, useless| Tally {
+            arrived,
+            settled,
+            useless,
+        };
+        let before = tally(20, 10, 5);
         let message = Lane::Priority(3);
-        assert_eq!(before.wasted_us(tally(10, 5), message, 900), 0);
-        assert_eq!(before.wasted_us(tally(10, 6), message, 900), 900);
-        assert_eq!(before.wasted_us(tally(10, 5), Lane::Ack, 900), 900);
-        assert_eq!(before.wasted_us(tally(15, 5), Lane::Ack, 900), 400);
+        assert_eq!(before.wasted_us(tally(30, 10, 5), message, 900), 0);
+        assert_eq!(before.wasted_us(tally(30, 10, 6), message, 900), 90);
+        assert_eq!(before.wasted_us(tally(30, 10, 15), message, 900), 900);
+        assert_eq!(before.wasted_us(tally(20, 10, 6), message, 900), 900);
+        assert_eq!(before.wasted_us(tally(20, 10, 5), Lane::Ack, 900), 900);
+        assert_eq!(before.wasted_us(tally(20, 15, 5), Lane::Ack, 900), 400);
     }
 
     #[test]
@@ -317,6 +337,7 @@ mod tests {
         fair.opened(bad, QmId::from_bytes([1; 16]));
         fair.opened(good, QmId::from_bytes([2; 16]));
         let nothing = Tally {
+            arrived: 0,
             settled: 0,
             useless: 0,
         };
