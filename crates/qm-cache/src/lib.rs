@@ -47,7 +47,8 @@
 //!   a table of their own and take no place from the window. Aborted keys push nothing out.
 //! * The oldest goes first. Age counts from the commit. A capacity of 0 turns the cache off: all is
 //!   fresh.
-//! * Nothing is forgotten before its interval is over for the sake of time, not even when a thread or
+//! * Nothing is forgotten before its interval is over for the sake of time, not even when a
+//!   thread or
 //!   the whole machine stands still: a purge takes what was entered before a moment the clock has
 //!   told, and trusts no age that an entry claims for itself. (That moment is when an insertion
 //!   draws its place: one whose thread then stands still for an interval is forgotten at once.)
@@ -55,8 +56,10 @@
 //!   number drawn. One thread with the same inputs gets the same answers.
 //!
 //! # Progress
-//! * `admit`, `insert_if_absent`, `commit`, `abort`, `probe` are lock-free: a call is repeated in part
-//!   only when another call made progress meanwhile. A thread that is stopped anywhere stops nobody,
+//! * `admit`, `insert_if_absent`, `commit`, `abort`, `probe` are lock-free: a call is repeated
+//!   in part
+//!   only when another call made progress meanwhile. A thread that is stopped anywhere stops
+//!   nobody,
 //!   with one bound: an insertion that comes round the ring to a place whose insertion was stopped
 //!   half-way skips it, so `max(capacity, 64)` threads stopped half-way at once would make the next
 //!   one spin. They are not wait-free: who loses every race is repeated for as long as he loses.

@@ -16,7 +16,8 @@
 //! A word of the index has room for the low 40 bits of a ticket beside its filter. They are
 //! completed with the help of a ticket that is known to be no older ([`unfold`]). A word that
 //! nobody replaced during 2^40 insertions may so be taken for a younger one: a look then goes down
-//! the chain of some other hash, where it finds no key that is not there, because keys are compared.
+//! the chain of some other hash, where it finds no key that is not there, because keys are
+//! compared.
 
 use std::marker::PhantomData;
 use std::sync::atomic::AtomicU64 as StdU64;
