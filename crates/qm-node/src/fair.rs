@@ -2,9 +2,9 @@
 //!
 //! One thread serves all peers and applications. A peer whose frames settle nothing and deliver
 //! nothing, or an application that asks for lists without end, is served from an allowance of time
-//! that fills slowly; when it is used up, the rest waits. Time is the processor's own where it tells
-//! ([`work_time`]): on a busy machine nobody pays for what others do. What waits keeps its place in the budget
-//! of its link, so that reading pauses, and QUIC stops the peer.
+//! that fills slowly; when it is used up, the rest waits. Time is what the thread worked
+//! ([`work_time`]): on a busy machine nobody pays for what others do. What waits keeps its place in
+//! the budget of its link, so that reading pauses, and QUIC stops the peer.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
