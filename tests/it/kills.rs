@@ -74,6 +74,28 @@ fn the_sending_client_is_killed_three_times_and_repeats_with_its_key() {
     account.assert_exact();
 }
 
+/// No cache has a part in it, and neither has the order in which the two die.
+#[test]
+fn both_nodes_are_killed_three_times_under_transactional_lines() {
+    let mut stream = Stream::of(Some("transactional"), 10_000);
+    for eighths in KILLS_AT {
+        stream.until_received(eighths);
+        stream.b.kill();
+        stream.b.launch();
+        stream.until_received(eighths + 1);
+        stream.a.kill();
+        stream.a.launch();
+    }
+    let account = stream.finish("both nodes killed, transactional");
+    account.assert_exact();
+    let dedup = stream.b.ask(&json!({"do": "dedup"}));
+    assert_eq!(dedup["entries"], 0, "{dedup}");
+    let streams = stream.b.ask(&json!({"do": "stream.list"}));
+    let view = &streams["items"][0];
+    assert_eq!(view["position"], account.lines, "{streams}");
+    assert_eq!(view["branches"], 1, "{streams}");
+}
+
 /// Lines on their way from one node to the other.
 struct Stream {
     a: Program,
@@ -93,9 +115,14 @@ struct Stream {
 
 impl Stream {
     fn start() -> Self {
-        let count = if slow_tests() { 120_000 } else { 16_000 };
+        Self::of(None, if slow_tests() { 120_000 } else { 16_000 })
+    }
+
+    fn of(class: Option<&str>, count: usize) -> Self {
         let (a, b) = (Program::start("a"), Program::start("b"));
-        b.done(&["queue", "create", "lines"]);
+        let transactional = class == Some("transactional");
+        let create = ["queue", "create", "lines", "--transactional"];
+        b.done(&create[..if transactional { 4 } else { 3 }]);
         let output = b.file("output");
         let text = text_of_the_repository(count);
         let feed = Feed::new(text.clone());
@@ -103,7 +130,8 @@ impl Stream {
         let receiving = Application::start(&b, &receive, &output);
         let to = b.queue("lines");
         let send = ["--json", "send", &to, "--lines", "-"];
-        let send = [&send[..], &["--idempotency-key", "one stream"]].concat();
+        let class = class.map_or_else(Vec::new, |class| vec!["--class", class]);
+        let send = [&send[..], &["--idempotency-key", "one stream"], &class].concat();
         let began = Instant::now();
         let summary = a.file("summary");
         let sending = Application::start_with(&a, &send, &summary, Some(Arc::clone(&feed)));
