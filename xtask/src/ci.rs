@@ -18,6 +18,8 @@ pub(crate) struct Step {
 const FIXED_SEEDS: &str = "1..1001";
 /// The same with QUIC between the nodes, which costs more.
 const FIXED_QUINN_SEEDS: &str = "0..30";
+/// Seeds with transactional queues that are run every time.
+const FIXED_STREAM_SEEDS: &str = "0..200";
 const FUZZ_SECONDS: &str = "12";
 
 pub(crate) const STEPS: &[Step] = &[
@@ -120,6 +122,7 @@ pub(crate) const STEPS: &[Step] = &[
         about: "simulated networks: fixed seeds, then fresh ones",
         run: |_| {
             sim::command(&["--seeds", FIXED_SEEDS]).run()?;
+            sim::command(&["--mode", "streams", "--seeds", FIXED_STREAM_SEEDS]).run()?;
             sim::command(&["--mode", "quinn", "--seeds", FIXED_QUINN_SEEDS]).run()?;
             sim::fresh()?.run()
         },

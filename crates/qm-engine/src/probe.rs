@@ -71,6 +71,8 @@ breaks! {
     order_ack_from_start,
     /// Store the links of transactional messages some time after the messages.
     position_apart,
+    /// Leave nothing in the place of a transactional message that left.
+    no_skip,
 }
 
 macro_rules! reach {
