@@ -108,8 +108,8 @@ pub const STREAMS_PER_PEER_MAX: usize = 1_024;
 /// Branches of one stream: each is a clone or a restored backup of its sender.
 pub const BRANCHES_MAX: usize = 256;
 
-/// A sender may say that it has not settled what lies so far back at most: what it has in flight and
-/// all the skips that it may keep.
+/// A sender may say that it has not settled what lies so far back at most: what it has in flight,
+/// and all the skips that it may keep.
 pub const LOW_SPAN_MAX: u64 = 262_144;
 
 /// Links of all streams; beyond, of each only [`LINKS_KEPT_LEAST`] are kept.

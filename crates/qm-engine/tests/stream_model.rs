@@ -10,6 +10,10 @@
 //!
 //! Each rule that is left out is found. `QM_MODEL_STATES` sets how many states are looked at.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on ends")]
+#![expect(
+    clippy::print_stdout,
+    reason = "how many states there were is for people"
+)]
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};

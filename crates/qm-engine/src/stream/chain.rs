@@ -151,8 +151,8 @@ impl<F: Copy> Chain<F> {
     }
 
     /// The place of the message that lies at `at`, given now when it has none. Messages are asked
-    /// for in the order in which they lie there. `None`: it was settled before, and only its removal
-    /// was lost.
+    /// for in the order in which they lie there. `None`: it was settled before, and only its
+    /// removal was lost.
     pub fn place(&mut self, at: u64, tag: Tag) -> Option<&Placed<F>> {
         if at <= self.cursor.at {
             let index = self.index_at(at)?;
