@@ -71,6 +71,11 @@ impl Engine {
             PeerFrame::Skipped(skipped) => self.on_skipped(link, &skipped),
             PeerFrame::Need(need) => self.on_need(link, &need),
             PeerFrame::Hold(hold) => self.on_hold(link, &hold),
+            frame @ (PeerFrame::Challenge(_)
+            | PeerFrame::ChallengeOk(_)
+            | PeerFrame::Twin(_)
+            | PeerFrame::Ask(_)
+            | PeerFrame::Claim(_)) => self.on_identity_frame(link, frame),
             frame => self.on_unoffered(link, frame),
         }
     }

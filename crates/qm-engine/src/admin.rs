@@ -4,6 +4,7 @@ use qm_cache::{DedupStats, RouteStats};
 use qm_wire::{Class, Incarnation, MessageId, Outcome, QmId, QueueName};
 
 pub use crate::cause::Cause;
+use crate::identity::TwinView;
 pub use crate::io::FullBy;
 use crate::record::{LocalSettings, RemoteKey};
 pub use crate::stream::operator::StreamView;
@@ -338,6 +339,8 @@ pub struct StatusView {
     pub full_by: Option<FullBy>,
     /// Bytes of messages held in memory.
     pub resident_bytes: u64,
+    /// Identities that several live machines use, this node's own among them.
+    pub twins: Vec<TwinView>,
 }
 
 /// What `queue list` shows of a queue.
@@ -466,6 +469,8 @@ pub struct PeerView {
     pub last_seen_us: u64,
     /// What happened to connections with it, oldest first.
     pub connections: Vec<ConnectionEvent>,
+    /// The live machines that use its identity, when they are several.
+    pub twins: Option<TwinView>,
 }
 
 /// What `routes` shows: where acks for a queue manager's life would go.

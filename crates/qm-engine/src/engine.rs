@@ -18,6 +18,7 @@ use crate::dead::LetterDo;
 use crate::entropy::Entropy;
 use crate::handed::HandOut;
 use crate::history::History;
+use crate::identity::Twins;
 use crate::io::{ConnId, Event, Input, LinkId, LoadId, Output, Recovered, StreamId};
 use crate::jobs::{JobId, Jobs};
 use crate::outgoing::{OutQueue, Remote};
@@ -167,6 +168,8 @@ pub struct Engine {
     pub(crate) purges: BTreeMap<(bool, u32), Purge>,
     pub(crate) history: History,
     pub(crate) connections: Connections,
+    /// Copies of identities: those of peers, and of this node's own.
+    pub(crate) twins: Twins,
     /// Arrivals that were undone and did not come again.
     pub(crate) undone_arrivals: BTreeSet<MessageKey>,
     pub(crate) undo_later: Vec<Undone>,
@@ -275,6 +278,7 @@ impl Engine {
             purges: BTreeMap::new(),
             history: History::new(config.history_events_max, config.history_bytes_max),
             connections: Connections::default(),
+            twins: Twins::default(),
             undone_arrivals: BTreeSet::new(),
             undo_later: Vec::new(),
             stream_ids: BTreeMap::new(),
@@ -389,6 +393,8 @@ impl Engine {
                     });
                 }
             }
+            Input::Signed { sign, signature } => self.on_signed(sign, signature),
+            Input::Verified { verify, good } => self.on_verified(verify, good),
             Input::Tick => {}
             Input::Stop => self.on_stop(),
         }

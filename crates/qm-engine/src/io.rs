@@ -8,6 +8,7 @@ use qm_wire::local::{ClientFrame, NodeFrame};
 use qm_wire::{Incarnation, MessageId, Outcome, QmId, QueueName};
 
 use crate::admin::{AdminReply, AdminRequest};
+use crate::identity::TwinMachine;
 
 /// A connection to a peer, numbered by the driver and never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -287,6 +288,20 @@ pub enum Input {
         /// What.
         what: AdminRequest,
     },
+    /// The answer to [`Output::Sign`].
+    Signed {
+        /// Which.
+        sign: u64,
+        /// Ed25519 by the node's key.
+        signature: [u8; 64],
+    },
+    /// The answer to [`Output::Verify`].
+    Verified {
+        /// Which.
+        verify: u64,
+        /// Whether the signature is by the node's own key over exactly these bytes.
+        good: bool,
+    },
     /// Time passed.
     Tick,
     /// The process is about to stop: say goodbye, take no further messages.
@@ -349,6 +364,22 @@ pub enum Output {
         records_max: usize,
         /// About this many bytes; at least one message.
         bytes_max: usize,
+    },
+    /// Sign with the node's key, which the engine has not got; answered by [`Input::Signed`].
+    Sign {
+        /// Number that the answer repeats.
+        sign: u64,
+        /// What to sign, with its domain.
+        bytes: Bytes,
+    },
+    /// Verify a signature by the node's own key; answered by [`Input::Verified`].
+    Verify {
+        /// Number that the answer repeats.
+        verify: u64,
+        /// What was signed, with its domain.
+        bytes: Bytes,
+        /// Ed25519.
+        signature: [u8; 64],
     },
     /// A frame for an application.
     Client {
@@ -528,6 +559,21 @@ pub enum Event {
         pinned: QmId,
         /// Who answers now.
         found: QmId,
+    },
+    /// Two live machines have a peer's identity: both answered on sessions of their own.
+    TwinSeen {
+        /// The identity.
+        peer: QmId,
+        /// Both machines.
+        machines: Box<[TwinMachine; 2]>,
+    },
+    /// Another live machine has this node's own identity: it signed a fresh challenge with its
+    /// key.
+    OwnTwin {
+        /// The node over which it was asked; `None` when it was met directly.
+        told_by: Option<QmId>,
+        /// The other machine.
+        other: Box<TwinMachine>,
     },
     /// There is no room for messages, or there is again.
     StoreFull {

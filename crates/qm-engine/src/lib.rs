@@ -42,6 +42,7 @@ mod entropy;
 mod expiry;
 mod handed;
 mod history;
+mod identity;
 mod inbound;
 mod io;
 mod jobs;
@@ -78,6 +79,7 @@ mod why;
 pub use config::{EngineConfig, Trust};
 pub use engine::{ArrivalKey, Engine, Identity, Route};
 pub use entropy::{Entropy, SeededEntropy};
+pub use identity::{TwinMachine, TwinView};
 pub use io::{
     ConnId, DialFailure, Event, FullBy, Input, Lane, LinkId, LoadId, Output, Recovered, StoreOp,
     StoredRecord, StreamId, StreamSummary, Ticket,

@@ -349,6 +349,7 @@ impl Engine {
         );
         self.sessions.insert(link, session);
         self.by_peer.entry(peer).or_default().insert(link);
+        self.twins_session_began(link, peer);
         self.busy_sessions.insert(link);
         self.arm_session(link, self.now.at.plus_ms(self.config.handshake_timeout_ms));
     }
@@ -372,9 +373,9 @@ impl Engine {
         if peer == self.me.qm && hello.incarnation == self.incarnation {
             return self.end_session(link, Outcome::WRONG_IDENTITY, "this node dialled itself");
         }
-        let newly_pending = self
-            .peers
-            .announced(peer, &hello, session.remote, self.now.wall_us);
+        let remote = session.remote;
+        self.look_for_own_copy(link, &hello);
+        let newly_pending = self.peers.announced(peer, &hello, remote, self.now.wall_us);
         let pending = self.peers.approval(peer) == Approval::Pending;
         let mut nonce = [0; 16];
         self.entropy.fill(&mut nonce);
@@ -458,6 +459,7 @@ impl Engine {
         if !self.sessions.contains_key(&link) {
             return;
         }
+        self.look_for_twins(link, peer);
         let now_ms = self.now.at.as_ms();
         for life in lives {
             // The address was for the time without a session.
@@ -750,6 +752,7 @@ impl Engine {
                 self.by_peer.remove(&peer);
             }
         }
+        self.twins_session_ended(link, peer);
         for life in session.lives() {
             self.routes.failed(&(peer, life), &Route::Session(link));
             if let Some(address) = session.listens_at() {

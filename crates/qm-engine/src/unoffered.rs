@@ -13,7 +13,7 @@ impl Engine {
     pub(crate) fn on_unoffered(&mut self, link: LinkId, frame: PeerFrame) {
         match frame {
             // They inform of what this node has no use for.
-            PeerFrame::Confirm(_) | PeerFrame::Twin(_) | PeerFrame::Evicted(_) => {}
+            PeerFrame::Confirm(_) | PeerFrame::Evicted(_) => {}
             PeerFrame::Announce(announce) => self.refuse_announce(link, &announce),
             PeerFrame::RemoteRequest(request) => self.refuse_remote(link, &request),
             frame => {

@@ -179,6 +179,7 @@ impl Engine {
             missing_records: 0,
             full_by: self.full_by(),
             resident_bytes: (self.resident_bytes + self.express_bytes) as u64,
+            twins: self.twins.alarms.views(),
         };
         for queue in self.locals.values() {
             let (messages, bytes) = queue.waiting();
@@ -293,6 +294,7 @@ impl Engine {
                     incarnation: record.incarnation,
                     last_seen_us: record.last_seen_us,
                     connections: self.connections_with(Some(*qm), None),
+                    twins: self.twins.alarms.view(*qm),
                 }
             })
             .collect();
@@ -316,6 +318,7 @@ impl Engine {
                         incarnation: None,
                         last_seen_us: 0,
                         connections: self.connections_with(None, Some(&entry.remote)),
+                        twins: None,
                     });
                 }
             }
@@ -610,6 +613,7 @@ impl Engine {
         }
         self.for_peer(who, |engine, peer| {
             engine.peers.known.remove(&peer);
+            engine.twins.alarms.forget(peer);
             engine.commits.unset(peer_key(peer));
             let keys: Vec<_> = engine
                 .remotes

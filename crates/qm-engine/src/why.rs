@@ -103,7 +103,9 @@ impl Engine {
             )
         };
         let events = self.connections_with(peer, remote.map(|remote| &remote.key));
-        Some(view(subject, reason, shown(&events)))
+        let mut evidence = shown(&events);
+        evidence.extend(peer.and_then(|peer| self.twin_evidence(peer)));
+        Some(view(subject, reason, evidence))
     }
 
     pub(crate) fn why_message(&self, subject: &str, id: MessageId, found: &Found) -> WhyView {
@@ -411,6 +413,8 @@ impl Engine {
             evidence.push(by.sentence().to_owned());
         }
         evidence.extend(shown(&shown_as.connections));
+        evidence.extend(shown_as.peer.and_then(|peer| self.twin_evidence(peer)));
+        evidence.extend(self.twin_evidence(self.me.qm));
         view(subject, reason, evidence)
     }
 

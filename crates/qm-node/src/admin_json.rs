@@ -22,6 +22,7 @@ mod letters;
 mod request;
 mod streams;
 mod time;
+mod twins;
 
 use qm_engine::admin::{AdminReply, AdminRequest};
 use qm_wire::Outcome;
@@ -41,6 +42,7 @@ pub use letters::{
 pub use request::{Request, Which};
 pub use streams::{RebasedDocument, StreamDocument};
 pub use time::rfc3339;
+pub use twins::{TwinDocument, TwinMachineDocument};
 
 /// Bytes of items in one listing: leaves room for the rest of the document below
 /// [`ADMIN_BYTES_MAX`](qm_wire::limits::ADMIN_BYTES_MAX).

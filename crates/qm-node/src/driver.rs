@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use qm_engine::admin::AdminReply;
 use qm_engine::{ConnId, DialFailure, Engine, Input, Lane, LinkId, Output, Timestamp};
-use qm_transport::{CloseReason, DialError, Endpoint, Event as NetworkEvent, Held};
+use qm_transport::{CloseReason, DialError, Endpoint, Event as NetworkEvent, Held, NodeKey};
 use qm_wire::local::{self as wire, ClientFrame, NodeFrame};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::sleep;
@@ -53,6 +53,8 @@ pub(crate) enum Ended {
 pub(crate) struct Driver {
     engine: Engine,
     endpoint: Endpoint,
+    /// Signs what the engine says of this node's identity.
+    key: NodeKey,
     disk: Disk,
     clock: NodeClock,
     info: NodeInfo,
@@ -79,7 +81,7 @@ pub(crate) struct Driver {
 impl Driver {
     pub(crate) fn new(
         engine: Engine,
-        endpoint: Endpoint,
+        (endpoint, key): (Endpoint, NodeKey),
         disk: Disk,
         clock: NodeClock,
         info: NodeInfo,
@@ -87,6 +89,7 @@ impl Driver {
         Self {
             engine,
             endpoint,
+            key,
             disk,
             clock,
             info,
@@ -448,6 +451,19 @@ impl Driver {
                     reply,
                 } => self.on_reply(conn, request, &reply),
                 Output::CloseClient { conn, text } => self.close_client(conn, &text),
+                Output::Sign { sign, bytes } => {
+                    let signature = self.key.sign(&bytes);
+                    self.handle(Input::Signed { sign, signature });
+                }
+                Output::Verify {
+                    verify,
+                    bytes,
+                    signature,
+                } => {
+                    let key = self.key.public_key();
+                    let good = qm_transport::verify(&key, &bytes, &signature);
+                    self.handle(Input::Verified { verify, good });
+                }
                 Output::Event(event) => events::log(&event),
                 _ => tracing::error!(
                     event = "output_unknown",

@@ -3,7 +3,7 @@
 //!
 //! Levels: a peer's fault `warn`, ours `error`, a step of the protocol `debug`, a message `trace`.
 
-use qm_engine::Event;
+use qm_engine::{Event, TwinMachine};
 
 use crate::log_rate;
 
@@ -17,6 +17,8 @@ const fn caused_by_peers(event: &Event) -> Option<&'static str> {
         Event::AckNotHeld { .. } => "ack_not_held",
         Event::AckUnverified { .. } => "ack_unverified",
         Event::IdentityChanged { .. } => "identity_changed",
+        Event::TwinSeen { .. } => "twin_seen",
+        Event::OwnTwin { .. } => "own_twin",
         Event::QueueFull { full: true, .. } => "queue_full",
         Event::QueueFull { full: false, .. } => "queue_has_room",
         _ => return None,
@@ -115,6 +117,26 @@ pub(crate) fn log(event: &Event) {
             %found,
             "another queue manager answers at a pinned address"
         ),
+        Event::TwinSeen { peer, machines } => {
+            let [one, other] = machines.each_ref().map(TwinMachine::title);
+            tracing::error!(
+                event = "twin_seen",
+                %peer,
+                one,
+                other,
+                "two live machines have the identity of a peer: {one} and {other}"
+            );
+        }
+        Event::OwnTwin { told_by, other } => {
+            let other = other.title();
+            let told_by = told_by.map(|by| by.to_string()).unwrap_or_default();
+            tracing::error!(
+                event = "own_twin",
+                told_by,
+                other,
+                "another live machine has this node's identity: {other}"
+            );
+        }
         Event::StoreFull { full: true, by } => tracing::error!(
             event = "store_full",
             by = by.name(),

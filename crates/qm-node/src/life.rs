@@ -230,7 +230,13 @@ async fn live(
             log_start(&info);
             ready(&info);
         }
-        let mut driver = Driver::new(engine, endpoint.clone(), disk, clock, info);
+        let mut driver = Driver::new(
+            engine,
+            (endpoint.clone(), owned.key.clone()),
+            disk,
+            clock,
+            info,
+        );
         let ended = driver.run(network_events, &mut local_events, stop).await;
         disk = driver.end();
         if matches!(ended, Ended::Stopped) {

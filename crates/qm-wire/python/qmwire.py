@@ -599,7 +599,16 @@ KINDS = {
     0x06: Frame("peer", [("messages", U64), ("bytes", U64)]),
     0x07: Frame("peer", [("open", BOOL), ("queue", QUEUE)]),
     0x08: Frame("peer", [("outcome", OUTCOME), ("text", TEXT)]),
-    0x09: Frame("peer", [("relay", ID), ("incarnation", U64)]),
+    0x09: Frame(
+        "peer",
+        [
+            ("relay", ID),
+            ("incarnation", U64),
+            ("known for seconds", U64),
+            ("address", Short(255, "line")),
+            ("host name", Short(255, "line")),
+        ],
+    ),
     0x0A: Frame("peer", [("relay", ID), ("challenge", Raw(32)), ("rank", Struct(RANK))]),
     0x0B: Frame(
         "peer",

@@ -6,17 +6,24 @@
 use alloc::vec::Vec;
 use bytes::{BufMut, BytesMut};
 
-use crate::codec::{DecodeError, Reader, put_count};
+use crate::codec::{DecodeError, Reader, put_count, put_line};
 use crate::id::{Incarnation, key_digest};
-use crate::limits::FORK_POINTS_MAX;
+use crate::limits::{FORK_POINTS_MAX, NAME_BYTES_MAX};
+use crate::text::Text;
 
 /// Another live session speaks with the receiver's identity: ask it over this relay.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Twin {
     /// Names the pair of sessions; chosen by the node between them.
     pub relay: [u8; 16],
     /// The life that speaks in the other session.
     pub incarnation: Incarnation,
+    /// Seconds for which the node between has had the other session.
+    pub known_s: u64,
+    /// Where the node between sees the other session (W-TWN-4).
+    pub address: Text,
+    /// The host name in the other session's hello (W-TWN-4).
+    pub host: Text,
 }
 
 /// Which of two copies keeps the identity: the higher one, compared in the order of the fields
@@ -101,15 +108,26 @@ pub struct Succession {
 const POINT_BYTES: usize = 24;
 
 impl Twin {
-    pub(crate) fn write(self, to: &mut BytesMut) {
+    pub(crate) fn write(&self, to: &mut BytesMut) {
         to.put_slice(&self.relay);
         to.put_u64_le(self.incarnation.0);
+        to.put_u64_le(self.known_s);
+        put_line(to, &self.address, NAME_BYTES_MAX);
+        put_line(to, &self.host, NAME_BYTES_MAX);
     }
 
     pub(crate) fn read(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let relay = r.array("relay")?;
+        let incarnation = Incarnation(r.u64("incarnation")?);
+        let known_s = r.u64("seconds")?;
+        let address = r.short(NAME_BYTES_MAX, "address of a twin")?;
+        let host = r.short(NAME_BYTES_MAX, "host name")?;
         Ok(Self {
-            relay: r.array("relay")?,
-            incarnation: Incarnation(r.u64("incarnation")?),
+            relay,
+            incarnation,
+            known_s,
+            address: Text::line_from_utf8(address, "address of a twin")?,
+            host: Text::line_from_utf8(host, "host name")?,
         })
     }
 }

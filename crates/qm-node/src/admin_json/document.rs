@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::caches::RouteStatsDocument;
 use super::letters::ConnectionDocument;
 use super::time::rfc3339;
+use super::twins::TwinDocument;
 use crate::health::StoreHealthDocument;
 use crate::info::NodeInfo;
 
@@ -294,6 +295,10 @@ pub struct StatusDocument {
     pub store_health: Option<StoreHealthDocument>,
     /// Bytes of messages held in memory.
     pub resident_bytes: u64,
+    /// Identities that several live machines use, this node's own among them; missing when there
+    /// are none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub twins: Vec<TwinDocument>,
     /// Sums since this life began.
     pub counters: CountersDocument,
     /// The process.
@@ -327,6 +332,7 @@ impl StatusDocument {
             missing_records: view.missing_records,
             store_health: node.health.document(),
             resident_bytes: view.resident_bytes,
+            twins: view.twins.iter().map(TwinDocument::new).collect(),
             counters: CountersDocument::new(&view.counters),
             node: NodeDocument::new(node),
         }
@@ -586,6 +592,9 @@ pub struct PeerDocument {
     /// What happened to connections with it, oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub connections: Vec<ConnectionDocument>,
+    /// The live machines that use its identity; missing unless they are several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub twins: Option<TwinDocument>,
 }
 
 impl PeerDocument {
@@ -607,6 +616,7 @@ impl PeerDocument {
                 .iter()
                 .map(ConnectionDocument::new)
                 .collect(),
+            twins: view.twins.as_ref().map(TwinDocument::new),
         }
     }
 }

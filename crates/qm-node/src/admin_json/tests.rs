@@ -426,6 +426,7 @@ fn documents_keep_their_fields() {
             incarnation: Some(Incarnation(0x51)),
             last_seen: Some(rfc3339(1_700_000_000_000_000)),
             connections: vec![],
+            twins: None,
         },
         &expect![[r#"
             {
@@ -508,6 +509,7 @@ fn documents_keep_their_fields() {
             missing_records: 0,
             store_health: None,
             resident_bytes: 1_200,
+            twins: vec![],
             counters: CountersDocument::default(),
             node: NodeDocument::new(&node()),
         },

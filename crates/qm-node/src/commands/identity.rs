@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use qm_node::admin_json::{Request, StatusDocument};
+use qm_node::admin_json::{Request, StatusDocument, TwinDocument};
 use serde::Serialize;
 
 use crate::config::Settings;
@@ -21,6 +21,9 @@ struct IdentityDocument {
     fingerprint: String,
     data: String,
     running: bool,
+    /// The live machines that have this identity, when this node knows that it is not alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    twins: Option<TwinDocument>,
 }
 
 /// Asks the node that runs, else its data directory.
@@ -36,6 +39,7 @@ pub(crate) async fn show(settings: &Settings, out: &Output) -> Result<Exit, Fail
                 fingerprint: status.node.fingerprint,
                 data: status.node.data,
                 running: true,
+                twins: status.twins.into_iter().find(|twin| twin.qm == status.qm),
             }
         }
         Err(failure) if failure.exit != Exit::NotRunning => return Err(failure),
@@ -48,6 +52,7 @@ pub(crate) async fn show(settings: &Settings, out: &Output) -> Result<Exit, Fail
                 fingerprint: info.fingerprint,
                 data: settings.data.display().to_string(),
                 running: false,
+                twins: None,
             }
         }
     };
@@ -55,7 +60,8 @@ pub(crate) async fn show(settings: &Settings, out: &Output) -> Result<Exit, Fail
         out.document(&document)?;
         return Ok(Exit::Done);
     }
-    out.facts(&[
+    let twins = document.twins.as_ref().map(TwinDocument::sentence);
+    let mut facts = vec![
         ("name", document.name),
         ("identity", document.qm),
         ("fingerprint", document.fingerprint),
@@ -64,6 +70,8 @@ pub(crate) async fn show(settings: &Settings, out: &Output) -> Result<Exit, Fail
             "running",
             if document.running { "yes" } else { "no" }.to_owned(),
         ),
-    ])?;
+    ];
+    facts.extend(twins.map(|twins| ("copies", twins)));
+    out.facts(&facts)?;
     Ok(Exit::Done)
 }

@@ -188,7 +188,7 @@ fn show(peer: &PeerDocument, out: &Output) -> Result<(), Failure> {
     if out.json {
         return out.document(peer);
     }
-    out.facts(&[
+    let mut facts = vec![
         ("name", peer.name.clone().unwrap_or_else(dash)),
         ("calls itself", peer.announced_name.clone()),
         ("host", peer.host.clone()),
@@ -205,7 +205,13 @@ fn show(peer: &PeerDocument, out: &Output) -> Result<(), Failure> {
             if peer.keep_connected { "yes" } else { "no" }.to_owned(),
         ),
         ("last seen", peer.last_seen.clone().unwrap_or_else(dash)),
-    ])?;
+    ];
+    facts.extend(
+        peer.twins
+            .as_ref()
+            .map(|twins| ("copies", twins.sentence())),
+    );
+    out.facts(&facts)?;
     connections(&peer.connections, out)
 }
 

@@ -22,6 +22,8 @@ pub(crate) async fn status(node: &Node, out: &Output) -> Result<Exit, Failure> {
         "stopping"
     } else if status.missing_records > 0 {
         "records on disk cannot be read: see qm-node doctor"
+    } else if status.twins.iter().any(|twin| twin.qm == status.qm) {
+        "another live machine has this identity: see qm-node doctor"
     } else {
         "ok"
     };
@@ -96,6 +98,13 @@ pub(crate) async fn status(node: &Node, out: &Output) -> Result<Exit, Failure> {
     out.facts(&facts)?;
     if status.pending_peers > 0 {
         out.note("peers await approval: `qm-node peers list`, then `qm-node peers approve WHO`");
+    }
+    for twin in status.twins.iter().filter(|twin| twin.qm != status.qm) {
+        out.note(&format!(
+            "peer {}: {}; see `qm-node doctor`",
+            twin.qm,
+            twin.sentence()
+        ));
     }
     if status.dead_letters > 0 {
         out.note("there are dead letters: `qm-node dead list` shows them");

@@ -313,9 +313,15 @@ fn bytes64() -> impl Strategy<Value = [u8; 64]> {
 
 fn twins() -> impl Strategy<Value = PeerFrame> {
     let names = (any::<[u8; 16]>(), any::<[u8; 32]>(), any::<u64>());
-    let twin = (any::<[u8; 16]>(), any::<u64>()).prop_map(|(relay, incarnation)| {
-        let incarnation = Incarnation(incarnation);
-        PeerFrame::Twin(Twin { relay, incarnation })
+    let about = (any::<[u64; 2]>(), text(60), text(60));
+    let twin = (any::<[u8; 16]>(), about).prop_map(|(relay, (numbers, address, host))| {
+        PeerFrame::Twin(Twin {
+            relay,
+            incarnation: Incarnation(numbers[0]),
+            known_s: numbers[1],
+            address,
+            host,
+        })
     });
     let ask = (names, rank()).prop_map(|((relay, challenge, _), rank)| {
         PeerFrame::Ask(Ask {

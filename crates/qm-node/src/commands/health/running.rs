@@ -168,6 +168,19 @@ fn rest(seen: &Seen, findings: &mut Vec<Finding>) {
             "wait, then `qm-node run`",
         ));
     }
+    for twin in &status.twins {
+        let (code, place) = if twin.qm == status.qm {
+            ("own_twin", "this node".to_owned())
+        } else {
+            ("twin_seen", format!("peer {}", twin.qm))
+        };
+        findings.push(Finding::problem(
+            code,
+            place,
+            twin.sentence(),
+            "give all but one of these machines an identity of their own: docs/identity.md tells how",
+        ));
+    }
     if status.dead_letters > 0 {
         findings.push(Finding::notice(
             "dead_letters",

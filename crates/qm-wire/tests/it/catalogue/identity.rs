@@ -90,6 +90,9 @@ pub(super) fn valid(list: &mut Vec<Valid>) {
         PeerFrame::Twin(Twin {
             relay: RELAY,
             incarnation: Incarnation(0x52),
+            known_s: 3600,
+            address: "192.0.2.7:1801".into(),
+            host: "till-2".into(),
         }),
     );
     add(

@@ -338,6 +338,9 @@ pub(super) fn peer(frame: &PeerFrame) -> Rows {
         PeerFrame::Twin(twin) => {
             rows.hex("relay", &twin.relay);
             rows.u64_hex("incarnation", twin.incarnation.0);
+            rows.u64("known for seconds", twin.known_s);
+            rows.text("address", &twin.address);
+            rows.text("host name", &twin.host);
             0x09
         }
         PeerFrame::Ask(ask) => {

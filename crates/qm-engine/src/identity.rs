@@ -1,0 +1,384 @@
+//! Noticing that two live machines have one identity, and telling everybody whom it concerns.
+//!
+//! Three places, each a small state machine of its own: the node between finds out that two of its
+//! sessions are two processes ([`check`]), passes their words on ([`relays`]), and each copy proves
+//! to itself that the other holds its key ([`proof`]). What was proven is kept for people
+//! ([`alarms`]). Nothing else follows: no identity changes, and no message's way does.
+
+mod alarms;
+mod check;
+#[cfg(test)]
+mod model;
+mod proof;
+mod relays;
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use qm_wire::{Ask, Challenge, Claim, Hello, PeerFrame, QmId, Rank, Twin};
+
+pub use self::alarms::{TwinMachine, TwinView};
+
+use self::alarms::Alarms;
+use self::check::{Checks, Current, Told};
+use self::proof::{Proofs, Unverified, Voice};
+use self::relays::{Relays, Word};
+use crate::connections::With;
+use crate::engine::Engine;
+use crate::io::{Event, Lane, LinkId, Output};
+
+/// Other sessions of a peer that are asked because of a new one.
+const ASKED_MAX: usize = 8;
+/// Signatures that are under way: to be made, and to be verified.
+const UNDER_WAY_MAX: usize = 64;
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Twins {
+    current: Current<QmId, LinkId>,
+    checks: Checks<LinkId, [u8; 16]>,
+    relays: Relays<LinkId>,
+    proofs: Proofs<LinkId>,
+    pub(crate) alarms: Alarms,
+    signing: BTreeMap<u64, (LinkId, Claim)>,
+    verifying: BTreeMap<u64, (LinkId, Unverified)>,
+    next_number: u64,
+}
+
+impl Default for Twins {
+    fn default() -> Self {
+        Self {
+            current: Current::new(),
+            checks: Checks::new(),
+            relays: Relays::new(),
+            proofs: Proofs::new(),
+            alarms: Alarms::default(),
+            signing: BTreeMap::new(),
+            verifying: BTreeMap::new(),
+            next_number: 0,
+        }
+    }
+}
+
+impl Engine {
+    /// A session begins: on older ones with this peer no sign of life is given any more.
+    pub(crate) fn twins_session_began(&mut self, link: LinkId, peer: QmId) {
+        self.twins.current.began(peer, link);
+    }
+
+    pub(crate) fn twins_session_ended(&mut self, link: LinkId, peer: QmId) {
+        self.twins.checks.ended(link);
+        self.twins.relays.ended(link);
+        self.twins.proofs.ended(link);
+        if !self.by_peer.contains_key(&peer) {
+            self.twins.current.none_left(&peer);
+        }
+    }
+
+    /// Whoever proved this node's own key and is another life is a copy: no more proof is needed.
+    pub(crate) fn look_for_own_copy(&mut self, link: LinkId, hello: &Hello) {
+        let Some(session) = self.sessions.get(&link) else {
+            return;
+        };
+        if session.peer != self.me.qm || hello.incarnation == self.incarnation {
+            return;
+        }
+        let other = TwinMachine {
+            address: session.remote.to_string(),
+            host: hello.host.as_str().to_owned(),
+            incarnation: hello.incarnation,
+            since_us: self.wall_at(session.began),
+        };
+        self.raise_own(None, other);
+    }
+
+    /// A session is open: asks it, and older ones of the same identity and another life, whether
+    /// they live.
+    pub(crate) fn look_for_twins(&mut self, newest: LinkId, peer: QmId) {
+        let life = |link: &LinkId| {
+            let session = self.sessions.get(link).filter(|session| session.opened);
+            session.and_then(|session| session.incarnation())
+        };
+        let Some(newest_life) = life(&newest) else {
+            return;
+        };
+        let others: Vec<LinkId> = self
+            .by_peer
+            .get(&peer)
+            .into_iter()
+            .flatten()
+            .rev()
+            .copied()
+            .filter(|link| *link != newest)
+            .filter(|link| life(link).is_some_and(|other| other != newest_life))
+            .take(ASKED_MAX)
+            .collect();
+        for older in others {
+            let asked = [newest, older].map(|link| {
+                let mut challenge = [0; 16];
+                self.entropy.fill(&mut challenge);
+                (link, challenge)
+            });
+            if !self.twins.checks.begin(asked) {
+                continue;
+            }
+            for (link, challenge) in asked {
+                if let Some(session) = self.sessions.get_mut(&link)
+                    && let Some(attempt) = session.hello.as_ref().map(|hello| hello.attempt)
+                {
+                    let frame = PeerFrame::Challenge(Challenge { attempt, challenge });
+                    session.push(Lane::Control, &frame);
+                    self.busy_sessions.insert(link);
+                }
+            }
+        }
+    }
+
+    /// A frame about identities.
+    pub(crate) fn on_identity_frame(&mut self, link: LinkId, frame: PeerFrame) {
+        match frame {
+            PeerFrame::Challenge(challenge) => self.on_challenge(link, challenge),
+            PeerFrame::ChallengeOk(answer) => self.on_challenge_ok(link, answer),
+            PeerFrame::Twin(twin) => self.on_twin(link, twin),
+            PeerFrame::Ask(ask) => self.on_ask(link, ask),
+            PeerFrame::Claim(claim) => self.on_claim(link, claim),
+            // Their histories are not compared in this version.
+            _ => {}
+        }
+    }
+
+    /// W-SES-8.
+    fn on_challenge(&mut self, link: LinkId, challenge: Challenge) {
+        let Some(session) = self.sessions.get_mut(&link) else {
+            return;
+        };
+        let current = self.twins.current.may_answer(&session.peer, &link);
+        if current && challenge.attempt == session.attempt {
+            session.push(Lane::Control, &PeerFrame::ChallengeOk(challenge));
+            self.busy_sessions.insert(link);
+        }
+    }
+
+    fn on_challenge_ok(&mut self, link: LinkId, answer: Challenge) {
+        let Some(session) = self.sessions.get(&link) else {
+            return;
+        };
+        let peer = session.peer;
+        if session.hello.as_ref().map(|hello| hello.attempt) != Some(answer.attempt) {
+            return;
+        }
+        let Told::Both(links) = self.twins.checks.answered(link, &answer.challenge) else {
+            return;
+        };
+        let Some(machines) = self.machines_of(links) else {
+            return;
+        };
+        let wall_us = self.now.wall_us;
+        let news = self.twins.alarms.raise(peer, None, &machines, wall_us);
+        if news {
+            let [one, other] = machines.each_ref().map(TwinMachine::title);
+            let text = format!("two live machines have this identity: {one} and {other}");
+            self.note_connection(With::Peer(peer), "twin", &text);
+            let machines = Box::new(machines.clone());
+            self.event(Event::TwinSeen { peer, machines });
+        }
+        self.introduce(links, &machines);
+    }
+
+    fn machines_of(&self, links: [LinkId; 2]) -> Option<[TwinMachine; 2]> {
+        let machine = |link: LinkId| {
+            let session = self.sessions.get(&link)?;
+            let hello = session.hello.as_ref()?;
+            Some(TwinMachine {
+                address: session.remote.to_string(),
+                host: hello.host.as_str().to_owned(),
+                incarnation: hello.incarnation,
+                since_us: self.wall_at(session.began),
+            })
+        };
+        Some([machine(links[0])?, machine(links[1])?])
+    }
+
+    /// Tells two copies of each other, and from now on passes their words on.
+    fn introduce(&mut self, links: [LinkId; 2], machines: &[TwinMachine; 2]) {
+        let mut relay = [0; 16];
+        self.entropy.fill(&mut relay);
+        if !self.twins.relays.open(relay, links) {
+            return;
+        }
+        let [one, other] = machines;
+        for (link, about) in [(links[0], other), (links[1], one)] {
+            let known_us = self.now.wall_us.saturating_sub(about.since_us);
+            let twin = Twin {
+                relay,
+                incarnation: about.incarnation,
+                known_s: known_us / 1_000_000,
+                address: about.address.as_str().into(),
+                host: about.host.as_str().into(),
+            };
+            if let Some(session) = self.sessions.get_mut(&link) {
+                session.push(Lane::Control, &PeerFrame::Twin(twin));
+                self.busy_sessions.insert(link);
+            }
+        }
+    }
+
+    /// A node between tells this one of a copy: only a signature over a fresh challenge makes that
+    /// believable.
+    fn on_twin(&mut self, link: LinkId, twin: Twin) {
+        let mut challenge = [0; 32];
+        self.entropy.fill(&mut challenge);
+        let rank = self.rank();
+        let ask = self.twins.proofs.told(link, twin, challenge, rank);
+        if let Some((ask, session)) = ask.zip(self.sessions.get_mut(&link)) {
+            session.push(Lane::Control, &PeerFrame::Ask(ask));
+            self.busy_sessions.insert(link);
+        }
+    }
+
+    fn rank(&mut self) -> Rank {
+        let served_s = self.now.at.ms_since(self.started) / 1_000;
+        let draw = self.entropy.next_u64();
+        self.twins.proofs.rank(|| Rank {
+            // Nothing ties an identity to a machine in this version.
+            sealed: true,
+            served_s,
+            draw,
+        })
+    }
+
+    /// This process on a session with a node between.
+    fn voice_on(&self, link: LinkId) -> Option<Voice> {
+        let welcome = self.sessions.get(&link)?.welcome.as_ref()?;
+        Some((self.incarnation, welcome.nonce))
+    }
+
+    fn on_ask(&mut self, link: LinkId, ask: Ask) {
+        if let Some(to) = self.twins.relays.pass(&ask.relay, link, Word::Ask) {
+            return self.pass_on(to, &PeerFrame::Ask(ask));
+        }
+        let rank = self.rank();
+        let Some(me) = self.voice_on(link) else {
+            return;
+        };
+        let peer = self.sessions.get(&link).map(|session| session.peer);
+        let current = peer.is_some_and(|peer| self.twins.current.may_answer(&peer, &link));
+        if !current || self.twins.signing.len() >= UNDER_WAY_MAX {
+            return;
+        }
+        let Some(claim) = self.twins.proofs.asked(link, &ask, me, rank) else {
+            return;
+        };
+        let bytes = claim.signed_bytes().freeze();
+        let sign = self.next_identity_number();
+        self.twins.signing.insert(sign, (link, claim));
+        self.outputs.push_back(Output::Sign { sign, bytes });
+    }
+
+    /// The key's holder has signed.
+    pub(crate) fn on_signed(&mut self, sign: u64, signature: [u8; 64]) {
+        let Some((link, mut claim)) = self.twins.signing.remove(&sign) else {
+            return;
+        };
+        claim.signature = signature;
+        self.pass_on(link, &PeerFrame::Claim(claim));
+    }
+
+    fn on_claim(&mut self, link: LinkId, claim: Claim) {
+        if let Some(to) = self.twins.relays.pass(&claim.relay, link, Word::Claim) {
+            return self.pass_on(to, &PeerFrame::Claim(claim));
+        }
+        let own: Vec<Voice> = self
+            .sessions
+            .keys()
+            .filter_map(|link| self.voice_on(*link))
+            .collect();
+        if self.twins.verifying.len() >= UNDER_WAY_MAX {
+            return;
+        }
+        let Some(unverified) = self.twins.proofs.claimed(link, &claim, &own) else {
+            return;
+        };
+        let bytes: Bytes = unverified.bytes.clone();
+        let signature = unverified.signature;
+        let verify = self.next_identity_number();
+        self.twins.verifying.insert(verify, (link, unverified));
+        self.outputs.push_back(Output::Verify {
+            verify,
+            bytes,
+            signature,
+        });
+    }
+
+    /// Whether a signature was by this node's own key.
+    pub(crate) fn on_verified(&mut self, verify: u64, good: bool) {
+        let Some((link, claim)) = self.twins.verifying.remove(&verify) else {
+            return;
+        };
+        let Some(peer) = self.sessions.get(&link).map(|session| session.peer) else {
+            return;
+        };
+        if !good {
+            return self.misbehaved(link, "it tells of a copy of this node that has no such key");
+        }
+        let twin = claim.twin;
+        let known_us = twin.known_s.saturating_mul(1_000_000);
+        let other = TwinMachine {
+            address: twin.address.as_str().to_owned(),
+            host: twin.host.as_str().to_owned(),
+            incarnation: twin.incarnation,
+            since_us: self.now.wall_us.saturating_sub(known_us),
+        };
+        self.raise_own(Some(peer), other);
+    }
+
+    /// Another live machine has this node's identity: that is proven.
+    fn raise_own(&mut self, told_by: Option<QmId>, other: TwinMachine) {
+        let me = TwinMachine {
+            address: String::new(),
+            host: self.config.host.clone(),
+            incarnation: self.incarnation,
+            since_us: self.wall_at(self.started),
+        };
+        let (qm, wall_us) = (self.me.qm, self.now.wall_us);
+        let machines = [me, other.clone()];
+        if self.twins.alarms.raise(qm, told_by, &machines, wall_us) {
+            if let Some(by) = told_by {
+                let text = format!("it tells of a copy of this node: {}", other.title());
+                self.note_connection(With::Peer(by), "twin", &text);
+            }
+            self.event(Event::OwnTwin {
+                told_by,
+                other: Box::new(other),
+            });
+        }
+    }
+
+    fn pass_on(&mut self, link: LinkId, frame: &PeerFrame) {
+        if let Some(session) = self.sessions.get_mut(&link) {
+            session.push(Lane::Control, frame);
+            self.busy_sessions.insert(link);
+        }
+    }
+
+    fn next_identity_number(&mut self) -> u64 {
+        self.twins.next_number += 1;
+        self.twins.next_number
+    }
+
+    /// Wall clock at an earlier node time, as far as the clocks went alike.
+    fn wall_at(&self, at: crate::time::Timestamp) -> u64 {
+        let ago_us = self.now.at.0.saturating_sub(at.0);
+        self.now.wall_us.saturating_sub(ago_us)
+    }
+
+    /// Evidence of copies for `why`.
+    pub(crate) fn twin_evidence(&self, qm: QmId) -> Option<String> {
+        let view = self.twins.alarms.view(qm)?;
+        let machines: Vec<String> = view.machines.iter().map(TwinMachine::title).collect();
+        Some(format!(
+            "several live machines have this identity: {}; see: qm-node doctor",
+            machines.join(", ")
+        ))
+    }
+}

@@ -1,0 +1,250 @@
+//! The proof that somebody else holds this node's key and uses it now.
+//!
+//! A node between tells both copies of each other. Each asks the other over it with a fresh
+//! challenge and its rank, and each answers with a claim signed by the common key (W-TWN-2). The
+//! node between has no key: it can keep a proof back, not make one, and not use one twice.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use qm_wire::{Ask, Claim, Incarnation, Rank, Twin};
+
+/// Pairs of copies over which this node hears of others at a time, and such of one session.
+const RELAYS_MAX: usize = 64;
+const RELAYS_PER_SESSION_MAX: usize = 8;
+
+/// A life of this identity on one session with the node between: its incarnation, and the nonce
+/// that the node between gave the session. Copies of a running machine share the first only.
+pub(crate) type Voice = (Incarnation, [u8; 16]);
+
+/// What was told over one relay, and what this node asked.
+#[derive(Clone, Debug)]
+struct Heard<L> {
+    link: L,
+    twin: Twin,
+    challenge: [u8; 32],
+    /// Whether the other's question was answered; one answer is enough.
+    answered: bool,
+    /// Whether a claim came that is being verified, or was.
+    claimed: bool,
+}
+
+/// A claim that is right but for its signature.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Unverified {
+    /// What must be signed by this node's own key, and the signature.
+    pub(crate) bytes: Bytes,
+    pub(crate) signature: [u8; 64],
+    /// What the node between says of the claimer.
+    pub(crate) twin: Twin,
+    pub(crate) rank: Rank,
+}
+
+/// Copies of this node that others tell of.
+#[derive(Clone, Debug)]
+pub(crate) struct Proofs<L> {
+    heard: BTreeMap<[u8; 16], Heard<L>>,
+    /// Frozen when it was first told.
+    rank: Option<Rank>,
+}
+
+impl<L: Copy + PartialEq> Proofs<L> {
+    pub(crate) const fn new() -> Self {
+        Self {
+            heard: BTreeMap::new(),
+            rank: None,
+        }
+    }
+
+    /// The rank of this process, told to everybody alike.
+    pub(crate) fn rank(&mut self, now: impl FnOnce() -> Rank) -> Rank {
+        *self.rank.get_or_insert_with(now)
+    }
+
+    /// A node between tells of a copy: what to ask it, unless too many are told of.
+    pub(crate) fn told(
+        &mut self,
+        link: L,
+        twin: Twin,
+        challenge: [u8; 32],
+        rank: Rank,
+    ) -> Option<Ask> {
+        let of_session = self.heard.values().filter(|heard| heard.link == link);
+        if self.heard.len() >= RELAYS_MAX
+            || of_session.count() >= RELAYS_PER_SESSION_MAX
+            || self.heard.contains_key(&twin.relay)
+        {
+            return None;
+        }
+        let relay = twin.relay;
+        let heard = Heard {
+            link,
+            twin,
+            challenge,
+            answered: false,
+            claimed: false,
+        };
+        self.heard.insert(relay, heard);
+        Some(Ask {
+            relay,
+            challenge,
+            rank,
+        })
+    }
+
+    /// A copy asks: the claim to sign, if it came as it should. Never one over a challenge of this
+    /// node's own, and one a relay.
+    pub(crate) fn asked(&mut self, link: L, ask: &Ask, me: Voice, rank: Rank) -> Option<Claim> {
+        if self.heard.values().any(|h| h.challenge == ask.challenge) {
+            return None;
+        }
+        let heard = self.heard.get_mut(&ask.relay)?;
+        if heard.link != link || heard.answered {
+            return None;
+        }
+        heard.answered = true;
+        Some(Claim {
+            relay: ask.relay,
+            challenge: ask.challenge,
+            incarnation: me.0,
+            nonce: me.1,
+            rank,
+            asked_rank: ask.rank,
+            points: Vec::new(),
+            signature: [0; 64],
+        })
+    }
+
+    /// A claim came: what is left to verify, if it answers this node's own fresh question, and is
+    /// not its own voice.
+    pub(crate) fn claimed(&mut self, link: L, claim: &Claim, own: &[Voice]) -> Option<Unverified> {
+        let heard = self.heard.get_mut(&claim.relay)?;
+        if heard.link != link
+            || heard.claimed
+            || heard.challenge != claim.challenge
+            || self.rank != Some(claim.asked_rank)
+            || own.contains(&(claim.incarnation, claim.nonce))
+        {
+            return None;
+        }
+        heard.claimed = true;
+        Some(Unverified {
+            bytes: claim.signed_bytes().freeze(),
+            signature: claim.signature,
+            twin: heard.twin.clone(),
+            rank: claim.rank,
+        })
+    }
+
+    /// A session ended: what was asked on it is void.
+    pub(crate) fn ended(&mut self, link: L) {
+        self.heard.retain(|_, heard| heard.link != link);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RANK: Rank = Rank {
+        sealed: true,
+        served_s: 5,
+        draw: 9,
+    };
+    const ME: Voice = (Incarnation(1), [1; 16]);
+
+    fn twin(relay: u8) -> Twin {
+        Twin {
+            relay: [relay; 16],
+            incarnation: Incarnation(2),
+            known_s: 3,
+            address: "10.0.0.2:1801".into(),
+            host: "till".into(),
+        }
+    }
+
+    /// A process, told of a copy over relay 7 on session 1.
+    fn asking(challenge: u8) -> (Proofs<u64>, Ask) {
+        let mut proofs = Proofs::new();
+        let rank = proofs.rank(|| RANK);
+        let ask = proofs
+            .told(1, twin(7), [challenge; 32], rank)
+            .expect("it asks");
+        (proofs, ask)
+    }
+
+    fn claim_of_the_other(ask: &Ask) -> Claim {
+        let (mut other, _) = asking(99);
+        let voice = (Incarnation(2), [2; 16]);
+        other.asked(1, ask, voice, RANK).expect("it answers")
+    }
+
+    #[test]
+    fn a_claim_is_believed_over_ones_own_fresh_challenge_only() {
+        let (mut proofs, ask) = asking(5);
+        let claim = claim_of_the_other(&ask);
+        let with = |change: fn(&mut Claim)| {
+            let mut changed = claim.clone();
+            change(&mut changed);
+            changed
+        };
+        for wrong in [
+            with(|c| c.challenge = [6; 32]),
+            with(|c| c.relay = [8; 16]),
+            with(|c| c.asked_rank.draw += 1),
+            with(|c| (c.incarnation, c.nonce) = ME),
+        ] {
+            assert_eq!(proofs.claimed(1, &wrong, &[ME]), None, "{wrong:?}");
+        }
+        assert_eq!(proofs.claimed(2, &claim, &[ME]), None, "another session");
+        let right = proofs.claimed(1, &claim, &[ME]).expect("it is right");
+        assert_eq!(right.bytes, claim.signed_bytes().freeze());
+        assert_eq!(proofs.claimed(1, &claim, &[ME]), None, "no second time");
+    }
+
+    #[test]
+    fn a_memory_copy_is_told_apart_by_the_nonce_of_its_session() {
+        let (mut proofs, ask) = asking(5);
+        let mut claim = claim_of_the_other(&ask);
+        claim.incarnation = ME.0;
+        assert!(proofs.claimed(1, &claim, &[ME]).is_some());
+    }
+
+    #[test]
+    fn nobody_gets_a_signature_over_ones_own_challenge_or_unasked() {
+        let (mut proofs, ask) = asking(5);
+        assert_eq!(proofs.asked(1, &ask, ME, RANK), None, "its own question");
+        let foreign = |relay: u8| Ask {
+            relay: [relay; 16],
+            challenge: [44; 32],
+            rank: RANK,
+        };
+        assert_eq!(
+            proofs.asked(1, &foreign(8), ME, RANK),
+            None,
+            "no such relay"
+        );
+        assert_eq!(
+            proofs.asked(2, &foreign(7), ME, RANK),
+            None,
+            "another session"
+        );
+        assert!(proofs.asked(1, &foreign(7), ME, RANK).is_some());
+        assert_eq!(proofs.asked(1, &foreign(7), ME, RANK), None, "one a relay");
+        proofs.ended(1);
+        assert!(proofs.heard.is_empty());
+    }
+
+    #[test]
+    fn what_a_session_can_make_a_node_remember_is_bounded() {
+        let (mut proofs, _) = asking(5);
+        for relay in 8..100 {
+            let _asked = proofs.told(1, twin(relay), [relay; 32], RANK);
+        }
+        assert_eq!(proofs.heard.len(), RELAYS_PER_SESSION_MAX);
+        for session in 2..100 {
+            let _asked = proofs.told(session, twin(100 + session as u8), [0; 32], RANK);
+        }
+        assert_eq!(proofs.heard.len(), RELAYS_MAX);
+    }
+}

@@ -1,0 +1,437 @@
+//! Copies of a machine: who notices, who is told what, and who is never accused.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on ends")]
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::{Bytes, BytesMut};
+use qm_engine::admin::{AdminReply, AdminRequest};
+use qm_engine::{
+    ConnId, Engine, EngineConfig, Event, Identity, Input, LinkId, Now, Output, Recovered,
+    SeededEntropy, StoreOp, Timestamp, Trust, TwinView,
+};
+use qm_wire::{Challenge, Claim, Incarnation, PeerFrame, QmId, Rank, Twin};
+
+const HUB: usize = 0;
+
+/// A machine whose disk holds only small values.
+struct Machine {
+    engine: Engine,
+    identity: Identity,
+    state: BTreeMap<Bytes, Bytes>,
+    host: String,
+    events: Vec<Event>,
+    admin: Option<AdminReply>,
+    closed: Vec<LinkId>,
+}
+
+/// Machines, and what is under way between them.
+struct World {
+    machines: Vec<Machine>,
+    links: BTreeMap<LinkId, [usize; 2]>,
+    under_way: VecDeque<(usize, LinkId, Bytes)>,
+    /// Links on which nothing arrives until they are let go.
+    held: Vec<LinkId>,
+    now_ms: u64,
+}
+
+fn identity(key: u8) -> Identity {
+    let public_key = [key; 32];
+    Identity {
+        qm: QmId::from_ed25519_public_key(&public_key),
+        public_key,
+        store_id: [key; 16],
+    }
+}
+
+/// Stands for Ed25519: only who has the key makes it, and it covers every byte.
+fn signature(key: u8, bytes: &[u8]) -> [u8; 64] {
+    let hash = blake3::keyed_hash(&[key; 32], bytes);
+    let mut signature = [0; 64];
+    signature[..32].copy_from_slice(hash.as_bytes());
+    signature
+}
+
+fn machine(key: u8, host: &str, state: BTreeMap<Bytes, Bytes>, seed: u64, now: Now) -> Machine {
+    let mut config = EngineConfig::default();
+    config.trust = Trust::Any;
+    host.clone_into(&mut config.host);
+    config.listen_port = 1801;
+    let recovered = Recovered {
+        state: state.clone(),
+        ..Recovered::default()
+    };
+    let entropy = Box::new(SeededEntropy::new(seed));
+    let identity = identity(key);
+    Machine {
+        engine: Engine::new(config, identity, recovered, entropy, now),
+        identity,
+        state,
+        host: host.to_owned(),
+        events: Vec::new(),
+        admin: None,
+        closed: Vec::new(),
+    }
+}
+
+impl World {
+    /// A hub, and a till that was used.
+    fn new() -> Self {
+        let now = Now::default();
+        let mut world = Self {
+            machines: vec![
+                machine(1, "hub", BTreeMap::new(), 1, now),
+                machine(2, "till", BTreeMap::new(), 2, now),
+            ],
+            links: BTreeMap::new(),
+            under_way: VecDeque::new(),
+            held: Vec::new(),
+            now_ms: 0,
+        };
+        world.tick(HUB);
+        world.tick(1);
+        world
+    }
+
+    fn now(&self) -> Now {
+        Now {
+            at: Timestamp(self.now_ms * 1_000),
+            wall_us: 1_000_000_000 + self.now_ms * 1_000,
+        }
+    }
+
+    /// Another machine with the disk of this one; it gets the next number.
+    fn copy(&mut self, of: usize, host: &str) -> usize {
+        let seed = 100 + self.machines.len() as u64;
+        let key = self.machines[of].identity.public_key[0];
+        let state = self.machines[of].state.clone();
+        let copy = machine(key, host, state, seed, self.now());
+        self.machines.push(copy);
+        let number = self.machines.len() - 1;
+        self.tick(number);
+        number
+    }
+
+    /// The process ends without a word, and another one starts on the same disk.
+    fn restart(&mut self, number: usize) {
+        let old = &self.machines[number];
+        let (key, host) = (old.identity.public_key[0], old.host.clone());
+        let seed = 1_000 + self.now_ms + number as u64;
+        self.machines[number] = machine(key, &host, old.state.clone(), seed, self.now());
+        // What is said to the old process is heard by nobody.
+        let gone = |ends: &[usize; 2]| ends.contains(&number);
+        let links: Vec<LinkId> = self
+            .links
+            .iter()
+            .filter(|(_, ends)| gone(ends))
+            .map(|(link, _)| *link)
+            .collect();
+        self.under_way
+            .retain(|(to, link, _)| *to != number || !links.contains(link));
+        for link in links {
+            let ends = self.links.get_mut(&link).unwrap();
+            *ends = ends.map(|end| if end == number { usize::MAX } else { end });
+        }
+        self.tick(number);
+    }
+
+    fn tick(&mut self, number: usize) {
+        self.give(number, Input::Tick);
+    }
+
+    fn give(&mut self, number: usize, input: Input) {
+        let now = self.now();
+        let key = self.machines[number].identity.public_key[0];
+        let machine = &mut self.machines[number];
+        machine.engine.handle(now, input);
+        while let Some(output) = machine.engine.poll(now) {
+            match output {
+                Output::Send { link, frames, .. } => {
+                    let ends = self.links[&link];
+                    let to = if ends[0] == number { ends[1] } else { ends[0] };
+                    self.under_way.push_back((to, link, frames));
+                }
+                Output::Close { link, .. } => machine.closed.push(link),
+                Output::Event(event) => machine.events.push(event),
+                Output::Admin { reply, .. } => machine.admin = Some(reply),
+                Output::Sign { sign, bytes } => {
+                    let signature = signature(key, &bytes);
+                    machine
+                        .engine
+                        .handle(now, Input::Signed { sign, signature });
+                }
+                Output::Verify {
+                    verify,
+                    bytes,
+                    signature: given,
+                } => {
+                    let good = given == signature(key, &bytes);
+                    machine.engine.handle(now, Input::Verified { verify, good });
+                }
+                Output::Persist { ticket, ops } => {
+                    for op in ops {
+                        match op {
+                            StoreOp::Set { key, value } => machine.state.insert(key, value),
+                            StoreOp::Unset { key } => machine.state.remove(&key),
+                            _ => None,
+                        };
+                    }
+                    machine.engine.handle(now, Input::Persisted { ticket });
+                }
+                _ => {}
+            }
+        }
+        self.machines[number].engine.audit().unwrap();
+    }
+
+    /// `from` dials `to`; nothing of what follows is carried yet.
+    fn dial(&mut self, from: usize, to: usize) -> LinkId {
+        let link = LinkId(self.links.len() as u64 + 1);
+        self.links.insert(link, [from, to]);
+        for (end, other) in [(from, to), (to, from)] {
+            let peer = self.machines[other].identity;
+            let input = Input::Connected {
+                link,
+                peer: peer.qm,
+                public_key: peer.public_key,
+                remote: format!("10.0.0.{other}:1801").parse().unwrap(),
+                dial: (end == from).then_some(u64::MAX),
+            };
+            self.give(end, input);
+        }
+        link
+    }
+
+    /// Carries everything that is not held.
+    fn carry(&mut self) {
+        while let Some(at) = self
+            .under_way
+            .iter()
+            .position(|(_, link, _)| !self.held.contains(link))
+        {
+            let (to, link, frames) = self.under_way.remove(at).unwrap();
+            if to != usize::MAX {
+                self.give(to, Input::Received { link, frames });
+            }
+        }
+    }
+
+    fn connect(&mut self, from: usize, to: usize) -> LinkId {
+        let link = self.dial(from, to);
+        self.carry();
+        link
+    }
+
+    fn say(&mut self, to: usize, link: LinkId, frame: &PeerFrame) {
+        let mut frames = BytesMut::new();
+        frame.encode(&mut frames);
+        let frames = frames.freeze();
+        self.give(to, Input::Received { link, frames });
+    }
+
+    fn twins(&mut self, number: usize) -> Vec<TwinView> {
+        let (conn, request) = (ConnId(1), 1);
+        let what = AdminRequest::Status;
+        self.give(
+            number,
+            Input::Admin {
+                conn,
+                request,
+                what,
+            },
+        );
+        match self.machines[number].admin.take() {
+            Some(AdminReply::Status(status)) => status.twins,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn alarms(&self, number: usize) -> usize {
+        let alarm =
+            |event: &&Event| matches!(event, Event::TwinSeen { .. } | Event::OwnTwin { .. });
+        self.machines[number].events.iter().filter(alarm).count()
+    }
+}
+
+/// Hosts and addresses of the machines of an alarm, in order of their hosts.
+fn places(view: &TwinView) -> Vec<(&str, &str)> {
+    let machines = view.machines.iter();
+    let mut places: Vec<_> = machines
+        .map(|machine| (machine.host.as_str(), machine.address.as_str()))
+        .collect();
+    places.sort_unstable();
+    places
+}
+
+#[test]
+fn a_copied_disk_is_noticed_at_the_hub_and_by_both_copies() {
+    let mut world = World::new();
+    let copy = world.copy(1, "till-2");
+    world.now_ms = 60_000;
+    world.connect(1, HUB);
+    assert_eq!(world.alarms(HUB), 0, "one alone is no twin");
+    world.now_ms = 90_000;
+    world.connect(copy, HUB);
+
+    let till = world.machines[1].identity.qm;
+    let at_hub = world.twins(HUB);
+    assert_eq!(at_hub.len(), 1);
+    assert_eq!((at_hub[0].qm, at_hub[0].told_by), (till, None));
+    assert_eq!(
+        places(&at_hub[0]),
+        [("till", "10.0.0.1:1801"), ("till-2", "10.0.0.2:1801")]
+    );
+    let since: Vec<u64> = at_hub[0].machines.iter().map(|m| m.since_us).collect();
+    assert!(since.contains(&1_060_000_000) && since.contains(&1_090_000_000));
+
+    let hub = world.machines[HUB].identity.qm;
+    for (number, other) in [
+        (1, ("till-2", "10.0.0.2:1801")),
+        (copy, ("till", "10.0.0.1:1801")),
+    ] {
+        let own = world.twins(number);
+        assert_eq!(own.len(), 1, "machine {number}");
+        assert_eq!((own[0].qm, own[0].told_by), (till, Some(hub)));
+        assert!(places(&own[0]).contains(&other), "{own:?}");
+        assert_eq!(world.alarms(number), 1);
+    }
+    // The sessions of both go on.
+    assert!(
+        world
+            .machines
+            .iter()
+            .all(|machine| machine.closed.is_empty())
+    );
+}
+
+#[test]
+fn a_process_that_restarts_or_dials_again_is_never_accused() {
+    let mut world = World::new();
+    world.connect(1, HUB);
+    for _ in 0..3 {
+        // The hub has not seen the end of the old session.
+        world.restart(1);
+        world.connect(1, HUB);
+        world.connect(HUB, 1);
+        world.connect(1, HUB);
+    }
+    // What was begun is heard long after what was begun later.
+    let first = world.dial(1, HUB);
+    world.held.push(first);
+    world.connect(1, HUB);
+    world.held.clear();
+    world.carry();
+    for number in [HUB, 1] {
+        assert_eq!(
+            world.alarms(number),
+            0,
+            "{:?}",
+            world.machines[number].events
+        );
+    }
+}
+
+/// W-SES-8.
+#[test]
+fn a_question_is_answered_on_the_session_that_was_begun_last() {
+    let mut world = World::new();
+    let link = world.connect(1, HUB);
+    let answers = |world: &mut World| {
+        // The first session of a process is its first attempt.
+        let challenge = Challenge {
+            attempt: 1,
+            challenge: [9; 16],
+        };
+        world.under_way.clear();
+        world.say(1, link, &PeerFrame::Challenge(challenge));
+        let mut answers = 0;
+        for (_, _, frames) in &world.under_way {
+            let mut frames = frames.clone();
+            while let Ok(Some(frame)) = PeerFrame::next(&mut frames, 1 << 20) {
+                answers += usize::from(frame == PeerFrame::ChallengeOk(challenge));
+            }
+        }
+        answers
+    };
+    assert_eq!(answers(&mut world), 1);
+    world.dial(HUB, 1);
+    assert_eq!(answers(&mut world), 0);
+}
+
+#[test]
+fn a_copy_that_dials_its_copy_is_met_directly() {
+    let mut world = World::new();
+    let copy = world.copy(1, "till-2");
+    world.connect(1, copy);
+    for (number, other) in [(1, "till-2"), (copy, "till")] {
+        let own = world.twins(number);
+        assert_eq!(own.len(), 1);
+        assert_eq!(own[0].told_by, None);
+        assert!(places(&own[0]).iter().any(|(host, _)| *host == other));
+    }
+}
+
+#[test]
+fn three_copies_all_learn_of_it_and_are_told_once() {
+    let mut world = World::new();
+    let copies = [1, world.copy(1, "till-2"), world.copy(1, "till-3")];
+    for copy in copies {
+        world.connect(copy, HUB);
+    }
+    for copy in copies {
+        assert!(!world.twins(copy).is_empty(), "copy {copy}");
+    }
+    assert_eq!(world.twins(HUB)[0].machines.len(), 3);
+    let before: Vec<usize> = (0..4).map(|n| world.alarms(n)).collect();
+    world.now_ms += 1_000;
+    for copy in copies {
+        world.connect(copy, HUB);
+    }
+    let after: Vec<usize> = (0..4).map(|n| world.alarms(n)).collect();
+    assert_eq!(before, after, "the same machines are news once");
+}
+
+/// A node between that lies: it has no key, so nothing it says is believed.
+#[test]
+fn a_hub_cannot_invent_a_copy() {
+    let mut world = World::new();
+    let link = world.connect(1, HUB);
+    let twin = Twin {
+        relay: [7; 16],
+        incarnation: Incarnation(77),
+        known_s: 5,
+        address: "203.0.113.9:1801".into(),
+        host: "nowhere".into(),
+    };
+    world.say(1, link, &PeerFrame::Twin(twin));
+    let asked = world.under_way.iter().find_map(|(_, _, frames)| {
+        let mut frames = frames.clone();
+        loop {
+            match PeerFrame::next(&mut frames, 1 << 20) {
+                Ok(Some(PeerFrame::Ask(ask))) => return Some(ask),
+                Ok(Some(_)) => {}
+                _ => return None,
+            }
+        }
+    });
+    let ask = asked.expect("it asks the copy");
+    world.under_way.clear();
+    let mut claim = Claim {
+        relay: ask.relay,
+        challenge: ask.challenge,
+        incarnation: Incarnation(77),
+        nonce: [3; 16],
+        rank: Rank {
+            sealed: true,
+            served_s: 1,
+            draw: 1,
+        },
+        asked_rank: ask.rank,
+        points: Vec::new(),
+        signature: [0; 64],
+    };
+    claim.signature = signature(1, &claim.signed_bytes());
+    world.say(1, link, &PeerFrame::Claim(claim));
+    assert_eq!(world.alarms(1), 0);
+    assert!(world.twins(1).is_empty());
+    assert_eq!(world.machines[1].closed, [link], "and it is shut out");
+}

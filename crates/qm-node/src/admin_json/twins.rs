@@ -1,0 +1,136 @@
+//! Identities that several live machines use.
+
+use qm_engine::{TwinMachine, TwinView};
+use qm_wire::{Incarnation, QmId};
+use serde::{Deserialize, Serialize};
+
+use super::rfc3339;
+
+/// An identity that several live machines use.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct TwinDocument {
+    /// The identity.
+    pub qm: QmId,
+    /// The node over which it was proven; `null` when this node saw it itself.
+    pub told_by: Option<QmId>,
+    /// The machines, the one heard of last first.
+    pub machines: Vec<TwinMachineDocument>,
+    /// Time of the first proof since this node runs.
+    pub first_seen: String,
+    /// Time of the last one.
+    pub last_seen: String,
+}
+
+/// One of the machines.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct TwinMachineDocument {
+    /// Where it is seen; `null` for the node that was asked.
+    pub address: Option<String>,
+    /// Its host name, as it says.
+    pub host: String,
+    /// The life of its process.
+    pub incarnation: Incarnation,
+    /// Since when this life is known.
+    pub since: String,
+}
+
+impl TwinDocument {
+    pub(super) fn new(view: &TwinView) -> Self {
+        Self {
+            qm: view.qm,
+            told_by: view.told_by,
+            machines: view.machines.iter().map(TwinMachineDocument::new).collect(),
+            first_seen: rfc3339(view.first_us),
+            last_seen: rfc3339(view.last_us),
+        }
+    }
+
+    /// What people are told.
+    #[must_use]
+    pub fn sentence(&self) -> String {
+        let machines: Vec<String> = self
+            .machines
+            .iter()
+            .map(TwinMachineDocument::title)
+            .collect();
+        format!(
+            "{} live machines have this identity: {}",
+            self.machines.len(),
+            machines.join("; ")
+        )
+    }
+}
+
+impl TwinMachineDocument {
+    fn new(machine: &TwinMachine) -> Self {
+        Self {
+            address: (!machine.address.is_empty()).then(|| machine.address.clone()),
+            host: machine.host.clone(),
+            incarnation: machine.incarnation,
+            since: rfc3339(machine.since_us),
+        }
+    }
+
+    fn title(&self) -> String {
+        let host = if self.host.is_empty() {
+            "a host without a name"
+        } else {
+            &self.host
+        };
+        let place = self.address.as_deref().unwrap_or("this machine");
+        format!(
+            "{host} at {place}, life {} since {}",
+            self.incarnation, self.since
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::expect;
+
+    use super::*;
+
+    #[test]
+    fn an_alarm_names_every_machine() {
+        let machine = |address: &str, life| TwinMachine {
+            address: address.to_owned(),
+            host: "till".to_owned(),
+            incarnation: Incarnation(life),
+            since_us: 1_700_000_000_000_000,
+        };
+        let document = TwinDocument::new(&TwinView {
+            qm: QmId::from_bytes([0x11; 16]),
+            told_by: Some(QmId::from_bytes([0x22; 16])),
+            machines: vec![machine("", 0x51), machine("192.0.2.8:1801", 0x52)],
+            first_us: 1_700_000_001_000_000,
+            last_us: 1_700_000_002_000_000,
+        });
+        expect![[r#"
+            {
+              "qm": "11111111-1111-1111-1111-111111111111",
+              "told_by": "22222222-2222-2222-2222-222222222222",
+              "machines": [
+                {
+                  "address": null,
+                  "host": "till",
+                  "incarnation": "0000000000000051",
+                  "since": "2023-11-14T22:13:20.000000Z"
+                },
+                {
+                  "address": "192.0.2.8:1801",
+                  "host": "till",
+                  "incarnation": "0000000000000052",
+                  "since": "2023-11-14T22:13:20.000000Z"
+                }
+              ],
+              "first_seen": "2023-11-14T22:13:21.000000Z",
+              "last_seen": "2023-11-14T22:13:22.000000Z"
+            }"#]]
+        .assert_eq(&serde_json::to_string_pretty(&document).expect("it is JSON"));
+        expect!["2 live machines have this identity: till at this machine, life 0000000000000051 since 2023-11-14T22:13:20.000000Z; till at 192.0.2.8:1801, life 0000000000000052 since 2023-11-14T22:13:20.000000Z"]
+            .assert_eq(&document.sentence());
+    }
+}
