@@ -1,5 +1,6 @@
 //! What can be typed.
 
+mod lab;
 mod misuse;
 #[cfg(test)]
 mod promises;
@@ -13,6 +14,7 @@ use qm_wire::{Class, Destination, QmId, QueueName};
 use crate::config::Flags;
 use crate::config::units::{parse_duration, parse_size};
 
+pub(crate) use self::lab::{ClonesArgs, LabCommand, Policy};
 pub(crate) use self::misuse::misuse;
 use self::misuse::parse_destination;
 pub(crate) use self::trials::{
@@ -176,6 +178,9 @@ pub(crate) enum Command {
     Demo(DemoArgs),
     /// Measure two nodes on this machine, beside what its disk can do
     Bench(Box<BenchArgs>),
+    /// Play situations through in virtual time
+    #[command(subcommand)]
+    Lab(LabCommand),
     /// Error codes, with what to do
     Errors {
         /// A code or its name; all without it

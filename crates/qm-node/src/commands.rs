@@ -7,6 +7,7 @@ mod dead;
 mod demo;
 mod health;
 mod identity;
+mod lab;
 mod message;
 mod node;
 mod outgoing;
@@ -57,6 +58,7 @@ pub(crate) fn execute(cli: &Cli, out: &Output) -> Result<Exit, Failure> {
         // These start nodes of their own, which must not be configured as the user's.
         Command::Demo(args) => return block_on(demo::demo(args, out)),
         Command::Bench(args) => return block_on(bench::bench(args, out)),
+        Command::Lab(command) => return lab::lab(command, out),
         _ => {}
     }
     let around = Surroundings::of_process();

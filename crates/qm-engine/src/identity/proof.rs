@@ -242,8 +242,8 @@ mod tests {
             let _asked = proofs.told(1, twin(relay), [relay; 32], RANK);
         }
         assert_eq!(proofs.heard.len(), RELAYS_PER_SESSION_MAX);
-        for session in 2..100 {
-            let _asked = proofs.told(session, twin(100 + session as u8), [0; 32], RANK);
+        for relay in 100..200 {
+            let _asked = proofs.told(u64::from(relay), twin(relay), [0; 32], RANK);
         }
         assert_eq!(proofs.heard.len(), RELAYS_MAX);
     }

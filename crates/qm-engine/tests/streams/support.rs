@@ -207,6 +207,8 @@ impl Node {
                     self.engine.handle(now, Input::Loaded { load, records });
                 }
                 Output::Close { .. } | Output::Trust { .. } => {}
+                // That copies prove themselves to each other is another test's business.
+                Output::Sign { .. } | Output::Verify { .. } => {}
                 other => panic!("unexpected {other:?}"),
             }
         }
