@@ -113,7 +113,7 @@ fn what_a_later_batch_left_on_a_full_disk_is_no_part_of_the_stream() {
         carry(&mut a, &mut b, LINK);
     }
     // The batch of message 1 is refused, those of 2 and 3 are done, and it dies.
-    let mut b = b.die_with(|n| n > 0);
+    let mut b = b.die_on_a_full_disk();
     a.lose_link(LINK);
     a.wait(60_000);
     connect(&mut a, &mut b, NEXT);

@@ -251,6 +251,19 @@ impl Node {
         self.crash()
     }
 
+    /// Its disk refuses the first batch that puts and takes all others; then the node is dead.
+    pub(crate) fn die_on_a_full_disk(mut self) -> Self {
+        let mut refused = false;
+        for (_, ops) in std::mem::take(&mut self.waiting) {
+            let puts = ops.iter().any(|op| matches!(op, StoreOp::Put { .. }));
+            if refused || !puts {
+                self.disk.apply(ops);
+            }
+            refused |= puts;
+        }
+        self.crash()
+    }
+
     pub(crate) fn ask(&mut self, what: AdminRequest) -> AdminReply {
         self.give(Input::Admin {
             conn: APPLICATION,
