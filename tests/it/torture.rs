@@ -7,7 +7,7 @@
 
 mod books;
 mod people;
-mod weather;
+pub(crate) mod weather;
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};

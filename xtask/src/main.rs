@@ -17,6 +17,7 @@ mod deny;
 mod fuzz;
 mod limits;
 mod loom;
+mod money;
 mod portable;
 mod repo;
 mod sim;
@@ -54,6 +55,9 @@ cargo xtask COMMAND
   torture [--seconds N] [--seed N]
                                 real processes killed, stopped, cut off and out of disk for five
                                 minutes; every message is accounted for
+  money [--seconds N] [--seed N]
+                                transactions between two nodes that are killed and cut off for
+                                five minutes; every coin is in one place
   bench                         the node on loopback, then every crate's benchmark
 
 Steps of ci, in order:";
@@ -101,6 +105,7 @@ fn run(arguments: &[&str]) -> anyhow::Result<()> {
         ["loom"] => loom::explore(None).run(),
         ["loom", model] => loom::explore(Some(model)).run(),
         ["torture", ref rest @ ..] => torture::run(rest),
+        ["money", ref rest @ ..] => money::run(rest),
         ["bench"] => bench(),
         _ => bail!(
             "no such command: {}; see cargo xtask help",

@@ -294,7 +294,11 @@ impl Transaction {
 
     /// See [`Transaction::abort`](crate::Transaction::abort).
     pub fn abort(self) {
-        self.transaction.abort();
+        let Self {
+            transaction,
+            client,
+        } = self;
+        client.wait(transaction.abort());
     }
 }
 

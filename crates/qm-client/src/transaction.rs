@@ -236,10 +236,18 @@ impl Transaction {
         }
     }
 
-    /// Undoes all of it: what was received goes back to its queue, with a raised abort count. On
-    /// its way when this returns.
-    pub fn abort(self) {
-        drop(self);
+    /// Undoes all of it: what was received is back in its queue, with a raised abort count, when
+    /// this returns. A dropped transaction does the same without anybody waiting for it.
+    ///
+    /// Cancel safe: it is aborted whether anybody waits or not.
+    pub async fn abort(mut self) {
+        if self.connection.is_none() {
+            return;
+        }
+        // Whatever the answer, and without one: nothing of it happens.
+        if let Ok(_ended) = self.end(false).await {
+            self.over = true;
+        }
     }
 
     /// Hands the puts and the end over.

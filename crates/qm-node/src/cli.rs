@@ -328,6 +328,9 @@ pub(crate) struct SendArgs {
     /// Be refused by a full queue instead of waiting for room
     #[arg(long)]
     pub(crate) fail_when_full: bool,
+    /// All lines, or none: they are committed as one transaction
+    #[arg(long)]
+    pub(crate) transaction: bool,
     /// How far to wait: accepted by this node, delivered to the other, received by an application
     #[arg(long, value_name = "UNTIL", default_value = "accepted")]
     pub(crate) wait: Until,
@@ -395,6 +398,14 @@ pub(crate) struct ReceiveArgs {
     #[arg(long, value_name = "DIR", conflicts_with = "output")]
     #[arg(value_hint = clap::ValueHint::DirPath)]
     pub(crate) out_dir: Option<PathBuf>,
+    /// Give each message to a command, the body on its standard input and the rest in variables
+    /// MESSAGE_ID, MESSAGE_LABEL, MESSAGE_PROPERTY_name and so on: the message is gone when the
+    /// command succeeds, and back in its queue when it fails
+    #[arg(long, requires = "command", conflicts_with_all = ["output", "out_dir"])]
+    pub(crate) transaction: bool,
+    /// The command, with its arguments
+    #[arg(last = true, value_name = "COMMAND", requires = "transaction")]
+    pub(crate) command: Vec<std::ffi::OsString>,
     #[command(flatten)]
     pub(crate) filter: Filter,
 }

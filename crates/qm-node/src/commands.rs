@@ -24,6 +24,7 @@ mod store;
 mod stream;
 mod top;
 mod trace;
+mod transaction;
 mod why;
 
 use std::future::Future;
@@ -98,6 +99,9 @@ async fn with_node(command: &Command, settings: &Settings, out: &Output) -> Resu
         Command::Status => status::status(&node, out).await,
         Command::Top(args) => top::top(&node, args, out).await,
         Command::Send(args) => send::send(&node, args, source, out).await,
+        Command::Receive(args) if args.transaction => {
+            transaction::receive_for_command(&node, args, out).await
+        }
         Command::Receive(args) => receive::receive(&node, args, out).await,
         Command::Peek(args) => receive::peek(&node, args, out).await,
         Command::Queue(command) => queue::queue(&node, command, out).await,

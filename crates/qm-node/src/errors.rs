@@ -227,6 +227,10 @@ errors! {
     "the answer was lost: the message may have been accepted or not",
     "the answer was lost: the node at /run/qm/node.sock ended the connection",
     "send again with the same --idempotency-key, or look with `qm-node peek`";
+    command_failed, FAILED,
+    "the command that a message was given to did not succeed; the message is back in its queue",
+    "./book ended with exit code 1 after 3 ms; message 19d2f1c55fd1a3b0-17 is back in queue orders",
+    "look at what the command says; after --max-aborts failures the message goes to QUEUE:poison";
     not_followed, FAILED,
     "too many messages are under way at once for one command",
     "32768 messages are being followed already",

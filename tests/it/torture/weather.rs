@@ -20,26 +20,26 @@ const LOOK: Duration = Duration::from_millis(50);
 
 /// What the way is like at the moment; all zero is a good day.
 #[derive(Debug, Default)]
-pub(super) struct Weather {
+pub(crate) struct Weather {
     /// Nothing comes through towards the target.
-    pub(super) cut_there: AtomicBool,
+    pub(crate) cut_there: AtomicBool,
     /// Nothing comes through from the target.
-    pub(super) cut_back: AtomicBool,
+    pub(crate) cut_back: AtomicBool,
     /// Of a thousand packets this many are lost.
-    pub(super) lost_per_mille: AtomicU32,
+    pub(crate) lost_per_mille: AtomicU32,
     /// Of a thousand packets this many come twice.
-    pub(super) doubled_per_mille: AtomicU32,
+    pub(crate) doubled_per_mille: AtomicU32,
     /// Packets take up to this long, each for itself, so that they overtake each other.
-    pub(super) delay_max_ms: AtomicU32,
+    pub(crate) delay_max_ms: AtomicU32,
     /// Packets that did not come through.
-    pub(super) lost: AtomicU64,
+    pub(crate) lost: AtomicU64,
     /// Packets that did.
-    pub(super) carried: AtomicU64,
+    pub(crate) carried: AtomicU64,
     over: AtomicBool,
 }
 
 impl Weather {
-    pub(super) fn clear(&self) {
+    pub(crate) fn clear(&self) {
         self.cut_there.store(false, Ordering::Relaxed);
         self.cut_back.store(false, Ordering::Relaxed);
         self.lost_per_mille.store(0, Ordering::Relaxed);
@@ -52,14 +52,14 @@ impl Weather {
 type Late = (Arc<UdpSocket>, SocketAddr, Vec<u8>);
 
 /// The relay towards one target.
-pub(super) struct Way {
+pub(crate) struct Way {
     /// Where one speaks to reach the target.
-    pub(super) inner: SocketAddr,
-    pub(super) weather: Arc<Weather>,
+    pub(crate) inner: SocketAddr,
+    pub(crate) weather: Arc<Weather>,
 }
 
 impl Way {
-    pub(super) fn to(target: SocketAddr, seed: u64) -> Self {
+    pub(crate) fn to(target: SocketAddr, seed: u64) -> Self {
         let inner = Arc::new(socket());
         let weather = Arc::new(Weather::default());
         let (late, due) = mpsc::channel();

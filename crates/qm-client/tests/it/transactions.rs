@@ -199,7 +199,7 @@ async fn a_dropped_transaction_gives_back_what_it_received() {
     let end = end(&mut link).await;
     assert_eq!((end.sequence, end.transaction, end.commit), (1, 1, false));
     // One that did nothing says nothing.
-    client.begin().abort();
+    client.begin().abort().await;
     assert!(client.begin().commit().await.unwrap().ids().is_empty());
     assert!(timeout(SHORT, link.next()).await.is_err());
 }

@@ -1,6 +1,8 @@
 //! The connection to the node, with failures as the command line tells them.
 
-use qm_client::{AdminError, Client, ClientError, ReceiveError, SendError, SettleError};
+use qm_client::{
+    AdminError, Client, ClientError, ReceiveError, SendError, SettleError, TransactionError,
+};
 use qm_node::admin_json::{ErrorDocument, List, Request, RouteStatsDocument};
 use qm_node::errors::code_of_io;
 use qm_wire::Outcome;
@@ -193,6 +195,16 @@ pub(crate) fn from_send(error: &SendError) -> Failure {
             "not_followed",
             format!("{limit} messages are being followed already"),
         ),
+        other => Failure::of("connection", other.to_string()),
+    }
+}
+
+/// Transactions that were not committed.
+pub(crate) fn from_transaction(error: &TransactionError) -> Failure {
+    match error {
+        TransactionError::Aborted { outcome, text } => refused(*outcome, text),
+        TransactionError::Disconnected(error) => from_client(error),
+        TransactionError::OutcomeUnknown(error) => lost(error),
         other => Failure::of("connection", other.to_string()),
     }
 }

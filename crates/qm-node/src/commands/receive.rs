@@ -29,11 +29,7 @@ pub(crate) async fn receive(
         Some(count) => count,
         None => 1,
     };
-    let wait = match args.wait {
-        Some(ms) => duration(ms),
-        None if args.follow || args.count.is_some() => Duration::MAX,
-        None => Duration::ZERO,
-    };
+    let wait = wait_of(args);
     let sink = match &args.out_dir {
         Some(dir) => Sink::Files(dir),
         None if out.json => Sink::Stream(Form::Json),
@@ -81,6 +77,15 @@ pub(crate) async fn receive(
         Some(failure) => Err(failure),
         None if received == 0 => Err(nothing(node, &args.queue, &args.filter).await),
         None => Ok(Exit::Done),
+    }
+}
+
+/// How long to wait for the next message.
+pub(super) const fn wait_of(args: &ReceiveArgs) -> Duration {
+    match args.wait {
+        Some(ms) => duration(ms),
+        None if args.follow || args.count.is_some() => Duration::MAX,
+        None => Duration::ZERO,
     }
 }
 
@@ -228,7 +233,7 @@ async fn settled(settling: Vec<Settling>, out: &Output) -> Result<(), Failure> {
     first.map_or(Ok(()), Err)
 }
 
-fn filtered(filter: &Filter) -> ReceiveOptions {
+pub(super) fn filtered(filter: &Filter) -> ReceiveOptions {
     let mut options = ReceiveOptions::new();
     if let Some(lookup) = filter.lookup_id {
         options = options.lookup(lookup);
@@ -240,7 +245,7 @@ fn filtered(filter: &Filter) -> ReceiveOptions {
 }
 
 /// Why there was nothing: messages that are there and not for us are worth a word.
-async fn nothing(node: &Node, queue: &QueueName, filter: &Filter) -> Failure {
+pub(super) async fn nothing(node: &Node, queue: &QueueName, filter: &Filter) -> Failure {
     if filter.lookup_id.is_some() || filter.correlation_id.is_some() {
         return Failure::of("nothing", format!("no message in queue {queue} matches"))
             .with_fix(format!("`qm-node peek {queue}` shows what is there"));
@@ -305,7 +310,7 @@ fn table(messages: &[Received], out: &Output) -> Result<(), Failure> {
     out.list(&rows, columns, Clone::clone)
 }
 
-fn duration(ms: u64) -> Duration {
+const fn duration(ms: u64) -> Duration {
     if ms == INFINITE_MS {
         Duration::MAX
     } else {
@@ -314,13 +319,13 @@ fn duration(ms: u64) -> Duration {
 }
 
 /// The wish to end: what is printed is settled first.
-struct Stop {
+pub(super) struct Stop {
     interrupt: Signal,
     terminate: Signal,
 }
 
 impl Stop {
-    fn listen() -> Result<Self, Failure> {
+    pub(super) fn listen() -> Result<Self, Failure> {
         let on = |kind| signal(kind).map_err(|e| Failure::io("signals cannot be handled", &e));
         Ok(Self {
             interrupt: on(SignalKind::interrupt())?,
@@ -328,7 +333,7 @@ impl Stop {
         })
     }
 
-    async fn wanted(&mut self) {
+    pub(super) async fn wanted(&mut self) {
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}

@@ -19,6 +19,7 @@ use crate::output::Output;
 use super::node::{Node, from_send};
 use super::outgoing::engine_name;
 use super::send_lines::send_lines;
+use super::transaction::{send_one, send_transaction};
 
 /// Where bodies come from.
 pub(crate) enum Source {
@@ -93,6 +94,9 @@ pub(crate) async fn send(
 ) -> Result<Exit, Failure> {
     let template = Template::new(args);
     let body = match source {
+        Some(Source::Lines(read, _)) if args.transaction => {
+            return send_transaction(node, args, &template, read, out).await;
+        }
         Some(Source::Lines(read, bytes)) => {
             return send_lines(node, args, &template, read, bytes, out).await;
         }
@@ -103,6 +107,9 @@ pub(crate) async fn send(
         }
         None => Bytes::new(),
     };
+    if args.transaction {
+        return send_one(node, args, &template, body, out).await;
+    }
     let ticket = node.client.put(template.message(body, None)).await;
     let mut ticket = ticket.map_err(|error| from_send(&error))?;
     let limit = args.timeout.map_or(Duration::MAX, duration);

@@ -36,15 +36,7 @@ pub(crate) async fn send_lines(
     bytes: Option<u64>,
     out: &Output,
 ) -> Result<Exit, Failure> {
-    let separator = if args.null { 0 } else { b'\n' };
-    let body_max = node.client.node().body_bytes_max.min(BODY_BYTES_MAX) as usize;
-    let (chunks, mut lines) = mpsc::channel(CHUNKS_AHEAD);
-    // A thread, because reading a pipe blocks; it ends with the stream or with the channel.
-    let reader = std::thread::Builder::new().name("lines".to_owned());
-    reader
-        .spawn(move || read_lines(read, separator, body_max, &chunks))
-        .map_err(|e| Failure::io("the reader of lines cannot start", &e))?;
-
+    let mut lines = lines_of(node, args, read)?;
     let (tickets, mut answers) = mpsc::channel(TICKETS_MAX);
     let mut tally = Tally::new(args, bytes, *out);
     let mut interrupt = signal(SignalKind::interrupt())
@@ -72,6 +64,23 @@ pub(crate) async fn send_lines(
         }
         done => done.map_err(resume),
     }
+}
+
+/// Lines of a stream as they come, in chunks.
+pub(super) fn lines_of(
+    node: &Node,
+    args: &SendArgs,
+    read: Box<dyn Read + Send>,
+) -> Result<mpsc::Receiver<io::Result<Vec<Line>>>, Failure> {
+    let separator = if args.null { 0 } else { b'\n' };
+    let body_max = node.client.node().body_bytes_max.min(BODY_BYTES_MAX) as usize;
+    let (chunks, lines) = mpsc::channel(CHUNKS_AHEAD);
+    // A thread, because reading a pipe blocks; it ends with the stream or with the channel.
+    let reader = std::thread::Builder::new().name("lines".to_owned());
+    reader
+        .spawn(move || read_lines(read, separator, body_max, &chunks))
+        .map_err(|e| Failure::io("the reader of lines cannot start", &e))?;
+    Ok(lines)
 }
 
 /// What was put, or why it was not.
@@ -384,7 +393,7 @@ fn count(counts: &mut BTreeMap<String, u64>, code: &str) {
 
 /// A line without its separator.
 #[derive(Debug, PartialEq, Eq)]
-enum Line {
+pub(super) enum Line {
     Whole(Bytes),
     /// Over the limit, and passed over without being kept.
     TooLong {

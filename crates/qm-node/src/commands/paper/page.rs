@@ -114,6 +114,11 @@ const SHOWN: &[(&str, &str, &str)] = &[
         "every_failure_of_a_connection_has_its_row",
     ),
     (
+        "command_failed",
+        TRANSACTIONS_IT,
+        "a_command_that_fails_gives_its_message_back_flagged_and_counted",
+    ),
+    (
         "outcome_unknown",
         NODE,
         "every_failure_of_a_connection_has_its_row",
@@ -208,6 +213,7 @@ const FLOW: &str = "crates/qm-node/tests/errors/flow.rs";
 
 const QUESTIONS: &str = "crates/qm-engine/tests/operator/questions.rs";
 const PAIR: &str = "crates/qm-engine/tests/pair.rs";
+const TRANSACTIONS_IT: &str = "tests/it/transactions.rs";
 const TRANSACTIONS: &str = "crates/qm-engine/tests/transactions.rs";
 const HOSTILE: &str = "crates/qm-engine/tests/hostile.rs";
 const SENDING: &str = "crates/qm-client/tests/it/sending.rs";
