@@ -65,6 +65,8 @@ pub(crate) enum Then {
     },
     /// A transaction is on disk, after its messages.
     Committed(Box<Commit>),
+    /// What a transaction took is removed: number of the queue and lookup id.
+    Left(Vec<(u32, u64)>),
     /// Nothing is left of a transaction that the disk had taken out of order.
     Uncommitted(Box<Commit>),
     /// Messages may be handed out: how often they were is on disk.

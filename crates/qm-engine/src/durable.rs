@@ -34,6 +34,7 @@ impl Engine {
                     }
                 }
                 Then::Committed(commit) => self.committed(*commit),
+                Then::Left(taken) => self.left(&taken),
                 Then::Uncommitted(commit) => self.refuse_commit(commit.client, commit.end),
                 Then::HandOut(hand_out) => self.hand_out(*hand_out),
                 Then::Marked { stream, below } => self.mark_durable(stream, below),
@@ -161,6 +162,8 @@ impl Engine {
                     self.uncommitted(&commit);
                     self.refuse_commit(commit.client, commit.end);
                 }
+                // It stays hidden; the next start removes it.
+                Then::Left(_) => {}
                 Then::Uncommitted(commit) => self.undo_later.push(Undone::commit(*commit)),
                 Then::HandOut(hand_out) => self.hand_out_later.push(*hand_out),
                 Then::Marked { stream, .. } => self.mark_refused(stream),

@@ -1,6 +1,6 @@
 //! Queues of this node: what arrived waits here until an application consumes it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use qm_wire::{PeerFrame, QueueName, QueueState};
@@ -41,6 +41,8 @@ pub(crate) struct LocalQueue {
     /// When the waiters are looked at next.
     pub(crate) timer: Timestamp,
     pub(crate) leased_bytes: u64,
+    /// What committed transactions took and the disk has not removed yet.
+    pub(crate) leaving: BTreeSet<u64>,
     /// How often messages of each priority were handed out.
     pub(crate) handed: BTreeMap<u8, Handed>,
     pub(crate) arrived: u64,
@@ -70,6 +72,7 @@ impl LocalQueue {
             waiters: VecDeque::new(),
             timer: Timestamp::NEVER,
             leased_bytes: 0,
+            leaving: BTreeSet::new(),
             handed: BTreeMap::new(),
             arrived: 0,
             received: 0,

@@ -92,7 +92,7 @@ impl Engine {
             let Some(queue) = self.locals.get(&number) else {
                 break;
             };
-            if queue.leased.contains_key(&lookup) {
+            if queue.leased.contains_key(&lookup) || queue.leaving.contains(&lookup) {
                 continue;
             }
             let correlation = &job.receive.correlation_id;

@@ -598,6 +598,29 @@ fn what_a_committed_transaction_took_does_not_come_again() {
 }
 
 #[test]
+fn what_is_committed_is_not_seen_while_the_disk_removes_it() {
+    let mut node = node();
+    node.put(A, 1, None, "orders", "one");
+    node.receive(A, 1, Some(1), "orders");
+    node.end(A, 2, 1, true);
+    node.crash(0);
+    node.hello(A, 1);
+    node.put(A, 3, None, "orders", "two");
+    node.receive(A, 1, Some(2), "orders");
+    node.told.clear();
+    node.prompt = false;
+    node.end(A, 4, 2, true);
+    while node.told.is_empty() {
+        node.flush_one();
+    }
+    assert!(node.ended().unwrap().committed.is_some());
+    assert!(!node.disk.waiting.is_empty(), "its removal is not on disk");
+    assert!(node.peek("orders").is_empty());
+    node.flush();
+    assert!(node.peek("orders").is_empty());
+}
+
+#[test]
 fn no_body_leaves_before_it_is_on_disk_that_it_does() {
     let mut node = node();
     node.put(A, 1, None, "orders", "one");

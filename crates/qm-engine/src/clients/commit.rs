@@ -278,10 +278,17 @@ impl Engine {
         for (number, lookup) in &commit.taken {
             if let Some(held) = self.take_committing(*number, *lookup) {
                 self.consume(*number, held.priority, &held.message);
+                if let Some(queue) = self.locals.get_mut(number)
+                    && held.message.class.is_durable()
+                {
+                    queue.leaving.insert(*lookup);
+                }
             }
         }
         if commit.noted {
             self.commits.unset(commit.taken_key());
+            self.commits
+                .after_settling(Then::Left(commit.taken.clone()));
         }
         self.counters.transactions_committed += 1;
         let Commit {
@@ -291,6 +298,15 @@ impl Engine {
             state.pending.remove(&end.sequence);
         }
         self.answer_end(client, end, Some(id), false, None);
+    }
+
+    /// What a transaction took is on disk no more.
+    pub(crate) fn left(&mut self, taken: &[(u32, u64)]) {
+        for (number, lookup) in taken {
+            if let Some(queue) = self.locals.get_mut(number) {
+                queue.leaving.remove(lookup);
+            }
+        }
     }
 
     /// The disk had no room for a commit: nothing of it happened. Its answer is still owed.
