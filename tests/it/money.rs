@@ -340,7 +340,7 @@ impl Mover {
                     .send(message.class(Class::Transactional))
                     .unwrap();
             }
-            if self.entropy.next_u64() % 16 == 0 {
+            if self.entropy.next_u64().is_multiple_of(16) {
                 transaction.abort().await;
                 continue;
             }
