@@ -2,8 +2,8 @@
 //! applications that die in the middle: none is lost, none is made, and order holds.
 //!
 //! A coin is a message. Moving one is a transaction: it is received here, sent to the other node,
-//! and the move is entered into the ledger of this node, all or nothing. At the end every coin is in
-//! one place, and the ledgers hold each of its moves once.
+//! and the move is entered into the ledger of this node, all or nothing. At the end every coin is
+//! in one place, and the ledgers hold each of its moves once.
 //!
 //! `cargo xtask money` runs it for longer; faults are drawn from a seed, which is told.
 

@@ -81,8 +81,8 @@
 //!   handed over has an unknown outcome, what was not is known not to be sent.
 //! * Messages of one task are accepted in the order of its calls.
 //! * A transaction is committed once, however often the connection is lost while its answer is
-//!   awaited, or not at all. After [`TransactionError::OutcomeUnknown`], and only then, nobody knows;
-//!   idempotency keys make it safe to do it again.
+//!   awaited, or not at all. After [`TransactionError::OutcomeUnknown`], and only then, nobody
+//!   knows; idempotency keys make it safe to do it again.
 //! * A delivery is settled on the connection it came on or not at all. One that is dropped, whose
 //!   future is dropped, or whose process dies, goes back to its queue with a raised abort count.
 //! * Memory is bounded: unanswered puts by the node's window, where [`Client::put`] waits;

@@ -299,7 +299,10 @@ impl Puts {
         ended: TransactionEnded,
     ) -> Result<(), Violation> {
         let sequence = ended.sequence;
-        let is_end = |slot: &Option<Pending>| matches!(slot, Some(Pending { what: What::End { end, .. }, .. }) if end.transaction == ended.transaction);
+        let is_end = |slot: &Option<Pending>| match slot.as_ref().map(|pending| &pending.what) {
+            Some(What::End { end, .. }) => end.transaction == ended.transaction,
+            _ => false,
+        };
         if sequence < self.first {
             return Ok(());
         }
