@@ -57,9 +57,25 @@ impl Kind {
         if self == Self::Number {
             value.to_owned()
         } else {
-            format!("{value:?}")
+            quoted(value)
         }
     }
+}
+
+/// A basic string of TOML. Rust's own escapes differ from TOML's: `\u{fff8}` is none there.
+fn quoted(value: &str) -> String {
+    let mut text = String::from('"');
+    for c in value.chars() {
+        match c {
+            '"' | '\\' => text.extend(['\\', c]),
+            '\n' => text.push_str("\\n"),
+            '\t' => text.push_str("\\t"),
+            c if c.is_control() => text.push_str(&format!("\\u{:04x}", u32::from(c))),
+            c => text.push(c),
+        }
+    }
+    text.push('"');
+    text
 }
 
 /// A whole number between two others.

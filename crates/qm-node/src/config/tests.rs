@@ -458,3 +458,19 @@ fn the_example_file_holds_every_key_with_its_default() {
         assert_eq!((key.show)(&settings), (key.show)(&defaults), "{}", key.name);
     }
 }
+
+/// What `config show` prints can be put into a file.
+#[test]
+fn values_are_shown_as_toml_writes_them() {
+    for value in [
+        "plain",
+        "a \"b\" \\c",
+        "\u{fff8}\u{e000}\u{301}",
+        "\u{1}\u{7f}\u{85}\n\t\r",
+        "Größe",
+    ] {
+        let text = format!("name = {}\n", keys::Kind::Text.toml(value));
+        let read: toml::Table = text.parse().unwrap();
+        assert_eq!(read["name"].as_str(), Some(value), "{text}");
+    }
+}
