@@ -618,6 +618,7 @@ impl Engine {
     /// wished so.
     pub(crate) fn bury_as(&mut self, number: u32, priority: u8, message: &Message, mut end: End) {
         // Until its destination has answered for its place, it may have been delivered.
+        self.place_before_leaving(number, message);
         let mut placed = self.is_placed(number, message);
         if crate::broken!(self, no_skip) && core::mem::take(&mut placed) {
             self.settle_in_stream(number, message);

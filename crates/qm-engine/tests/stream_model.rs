@@ -475,6 +475,15 @@ impl World {
     /// A message leaves otherwise than by delivery.
     fn leave(&mut self, sender: usize, at: u64, bounds: Bounds) {
         let it = &mut self.senders[sender];
+        // Also what was never transmitted has a place: a copy may transmit it.
+        let before: Vec<_> = it
+            .queue
+            .range(..=at)
+            .map(|(at, (m, _))| (*at, *m))
+            .collect();
+        for (at, message) in before {
+            it.chain.place(at, entry(message).tag);
+        }
         let (message, _) = it.queue.remove(&at).unwrap();
         let placed = it.chain.placed_at(at).is_some();
         // A copy, and a restored backup, may still deliver what was never sent here: a known limit.

@@ -3,7 +3,8 @@
 //! Two orders run side by side and always agree: `at` is where a message lies in the outgoing queue
 //! on disk, `position` counts the stream. A message gets its position and link when it is first
 //! transmitted, or when it may have been transmitted by an earlier life: from the last message
-//! before it. What was never transmitted has no place yet and may vanish without a trace.
+//! before it. What leaves before it was ever transmitted gets its place then: a copy of this node
+//! may transmit it, and what is behind it must have the same links there and here.
 //!
 //! What is settled leaves the queue, and a [`Mark`] takes over as that from which the next links
 //! follow. What leaves otherwise than by delivery becomes a [`Skipping`], which stands in the
@@ -234,7 +235,10 @@ impl<F: Copy> Chain<F> {
     pub fn low(&self) -> u64 {
         let placed = self.placed.front().map(|placed| placed.mark.position);
         let skip = self.skips.first_key_value().map(|(position, _)| *position);
-        let next = self.head().position.saturating_add(1);
+        // Behind the first mark there may be what has no place in this life yet.
+        let settled = self.marks.first_key_value();
+        let settled = settled.map_or(0, |(_, mark)| mark.position);
+        let next = settled.saturating_add(1);
         placed
             .into_iter()
             .chain(skip)

@@ -123,6 +123,30 @@ impl Engine {
         }
     }
 
+    /// Gives a message its place, and those before it, although it was never transmitted: a copy of
+    /// this node may transmit it, and what is behind it must have the same links there and here.
+    pub(crate) fn place_before_leaving(&mut self, number: u32, message: &Message) {
+        if message.class != Class::Transactional || self.is_placed(number, message) {
+            return;
+        }
+        let lane = self
+            .outs
+            .get(&number)
+            .and_then(|out| out.lanes.get(&Priority::LOWEST.get()));
+        let Some(lane) = lane else { return };
+        let before = lane.backlog.resident();
+        let before = before.take_while(|m| m.position < message.position);
+        let before = before.filter(|m| m.class == Class::Transactional);
+        let tags: Vec<_> = before.map(|m| (m.position, m.tag)).collect();
+        let Some(stream) = self.out_stream(number) else {
+            return;
+        };
+        for (at, tag) in tags {
+            stream.chain.place(at, tag);
+        }
+        stream.chain.place(message.position, message.tag);
+    }
+
     /// Gives everything that may have had a place a new one, in order: nothing may find that what
     /// is behind it has its place already.
     pub(crate) fn place_again(&mut self, number: u32, flights: &[crate::session::Flight]) {
