@@ -531,6 +531,10 @@ const ATTACKS: &[Attack] = &[
 
 /// An attacker has a machine of its own: what is measured is what it costs its victim, not what it
 /// takes from it by running here. What it does is done in the time that the others leave.
+#[expect(
+    clippy::print_stdout,
+    reason = "it belongs beside the table it explains"
+)]
 fn leave_the_processor_to_others() {
     if let Err(error) = rustix::process::setpriority_process(None, 19) {
         println!("the attacker runs as everybody: {error}");
