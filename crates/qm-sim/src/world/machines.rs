@@ -285,6 +285,10 @@ impl World {
         let me = self.machines[node].identity.qm;
         match event {
             Event::Acknowledged { id } => self.oracle.acknowledged(me, id),
+            // No machine is copied in these worlds.
+            Event::TwinSeen { .. } | Event::OwnTwin { .. } => {
+                Err(format!("a machine that is alone is accused: {event:?}"))
+            }
             Event::Delivered { source, id } => {
                 let durable = self
                     .oracle
