@@ -26,7 +26,6 @@ const EXCEPTIONS: &[(&str, Lacks, &str)] = &[
     ("W-FIN-2", Lacks::Test, NO_FINALS),
     ("W-USE-8", Lacks::Both, NO_FINALS),
     ("W-SES-7", Lacks::Both, NO_LEDGER),
-    ("W-SES-8", Lacks::Test, NO_LEDGER),
     ("W-SUC-2", Lacks::Both, NO_LEDGER),
     (
         "W-RMT-2",

@@ -390,7 +390,7 @@ fn three_copies_all_learn_of_it_and_are_told_once() {
     assert_eq!(before, after, "the same machines are news once");
 }
 
-/// A node between that lies: it has no key, so nothing it says is believed.
+/// A node between that lies: it has no key, so nothing it says is believed (W-TWN-4).
 #[test]
 fn a_hub_cannot_invent_a_copy() {
     let mut world = World::new();

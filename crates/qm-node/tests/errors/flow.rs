@@ -105,9 +105,14 @@ fn a_queue_that_does_not_exist_is_rejected_with_its_code() {
 fn classes_that_do_not_fit_are_rejected() {
     let node = with_queue();
     let args = ["--json", "send", "orders", "x", "--transactional"];
-    fails(&ended(&mut node.command(&args)), "unsupported");
-    let args = ["--json", "queue", "create", "books", "--transactional"];
-    fails(&ended(&mut node.command(&args)), "unsupported");
+    fails(&ended(&mut node.command(&args)), "not_transactional_queue");
+    node.done(&["queue", "create", "books", "--transactional"]);
+    let args = ["--json", "send", "books", "x"];
+    fails(
+        &ended(&mut node.command(&args)),
+        "not_transactional_message",
+    );
+    node.done(&["send", "books", "x", "--transactional"]);
 }
 
 #[test]
