@@ -116,6 +116,14 @@ fn classes_that_do_not_fit_are_rejected() {
 }
 
 #[test]
+fn nobody_waits_for_what_will_not_be_told() {
+    let node = with_queue();
+    let far = ["--json", "send", "qm://127.0.0.1:1/orders", "x"];
+    let args = [&far[..], &["--wait", "received"]].concat();
+    fails(&ended(&mut node.command(&args)), "unsupported");
+}
+
+#[test]
 fn a_dead_letter_says_what_it_died_of() {
     let node = with_queue();
     let args = ["send", "orders", "x", "--time-to-be-received", "50ms"];

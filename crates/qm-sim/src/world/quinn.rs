@@ -87,6 +87,10 @@ impl World {
                 link, peer, dial, ..
             } => {
                 self.note(&format!("node{node} has {link} to {peer}, dial {dial:?}"));
+                let mut machines = self.machines.iter();
+                if let Some(other) = machines.position(|machine| machine.identity.qm == *peer) {
+                    self.truth.join(node, *link, other);
+                }
             }
             Told::DialFailed { dial, error } => {
                 self.note(&format!("node{node}: dial {dial} failed: {error}"));
@@ -98,6 +102,10 @@ impl World {
                 self.note(&format!(
                     "node{node} receives {bytes} bytes on {link}, {lane:?}"
                 ));
+                self.truth.hear_on(node, *link, self.now);
+                if self.print {
+                    self.print_lines(&crate::frames::describe(frames));
+                }
             }
             Told::AddressChanged { link, remote } => {
                 self.note(&format!("node{node}: {link} is now at {remote}"));

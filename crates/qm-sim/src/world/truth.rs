@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use qm_transport::LinkId;
+
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Truth {
@@ -15,6 +17,8 @@ pub(super) struct Truth {
     apart: BTreeMap<(usize, usize), u64>,
     /// When a machine last got anything from another.
     heard: BTreeMap<(usize, usize), u64>,
+    /// Which machine is at the other end of a link.
+    ends: BTreeMap<(usize, LinkId), usize>,
 }
 
 impl Truth {
@@ -26,6 +30,18 @@ impl Truth {
     /// The first got something from the second.
     pub(super) fn hear(&mut self, node: usize, other: usize, now: u64) {
         self.heard.insert((node, other), now);
+    }
+
+    /// A link of the first leads to the second.
+    pub(super) fn join(&mut self, node: usize, link: LinkId, other: usize) {
+        self.ends.insert((node, link), other);
+    }
+
+    /// A machine got something on a link.
+    pub(super) fn hear_on(&mut self, node: usize, link: LinkId, now: u64) {
+        if let Some(other) = self.ends.get(&(node, link)).copied() {
+            self.hear(node, other, now);
+        }
     }
 
     /// When that was last so; the beginning of time when it never was.
