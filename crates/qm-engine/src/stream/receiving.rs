@@ -636,8 +636,8 @@ impl Engine {
         ops
     }
 
-    /// Forgets ancestors that nobody can need any more (W-STR-4), and streams whose queue is gone
-    /// and that were silent as long.
+    /// Forgets ancestors that nobody can need any more (W-STR-4). The newest links of a stream
+    /// stay, also when its queue is gone: it may come back under its name.
     pub(crate) fn forget_links(&mut self) {
         let now = self.now.at;
         let before_us = now.0.saturating_sub(STREAM_AGE_MS.saturating_mul(1_000));
