@@ -82,7 +82,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let append = append(dir.path(), 100, 16).unwrap();
         assert!(append.messages_per_s() > 0);
-        assert_eq!(append.and(append).messages_per_s(), append.messages_per_s());
+        // Both are cut to whole numbers.
+        let (twice, once) = (append.and(append).messages_per_s(), append.messages_per_s());
+        assert!(twice.abs_diff(once) <= 1, "{twice} {once}");
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 }
