@@ -30,6 +30,9 @@ use crate::support::{TestNode, numbered, receive, slow_tests};
 
 /// Share of its throughput that a good peer keeps.
 const KEPT_MIN: f64 = 0.8;
+/// How often an attack comes and goes. The middle one of the rounds' shares is what counts: a machine
+/// that does something else for two seconds spoils one round.
+const ROUNDS: usize = 5;
 /// What the whole process, attackers included, may grow by during one attack.
 const GROWTH_BYTES_MAX: u64 = 512 << 20;
 
@@ -565,6 +568,19 @@ fn throughput(sender: &Client, receiver: &Client, to: &str, span: Duration) -> f
     f64::from(count) / began.elapsed().as_secs_f64()
 }
 
+/// What a good peer got through around an attack and during it, in messages a second.
+#[derive(Clone, Copy)]
+struct Round {
+    quiet: f64,
+    during: f64,
+}
+
+impl Round {
+    fn kept(self) -> f64 {
+        self.during / self.quiet
+    }
+}
+
 #[test]
 #[expect(clippy::print_stdout, reason = "the table is what it is run for")]
 fn a_good_peer_keeps_its_throughput_under_attack() {
@@ -575,7 +591,7 @@ fn a_good_peer_keeps_its_throughput_under_attack() {
     let to = victim.queue("orders");
     let slow = slow_tests();
     let (span, attacks) = if slow {
-        (Duration::from_secs(4), ATTACKS)
+        (Duration::from_secs(2), ATTACKS)
     } else {
         (Duration::from_millis(500), &ATTACKS[..4])
     };
@@ -583,30 +599,42 @@ fn a_good_peer_keeps_its_throughput_under_attack() {
     let mut too_slow = Vec::new();
     let only = std::env::var("QM_ATTACK").unwrap_or_default();
     for (name, attack) in attacks.iter().filter(|(name, _)| name.contains(&only)) {
-        let target = Target {
-            at: victim.node().listen(),
-            qm: victim.node().info().qm,
-            socket: victim.node().socket().to_owned(),
-            over: Arc::default(),
-        };
-        let before = throughput(&sender, &receiver, &to, span);
-        let resident = resident_bytes();
-        let attacking = thread::spawn({
-            let (attack, target) = (*attack, target.clone());
-            move || {
-                leave_the_processor_to_others();
-                attack(&target);
-            }
-        });
-        thread::sleep(span / 4);
-        let during = throughput(&sender, &receiver, &to, span);
-        let growth = resident_bytes().saturating_sub(resident);
-        target.over.store(true, Ordering::Relaxed);
-        attacking.join().unwrap();
-        let after = throughput(&sender, &receiver, &to, span);
-        let kept = during / f64::midpoint(before, after);
+        let mut rounds = Vec::new();
+        let mut growth = 0;
+        let mut before = throughput(&sender, &receiver, &to, span);
+        for _ in 0..if slow { ROUNDS } else { 1 } {
+            let target = Target {
+                at: victim.node().listen(),
+                qm: victim.node().info().qm,
+                socket: victim.node().socket().to_owned(),
+                over: Arc::default(),
+            };
+            let resident = resident_bytes();
+            let attacking = thread::spawn({
+                let (attack, target) = (*attack, target.clone());
+                move || {
+                    leave_the_processor_to_others();
+                    attack(&target);
+                }
+            });
+            thread::sleep(span / 4);
+            let during = throughput(&sender, &receiver, &to, span);
+            growth = growth.max(resident_bytes().saturating_sub(resident));
+            target.over.store(true, Ordering::Relaxed);
+            attacking.join().unwrap();
+            let after = throughput(&sender, &receiver, &to, span);
+            rounds.push(Round {
+                quiet: f64::midpoint(before, after),
+                during,
+            });
+            before = after;
+        }
+        rounds.sort_by(|a, b| a.kept().total_cmp(&b.kept()));
+        let Round { quiet, during } = rounds[rounds.len() / 2];
+        let kept = during / quiet;
+        let (low, high) = (rounds[0].kept(), rounds[rounds.len() - 1].kept());
         println!(
-            "| {name} | {before:.0} | {during:.0} | {after:.0} | {kept:.2} | {} MiB |",
+            "| {name} | {quiet:.0} | {during:.0} | {kept:.2} ({low:.2} to {high:.2}) | {} MiB |",
             growth >> 20
         );
         assert!(growth < GROWTH_BYTES_MAX, "{name}: {growth} bytes");
