@@ -28,9 +28,9 @@ impl Engine {
                     if let Some((hash, number)) = idempotency {
                         self.key_durable(hash, number);
                     }
-                    self.confirm(client, sequence, id, put, local, class);
-                    if !transaction {
-                        self.answer(client, sequence, id, false);
+                    self.confirm(client, id, put, local, class);
+                    if let Some(conn) = self.owed(client, sequence).filter(|_| !transaction) {
+                        self.answer(conn, sequence, id, false);
                     }
                 }
                 Then::Committed(commit) => self.committed(*commit),
@@ -154,6 +154,8 @@ impl Engine {
                     self.put_refused(local, put);
                     if transaction {
                         self.withdraw(client, sequence, id, idempotency);
+                        // Its end is what is answered.
+                        self.owed(client, sequence);
                     } else {
                         self.unaccept(client, sequence, id, idempotency);
                     }

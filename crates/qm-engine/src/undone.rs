@@ -162,13 +162,18 @@ impl Engine {
                 Of::Client {
                     client,
                     sequence,
-                    transaction: false,
+                    transaction,
                     ..
                 },
             ..
         } = undone
         {
-            self.refuse_for_room(client, sequence);
+            if transaction {
+                // Its end is what is answered.
+                self.owed(client, sequence);
+            } else {
+                self.refuse_for_room(client, sequence);
+            }
         }
     }
 

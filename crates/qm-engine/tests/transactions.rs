@@ -366,6 +366,64 @@ fn an_end_that_is_repeated_gets_the_same_answer_also_after_a_crash() {
     assert_eq!(unknown.outcome, Some(Outcome::TRANSACTION_ABORTED));
 }
 
+/// Who was answered what since this was asked last: connection, sequence, whether it was done.
+fn answers(node: &mut Node) -> Vec<(ConnId, u64, bool)> {
+    let told = std::mem::take(&mut node.told);
+    told.into_iter()
+        .filter_map(|(conn, frame)| match frame {
+            NodeFrame::Accepted(run) => Some((conn, run.first_sequence, true)),
+            NodeFrame::Refused(refused) => Some((conn, refused.sequence, false)),
+            NodeFrame::TransactionEnded(end) => Some((conn, end.sequence, end.committed.is_some())),
+            _ => None,
+        })
+        .collect()
+}
+
+/// W-LOC-2: an application takes an answer to what it has not said on a connection for nonsense.
+#[test]
+fn an_answer_goes_to_the_connection_on_which_its_request_came_last() {
+    let mut node = node();
+    let (second, third) = (ConnId(2), ConnId(3));
+    node.prompt = false;
+    // The connection is lost, and the application has said no more than its name on the next one
+    // when the disk answers.
+    node.put(A, 1, None, "orders", "one");
+    node.put(A, 2, Some(1), "orders", "two");
+    node.end(A, 3, 1, true);
+    node.give(Input::ClientClosed { conn: A });
+    node.hello(second, 1);
+    node.flush();
+    assert_eq!(answers(&mut node), []);
+    node.put(second, 1, None, "orders", "one");
+    node.end(second, 3, 1, true);
+    assert_eq!(answers(&mut node), [(second, 1, true), (second, 3, true)]);
+    // Asked again while it is being stored, it is answered where it was asked last.
+    node.put(second, 4, None, "orders", "four");
+    node.hello(third, 1);
+    node.put(third, 4, None, "orders", "four");
+    node.flush();
+    assert_eq!(answers(&mut node), [(third, 4, true)]);
+    // What still arrives on an older connection is answered there.
+    node.put(second, 5, None, "orders", "five");
+    node.flush();
+    assert_eq!(answers(&mut node), [(second, 5, true)]);
+    // The same when the disk has no room.
+    node.put(second, 6, None, "orders", "six");
+    node.put(second, 7, Some(2), "orders", "seven");
+    node.end(second, 8, 2, true);
+    node.hello(ConnId(4), 1);
+    while !node.disk.waiting.is_empty() {
+        node.refuse_one();
+    }
+    assert_eq!(answers(&mut node), [(second, 6, false), (second, 8, false)]);
+    node.put(ConnId(4), 6, None, "orders", "six");
+    node.end(ConnId(4), 8, 2, true);
+    assert_eq!(
+        answers(&mut node),
+        [(ConnId(4), 6, false), (ConnId(4), 8, false)]
+    );
+}
+
 #[test]
 fn what_arrives_late_on_an_older_connection_is_not_committed_after_all() {
     let mut node = node();

@@ -14,7 +14,7 @@
 //!    cache of fewer than a thousand entries or none, and express messages over a restart.
 //! 5. *The local hop is exactly once*: one put, or one key, of an application becomes one message,
 //!    however often it is repeated over broken connections and restarts; express puts only while
-//!    the node lives.
+//!    the node lives: repeated to a later life they are another message, with a fate of its own.
 //! 6. *Order*: recoverable messages of one application, queue and priority reach the queue in the
 //!    order in which they were put. Not looked at: in scenarios that lose or repeat buffers on
 //!    living links or in which disks fill up or fail, and for applications that put a message again
@@ -32,9 +32,17 @@
 //! 10. *What waits has a cause*, and the cause that `why` names can be so in the world.
 //! 11. Nobody well-behaved is accused: no peer, no application, no store.
 
+#[cfg(test)]
+mod tests;
+mod undone;
+
 use std::collections::{BTreeMap, BTreeSet};
 
+use qm_engine::StreamId;
 use qm_wire::{MessageId, Outcome, QmId};
+
+pub use undone::Before;
+use undone::order_of;
 
 /// Name of a message in the oracle's books: who put it and as which.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -107,6 +115,8 @@ pub struct Fate {
     pub abandoned: bool,
     /// How often it entered its destination queue.
     pub stored: u64,
+    /// The ids it entered under: one, but for express puts that outlived their node.
+    pub stored_as: BTreeSet<MessageId>,
     /// Whether an application that had it in its hands said that it is done with it.
     pub done: bool,
     /// Whether its receiver rejected it.
@@ -115,6 +125,8 @@ pub struct Fate {
     pub consumed: u64,
     /// Declared dead, and by which machine.
     pub dead: Option<(usize, Outcome)>,
+    /// The id it was declared dead under.
+    pub dead_as: Option<MessageId>,
     /// All machines that declared it dead: its sender may, and its destination.
     pub dead_at: BTreeSet<usize>,
     /// Whether that machine said that it may have been delivered all the same.
@@ -140,6 +152,11 @@ impl Fate {
         // not know that the stop of the earlier one wrote it down (rule 5).
         let repeated = !self.durable && self.restarted;
         self.transactional || !self.mortal && !self.forgotten && !repeated
+    }
+
+    /// Whether two ids of this put may be two messages: express, and of two lives of their node.
+    fn are_apart(&self, one: MessageId, other: MessageId) -> bool {
+        !self.durable && one.incarnation != other.incarnation
     }
 }
 
@@ -169,6 +186,11 @@ pub struct Oracle {
     arrived: Vec<BTreeMap<(QmId, MessageId), u64>>,
     /// Of these, what the node's log did not remember at its last start.
     forgot: Vec<BTreeSet<(QmId, MessageId)>>,
+    /// What each node's current life stored of arrivals and told nobody of, and what the books said
+    /// before.
+    untold: Vec<BTreeMap<(StreamId, u64), Before>>,
+    /// How many of those were taken out again.
+    pub undone: u64,
     /// Last put that entered a queue, by application, destination, priority.
     last: BTreeMap<(u32, Place, u8), u64>,
     /// Applications that put messages again behind later ones, after a refusal.
@@ -210,6 +232,7 @@ impl Oracle {
             durable: vec![BTreeSet::new(); nodes],
             arrived: vec![BTreeMap::new(); nodes],
             forgot: vec![BTreeSet::new(); nodes],
+            untold: vec![BTreeMap::new(); nodes],
             ..Self::default()
         }
     }
@@ -222,6 +245,7 @@ impl Oracle {
     /// A node starts anew with what its log remembers of arrivals; `crash` says that it lost its
     /// memory.
     pub fn starts(&mut self, node: usize, remembered: &BTreeSet<(QmId, MessageId)>) {
+        self.untold[node].clear();
         self.forgot[node] = self.arrived[node]
             .keys()
             .filter(|key| !remembered.contains(key))
@@ -246,6 +270,7 @@ impl Oracle {
             let put = self.names.get(&id);
             if let Some(fate) = put.and_then(|put| self.fates.get_mut(put)) {
                 fate.stored += 1;
+                fate.stored_as.insert(id);
             }
         }
     }
@@ -284,7 +309,8 @@ impl Oracle {
         }
         self.names.insert(id, put);
         fate.accepted.insert(id);
-        if fate.accepted.len() > 1 && (fate.durable || !fate.mortal && !fate.restarted) {
+        let twice = |other: &MessageId| *other != id && !fate.are_apart(*other, id);
+        if fate.accepted.iter().any(twice) {
             return Err(format!("rule 5: {put:?} became {:?}", fate.accepted));
         }
         Ok(())
@@ -299,7 +325,8 @@ impl Oracle {
         let safe = match self.names.get(&id).and_then(|put| self.fates.get_mut(put)) {
             Some(fate) => {
                 let at = fate.towards.0;
-                if fate.dead.is_some_and(|(by, _)| by == fate.node) {
+                let itself = fate.dead_as == Some(id);
+                if itself && fate.dead.is_some_and(|(by, _)| by == fate.node) {
                     // It was dead and is not: delivered wins.
                     fate.dead = None;
                     fate.dead_at.remove(&fate.node);
@@ -355,11 +382,14 @@ impl Oracle {
             return Ok(());
         };
         fate.stored += 1;
+        fate.stored_as.insert(id);
         fate.forgotten |= before.is_some();
         if fate.towards.0 != node {
             return Err(format!("rule 9: {put:?} ({id}) was stored at node{node}"));
         }
+        let other = fate.dead_as.is_some_and(|dead| fate.are_apart(dead, id));
         if let Some((at, outcome)) = fate.dead
+            && !other
             && !fate.dead_doubtful
             && !fate.dead_uncertain
             && at != node
@@ -371,13 +401,7 @@ impl Oracle {
         }
         let in_order = fate.durable && before.is_none() && (fate.transactional || !self.gaps);
         if in_order && !self.disordered.contains(&put.application) {
-            let key = (put.application, fate.towards, fate.priority);
-            let key = (
-                key.0,
-                key.1,
-                if fate.transactional { STREAM } else { key.2 },
-            );
-            let last = self.last.entry(key).or_insert(0);
+            let last = self.last.entry(order_of(put, fate)).or_insert(0);
             if put.number < *last {
                 return Err(format!(
                     "rule 6: {put:?} ({id}) was stored at node{node} after number {last}"
@@ -389,12 +413,13 @@ impl Oracle {
     }
 
     /// A dead letter is on disk.
-    pub fn dead_letter(&mut self, node: usize, put: Put, outcome: Outcome) {
+    pub fn dead_letter(&mut self, node: usize, put: Put, id: MessageId, outcome: Outcome) {
         if let Some(fate) = self.fates.get_mut(&put) {
             // Whether its destination was asked, the node that died meanwhile could not say.
             let untold = fate.transactional && !fate.dead_at.contains(&node);
             fate.dead_uncertain |= untold;
             fate.dead = Some((node, outcome));
+            fate.dead_as = Some(id);
             fate.dead_at.insert(node);
             fate.dead_kept = true;
             fate.dead_doubtful = false;
@@ -429,6 +454,7 @@ impl Oracle {
             return Ok(());
         }
         fate.dead = Some((node, outcome));
+        fate.dead_as = Some(id);
         fate.dead_at.insert(node);
         fate.dead_doubtful = false;
         fate.dead_uncertain = uncertain;
@@ -451,7 +477,8 @@ impl Oracle {
                 "rule 9: {put:?} ({id}) is dead at node{node} and it is not so: {outcome}; {fate:?}"
             ));
         }
-        let delivered = fate.stored > 0 && fate.towards.0 != node;
+        let itself = |stored: &MessageId| !fate.are_apart(*stored, id);
+        let delivered = fate.stored_as.iter().any(itself) && fate.towards.0 != node;
         let knows = fate.transactional || !fate.forgotten && !fate.mortal && !self.small_cache;
         if delivered && !uncertain && knows {
             return Err(format!(

@@ -61,6 +61,8 @@ pub struct Report {
     pub duplicates: u64,
     /// Duplicates delivered because the destination could not remember.
     pub duplicates_allowed: u64,
+    /// Arrivals that a node took out of its store again before it told anybody of them.
+    pub undone: u64,
     /// Acks sent off their session.
     pub routed_acks: u64,
     /// Messages whose fate was asked.
@@ -114,6 +116,7 @@ impl Report {
         self.fates_told += other.fates_told;
         self.duplicates += other.duplicates;
         self.duplicates_allowed += other.duplicates_allowed;
+        self.undone += other.undone;
         self.routed_acks += other.routed_acks;
         self.queried += other.queried;
         self.datagrams += other.datagrams;

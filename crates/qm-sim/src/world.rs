@@ -128,6 +128,11 @@ enum What {
         node: usize,
         queue: usize,
     },
+    /// A queue could not be put right, because it was being deleted.
+    Unpause {
+        node: usize,
+        queue: usize,
+    },
     Approve {
         node: usize,
         peer: QmId,
@@ -426,6 +431,7 @@ impl World {
             self.report.refused += u64::from(fate.refused && fate.accepted.is_empty());
         }
         self.report.duplicates_allowed = self.oracle.duplicates_allowed;
+        self.report.undone = self.oracle.undone;
         for node in 0..self.scenario.nodes {
             self.keep_counters(node);
         }
@@ -677,6 +683,7 @@ impl World {
             What::CrashClient => self.crash_some_client(),
             What::Operate => self.operate(),
             What::Create { node, queue } => self.create(node, queue),
+            What::Unpause { node, queue } => self.put_queue_right(node, queue),
             What::Approve { node, peer } => self.approve(node, peer),
             What::Block => self.block_some(),
             What::Trouble => self.trouble(),
@@ -721,7 +728,8 @@ impl World {
                         if let Some(outcome) = stored.dead
                             && let Some(put) = Put::from_body(&record.body)
                         {
-                            self.oracle.dead_letter(node, put, outcome);
+                            let id = stored.envelope.id;
+                            self.oracle.dead_letter(node, put, id, outcome);
                         }
                     }
                 }

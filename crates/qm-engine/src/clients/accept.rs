@@ -45,7 +45,7 @@ impl Engine {
             Ok(()) => {}
             // The end of the transaction tells (W-LOC-8).
             Err(_) if in_transaction => self.counters.refused += 1,
-            Err((outcome, text)) => self.refuse_put(client, sequence, outcome, text),
+            Err((outcome, text)) => self.refuse_put(Some(conn), client, sequence, outcome, text),
         }
     }
 
@@ -62,14 +62,14 @@ impl Engine {
             return self.take_in(conn, client, transaction, put);
         }
         let target = self.check_put(&put)?;
-        if let Some(answered) = self.check_idempotency(client, &put)? {
+        if let Some(answered) = self.check_idempotency(conn, client, &put)? {
             return Ok(answered);
         }
         self.check_room(&put, &target)?;
         self.check_following(&put, 1)?;
         let draft = self.draft(&put, target, self.next_sequence)?;
         self.next_sequence += 1;
-        self.place(client, &put, draft);
+        self.place(conn, client, &put, draft);
         Ok(())
     }
 
@@ -142,7 +142,7 @@ impl Engine {
 
     /// Puts a message where it belongs, in the batch being gathered, and notes what is to be
     /// answered.
-    pub(super) fn place(&mut self, client: ClientId, put: &Put, draft: Draft) {
+    pub(super) fn place(&mut self, conn: ConnId, client: ClientId, put: &Put, draft: Draft) {
         let Draft { message, target } = draft;
         let id = message.id;
         let idempotency = self.note_key(put, id);
@@ -166,7 +166,7 @@ impl Engine {
             }
         };
         if put.class.is_durable() {
-            self.note_pending(client, put.sequence, id);
+            self.note_pending(conn, client, put.sequence, id);
             let sequence = put.sequence;
             let then = Then::Accepted {
                 put: at,
@@ -183,8 +183,8 @@ impl Engine {
             if let Some(state) = self.clients.states.get_mut(&client) {
                 state.note(put.sequence, id);
             }
-            self.confirm(client, put.sequence, id, at, local, put.class);
-            self.answer(client, put.sequence, id, false);
+            self.confirm(client, id, at, local, put.class);
+            self.answer(conn, put.sequence, id, false);
         }
     }
 
@@ -270,6 +270,7 @@ impl Engine {
     /// Answers a message that was accepted before under its idempotency key.
     fn check_idempotency(
         &mut self,
+        conn: ConnId,
         client: ClientId,
         put: &Put,
     ) -> Result<Option<()>, (Outcome, String)> {
@@ -287,7 +288,7 @@ impl Engine {
         if pending {
             crate::reached!(self, KeyPending);
             // The first one is on its way to the disk: this answer leaves after it.
-            self.note_pending(client, put.sequence, id);
+            self.note_pending(conn, client, put.sequence, id);
             let sequence = put.sequence;
             self.commits.after_putting(Then::Repeated {
                 client,
@@ -300,7 +301,7 @@ impl Engine {
                 state.note(put.sequence, id);
             }
             self.follow_again(client, put, id);
-            self.answer(client, put.sequence, id, true);
+            self.answer(conn, put.sequence, id, true);
         }
         Ok(Some(()))
     }

@@ -1,6 +1,6 @@
 //! Answers to requests of applications, kept in the commit of what they answer, and given again.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use qm_wire::local::{Accepted, Fate, NodeFrame, Put, Refused};
@@ -21,8 +21,9 @@ pub(super) struct ClientState {
     pub(super) highest: u64,
     pub(super) runs: VecDeque<Run>,
     pub(super) refusals: VecDeque<(u64, Outcome)>,
-    /// Accepted and not durable yet.
-    pub(super) pending: BTreeSet<u64>,
+    /// Accepted and not durable yet, and the connection on which each was asked for last: only
+    /// there the application knows what is answered (W-LOC-2).
+    pub(super) pending: BTreeMap<u64, ConnId>,
     /// Below this sequence answers were forgotten.
     pub(super) forgotten_below: u64,
     pub(super) touched: Timestamp,
@@ -133,17 +134,18 @@ impl Engine {
     /// A request seen before: the answer it got then, or none while it is being stored.
     pub(super) fn answer_again(&mut self, conn: ConnId, client: ClientId, put: Put) {
         let sequence = put.sequence;
-        let Some(state) = self.clients.states.get(&client) else {
+        let Some(state) = self.clients.states.get_mut(&client) else {
             return;
         };
-        if state.pending.contains(&sequence) {
+        if let Some(asked) = state.pending.get_mut(&sequence) {
+            *asked = conn;
             return;
         }
         self.counters.repeated_requests += 1;
         crate::reached!(self, RequestRepeated);
         if let Some(id) = state.runs.iter().rev().find_map(|run| run.id_of(sequence)) {
             self.follow_again(client, &put, id);
-            return self.answer(client, sequence, id, true);
+            return self.answer(conn, sequence, id, true);
         }
         if put.transaction.is_some() {
             // The end of its transaction is its answer.
@@ -152,25 +154,28 @@ impl Engine {
         let refused = state
             .refusals
             .iter()
-            .find(|(refused, _)| *refused == sequence);
-        if let Some((_, outcome)) = refused {
+            .find(|(refused, _)| *refused == sequence)
+            .map(|(_, outcome)| *outcome);
+        if let Some(outcome) = refused {
             let text = "refused before, for the same reason".to_owned();
-            return self.send_refusal(client, sequence, *outcome, text);
+            return self.send_refusal(conn, sequence, outcome, text);
         }
         if sequence >= state.forgotten_below {
             // All that was accepted is remembered from here on: this one never was, its refusal
             // fell with an earlier life of the node.
             if let Err((outcome, text)) = self.accept(conn, client, put) {
-                self.refuse_put(client, sequence, outcome, text);
+                self.refuse_put(Some(conn), client, sequence, outcome, text);
             }
             return;
         }
         let text = "the answer to this old request is no longer kept; an idempotency key makes repeating safe";
-        self.send_refusal(client, sequence, Outcome::BAD_REQUEST, text.to_owned());
+        self.send_refusal(conn, sequence, Outcome::BAD_REQUEST, text.to_owned());
     }
 
+    /// Refuses a request for good, and tells so where it came last if that connection lives.
     pub(super) fn refuse_put(
         &mut self,
+        conn: Option<ConnId>,
         client: ClientId,
         sequence: u64,
         outcome: Outcome,
@@ -178,7 +183,9 @@ impl Engine {
     ) {
         self.counters.refused += 1;
         self.remember_refusal_of(client, sequence, outcome);
-        self.send_refusal(client, sequence, outcome, text);
+        if let Some(conn) = conn {
+            self.send_refusal(conn, sequence, outcome, text);
+        }
     }
 
     pub(super) fn remember_refusal_of(
@@ -195,21 +202,7 @@ impl Engine {
         }
     }
 
-    pub(super) fn send_refusal(
-        &mut self,
-        client: ClientId,
-        sequence: u64,
-        outcome: Outcome,
-        text: String,
-    ) {
-        let Some(conn) = self
-            .clients
-            .states
-            .get(&client)
-            .and_then(|state| state.conn)
-        else {
-            return;
-        };
+    fn send_refusal(&mut self, conn: ConnId, sequence: u64, outcome: Outcome, text: String) {
         let text = Text::from(text);
         let frame = NodeFrame::Refused(Refused {
             sequence,
@@ -219,13 +212,27 @@ impl Engine {
         self.outputs.push_back(Output::Client { conn, frame });
     }
 
-    pub(super) fn note_pending(&mut self, client: ClientId, sequence: u64, id: MessageId) {
+    pub(super) fn note_pending(
+        &mut self,
+        conn: ConnId,
+        client: ClientId,
+        sequence: u64,
+        id: MessageId,
+    ) {
         if let Some(state) = self.clients.states.get_mut(&client) {
             state.note(sequence, id);
-            state.pending.insert(sequence);
+            state.pending.insert(sequence, conn);
             state.dirty = true;
             self.clients.dirty_clients.insert(client);
         }
+    }
+
+    /// A request is not on its way to the disk any more. Returns the connection on which it is to
+    /// be answered, when it lives: on another one the application has yet to repeat it.
+    pub(crate) fn owed(&mut self, client: ClientId, sequence: u64) -> Option<ConnId> {
+        let state = self.clients.states.get_mut(&client)?;
+        let conn = state.pending.remove(&sequence)?;
+        self.clients.is_connected(conn).then_some(conn)
     }
 
     /// Adds the answers of this batch to it; corrections after a refusal need no room.
@@ -263,7 +270,6 @@ impl Engine {
     pub(crate) fn confirm(
         &mut self,
         client: ClientId,
-        sequence: u64,
         id: MessageId,
         put: PutAt,
         local: bool,
@@ -272,9 +278,6 @@ impl Engine {
         self.counters.accepted += 1;
         self.note(self.me.qm, id, What::Accepted { class, client });
         self.event(Event::Accepted { id });
-        if let Some(state) = self.clients.states.get_mut(&client) {
-            state.pending.remove(&sequence);
-        }
         if local {
             self.busy_queues.insert(put.queue);
             self.tell_fate(id, Outcome::REACHED_QUEUE);
@@ -300,11 +303,9 @@ impl Engine {
         if !held {
             return self.unaccept(client, sequence, id, None);
         }
-        let Some(state) = self.clients.states.get_mut(&client) else {
-            return;
-        };
-        state.pending.remove(&sequence);
-        self.answer(client, sequence, id, true);
+        if let Some(conn) = self.owed(client, sequence) {
+            self.answer(conn, sequence, id, true);
+        }
     }
 
     /// The batch was refused: the request was never accepted.
@@ -356,11 +357,9 @@ impl Engine {
     }
 
     pub(crate) fn refuse_for_room(&mut self, client: ClientId, sequence: u64) {
-        if let Some(state) = self.clients.states.get_mut(&client) {
-            state.pending.remove(&sequence);
-        }
+        let conn = self.owed(client, sequence);
         let text = "the disk is full; make room or wait until messages have left".to_owned();
-        self.refuse_put(client, sequence, Outcome::STORE_FULL, text);
+        self.refuse_put(conn, client, sequence, Outcome::STORE_FULL, text);
     }
 
     /// The message under an idempotency key is durable.
@@ -370,21 +369,7 @@ impl Engine {
         }
     }
 
-    pub(crate) fn answer(
-        &mut self,
-        client: ClientId,
-        sequence: u64,
-        id: MessageId,
-        repeated: bool,
-    ) {
-        let Some(conn) = self
-            .clients
-            .states
-            .get(&client)
-            .and_then(|state| state.conn)
-        else {
-            return;
-        };
+    pub(crate) fn answer(&mut self, conn: ConnId, sequence: u64, id: MessageId, repeated: bool) {
         let answers = self.clients.answers.entry(conn).or_default();
         if let Some(last) = answers.last_mut()
             && last.repeated == repeated

@@ -96,7 +96,7 @@ impl Engine {
                 state.note(end.sequence, id);
             }
             self.correct(client, None);
-            self.answer_end(client, end, Some(id), true, None);
+            self.answer_end(conn, end, Some(id), true, None);
             return Ok(());
         }
         self.check_taken(conn, end.transaction, found)?;
@@ -120,7 +120,7 @@ impl Engine {
         };
         self.next_sequence = id.sequence.saturating_add(1);
         for (put, draft) in found.puts.iter().zip(drafts) {
-            self.place(client, put, draft);
+            self.place(conn, client, put, draft);
         }
         let mut commit = Commit {
             client,
@@ -130,7 +130,7 @@ impl Engine {
             noted: false,
         };
         self.note_taken(&mut commit);
-        self.note_pending(client, end.sequence, id);
+        self.note_pending(conn, client, end.sequence, id);
         self.commits
             .after_putting(Then::Committed(Box::new(commit)));
         Ok(())
@@ -294,10 +294,9 @@ impl Engine {
         let Commit {
             client, end, id, ..
         } = commit;
-        if let Some(state) = self.clients.states.get_mut(&client) {
-            state.pending.remove(&end.sequence);
+        if let Some(conn) = self.owed(client, end.sequence) {
+            self.answer_end(conn, end, Some(id), false, None);
         }
-        self.answer_end(client, end, Some(id), false, None);
     }
 
     /// What a transaction took is on disk no more.
@@ -321,11 +320,9 @@ impl Engine {
 
     /// The answer to a commit for which the disk had no room.
     pub(crate) fn refuse_commit(&mut self, client: ClientId, end: EndTransaction) {
-        if let Some(state) = self.clients.states.get_mut(&client) {
-            state.pending.remove(&end.sequence);
-        }
+        let conn = self.owed(client, end.sequence);
         let text = "the disk is full; make room or wait until messages have left".to_owned();
-        self.refuse_end(client, end, (Outcome::STORE_FULL, text));
+        self.refuse_end(conn, client, end, (Outcome::STORE_FULL, text));
     }
 
     fn take_committing(&mut self, number: u32, lookup: u64) -> Option<crate::queues::Leased> {

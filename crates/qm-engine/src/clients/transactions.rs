@@ -232,7 +232,7 @@ impl Engine {
         };
         state.touched = self.now.at;
         if end.sequence <= state.highest {
-            return self.end_again(client, end);
+            return self.end_again(conn, client, end);
         }
         state.highest = end.sequence;
         state.last_transaction = state.last_transaction.max(end.transaction);
@@ -241,10 +241,10 @@ impl Engine {
             if let Some(found) = found {
                 self.give_back_taken(conn, &found);
             }
-            return self.answer_end(client, end, None, false, None);
+            return self.answer_end(conn, end, None, false, None);
         }
         let Some(found) = found else {
-            return self.refuse_end(client, end, not_open(end.transaction));
+            return self.refuse_end(Some(conn), client, end, not_open(end.transaction));
         };
         let done = match found.doomed.clone() {
             Some(refusal) => Err(refusal),
@@ -252,17 +252,18 @@ impl Engine {
         };
         if let Err(refusal) = done {
             self.give_back_taken(conn, &found);
-            self.refuse_end(client, end, refusal);
+            self.refuse_end(Some(conn), client, end, refusal);
         }
     }
 
     /// An end seen before: the answer it got then, or none while it is being stored. What was not
     /// committed then never will be, whatever still arrives on an older connection.
-    fn end_again(&mut self, client: ClientId, end: EndTransaction) {
-        let Some(state) = self.clients.states.get(&client) else {
+    fn end_again(&mut self, conn: ConnId, client: ClientId, end: EndTransaction) {
+        let Some(state) = self.clients.states.get_mut(&client) else {
             return;
         };
-        if state.pending.contains(&end.sequence) {
+        if let Some(asked) = state.pending.get_mut(&end.sequence) {
+            *asked = conn;
             return;
         }
         self.counters.repeated_requests += 1;
@@ -273,7 +274,7 @@ impl Engine {
             .rev()
             .find_map(|run| run.id_of(end.sequence));
         if id.is_some() || !end.commit {
-            return self.answer_end(client, end, id, true, None);
+            return self.answer_end(conn, end, id, true, None);
         }
         let refused = state
             .refusals
@@ -287,28 +288,33 @@ impl Engine {
             }
             None => not_open(end.transaction),
         };
-        self.answer_end(client, end, None, true, Some(refusal));
+        self.answer_end(conn, end, None, true, Some(refusal));
     }
 
-    /// Tells that a transaction was not committed, and remembers it.
-    pub(crate) fn refuse_end(&mut self, client: ClientId, end: EndTransaction, refusal: Refusal) {
+    /// Remembers that a transaction was not committed, and tells it where its end came last if that
+    /// connection lives.
+    pub(crate) fn refuse_end(
+        &mut self,
+        conn: Option<ConnId>,
+        client: ClientId,
+        end: EndTransaction,
+        refusal: Refusal,
+    ) {
         self.counters.refused += 1;
         self.remember_refusal_of(client, end.sequence, refusal.0);
-        self.answer_end(client, end, None, false, Some(refusal));
+        if let Some(conn) = conn {
+            self.answer_end(conn, end, None, false, Some(refusal));
+        }
     }
 
     pub(super) fn answer_end(
         &mut self,
-        client: ClientId,
+        conn: ConnId,
         end: EndTransaction,
         committed: Option<MessageId>,
         repeated: bool,
         refusal: Option<Refusal>,
     ) {
-        let state = self.clients.states.get(&client);
-        let Some(conn) = state.and_then(|state| state.conn) else {
-            return;
-        };
         let (outcome, text) = refusal.map_or((None, Text::EMPTY), |(outcome, text)| {
             (Some(outcome), Text::from(text))
         });

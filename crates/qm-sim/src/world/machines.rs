@@ -234,7 +234,21 @@ impl World {
         let me = self.machines[node].identity.qm;
         let life = self.life(node);
         for op in ops {
-            let StoreOp::Put { head, body, .. } = op else {
+            if let StoreOp::Remove {
+                stream,
+                first,
+                last,
+            } = op
+            {
+                self.oracle.removed(node, *stream, *first, *last);
+            }
+            let StoreOp::Put {
+                stream,
+                position,
+                head,
+                body,
+            } = op
+            else {
                 continue;
             };
             let Some(stored) = StoredMessage::read(head) else {
@@ -248,15 +262,17 @@ impl World {
                     "rule 11: node{node}: a body nobody sent was stored"
                 ));
             };
+            let before = self.oracle.before(node, source, id, put);
             self.oracle.flushed(node, source, id);
             if let Some(outcome) = stored.dead {
-                self.oracle.dead_letter(node, put, outcome);
+                self.oracle.dead_letter(node, put, id, outcome);
             }
             if source == me {
                 self.note(&format!("node{node} stores {put:?} as {id}"));
                 self.oracle.names.insert(id, put);
             } else if stored.dead.is_none() && stored.envelope.class.is_durable() {
                 self.oracle.stored(node, life, source, id, Some(put))?;
+                self.oracle.untold(node, *stream, *position, before);
             }
         }
         Ok(())
@@ -297,7 +313,8 @@ impl World {
                     .and_then(|put| self.oracle.fates.get(put))
                     .is_some_and(|fate| fate.durable);
                 if durable {
-                    // Its batch has told of it.
+                    // Its batch has told of it; its sender hears of it now.
+                    self.oracle.told(node, source, id);
                     return Ok(());
                 }
                 let life = self.life(node);

@@ -159,16 +159,26 @@ impl World {
         Ok(())
     }
 
+    /// A queue is there and hands out. One whose deletion fails for want of room comes back as it
+    /// was, paused perhaps: it is looked at again.
+    pub(super) fn put_queue_right(&mut self, node: usize, queue: usize) -> Result<(), String> {
+        self.create(node, queue)?;
+        let name: QueueName = queue_name(queue).parse().expect("a valid name");
+        let paused = false;
+        let what = AdminRequest::QueuePause { name, paused };
+        if let Some(AdminReply::Failed { .. }) = self.admin(node, what)? {
+            self.plan(100_000, What::Unpause { node, queue });
+        }
+        Ok(())
+    }
+
     /// Everything is created, approved and running again at one machine.
     pub(super) fn put_right(&mut self, node: usize) -> Result<(), String> {
         if self.machines[node].running.is_none() {
             return Ok(());
         }
         for queue in 0..self.scenario.queues {
-            self.create(node, queue)?;
-            let name: QueueName = queue_name(queue).parse().expect("a valid name");
-            let paused = false;
-            self.admin(node, AdminRequest::QueuePause { name, paused })?;
+            self.put_queue_right(node, queue)?;
         }
         let (which, paused) = (Selector::All, false);
         self.admin(node, AdminRequest::OutgoingPause { which, paused })?;
