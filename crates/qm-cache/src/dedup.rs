@@ -26,10 +26,11 @@ pub struct DedupConfig {
     /// How much of the capacity one owner may take from others, in percent; 50 by default.
     ///
     /// An owner ([`Key::OWNER_WORDS`]) with so many places takes no further place from a key of
-    /// somebody else: his keys then go to a ring of an eighth of the capacity, which all such
-    /// owners share, beside the `capacity` keys. So nobody can flush the windows of the others,
-    /// and a lone owner still has the whole. Without effect at 100, for keys without owners, below
-    /// a capacity of 512, and where nothing can be reserved.
+    /// somebody else: his keys then go to a second ring, which all such owners share. It has as
+    /// many places as the first, so the newest `capacity` keys are remembered whosever they are;
+    /// nobody can flush the windows of the others, and a lone owner still has the whole. Without
+    /// effect, and without the second ring's memory, at 100, for keys without owners, below a
+    /// capacity of 512, and where nothing can be reserved.
     pub owner_share_percent: u8,
 }
 
@@ -204,10 +205,11 @@ pub struct DedupStats {
     pub evicted_young: u64,
     /// Places lost to races between threads; each shortened the window by one entry once.
     pub wasted: u64,
-    /// Age of the oldest key remembered, exact to [`tick_ms`](Self::tick_ms).
+    /// Age of the oldest key remembered, exact to [`tick_ms`](Self::tick_ms). `None` when there is
+    /// none, or where keys do not age.
     pub oldest_age_ms: Option<u64>,
     /// For how long a key is remembered at present: the age of what was evicted last, at most the
-    /// purge interval. `None` while neither bound has been met.
+    /// purge interval. `None` while neither bound has been met, and where keys do not age.
     pub effective_window_ms: Option<u64>,
     /// The unit in which ages are kept.
     pub tick_ms: u64,
@@ -337,7 +339,7 @@ impl<K: Key, S: BuildHasher> DedupCache<K, S> {
         };
         self.advance(tables, now_ms);
         for keys in keys.chunks(BATCH) {
-            let hashes = self.fetch(tables, keys);
+            let hashes = self.fetch(tables, keys, false);
             for (key, hash) in keys.iter().zip(hashes) {
                 let words = key.to_words();
                 answers.push(self.count(tables.reserve(words.as_ref(), hash)));
@@ -410,19 +412,28 @@ impl<K: Key, S: BuildHasher> DedupCache<K, S> {
         };
         let tick = self.advance(tables, now_ms);
         for keys in keys.chunks(BATCH) {
-            let hashes = self.fetch(tables, keys);
-            if tables.log.is_far() {
-                std::hint::black_box(tables.log.touch_ahead(BATCH));
-            }
             let mut run = tables.log.empty_run();
-            let (mut hits, mut contended) = (0, 0);
-            for (at, (key, hash)) in keys.iter().zip(hashes).enumerate() {
-                run.expect_more((keys.len() - at) as u64);
-                let words = key.to_words();
-                let found = tables.insert(words.as_ref(), hash, tick, &mut run);
-                hits += u64::from(found == Found::Committed);
-                contended += u64::from(found == Found::Tentative);
-                fresh.push(found == Found::Absent);
+            let (mut hits, mut contended, mut left) = (0, 0, keys.len() as u64);
+            let mut insert = |words: &[u64], hash| {
+                run.expect_more(left);
+                left -= 1;
+                match tables.insert(words, hash, tick, &mut run) {
+                    Found::Absent => return true,
+                    Found::Committed => hits += 1,
+                    Found::Tentative => contended += 1,
+                }
+                false
+            };
+            if tables.log.is_far() {
+                let hashes = self.fetch(tables, keys, true);
+                for (key, hash) in keys.iter().zip(hashes) {
+                    fresh.push(insert(key.to_words().as_ref(), hash));
+                }
+            } else {
+                for key in keys {
+                    let words = key.to_words();
+                    fresh.push(insert(words.as_ref(), self.hash(words.as_ref())));
+                }
             }
             tables.log.return_run(&run);
             self.counters.hits.add_some(hits);
@@ -496,12 +507,14 @@ impl<K: Key, S: BuildHasher> DedupCache<K, S> {
             let due = main.evicted_due + loud.evicted_due;
             stats.evicted_young = stats.evicted.saturating_sub(due);
             stats.wasted = main.wasted + loud.wasted;
-            stats.oldest_age_ms = main.oldest_age_ticks.max(loud.oldest_age_ticks).map(ms);
-            let purging = (stats.purged > 0 && self.due_ticks > 0).then_some(self.due_ticks);
-            stats.effective_window_ms = match (main.last_evicted_age_ticks, purging) {
-                (Some(evicted), Some(due)) => Some(ms(evicted.min(due))),
-                (evicted, due) => evicted.or(due).map(ms),
-            };
+            if self.due_ticks > 0 {
+                stats.oldest_age_ms = main.oldest_age_ticks.max(loud.oldest_age_ticks).map(ms);
+                let due = (stats.purged > 0).then_some(self.due_ticks);
+                stats.effective_window_ms = match (main.last_evicted_age_ticks, due) {
+                    (Some(evicted), Some(due)) => Some(ms(evicted.min(due))),
+                    (evicted, due) => evicted.or(due).map(ms),
+                };
+            }
             stats.heap_bytes =
                 tables.logs().map(Log::heap_bytes).sum::<usize>() + tables.in_flight.heap_bytes();
         }
@@ -513,9 +526,10 @@ impl<K: Key, S: BuildHasher> DedupCache<K, S> {
         hash_words(&self.hasher, &words[..K::IDENTITY_WORDS])
     }
 
-    /// Hashes a batch and brings near what its looks will read.
+    /// Hashes a batch and brings near what its looks will read, and what the next batch will write
+    /// if this one is `inserting`.
     #[inline]
-    fn fetch(&self, tables: &Tables<K>, keys: &[K]) -> [u64; BATCH] {
+    fn fetch(&self, tables: &Tables<K>, keys: &[K], inserting: bool) -> [u64; BATCH] {
         let mut hashes = [0; BATCH];
         for (hash, key) in hashes.iter_mut().zip(keys) {
             *hash = self.hash(key.to_words().as_ref());
@@ -527,10 +541,14 @@ impl<K: Key, S: BuildHasher> DedupCache<K, S> {
             for (word, hash) in words.iter_mut().zip(&hashes).take(keys.len()) {
                 *word = tables.log.touch_bucket(*hash);
             }
+            let tail = tables.log.tail();
+            if inserting {
+                std::hint::black_box(tables.log.touch_ahead(BATCH));
+            }
             for _ in 0..2 {
                 for ((word, hash), key) in words.iter_mut().zip(&hashes).zip(keys) {
                     let last_word = key.to_words().as_ref()[K::WORDS - 1];
-                    *word = tables.log.touch_slot(*word, *hash, last_word);
+                    *word = tables.log.touch_slot(*word, tail, *hash, last_word);
                 }
             }
             std::hint::black_box(words);
@@ -574,39 +592,43 @@ impl<K: Key, S: BuildHasher> DedupCache<K, S> {
     fn advance_to(&self, tables: &Tables<K>, tick: u64) -> u64 {
         let clock = &self.clock.0;
         // Before the clock moves: who sees the new time draws a ticket from here on.
-        let tail = tables.log.tail();
-        let loud_tail = tables.loud.as_ref().map_or(0, Log::tail);
+        let boundary = tables.log.boundary();
+        let loud_boundary = tables.loud.as_ref().map_or(0, Log::boundary);
         let mut known = clock.now.load(Ordering::Relaxed);
         while known < tick {
             match clock
                 .now
                 .compare_exchange(known, tick, Ordering::AcqRel, Ordering::Acquire)
             {
-                Err(now) => known = now,
+                Err(now) => {
+                    known = now;
+                    continue;
+                }
                 Ok(_) if self.due_ticks == 0 => return tick,
-                Ok(_) if tick - known > self.due_ticks => {
-                    // A pause longer than the interval: all are due, and their ticks, which are
-                    // kept modulo 2^13, could pass for young before long.
-                    clock.purged.fetch_max(tick, Ordering::Relaxed);
-                    let tail = if is_mutant("late_tail") {
-                        tables.log.tail()
-                    } else {
-                        tail
-                    };
-                    tables.log.forget_below(tail);
-                    if let Some(loud) = &tables.loud {
-                        loud.forget_below(loud_tail);
-                    }
-                    return tick;
-                }
-                Ok(_) => {
-                    if tick - clock.purged.load(Ordering::Relaxed).min(tick) >= self.due_ticks {
-                        clock.purged.fetch_max(tick, Ordering::Relaxed);
-                        tables.purge(tick);
-                    }
-                    return tick;
-                }
+                Ok(_) => {}
             }
+            let boundary = if is_mutant("late_tail") {
+                tables.log.boundary()
+            } else {
+                boundary
+            };
+            tables.log.leave_mark(known, tick, boundary);
+            if let Some(loud) = &tables.loud {
+                loud.leave_mark(known, tick, loud_boundary);
+            }
+            if tick - known > self.due_ticks {
+                // A pause longer than the interval: all are due, and their ticks, which are kept
+                // modulo 2^13, could pass for young before long.
+                clock.purged.fetch_max(tick, Ordering::Relaxed);
+                tables.log.forget_below(boundary);
+                if let Some(loud) = &tables.loud {
+                    loud.forget_below(loud_boundary);
+                }
+            } else if tick - clock.purged.load(Ordering::Relaxed).min(tick) >= self.due_ticks {
+                clock.purged.fetch_max(tick, Ordering::Relaxed);
+                tables.purge(tick);
+            }
+            return tick;
         }
         known
     }
@@ -625,7 +647,8 @@ impl<K: Key> Tables<K> {
         });
         Self {
             log: Log::new(config.capacity, due_ticks, owners),
-            loud: shared.then(|| Log::new(config.capacity / 8, due_ticks, None)),
+            // Smaller, it would forget what is among the newest: two busy peers push each other in.
+            loud: shared.then(|| Log::new(config.capacity, due_ticks, None)),
             in_flight: InFlight::new(config.in_flight_max),
             reserves: AtomicBool::new(false),
         }
@@ -638,6 +661,9 @@ impl<K: Key> Tables<K> {
     /// The log of the loud, if the owner of this key may have keys there.
     #[inline]
     fn loud_log_of(&self, key: &[u64]) -> Option<&Log<K>> {
+        if K::OWNER_WORDS == 0 {
+            return None;
+        }
         let loud = self.loud.as_ref()?;
         self.log
             .owners()
@@ -648,14 +674,14 @@ impl<K: Key> Tables<K> {
     /// Looks for a key in both logs.
     #[inline]
     fn scan(&self, key: &[u64], hash: u64) -> Scan {
-        let scan = self.log.scan(key, hash);
+        let scan = self.log.scan(key, self.log.place(hash));
         self.scan_loud(scan, key, hash)
     }
 
     /// Looks again where an earlier look did not find the key.
     #[inline]
     fn rescan(&self, before: Scan, key: &[u64], hash: u64) -> Scan {
-        let scan = self.log.rescan(before, key, hash);
+        let scan = self.log.rescan(before, key, self.log.place(hash));
         self.scan_loud(scan, key, hash)
     }
 
@@ -664,7 +690,7 @@ impl<K: Key> Tables<K> {
         if scan.found == Found::Absent
             && let Some(loud) = self.loud_log_of(key)
         {
-            let loud = loud.scan(key, hash);
+            let loud = loud.scan(key, loud.place(hash));
             scan.found = loud.found;
             scan.sibling |= loud.sibling;
         }
@@ -697,7 +723,7 @@ impl<K: Key> Tables<K> {
         };
         // From here on every rival either sees what was published, or is seen.
         if !is_mutant("no_order") {
-            log.order(hash, scan.head);
+            log.order(log.place(hash), scan.head);
         }
         let rival = in_flight.contend(Some(held), key, hash);
         // After the look for rivals: one that has gone since has committed (or aborted) before.
@@ -731,13 +757,15 @@ impl<K: Key> Tables<K> {
             }
             _ => &self.log,
         };
-        let scan = log.chain_head(hash);
-        if let Inserted::Linked(linked) = log.insert(key, hash, tick, false, scan, &mut Single) {
+        let place = log.place(hash);
+        let head = log.head(place);
+        if let Inserted::Linked(linked) = log.insert(key, place, tick, false, head, &mut Single) {
             log.settle(&linked, true);
         }
     }
 
     /// Enters a key unless it is known; what was known.
+    #[inline(always)]
     fn insert(&self, key: &[u64], hash: u64, tick: u64, tickets: &mut impl Tickets) -> Found {
         let Self {
             log,
@@ -745,7 +773,7 @@ impl<K: Key> Tables<K> {
             reserves,
             ..
         } = self;
-        if self.loud.is_some() {
+        if K::OWNER_WORDS > 0 && self.loud.is_some() {
             // Which log a key goes to depends on the moment: who holds its reservation decides.
             return match self.reserve(key, hash) {
                 Ok(Admit::Fresh(ticket)) => {
@@ -760,19 +788,21 @@ impl<K: Key> Tables<K> {
                 Ok(Admit::InFlight) | Err(Refused) => Found::Tentative,
             };
         }
-        let scan = log.scan(key, hash);
-        if scan.found != Found::Absent {
-            return scan.found;
+        let place = log.place(hash);
+        let head = log.head(place);
+        let found = log.scan_from(head, key, place).found;
+        if found != Found::Absent {
+            return found;
         }
-        match log.insert(key, hash, tick, true, scan, tickets) {
+        match log.insert(key, place, tick, true, head, tickets) {
             Inserted::Linked(linked) => {
-                let found = if reserves.load(Ordering::Relaxed) {
-                    self.gives_way(&linked, key, hash)
-                } else {
-                    Found::Absent
-                };
-                log.settle(&linked, found == Found::Absent);
-                found
+                if reserves.load(Ordering::Relaxed) {
+                    let found = self.gives_way(&linked, key, hash);
+                    log.settle(&linked, found == Found::Absent);
+                    return found;
+                }
+                log.settle(&linked, true);
+                Found::Absent
             }
             Inserted::Lost(found) => found,
             Inserted::Exhausted => Found::Absent,
@@ -780,7 +810,7 @@ impl<K: Key> Tables<K> {
     }
 
     /// To what a tentative entry has to give way, if to anything.
-    fn gives_way(&self, linked: &Linked, key: &[u64], hash: u64) -> Found {
+    fn gives_way(&self, linked: &Linked<'_>, key: &[u64], hash: u64) -> Found {
         // Linking has ordered this thread against the reservers of the bucket.
         if !is_mutant("no_rivals") && self.in_flight.contend(None, key, hash) == Rival::Some {
             return Found::Tentative;
@@ -789,7 +819,7 @@ impl<K: Key> Tables<K> {
         if is_mutant("no_second_look") {
             return Found::Absent;
         }
-        self.log.scan_above(linked, key, hash)
+        self.log.scan_above(linked, key, self.log.place(hash))
     }
 
     /// Forgets what is due; says how many keys that were.

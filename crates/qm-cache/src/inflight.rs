@@ -9,6 +9,7 @@
 //! slot and from a PENDING one with a lower number, and kills a PENDING one with a higher number.
 
 use std::marker::PhantomData;
+use std::sync::atomic::AtomicU64 as StdU64;
 
 use crate::Key;
 use crate::sync::{AtomicU32, AtomicU64, AtomicUsize, Line, Ordering, fence, is_mutant, words};
@@ -31,6 +32,8 @@ const VERSION_SHIFT: u32 = 16;
 /// A slot somebody holds, and the version that proves it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Held {
+    /// Which table: a right of one table is none in another.
+    table: u64,
     slot: u32,
     /// Version and fingerprint of the slot, with no state.
     stamp: u64,
@@ -44,7 +47,11 @@ pub(crate) enum Rival {
     Some,
 }
 
+/// Numbers the tables of this process. No answer depends on it.
+static TABLES: StdU64 = StdU64::new(0);
+
 pub(crate) struct InFlight<K> {
+    table: u64,
     states: Box<[AtomicU64]>,
     words: Box<[AtomicU64]>,
     reach: Box<[AtomicU32]>,
@@ -64,6 +71,7 @@ impl<K: Key> InFlight<K> {
         let groups = (limit + limit / 2).div_ceil(GROUP).max(1);
         let slots = groups * GROUP;
         Self {
+            table: TABLES.fetch_add(1, Ordering::Relaxed),
             states: words(slots),
             words: words(slots * K::WORDS),
             reach: (0..groups).map(|_| AtomicU32::new(0)).collect(),
@@ -157,6 +165,7 @@ impl<K: Key> InFlight<K> {
         }
         state.store(stamp | PENDING, Ordering::Release);
         Some(Held {
+            table: self.table,
             slot: u32::try_from(slot).expect("slots number below 2^32"),
             stamp,
         })
@@ -252,9 +261,8 @@ impl<K: Key> InFlight<K> {
     /// Whether this is a reservation of this table that has not been released.
     #[inline]
     pub(crate) fn is_reserved(&self, held: Held) -> bool {
-        self.states
-            .get(held.slot as usize)
-            .is_some_and(|state| state.load(Ordering::Relaxed) == held.stamp | RESERVED)
+        held.table == self.table
+            && self.states[held.slot as usize].load(Ordering::Relaxed) == held.stamp | RESERVED
     }
 
     /// The words of a held slot, which stay as they are until it is released.

@@ -47,29 +47,48 @@
 //!   a table of their own and take no place from the window. Aborted keys push nothing out.
 //! * The oldest goes first. Age counts from the commit. A capacity of 0 turns the cache off: all is
 //!   fresh.
+//! * Nothing is forgotten before its interval is over for the sake of time, not even when a
+//!   thread or the whole machine stands still: a purge takes what was entered before a moment the
+//!   clock has told, and trusts no age that an entry claims for itself. (That moment is when an
+//!   insertion draws its place: one whose thread then stands still for an interval is forgotten at
+//!   once.)
 //! * Everything here is a function of the calls and the hash key: no clock is read, no random
 //!   number drawn. One thread with the same inputs gets the same answers.
 //!
 //! # Progress
-//! * `admit`, `insert_if_absent`, `commit`, `abort`, `probe` take no lock. A thread that is stopped
-//!   anywhere stops nobody, with one bound: an insertion that comes round the ring to a place whose
+//! * `admit`, `insert_if_absent`, `commit`, `abort`, `probe` are lock-free: a call is repeated
+//!   in part only when another call made progress meanwhile. A thread that is stopped anywhere
+//!   stops nobody, with one bound: an insertion that comes round the ring to a place whose
 //!   insertion was stopped half-way skips it, so `max(capacity, 64)` threads stopped half-way at
-//!   once would make the next one spin. A retry happens only when another thread made progress.
-//! * `purge` finds its boundary by halving and raises one number: microseconds at any size, and
-//!   nobody waits. It need not be called: the first call after each interval does it.
+//!   once would make the next one spin. They are not wait-free: who loses every race is repeated
+//!   for as long as he loses.
+//! * `purge` reads the boundary from a few marks and raises one number: a microsecond at any size,
+//!   and nobody waits. It need not be called: the first call after each interval does it.
 //! * When `in_flight_max` reservations are outstanding, further new keys are answered
 //!   [`Admit::InFlight`] at once ([`DedupStats::refused`]).
 //!
 //! # Memory and size
 //! All memory is taken at creation: `(2 + words of the key) · 8` bytes an entry, 8 to 16 for the
-//! index, and `(1 + words) · 12` for each reservation allowed. For a key of five words that is
-//! 64 to 72 bytes an entry.
+//! index, `(1 + words) · 12` for each reservation allowed, and 8 to 16 KiB for the marks of the
+//! clock. For a key of five words that is 64 to 72 bytes an entry from a million on, 86 at 10,000.
+//! Where owners have shares ([`Key::OWNER_WORDS`]) entries and index are there twice.
+//! Beside it, 5 KiB of counters.
 //!
-//! Capacity is *rate × how long senders keep trying*. 500 messages a second with senders that try
-//! for 10 minutes: 300,000 entries, 21 MiB. [`DedupStats::effective_window_ms`] tells how long keys
-//! really last, and [`DedupStats::evicted_young`] rises when that is shorter than the interval.
-//! Tickets number 2^48 insertions, 8.9 years at a million a second; a cache that gets there admits
-//! everything as fresh.
+//! Capacity is *rate × how long senders keep trying*. [`DedupStats::effective_window_ms`] tells how
+//! long keys really last, and [`DedupStats::evicted_young`] rises when that is shorter than the
+//! interval.
+//!
+//! | messages a second | senders try for | capacity | MiB, five words |
+//! |---|---|---|---|
+//! | 10 | 15 minutes | 10,000 (the default) | 0.8 |
+//! | 500 | 10 minutes | 300,000 | 20 |
+//! | 5,000 | 30 minutes | 9,000,000 | 610 |
+//! | 50,000 | 10 minutes | 30,000,000 | 1,860 |
+//!
+//! The largest capacity is 2^32 - 1. Tickets number 2^48 insertions, 8.9 years at a million a
+//! second; a cache that gets there admits everything as fresh. A thread that stops in the middle of
+//! an insertion and goes on after exactly a multiple of 2^40 others, 12 days at a million a second,
+//! may hide the keys of one bucket.
 //!
 //! # Hostile peers
 //! Hashes are keyed (`SipHash`-1-3 unless another hasher is given). Nothing a peer sends makes the
@@ -77,7 +96,8 @@
 //! ([`DedupConfig::owner_share_percent`]).
 //!
 //! # Features
-//! None. The crate has no `unsafe` of its own; [papaya](https://docs.rs/papaya) is the map of
+//! `wire`, off by default: keys of qm's own messages, `MessageDedup` and `AckRoutes`; brings
+//! `qm-wire`. The crate has no `unsafe` of its own; [papaya](https://docs.rs/papaya) is the map of
 //! [`AckRouteCache`].
 #![forbid(unsafe_code)]
 
@@ -91,8 +111,12 @@ mod reduce;
 mod route;
 mod stats;
 mod sync;
+#[cfg(feature = "wire")]
+mod wire;
 
 pub use dedup::{Admit, DedupCache, DedupConfig, DedupStats, KeyState, Reservation, Ticket};
 pub use hash::{KeyedSipHasher, SipHasher13};
 pub use key::Key;
 pub use route::{AckRouteCache, Learned, RouteConfig, RouteHandle, RouteStats};
+#[cfg(feature = "wire")]
+pub use wire::{AckRoutes, MessageDedup};

@@ -9,9 +9,15 @@
 //! * L2 Only the ticket that made a slot BUSY writes the slot, and BUSY stays until the entry has
 //!   been linked (or given up).
 //! * L3 The filter in a word that names an entry covers that entry and every live entry behind it.
-//! * L4 A ticket is linked at most once, so a word of the index never comes back (no ABA).
+//! * L4 A ticket is linked at most once, so a word of the index comes back only after 2^40 others.
 //!
 //! An insertion takes effect when its compare-and-swap of the index succeeds.
+//!
+//! A word of the index has room for the low 40 bits of a ticket beside its filter. They are
+//! completed with the help of a ticket that is known to be no older ([`unfold`]). A word that
+//! nobody replaced during 2^40 insertions may so be taken for a younger one: a look then goes down
+//! the chain of some other hash, where it finds no key that is not there, because keys are
+//! compared.
 
 use std::marker::PhantomData;
 use std::sync::atomic::AtomicU64 as StdU64;
@@ -21,9 +27,19 @@ use crate::owners::Owners;
 use crate::reduce::Modulus;
 use crate::sync::{AtomicU64, Line, Ordering, fence, is_mutant, spin_loop, words};
 
-/// Tickets are 48 bits: 8.9 years at a million insertions a second.
-const TICKET_MAX: u64 = (1 << 48) - 1;
+/// Tickets are 48 bits: 8.9 years at a million insertions a second. From here on none is drawn, so
+/// far below that those which threads draw meanwhile do not overflow.
+const TICKET_MAX: u64 = (1 << 48) - (1 << 24);
+/// Where in `tail` the count of boundaries begins; the next ticket lies below.
+const BOUNDARY: u64 = 1 << 48;
+/// Where the ticket begins in the `meta` of a slot.
 const TICKET_SHIFT: u32 = 16;
+
+/// Where the ticket begins in a word of the index; the filter lies below.
+const WORD_SHIFT: u32 = 24;
+const FILTERS: u64 = (1 << WORD_SHIFT) - 1;
+/// Bits of a ticket in a word of the index.
+const WORD_TICKETS: u64 = u64::MAX >> WORD_SHIFT;
 
 /// Entries' ticks are kept modulo this.
 pub(crate) const TICK_WRAP: u64 = 1 << 13;
@@ -35,6 +51,9 @@ const DEAD: u64 = 0;
 const TENTATIVE: u64 = 1;
 const COMMITTED: u64 = 2;
 
+/// The bits of a tick in a mark.
+const MARK_TICKS: u64 = (1 << TICKET_SHIFT) - 1;
+
 /// Words of a slot in front of its key: `meta`, `next`.
 const HEADER: usize = 2;
 
@@ -44,6 +63,14 @@ const HEADER: usize = 2;
 const SLOTS_MIN: usize = 64;
 #[cfg(loom)]
 const SLOTS_MIN: usize = 1;
+
+/// An entry is given up without a look at its slot when so many more tickets than the window have
+/// been drawn since: more than threads can have drawn in advance.
+const LATE: u64 = 4096;
+
+/// Marks of so many ticks before the one asked for are looked at too: who was to leave that one may
+/// have been stopped before he did.
+const SPARE_MARKS: u64 = if cfg!(loom) { 0 } else { 8 };
 
 /// Words in a cache line.
 const LINE_WORDS: usize = 8;
@@ -70,17 +97,36 @@ pub(crate) struct Scan {
     pub(crate) sibling: bool,
 }
 
+/// Where a hash belongs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place<'a> {
+    bucket: &'a AtomicU64,
+    /// The bits of the key in the filters.
+    filter: u64,
+}
+
 /// A linked entry whose slot is still BUSY.
 #[derive(Debug)]
-pub(crate) struct Linked {
-    ticket: u64,
-    tick: u64,
+pub(crate) struct Linked<'a> {
+    /// What names it in the index.
+    word: u64,
+    slot: &'a AtomicU64,
+    /// What its slot will say, without the state.
+    meta: u64,
+}
+
+/// The ticket whose low bits stand in a word of the index: the newest that is not above `above`.
+///
+/// Right if the ticket in the word is not above `above` either, nor 2^40 or more below.
+#[inline]
+const fn unfold(word: u64, above: u64) -> u64 {
+    above.wrapping_sub(above.wrapping_sub(word >> WORD_SHIFT) & WORD_TICKETS)
 }
 
 /// The result of an insertion.
 #[derive(Debug)]
-pub(crate) enum Inserted {
-    Linked(Linked),
+pub(crate) enum Inserted<'a> {
+    Linked(Linked<'a>),
     /// Another thread's entry of the same key was there first.
     Lost(Found),
     /// Tickets have run out: nothing is remembered any more.
@@ -89,16 +135,18 @@ pub(crate) enum Inserted {
 
 /// Where insertions take their tickets.
 pub(crate) trait Tickets {
-    fn draw(&mut self, tail: &AtomicU64) -> u64;
+    /// A ticket, and where its slot begins in the ring.
+    fn draw<K: Key>(&mut self, log: &Log<K>) -> (u64, usize);
 }
 
 /// One ticket at a time.
 pub(crate) struct Single;
 
 impl Tickets for Single {
-    #[inline]
-    fn draw(&mut self, tail: &AtomicU64) -> u64 {
-        tail.fetch_add(1, Ordering::Relaxed)
+    #[inline(always)]
+    fn draw<K: Key>(&mut self, log: &Log<K>) -> (u64, usize) {
+        let ticket = log.draw(1) % BOUNDARY;
+        (ticket, log.position(ticket))
     }
 }
 
@@ -107,6 +155,10 @@ impl Tickets for Single {
 pub(crate) struct Run {
     next: u64,
     end: u64,
+    /// What `tail` said after the draw: the run can be returned while it says so.
+    tail: u64,
+    /// Where the slot of `next` begins.
+    position: usize,
     count: u64,
     may_draw_ahead: bool,
 }
@@ -120,14 +172,22 @@ impl Run {
 }
 
 impl Tickets for Run {
-    #[inline]
-    fn draw(&mut self, tail: &AtomicU64) -> u64 {
+    #[inline(always)]
+    fn draw<K: Key>(&mut self, log: &Log<K>) -> (u64, usize) {
         if self.next == self.end {
-            self.next = tail.fetch_add(self.count, Ordering::Relaxed);
+            let drawn = log.draw(self.count);
+            self.tail = drawn + self.count;
+            self.next = drawn % BOUNDARY;
             self.end = self.next + self.count;
+            self.position = log.position(self.next);
         }
+        let drawn = (self.next, self.position);
         self.next += 1;
-        self.next - 1
+        self.position += Log::<K>::STRIDE;
+        if self.position == log.ring.len() {
+            self.position = 0;
+        }
+        drawn
     }
 }
 
@@ -155,7 +215,8 @@ struct Counters {
 }
 
 pub(crate) struct Log<K> {
-    /// The next ticket; the first is 1.
+    /// `boundaries:16 | ticket:48`: the next ticket, the first being 1, and how often it was taken
+    /// for a boundary that no later draw goes below.
     tail: Line<AtomicU64>,
     /// Every ticket up to this one is forgotten.
     floor: Line<AtomicU64>,
@@ -163,9 +224,15 @@ pub(crate) struct Log<K> {
     index: Box<[AtomicU64]>,
     ring: Box<[AtomicU64]>,
     window: u64,
+    /// Whether the ring has more slots than its window, so that being overwritten and being
+    /// forgotten are not the same.
+    has_spare_slots: bool,
     slots: Modulus,
     /// Entries older than this many ticks are due to be forgotten.
     due_ticks: u64,
+    /// Of the latest ticks the boundary taken before the clock reached them, `ticket:48 | tick:16`:
+    /// tickets below had been drawn before. Empty where keys do not age.
+    marks: Box<[AtomicU64]>,
     owners: Option<Owners>,
     key: PhantomData<fn() -> K>,
 }
@@ -176,15 +243,26 @@ impl<K: Key> Log<K> {
     /// A log that remembers the newest `window` entries.
     pub(crate) fn new(window: usize, due_ticks: u64, owners: Option<Owners>) -> Self {
         let slots = window.max(SLOTS_MIN);
+        // Refuses what is too large before any memory is taken.
+        let modulus = Modulus::new(slots as u64);
+        let marks = due_ticks.checked_add(2 + SPARE_MARKS).map_or(0, |marks| {
+            usize::try_from(marks).expect("ticks of an interval are few")
+        });
         Self {
             tail: Line(AtomicU64::new(1)),
             floor: Line(AtomicU64::new(0)),
             counters: Line::default(),
             index: words(window.next_power_of_two()),
-            ring: words(slots * Self::STRIDE),
+            ring: words(
+                slots
+                    .checked_mul(Self::STRIDE)
+                    .expect("the ring fits into memory"),
+            ),
             window: window as u64,
-            slots: Modulus::new(slots as u64),
+            has_spare_slots: slots != window,
+            slots: modulus,
             due_ticks,
+            marks: words(marks),
             owners,
             key: PhantomData,
         }
@@ -192,7 +270,7 @@ impl<K: Key> Log<K> {
 
     /// Bytes held on the heap.
     pub(crate) fn heap_bytes(&self) -> usize {
-        (self.index.len() + self.ring.len()) * 8
+        (self.index.len() + self.ring.len() + self.marks.len()) * 8
             + self.owners.as_ref().map_or(0, Owners::heap_bytes)
     }
 
@@ -209,45 +287,92 @@ impl<K: Key> Log<K> {
 
     /// The next ticket.
     pub(crate) fn tail(&self) -> u64 {
-        self.tail.0.load(Ordering::Acquire)
+        self.tail.0.load(Ordering::Acquire) % BOUNDARY
     }
 
-    #[inline]
+    /// The next ticket, for who needs no order with what else was written.
+    #[inline(always)]
+    fn newest(&self) -> u64 {
+        self.tail.0.load(Ordering::Relaxed) % BOUNDARY
+    }
+
+    /// The next ticket, with the promise that none below is drawn from here on.
+    ///
+    /// Reading it would not do: of a run that somebody has drawn he may yet return the rest, and
+    /// who draws that later is below.
+    pub(crate) fn boundary(&self) -> u64 {
+        if is_mutant("run_returns") {
+            return self.tail();
+        }
+        self.tail.0.fetch_add(BOUNDARY, Ordering::AcqRel) % BOUNDARY
+    }
+
+    /// Where a hash belongs: a bucket, and three bits of the filters, one of each eight, drawn from
+    /// hash bits that no bucket uses.
+    #[inline(always)]
     #[expect(
         clippy::cast_possible_truncation,
         reason = "masked by the length of the index"
     )]
-    fn bucket(&self, hash: u64) -> &AtomicU64 {
-        &self.index[hash as usize & (self.index.len() - 1)]
+    pub(crate) fn place(&self, hash: u64) -> Place<'_> {
+        Place {
+            bucket: &self.index[hash as usize & (self.index.len() - 1)],
+            filter: 1 << (hash >> 61) | 1 << (hash >> 58 & 7 | 8) | 1 << (hash >> 55 & 7 | 16),
+        }
     }
 
-    /// The two bits of a key in the filters, drawn from hash bits no bucket uses.
-    #[inline]
-    const fn filter(hash: u64) -> u64 {
-        (1 << (hash >> 60)) | (1 << (hash >> 56 & 15))
-    }
-
-    #[inline]
+    /// Where in the ring the slot of a ticket begins.
+    #[inline(always)]
     #[expect(
         clippy::cast_possible_truncation,
         reason = "below the number of slots, a usize"
     )]
+    const fn position(&self, ticket: u64) -> usize {
+        self.slots.of(ticket) as usize * Self::STRIDE
+    }
+
+    /// Draws so many tickets; what `tail` said before, with the first in it.
+    ///
+    /// What is done with a ticket should not have to wait for the read-modify-write, which waits
+    /// for everything before it, a bucket far away among it. So the ticket is taken from a load,
+    /// and the exchange only confirms it: the processor goes on with the next key meanwhile.
+    #[inline(always)]
+    fn draw(&self, count: u64) -> u64 {
+        let tail = &self.tail.0;
+        let first = tail.load(Ordering::Relaxed);
+        if first % BOUNDARY >= TICKET_MAX {
+            return first;
+        }
+        match tail.compare_exchange(first, first + count, Ordering::Relaxed, Ordering::Relaxed) {
+            Ok(_) => first,
+            // Others draw too: whoever comes now gets one at the first attempt.
+            Err(_) => tail.fetch_add(count, Ordering::Relaxed),
+        }
+    }
+
+    #[inline]
     fn slot(&self, ticket: u64) -> &[AtomicU64] {
-        let at = self.slots.of(ticket) as usize * Self::STRIDE;
+        let at = self.position(ticket);
         &self.ring[at..at + Self::STRIDE]
     }
 
     /// Looks for a key.
-    #[inline]
-    pub(crate) fn scan(&self, key: &(impl Source + ?Sized), hash: u64) -> Scan {
-        let head = self.bucket(hash).load(Ordering::Acquire);
-        self.scan_from(head, 0, key, hash)
+    #[inline(always)]
+    pub(crate) fn scan(&self, key: &(impl Source + ?Sized), place: Place<'_>) -> Scan {
+        self.scan_from(self.head(place), key, place)
     }
 
-    /// The chain of a hash as it is now, for who knows that the key is not in it.
-    #[inline]
-    pub(crate) fn chain_head(&self, hash: u64) -> Scan {
-        let head = self.bucket(hash).load(Ordering::Acquire);
+    /// Looks for a key in the chain with this head.
+    #[inline(always)]
+    pub(crate) fn scan_from(
+        &self,
+        head: u64,
+        key: &(impl Source + ?Sized),
+        place: Place<'_>,
+    ) -> Scan {
+        if head & place.filter == place.filter {
+            return self.look_down(head, 0, key, place.filter);
+        }
         Scan {
             found: Found::Absent,
             head,
@@ -255,14 +380,25 @@ impl<K: Key> Log<K> {
         }
     }
 
+    /// The word in the bucket of a hash.
+    #[inline(always)]
+    pub(crate) fn head(&self, place: Place<'_>) -> u64 {
+        place.bucket.load(Ordering::Acquire)
+    }
+
     /// Looks for a key again, if the chain has changed since an earlier look that did not find it.
     #[inline]
-    pub(crate) fn rescan(&self, before: Scan, key: &(impl Source + ?Sized), hash: u64) -> Scan {
-        let head = self.bucket(hash).load(Ordering::Acquire);
+    pub(crate) fn rescan(
+        &self,
+        before: Scan,
+        key: &(impl Source + ?Sized),
+        place: Place<'_>,
+    ) -> Scan {
+        let head = place.bucket.load(Ordering::Acquire);
         if head == before.head {
             return before;
         }
-        let mut scan = self.scan_from(head, before.head >> TICKET_SHIFT, key, hash);
+        let mut scan = self.look_down(head, before.head, key, place.filter);
         scan.sibling |= before.sibling;
         scan
     }
@@ -271,33 +407,37 @@ impl<K: Key> Log<K> {
     #[inline]
     pub(crate) fn scan_above(
         &self,
-        linked: &Linked,
+        linked: &Linked<'_>,
         key: &(impl Source + ?Sized),
-        hash: u64,
+        place: Place<'_>,
     ) -> Found {
-        let head = self.bucket(hash).load(Ordering::Acquire);
-        self.scan_from(head, linked.ticket, key, hash).found
+        let head = place.bucket.load(Ordering::Acquire);
+        self.look_down(head, linked.word, key, place.filter).found
     }
 
-    /// Looks down from `head` until ticket `stop`, which and all behind have been looked at before.
-    #[inline]
-    fn scan_from(&self, head: u64, stop: u64, key: &(impl Source + ?Sized), hash: u64) -> Scan {
-        let filter = Self::filter(hash);
+    /// Looks down from `head`, read with Acquire, to the word `stop`, which and what is behind it
+    /// has been looked at before.
+    fn look_down(&self, head: u64, stop: u64, key: &(impl Source + ?Sized), filter: u64) -> Scan {
         let mut scan = Scan {
             found: Found::Absent,
             head,
             sibling: false,
         };
         let mut word = head;
-        while word & filter == filter {
-            let ticket = word >> TICKET_SHIFT;
-            if ticket <= stop || ticket <= self.floor.0.load(Ordering::Relaxed) {
-                break;
+        // Who linked `head` had drawn its ticket before.
+        let tail = self.newest();
+        let mut ticket = tail;
+        while word & filter == filter && word != stop {
+            ticket = unfold(word, ticket);
+            if ticket <= self.floor.0.load(Ordering::Relaxed)
+                || tail.saturating_sub(ticket) > self.window + LATE
+            {
+                break; // forgotten, and all behind it (L1)
             }
             let slot = self.slot(ticket);
             let meta = slot[0].load(Ordering::Acquire);
             if meta >> TICKET_SHIFT != ticket {
-                break; // forgotten, and all behind it (L1)
+                break; // the same
             }
             let next = slot[1].load(Ordering::Relaxed);
             let same_identity = equal(&slot[HEADER..], key, 0..K::IDENTITY_WORDS);
@@ -308,9 +448,7 @@ impl<K: Key> Log<K> {
                 break; // what was read may be torn
             }
             if same_identity && meta & STATE != DEAD {
-                if self.has_spare_slots()
-                    && ticket.saturating_add(self.window) < self.tail.0.load(Ordering::Relaxed)
-                {
+                if self.has_spare_slots && ticket.saturating_add(self.window) < self.newest() {
                     break; // outside the window, though not overwritten yet
                 }
                 if same_rest {
@@ -331,18 +469,22 @@ impl<K: Key> Log<K> {
     /// Brings the bucket of a hash near; the value means nothing.
     #[inline]
     pub(crate) fn touch_bucket(&self, hash: u64) -> u64 {
-        self.bucket(hash).load(Ordering::Relaxed)
+        self.place(hash).bucket.load(Ordering::Relaxed)
     }
 
     /// Brings the slot near that a look for this hash would read at this word of the chain, if
     /// any; the word behind it, unless the slot seems to hold the key.
     #[inline]
-    pub(crate) fn touch_slot(&self, word: u64, hash: u64, last_word: u64) -> u64 {
-        let filter = Self::filter(hash);
+    pub(crate) fn touch_slot(&self, word: u64, tail: u64, hash: u64, last_word: u64) -> u64 {
+        let filter = self.place(hash).filter;
         if word & filter != filter {
             return 0;
         }
-        let slot = self.slot(word >> TICKET_SHIFT);
+        let ticket = unfold(word, tail);
+        if tail.wrapping_sub(ticket) > self.window + LATE {
+            return 0;
+        }
+        let slot = self.slot(ticket);
         let next = slot[1].load(Ordering::Relaxed);
         // A slot may lie across two cache lines: its last word is asked for as well.
         if slot[Self::STRIDE - 1].load(Ordering::Relaxed) == last_word {
@@ -354,15 +496,11 @@ impl<K: Key> Log<K> {
 
     /// Brings the slots near that `count` insertions after the next `count` will write.
     #[inline]
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "below the number of slots, a usize"
-    )]
     pub(crate) fn touch_ahead(&self, count: usize) -> u64 {
-        let tail = self.tail.0.load(Ordering::Relaxed).min(TICKET_MAX);
-        let first = self.slots.of(tail) as usize + count;
-        let slots = self.slots.get() as usize;
-        let words = first.min(slots) * Self::STRIDE..(first + count).min(slots) * Self::STRIDE;
+        let tail = self.newest();
+        let count = count * Self::STRIDE;
+        let first = self.position(tail) + count;
+        let words = first.min(self.ring.len())..(first + count).min(self.ring.len());
         let lines = self.ring[words].iter().step_by(LINE_WORDS);
         lines.fold(0, |near, word| near ^ word.load(Ordering::Relaxed))
     }
@@ -380,10 +518,11 @@ impl<K: Key> Log<K> {
     /// compilers replace one whose result is unused by a fence, which on x86 is nothing at all
     /// below `SeqCst`; the write to the table of reservations would then pass the reads behind it.
     #[inline]
-    pub(crate) fn order(&self, hash: u64, mut head: u64) {
-        let bucket = self.bucket(hash);
+    pub(crate) fn order(&self, place: Place<'_>, mut head: u64) {
         while let Err(now) =
-            bucket.compare_exchange_weak(head, head, Ordering::AcqRel, Ordering::Relaxed)
+            place
+                .bucket
+                .compare_exchange_weak(head, head, Ordering::AcqRel, Ordering::Relaxed)
         {
             head = now;
         }
@@ -395,57 +534,57 @@ impl<K: Key> Log<K> {
         Run {
             next: 0,
             end: 0,
+            tail: 0,
+            position: 0,
             count: 1,
-            may_draw_ahead: !self.has_spare_slots(),
+            may_draw_ahead: !self.has_spare_slots,
         }
     }
 
-    /// Whether the ring has more slots than its window, so that being overwritten and being
-    /// forgotten are not the same.
-    #[inline]
-    const fn has_spare_slots(&self) -> bool {
-        self.slots.get() != self.window
-    }
-
-    /// Gives back what is left of a run; it is wasted when others have drawn since.
+    /// Gives back what is left of a run; it is wasted when others have drawn since, or taken a
+    /// [boundary](Self::boundary).
     pub(crate) fn return_run(&self, run: &Run) {
-        if run.next < run.end
+        let left = run.end - run.next;
+        if left > 0
             && self
                 .tail
                 .0
-                .compare_exchange(run.end, run.next, Ordering::Relaxed, Ordering::Relaxed)
+                .compare_exchange(
+                    run.tail,
+                    run.tail - left,
+                    Ordering::Relaxed,
+                    Ordering::Relaxed,
+                )
                 .is_err()
         {
-            self.waste(run.end - run.next);
+            self.waste(left);
         }
     }
 
-    /// Links an entry that `scan` did not find.
+    /// Links an entry that a look down from `head` did not find.
     ///
     /// A *tentative* entry gives way to another entry of its key that is linked meanwhile. One
     /// that is not belongs to who holds the reservation of the key: nobody else can commit it, and
     /// tentative entries give way to the reservation. The slot stays BUSY until
     /// [`settle`](Self::settle).
-    #[inline]
-    pub(crate) fn insert(
-        &self,
+    #[inline(always)]
+    pub(crate) fn insert<'a>(
+        &'a self,
         key: &(impl Source + ?Sized),
-        hash: u64,
+        place: Place<'a>,
         tick: u64,
         tentative: bool,
-        scan: Scan,
+        mut head: u64,
         tickets: &mut impl Tickets,
-    ) -> Inserted {
+    ) -> Inserted<'a> {
         let state = if tentative { TENTATIVE } else { COMMITTED };
         let tick = tick % TICK_WRAP;
-        let bucket = self.bucket(hash);
-        let mut head = scan.head;
         'ticket: loop {
-            let ticket = tickets.draw(&self.tail.0);
+            let (ticket, at) = tickets.draw(self);
             if ticket >= TICKET_MAX {
                 return Inserted::Exhausted;
             }
-            let slot = self.slot(ticket);
+            let slot = &self.ring[at..at + Self::STRIDE];
             let meta = ticket << TICKET_SHIFT | tick << TICK_SHIFT;
             let mut old = slot[0].load(Ordering::Relaxed);
             loop {
@@ -466,7 +605,8 @@ impl<K: Key> Log<K> {
                 }
             }
             self.note_evicted(old, ticket, tick);
-            if let Some(owners) = &self.owners
+            if K::OWNER_WORDS > 0
+                && let Some(owners) = &self.owners
                 && old & STATE == COMMITTED
             {
                 owners.lose(&slot[HEADER..]);
@@ -477,33 +617,30 @@ impl<K: Key> Log<K> {
                 word.store(key.word(at), Ordering::Relaxed);
             }
             loop {
-                let below = head >> TICKET_SHIFT;
-                if below >= ticket && !is_mutant("any_order") {
+                let Some(next) = self.behind(ticket, head) else {
                     // Linking would break L1: a later ticket was linked first.
                     slot[0].store(meta | DEAD, Ordering::Release);
                     self.waste(1);
                     continue 'ticket;
-                }
-                let live = below.saturating_add(self.window) > ticket
-                    && below > self.floor.0.load(Ordering::Relaxed);
-                let next = if live { head } else { 0 };
+                };
                 slot[1].store(next, Ordering::Relaxed);
-                let filter = Self::filter(hash) | next & ((1 << TICKET_SHIFT) - 1);
-                match bucket.compare_exchange(
-                    head,
-                    ticket << TICKET_SHIFT | filter,
-                    Ordering::AcqRel,
-                    Ordering::Acquire,
-                ) {
+                let word = ticket << WORD_SHIFT | place.filter | next & FILTERS;
+                match place
+                    .bucket
+                    .compare_exchange(head, word, Ordering::AcqRel, Ordering::Acquire)
+                {
                     Ok(_) => {
-                        if let Some(owners) = &self.owners {
+                        if K::OWNER_WORDS > 0
+                            && let Some(owners) = &self.owners
+                        {
                             owners.gain(key);
                         }
-                        return Inserted::Linked(Linked { ticket, tick });
+                        let slot = &slot[0];
+                        return Inserted::Linked(Linked { word, slot, meta });
                     }
                     Err(now) => {
                         if tentative && !is_mutant("blind_retry") {
-                            let found = self.scan_from(now, below, key, hash).found;
+                            let found = self.look_down(now, head, key, place.filter).found;
                             if found != Found::Absent {
                                 slot[0].store(meta | DEAD, Ordering::Release);
                                 self.waste(1);
@@ -515,6 +652,29 @@ impl<K: Key> Log<K> {
                 }
             }
         }
+    }
+
+    /// What an entry with this ticket has to name as the one behind it, if `head` was the head of
+    /// its chain: the head, or 0 when that is forgotten. `None` when the head is newer.
+    #[inline(always)]
+    fn behind(&self, ticket: u64, head: u64) -> Option<u64> {
+        let age = ticket.wrapping_sub(head >> WORD_SHIFT) & WORD_TICKETS;
+        if age.wrapping_sub(1) < self.window - 1 {
+            let live = ticket - age > self.floor.0.load(Ordering::Relaxed);
+            Some(if live { head } else { 0 })
+        } else if age.wrapping_sub(1) < WORD_TICKETS / 2 {
+            Some(0)
+        } else {
+            self.behind_newer(ticket, head)
+        }
+    }
+
+    /// The same when the head looks newer; it may be very old, or there may be none.
+    #[cold]
+    fn behind_newer(&self, ticket: u64, head: u64) -> Option<u64> {
+        let tail = self.newest();
+        let newer = head != 0 && unfold(head, tail) >= ticket;
+        (!newer || is_mutant("any_order")).then_some(if newer { head } else { 0 })
     }
 
     /// Counts the places of the owners of keys, if that is wanted.
@@ -531,46 +691,43 @@ impl<K: Key> Log<K> {
         if !owners.is_over(key) {
             return false;
         }
-        let tail = self.tail.0.load(Ordering::Relaxed);
-        let slot = self.slot(tail);
+        let slot = self.slot(self.newest());
         let oldest = slot[0].load(Ordering::Relaxed) >> TICKET_SHIFT;
         // Read while others may write: a wrong guess costs one place, once.
         oldest > self.floor.0.load(Ordering::Relaxed) && !owners.same(key, &slot[HEADER..])
     }
 
     /// Ends an insertion: the entry counts, or it is as if it had never been.
-    #[inline]
-    pub(crate) fn settle(&self, linked: &Linked, keep: bool) {
+    #[inline(always)]
+    pub(crate) fn settle(&self, linked: &Linked<'_>, keep: bool) {
         let state = if keep { COMMITTED } else { DEAD };
-        self.slot(linked.ticket)[0].store(
-            linked.ticket << TICKET_SHIFT | linked.tick << TICK_SHIFT | state,
-            Ordering::Release,
-        );
+        linked.slot.store(linked.meta | state, Ordering::Release);
         if !keep {
             self.waste(1);
         }
     }
 
+    #[cold]
     fn waste(&self, count: u64) {
         self.counters.0.wasted.fetch_add(count, Ordering::Relaxed);
     }
 
+    #[cold]
+    fn meta_beyond_window(&self, ticket: u64) -> u64 {
+        self.slot(ticket.saturating_sub(self.window))[0].load(Ordering::Relaxed)
+    }
+
     /// Notes the age of the entry that leaves the window because of `ticket`.
-    #[inline]
+    #[inline(always)]
     fn note_evicted(&self, overwritten: u64, ticket: u64, tick: u64) {
-        let Some(evicted) = ticket.checked_sub(self.window) else {
-            return;
-        };
-        if evicted <= self.floor.0.load(Ordering::Relaxed) {
-            return;
-        }
         // A ring with more slots than its window forgets before it overwrites.
-        let meta = if self.has_spare_slots() {
-            self.slot(evicted)[0].load(Ordering::Relaxed)
+        let meta = if self.has_spare_slots {
+            self.meta_beyond_window(ticket)
         } else {
             overwritten
         };
-        if meta >> TICKET_SHIFT != evicted {
+        let evicted = meta >> TICKET_SHIFT;
+        if evicted + self.window != ticket || evicted <= self.floor.0.load(Ordering::Relaxed) {
             return;
         }
         let age = tick.wrapping_sub(meta >> TICK_SHIFT) % TICK_WRAP;
@@ -593,28 +750,39 @@ impl<K: Key> Log<K> {
         usize::try_from(purged).unwrap_or(usize::MAX)
     }
 
+    /// Leaves the mark that `boundary` was taken before the clock went from one tick to another.
+    ///
+    /// A mark stays true whatever is inserted later, so it does no harm when it is left late.
+    pub(crate) fn leave_mark(&self, from_tick: u64, to_tick: u64, boundary: u64) {
+        let marks = self.marks.len() as u64;
+        let first = (from_tick + 1).max((to_tick + 1).saturating_sub(marks));
+        for tick in first..=to_tick {
+            self.mark(tick).store(
+                boundary << TICKET_SHIFT | tick & MARK_TICKS,
+                Ordering::Relaxed,
+            );
+        }
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "below the number of marks")]
+    fn mark(&self, tick: u64) -> &AtomicU64 {
+        &self.marks[(tick % self.marks.len() as u64) as usize]
+    }
+
     /// Forgets what is more than `due_ticks` old; says how many entries that were.
     ///
-    /// Ticks rise with the tickets, so the boundary is found by halving: some twenty loads,
-    /// whatever the size, and nobody is stopped.
+    /// The mark of the oldest tick that is not due tells the boundary, so it takes the same time
+    /// whatever the size, and nobody is stopped. The ticks in the entries would not do: one whose
+    /// thread stood still before it drew its ticket looks older than those before it.
     pub(crate) fn purge(&self, now_tick: u64) -> usize {
-        let tail = self.tail();
-        let edge = self.oldest_edge(tail);
-        let mut due = edge;
-        let mut young = tail;
-        while young - due > 1 {
-            let middle = due + (young - due) / 2;
-            let known = (middle..young).find_map(|t| Some((t, self.age(t, now_tick)?)));
-            match known {
-                Some((ticket, age)) if age > self.due_ticks => due = ticket,
-                _ => young = middle,
-            }
-        }
-        if due == edge {
-            0
-        } else {
-            self.forget_below(due + 1)
-        }
+        let Some(young) = now_tick.checked_sub(self.due_ticks) else {
+            return 0;
+        };
+        let marks = (young.saturating_sub(SPARE_MARKS)..=young).filter_map(|tick| {
+            let mark = self.mark(tick).load(Ordering::Relaxed);
+            (mark & MARK_TICKS == tick & MARK_TICKS).then_some(mark >> TICKET_SHIFT)
+        });
+        marks.max().map_or(0, |ticket| self.forget_below(ticket))
     }
 
     /// The newest ticket that is forgotten for certain.
@@ -689,3 +857,7 @@ impl<K> std::fmt::Debug for Log<K> {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(all(test, not(loom)))]
+#[path = "log/tests.rs"]
+mod tests;

@@ -33,7 +33,7 @@ const A: Key = [1, 1];
 const B: Key = [2, 2];
 const C: Key = [3, 3];
 
-const INTERVAL_MS: u64 = 1000;
+const INTERVAL_MS: u64 = 4; // a tick is a millisecond
 
 fn cache(capacity: usize) -> Arc<Cache> {
     let config = DedupConfig {
@@ -308,6 +308,45 @@ fn a_purge_spares_what_is_inserted_meanwhile() {
             move |cache| assert!(cache.insert_if_absent(B, now_ms)),
         );
         assert_eq!(cache.probe(A), None);
+        assert_eq!(cache.probe(B), Some(KeyState::Committed));
+    });
+}
+
+/// The clock moves while a key is inserted: the mark of the new tick must not stand above it.
+#[test]
+fn a_mark_spares_what_is_inserted_meanwhile() {
+    explore(|| {
+        let cache = cache(3);
+        race(
+            &cache,
+            |cache| cache.purge(3),
+            |cache| {
+                // Whether or not the clock has been moved by the other.
+                assert!(cache.insert_if_absent(B, 3));
+            },
+        );
+        // Exactly as old as the interval is not older.
+        assert_eq!(cache.purge(3 + INTERVAL_MS), 0);
+        assert_eq!(cache.probe(B), Some(KeyState::Committed));
+    });
+}
+
+/// The clock moves while a batch holds places that it gives back: who takes them then is young.
+#[test]
+fn a_mark_spares_what_takes_a_place_given_back() {
+    explore(|| {
+        let cache = cache(3);
+        race(
+            &cache,
+            |cache| cache.purge(3),
+            |cache| {
+                let mut fresh = Vec::new();
+                cache.insert_batch(&[A, A], 0, &mut fresh);
+                assert_eq!(fresh, [true, false]);
+            },
+        );
+        assert!(cache.insert_if_absent(B, 3));
+        cache.purge(3 + INTERVAL_MS);
         assert_eq!(cache.probe(B), Some(KeyState::Committed));
     });
 }

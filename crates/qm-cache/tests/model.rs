@@ -284,6 +284,93 @@ fn settle(
     }
 }
 
+/// An owner and a number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Owned(u64, u64);
+
+impl Key for Owned {
+    type Words = [u64; 2];
+    const WORDS: usize = 2;
+    const OWNER_WORDS: usize = 1;
+    fn to_words(&self) -> [u64; 2] {
+        [self.0, self.1]
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Burst {
+    owner: u64,
+    keys: usize,
+    /// Behind the burst, so many of the keys before are delivered again.
+    again: usize,
+    how: u8,
+    pass_ms: u64,
+}
+
+fn bursts() -> impl Strategy<Value = Burst> {
+    let pass_ms = prop_oneof![3 => Just(0_u64), 3 => 0..20_u64, 1 => 90..110_u64];
+    (0..3_u64, 1..500_usize, 0..50_usize, 0..3_u8, pass_ms).prop_map(
+        |(owner, keys, again, how, pass_ms)| Burst {
+            owner,
+            keys,
+            again,
+            how,
+            pass_ms,
+        },
+    )
+}
+
+const SHARED_CAPACITY: usize = 600;
+
+/// However the places are shared: what is among the newest and not due is a duplicate, and what
+/// never came is fresh.
+fn check_shares(percent: u8, start_ms: u64, bursts: &[Burst]) {
+    let config = DedupConfig {
+        capacity: SHARED_CAPACITY,
+        purge_interval_ms: INTERVAL_MS,
+        owner_share_percent: percent,
+        ..DedupConfig::default()
+    };
+    let cache = DedupCache::<Owned>::new(config, [7, 8]);
+    let mut came: Vec<(Owned, u64)> = Vec::new();
+    let mut now_ms = start_ms;
+    for burst in bursts {
+        now_ms += burst.pass_ms;
+        let first = came.len() as u64;
+        let new = (0..burst.keys as u64).map(|n| Owned(burst.owner, first + n));
+        let new: Vec<Owned> = new.collect();
+        match burst.how {
+            0 => {
+                for key in &new {
+                    assert!(cache.insert_if_absent(*key, now_ms), "{key:?} never came");
+                }
+            }
+            1 => {
+                let mut answers = Vec::new();
+                cache.admit_batch(&new, now_ms, &mut answers);
+                for answer in answers {
+                    cache.commit(answer.fresh().expect("it never came"));
+                }
+            }
+            _ => {
+                let mut fresh = Vec::new();
+                cache.insert_batch(&new, now_ms, &mut fresh);
+                assert!(fresh.iter().all(|fresh| *fresh), "they never came");
+            }
+        }
+        came.extend(new.iter().map(|key| (*key, now_ms)));
+        let young = came.iter().rev().take(SHARED_CAPACITY);
+        let young = young.filter(|(_, since_ms)| now_ms - since_ms <= INTERVAL_MS);
+        for (at, (key, _)) in young.enumerate() {
+            assert_eq!(cache.probe(*key), Some(KeyState::Committed), "{key:?}");
+            if at < burst.again {
+                assert!(!cache.insert_if_absent(*key, now_ms), "{key:?} came before");
+            }
+        }
+    }
+    assert!(cache.stats().len <= 2 * SHARED_CAPACITY);
+}
+
 #[derive(Clone, Debug)]
 enum RouteCall {
     Learn(u8, u8),
@@ -412,6 +499,15 @@ proptest! {
         calls in calls(),
     ) {
         check(capacity, in_flight_max, calls);
+    }
+
+    #[test]
+    fn shares(
+        percent in prop_oneof![Just(1_u8), Just(10), Just(50), Just(99)],
+        start_ms in prop_oneof![Just(0_u64), 0..20_000_u64, Just(1 << 45)],
+        bursts in prop::collection::vec(bursts(), 1..16),
+    ) {
+        check_shares(percent, start_ms, &bursts);
     }
 
     #[test]

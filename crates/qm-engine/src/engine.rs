@@ -51,23 +51,13 @@ pub struct Identity {
 pub struct ArrivalKey(pub MessageKey);
 
 impl Key for ArrivalKey {
-    type Words = [u64; 5];
-    const WORDS: usize = 5;
-    const IDENTITY_WORDS: usize = 4;
-    const OWNER_WORDS: usize = 2;
+    type Words = <MessageKey as Key>::Words;
+    const WORDS: usize = MessageKey::WORDS;
+    const IDENTITY_WORDS: usize = MessageKey::IDENTITY_WORDS;
+    const OWNER_WORDS: usize = MessageKey::OWNER_WORDS;
 
-    fn to_words(&self) -> [u64; 5] {
-        let qm = u128::from_le_bytes(*self.0.source.as_bytes());
-        let low = u64::try_from(qm & u128::from(u64::MAX)).unwrap_or(0);
-        let high = u64::try_from(qm >> 64).unwrap_or(0);
-        let Entry { id, tag } = self.0.entry;
-        [
-            low,
-            high,
-            id.incarnation.0,
-            id.sequence,
-            u64::from_le_bytes(tag.0),
-        ]
+    fn to_words(&self) -> Self::Words {
+        self.0.to_words()
     }
 }
 

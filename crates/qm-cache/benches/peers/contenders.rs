@@ -122,6 +122,28 @@ impl Contender for OursTwoPhase {
     }
 }
 
+/// This crate, sixteen keys reserved at a time and committed one by one.
+pub(crate) struct OursTwoPhaseBatched(DedupCache<Id>);
+
+impl Contender for OursTwoPhaseBatched {
+    const NAME: &'static str = "qm-cache admit_batch(16) + commits";
+    fn new(capacity: usize) -> Self {
+        Self(DedupCache::with_hasher(config(capacity), HASHER))
+    }
+    fn insert(&self, key: Id) -> bool {
+        self.0.insert_if_absent(key, 0)
+    }
+    fn insert_run(&self, keys: &[Id]) -> usize {
+        let mut answers = Vec::with_capacity(keys.len());
+        self.0.admit_batch(keys, 0, &mut answers);
+        let tickets = answers.into_iter().filter_map(Admit::fresh);
+        tickets.map(|ticket| self.0.commit(ticket)).count()
+    }
+    fn holds(&self, key: Id) -> bool {
+        self.0.probe(key).is_some()
+    }
+}
+
 /// The obvious way: a set and a queue behind a lock.
 pub(crate) struct Mutexed {
     inner: Mutex<(HashSet<Id, KeyedSipHasher>, VecDeque<Id>)>,
@@ -158,7 +180,7 @@ impl Mutexed {
 }
 
 impl Contender for Mutexed {
-    const NAME: &'static str = "parking_lot mutex + set + deque";
+    const NAME: &'static str = "mutex + set + deque";
     fn new(capacity: usize) -> Self {
         let set = HashSet::with_capacity_and_hasher(capacity + 1, HASHER);
         Self {

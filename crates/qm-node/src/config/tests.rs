@@ -191,7 +191,7 @@ fn a_mistake_is_told_with_file_line_and_what_is_accepted() {
             "more memory",
         ),
         (
-            "[dedup]\nsize = 100_000_000\n[limits]\nresident_bytes = \"11GiB\"",
+            "[dedup]\nsize = 30_000_000\n[limits]\nresident_bytes = \"13GiB\"",
             "`limits.resident_bytes`: messages may take 17.0 GiB of memory",
             "lower them",
         ),
