@@ -107,6 +107,8 @@ pub(crate) enum Then {
         /// Of a dead letter, whose and why.
         died: Option<Died>,
     },
+    /// A list of arrivals is on disk with this many keys.
+    Listed { number: u64, keys: usize },
     /// The number of this life is safe.
     LifeBegun,
     /// A dead letter was sent again: the new message and the letter's removal.
@@ -223,6 +225,12 @@ impl Commits {
 
     pub(crate) fn after_putting(&mut self, then: Then) {
         self.putting.then.push(then);
+    }
+
+    /// Whether the batch that gives room back, and the one that puts messages, has such a change.
+    pub(crate) fn any(&self, change: impl Fn(&StoreOp) -> bool) -> (bool, bool) {
+        let any = |batch: &Gathering| batch.ops.iter().any(&change);
+        (any(&self.settling), any(&self.putting))
     }
 
     /// Bytes of the larger batch gathered so far.

@@ -72,7 +72,9 @@ impl Engine {
                     if let Some(reservation) = reservation {
                         self.dedup.commit(reservation);
                     }
-                    self.undone_arrivals.remove(&MessageKey { source, entry });
+                    let arrival = MessageKey { source, entry };
+                    self.undone_arrivals.remove(&arrival);
+                    self.list_arrival(arrival);
                     self.note_arrival(source, entry.id, Class::Recoverable);
                     self.arrived(link, put, number, source, entry, acked);
                 }
@@ -93,6 +95,7 @@ impl Engine {
                     place,
                 } => self.skip_taken(link, source, place),
                 Then::Skipping { number, position } => self.skip_durable(number, position),
+                Then::Listed { number, keys } => self.arrivals.durable(number, keys),
                 Then::LifeBegun => self.on_life_begun(),
                 Then::Resent(resent) => self.resent_durable(*resent),
                 Then::LetterGone { job, fate } => self.letter_decided(job, fate),
@@ -123,6 +126,7 @@ impl Engine {
     }
 
     pub(crate) fn put_durable(&mut self, local: bool, put: PutAt) {
+        self.count_put();
         if let Some(backlog) = self.backlog_of(local, put) {
             backlog.committed(put.position + 1);
         }
@@ -222,6 +226,7 @@ impl Engine {
                 Then::Skipping { number, position } => {
                     self.skips_later.push((number, position));
                 }
+                Then::Listed { number, .. } => self.arrivals.refused(number),
                 Then::LifeBegun => self.life_refused = true,
                 Then::Resent(resent) => self.resent_refused(*resent),
                 Then::LetterGone { job, mut fate } => {

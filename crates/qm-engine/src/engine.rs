@@ -9,6 +9,7 @@ use qm_wire::local::Receive;
 use qm_wire::{Entry, Incarnation, MessageId, MessageKey, QmId, QueueName};
 
 use crate::admin::Counters;
+use crate::arrivals::Arrivals;
 use crate::backlog::Message;
 use crate::clients::Clients;
 use crate::commits::Commits;
@@ -170,6 +171,7 @@ pub struct Engine {
     pub(crate) connections: Connections,
     /// Copies of identities: those of peers, and of this node's own.
     pub(crate) twins: Twins,
+    pub(crate) arrivals: Arrivals,
     /// Arrivals that were undone and did not come again.
     pub(crate) undone_arrivals: BTreeSet<MessageKey>,
     pub(crate) undo_later: Vec<Undone>,
@@ -279,6 +281,7 @@ impl Engine {
             history: History::new(config.history_events_max, config.history_bytes_max),
             connections: Connections::default(),
             twins: Twins::default(),
+            arrivals: Arrivals::default(),
             undone_arrivals: BTreeSet::new(),
             undo_later: Vec::new(),
             stream_ids: BTreeMap::new(),
@@ -481,6 +484,7 @@ impl Engine {
         self.save_chains();
         self.save_branches();
         self.save_handed();
+        self.save_arrivals();
         if self.commits.is_empty() {
             return;
         }

@@ -26,6 +26,7 @@ pub(crate) use broken;
 
 mod acking;
 pub mod admin;
+mod arrivals;
 mod backlog;
 mod cause;
 mod clients;

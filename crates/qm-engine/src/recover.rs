@@ -1,19 +1,16 @@
 //! From what the store found to an engine that goes on where it was.
 
-use std::collections::BTreeSet;
-
 use bytes::Bytes;
-use qm_wire::{Class, Entry, Incarnation, MessageId, MessageKey, QmId, Tag};
+use qm_wire::Incarnation;
 
 use crate::backlog::Backlog;
 use crate::commits::Then;
-use crate::engine::{ArrivalKey, Engine};
+use crate::engine::Engine;
 use crate::io::{Event, Recovered};
 use crate::outgoing::OutLane;
 use crate::queues::LocalQueue;
-use crate::record::{QueueRecord, StoredMessage};
+use crate::record::QueueRecord;
 use crate::stream::recovery::is_stream_value;
-use crate::undone::{UNDONE, undone_key};
 
 impl Engine {
     pub(crate) fn recover(&mut self, recovered: Recovered) {
@@ -133,76 +130,6 @@ impl Engine {
             }
         }
     }
-
-    /// Fills the duplicate cache from what arrived last, consumed messages included, so that a
-    /// restart opens no window for duplicates: from the list the last start wrote, then from the
-    /// newest messages in the log. The list is written anew, because the log may forget consumed
-    /// messages before their senders heard of their arrival.
-    fn recall_arrivals(&mut self, recovered: &Recovered) {
-        let mut arrivals: Vec<MessageKey> = Vec::new();
-        let mut undone: BTreeSet<MessageKey> = BTreeSet::new();
-        for (key, value) in &recovered.state {
-            undone.extend(key.strip_prefix(UNDONE).and_then(read_arrival));
-            if key.starts_with(ARRIVALS) {
-                arrivals.extend(value.chunks_exact(ARRIVAL_BYTES).filter_map(read_arrival));
-            }
-        }
-        let listed = arrivals.len();
-        for (_, head) in &recovered.recent {
-            let Some(stored) = StoredMessage::read(head) else {
-                continue;
-            };
-            let envelope = stored.envelope;
-            if envelope.source == self.me.qm {
-                // My own earlier lives: their acks are mine to take.
-                self.prior_incarnations.insert(envelope.id.incarnation);
-            } else if stored.dead.is_none() && envelope.class != Class::Transactional {
-                // Also when its queue was deleted since: its sender may not have heard of the
-                // arrival, and the queue may be there again under its name.
-                let entry = Entry {
-                    id: envelope.id,
-                    tag: stored.tag,
-                };
-                let arrival = MessageKey {
-                    source: envelope.source,
-                    entry,
-                };
-                if undone.contains(&arrival) {
-                    self.undone_arrivals.insert(arrival);
-                } else {
-                    arrivals.push(arrival);
-                }
-            }
-        }
-        // Those that the log has forgotten need no mark any more.
-        for arrival in undone.difference(&self.undone_arrivals) {
-            self.commits.unset(undone_key(arrival));
-        }
-        let news = arrivals.len() > listed;
-        arrivals.drain(..arrivals.len().saturating_sub(self.config.dedup_capacity));
-        let now_ms = self.now.at.as_ms();
-        for key in &arrivals {
-            self.dedup.insert_if_absent(ArrivalKey(*key), now_ms);
-        }
-        if news {
-            let mut written = 0_u32;
-            for chunk in arrivals.chunks(ARRIVALS_PER_VALUE) {
-                let value = chunk.iter().flat_map(arrival_bytes).collect();
-                self.commits.set(arrivals_key(written), value);
-                written += 1;
-                self.seal_if_large();
-            }
-            for key in recovered
-                .state
-                .keys()
-                .filter(|key| key.starts_with(ARRIVALS))
-            {
-                if *key >= arrivals_key(written) {
-                    self.commits.unset(key.clone());
-                }
-            }
-        }
-    }
 }
 
 /// Name of the value that counts the lives of this queue manager.
@@ -211,46 +138,3 @@ const LIVES: &[u8] = b"lives";
 const LIFE_POSITION_BITS: u32 = 36;
 /// Lives beyond share the positions of the last; only then may a lookup id come again.
 const LIFE_MAX: u64 = (1 << 24) - 1;
-
-/// Names of the values that list arrivals.
-const ARRIVALS: &[u8] = b"arrivals/";
-const ARRIVAL_BYTES: usize = 40;
-/// Values stay small enough for the smallest segments of a store.
-const ARRIVALS_PER_VALUE: usize = 256;
-
-fn arrivals_key(number: u32) -> Bytes {
-    crate::record::prefixed(ARRIVALS, &number.to_be_bytes())
-}
-
-pub(crate) fn arrival_bytes(key: &MessageKey) -> [u8; ARRIVAL_BYTES] {
-    let mut bytes = [0; ARRIVAL_BYTES];
-    let Entry { id, tag } = key.entry;
-    let parts: [&[u8]; 4] = [
-        key.source.as_bytes(),
-        &id.incarnation.0.to_le_bytes(),
-        &id.sequence.to_le_bytes(),
-        &tag.0,
-    ];
-    for (to, from) in bytes.iter_mut().zip(parts.into_iter().flatten()) {
-        *to = *from;
-    }
-    bytes
-}
-
-fn read_arrival(bytes: &[u8]) -> Option<MessageKey> {
-    let (source, rest) = bytes.split_first_chunk::<16>()?;
-    let (incarnation, rest) = rest.split_first_chunk::<8>()?;
-    let (sequence, rest) = rest.split_first_chunk::<8>()?;
-    let id = MessageId {
-        incarnation: Incarnation(u64::from_le_bytes(*incarnation)),
-        sequence: u64::from_le_bytes(*sequence),
-    };
-    let entry = Entry {
-        id,
-        tag: Tag(rest.try_into().ok()?),
-    };
-    Some(MessageKey {
-        source: QmId::from_bytes(*source),
-        entry,
-    })
-}

@@ -4,12 +4,12 @@
 use bytes::Bytes;
 use qm_wire::{ClientId, MessageKey};
 
+use crate::arrivals::arrival_bytes;
 use crate::clients::Commit;
 use crate::commits::{PutAt, Then};
 use crate::engine::Engine;
 use crate::io::StoreOp;
 use crate::record::prefixed;
-use crate::recover::arrival_bytes;
 
 /// Names of the values that list arrivals which were undone: the log remembers that they came, and
 /// a restart would take them for delivered.

@@ -354,6 +354,9 @@ fn found(recovered: &qm_engine::Recovered, me: QmId, capacity: usize) -> Found {
         }
         found.known.push(stored);
     }
+    // The list and the log tell of the same arrivals: each counts once.
+    let mut known = BTreeSet::new();
+    arrivals.retain(|arrival| known.insert(*arrival));
     arrivals.drain(..arrivals.len().saturating_sub(capacity));
     found.remembered.extend(arrivals);
     found

@@ -4,5 +4,6 @@
 mod drain;
 mod emptying;
 mod questions;
+mod remembering;
 mod support;
 mod undone;
