@@ -17,7 +17,7 @@ use qm_wire::local::{
     Verdict,
 };
 use qm_wire::{
-    Answer, Class, ClientId, Credit, Data, Entry, Envelope, Goodbye, Hello, HelloFlags,
+    Answer, Class, ClientId, Confirm, Credit, Data, Entry, Envelope, Goodbye, Hello, HelloFlags,
     Incarnation, Known, MessageFlags, MessageId, NotHeld, Outcome, PeerFrame, QmId, Query,
     QueueState, Refusal, Reject, RoutedAck, Salt, SessionAck, Tag, Transit, Welcome, WelcomeFlags,
     tag_hash,
@@ -71,6 +71,8 @@ pub(crate) struct World {
     next_conn: u64,
     conns: Vec<ConnId>,
     attempts: BTreeMap<LinkId, u64>,
+    /// What a peer that keeps the rules answers next on its link.
+    answers: BTreeMap<LinkId, PeerFrame>,
     /// Messages that were transmitted, for acks that are right for once.
     seen: Vec<(LinkId, u64, Entry)>,
     /// What a peer transmitted: link, number, tag.
@@ -102,6 +104,7 @@ impl World {
             qm: QmId::from_ed25519_public_key(&public_key),
             public_key,
             store_id: [1; 16],
+            token_key: qm_engine::TokenKey::new(public_key),
         };
         let mut config = EngineConfig::default();
         config.trust = Trust::Approve;
@@ -126,6 +129,7 @@ impl World {
             next_conn: 0,
             conns: Vec::new(),
             attempts: BTreeMap::new(),
+            answers: BTreeMap::new(),
             seen: Vec::new(),
             told: BTreeMap::new(),
             durable: BTreeSet::new(),
@@ -230,6 +234,16 @@ impl World {
             match frame {
                 PeerFrame::Hello(hello) => {
                     self.attempts.insert(link, hello.attempt);
+                }
+                PeerFrame::Welcome(welcome) => {
+                    let confirm = Confirm {
+                        attempt: welcome.attempt,
+                        token: welcome.token,
+                    };
+                    self.answers.insert(link, PeerFrame::Confirm(confirm));
+                }
+                PeerFrame::Challenge(challenge) => {
+                    self.answers.insert(link, PeerFrame::ChallengeOk(challenge));
                 }
                 PeerFrame::Data(data) => {
                     assert!(matches!(lane, Lane::Priority(_)));
@@ -586,6 +600,13 @@ impl World {
             PeerFrame::Credit(credit),
         ];
         self.say(link, &frames);
+        // A sign of life first, if one is asked for; the disk may take its time.
+        for _ in 0..8 {
+            self.disk(0);
+            if let Some(answer) = self.answers.remove(&link) {
+                self.say(link, &[answer]);
+            }
+        }
     }
 
     fn say(&mut self, link: LinkId, frames: &[PeerFrame]) {

@@ -71,7 +71,8 @@ impl Engine {
             PeerFrame::Skipped(skipped) => self.on_skipped(link, &skipped),
             PeerFrame::Need(need) => self.on_need(link, &need),
             PeerFrame::Hold(hold) => self.on_hold(link, &hold),
-            frame @ (PeerFrame::Challenge(_)
+            frame @ (PeerFrame::Confirm(_)
+            | PeerFrame::Challenge(_)
             | PeerFrame::ChallengeOk(_)
             | PeerFrame::Twin(_)
             | PeerFrame::Ask(_)

@@ -4,7 +4,7 @@ use qm_cache::{DedupStats, RouteStats};
 use qm_wire::{Class, Incarnation, MessageId, Outcome, QmId, QueueName};
 
 pub use crate::cause::Cause;
-use crate::identity::TwinView;
+use crate::identity::{BranchView, TwinView, WentBackView};
 pub use crate::io::FullBy;
 use crate::record::{LocalSettings, RemoteKey};
 pub use crate::stream::operator::StreamView;
@@ -341,6 +341,10 @@ pub struct StatusView {
     pub resident_bytes: u64,
     /// Identities that several live machines use, this node's own among them.
     pub twins: Vec<TwinView>,
+    /// Histories that were seen to branch, this node's own among them.
+    pub branched: Vec<BranchView>,
+    /// Peers that hold tokens which this node made and does not remember: its store went back.
+    pub went_back: Vec<WentBackView>,
 }
 
 /// What `queue list` shows of a queue.

@@ -111,6 +111,14 @@ pub(crate) enum Then {
     Listed { number: u64, keys: usize },
     /// The number of this life is safe.
     LifeBegun,
+    /// What a peer presented is remembered: up to this change of what is known of it.
+    LedgerKept {
+        link: LinkId,
+        peer: QmId,
+        changes: u64,
+    },
+    /// The token that a peer gave is safe.
+    TokenStored { peer: QmId },
     /// A dead letter was sent again: the new message and the letter's removal.
     Resent(Box<Resent>),
     /// A dead letter is dropped.

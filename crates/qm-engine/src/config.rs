@@ -47,6 +47,9 @@ pub struct EngineConfig {
     pub reconnect_max_ms: u64,
     /// Time for hello and welcome.
     pub handshake_timeout_ms: u64,
+    /// In an open session the peer gets another token at this interval: so long a copy of a running
+    /// machine can be unnoticed that shares its connections.
+    pub token_rotation_ms: u64,
     /// A session without messages for this long is closed, unless the peer is kept connected.
     pub idle_session_ms: u64,
     /// Unacknowledged for this long, a message is asked for (never resent blindly): at the least,
@@ -109,6 +112,7 @@ impl Default for EngineConfig {
             reconnect_min_ms: 200,
             reconnect_max_ms: 30_000,
             handshake_timeout_ms: 10_000,
+            token_rotation_ms: 600_000,
             idle_session_ms: 300_000,
             ack_wait_min_ms: 1_000,
             ack_wait_ms: 20_000,

@@ -97,6 +97,12 @@ impl Engine {
                 Then::Skipping { number, position } => self.skip_durable(number, position),
                 Then::Listed { number, keys } => self.arrivals.durable(number, keys),
                 Then::LifeBegun => self.on_life_begun(),
+                Then::LedgerKept {
+                    link,
+                    peer,
+                    changes,
+                } => self.ledger_kept(link, peer, changes),
+                Then::TokenStored { peer } => self.token_stored(peer),
                 Then::Resent(resent) => self.resent_durable(*resent),
                 Then::LetterGone { job, fate } => self.letter_decided(job, fate),
                 Then::Emptied { local, number } => self.purge_confirmed(local, number),
@@ -228,6 +234,8 @@ impl Engine {
                 }
                 Then::Listed { number, .. } => self.arrivals.refused(number),
                 Then::LifeBegun => self.life_refused = true,
+                Then::LedgerKept { link, .. } => self.ledger_refused(link),
+                Then::TokenStored { peer } => self.token_refused(peer),
                 Then::Resent(resent) => self.resent_refused(*resent),
                 Then::LetterGone { job, mut fate } => {
                     fate.outcome = Some(Outcome::STORE_FULL);

@@ -19,7 +19,9 @@ use crate::dead::LetterDo;
 use crate::entropy::Entropy;
 use crate::handed::HandOut;
 use crate::history::History;
-use crate::identity::Twins;
+use crate::identity::branches::Branched;
+use crate::identity::handshake::Tokens;
+use crate::identity::{TokenKey, Twins};
 use crate::io::{ConnId, Event, Input, LinkId, LoadId, Output, Recovered, StreamId};
 use crate::jobs::{JobId, Jobs};
 use crate::outgoing::{OutQueue, Remote};
@@ -45,6 +47,8 @@ pub struct Identity {
     pub public_key: [u8; 32],
     /// Identity of its store; a new store is a new one.
     pub store_id: [u8; 16],
+    /// Authenticates the tokens that it gives to peers; from its private key.
+    pub token_key: TokenKey,
 }
 
 /// Key of the duplicate cache: the message's full name; its tag tells contents apart.
@@ -172,6 +176,10 @@ pub struct Engine {
     /// Copies of identities: those of peers, and of this node's own.
     pub(crate) twins: Twins,
     pub(crate) arrivals: Arrivals,
+    /// Tokens that tell branches of histories apart: those held, and those given.
+    pub(crate) tokens: Tokens,
+    /// Histories that were seen to branch.
+    pub(crate) branched: Branched,
     /// Arrivals that were undone and did not come again.
     pub(crate) undone_arrivals: BTreeSet<MessageKey>,
     pub(crate) undo_later: Vec<Undone>,
@@ -282,6 +290,8 @@ impl Engine {
             connections: Connections::default(),
             twins: Twins::default(),
             arrivals: Arrivals::default(),
+            tokens: Tokens::default(),
+            branched: Branched::default(),
             undone_arrivals: BTreeSet::new(),
             undo_later: Vec::new(),
             stream_ids: BTreeMap::new(),

@@ -6,11 +6,16 @@
 //! ([`alarms`]). Nothing else follows: no identity changes, and no message's way does.
 
 mod alarms;
+pub(crate) mod branches;
 mod check;
+pub(crate) mod handshake;
 #[cfg(test)]
 mod model;
 mod proof;
 mod relays;
+pub(crate) mod token;
+#[cfg(test)]
+mod token_model;
 
 use std::collections::BTreeMap;
 
@@ -18,6 +23,8 @@ use bytes::Bytes;
 use qm_wire::{Ask, Challenge, Claim, Hello, PeerFrame, QmId, Rank, Twin};
 
 pub use self::alarms::{TwinMachine, TwinView};
+pub use self::branches::{BranchEvidence, BranchView, WentBackView};
+pub use self::token::TokenKey;
 
 use self::alarms::Alarms;
 use self::check::{Checks, Current, Told};
@@ -137,6 +144,7 @@ impl Engine {
     /// A frame about identities.
     pub(crate) fn on_identity_frame(&mut self, link: LinkId, frame: PeerFrame) {
         match frame {
+            PeerFrame::Confirm(confirm) => self.on_confirm(link, &confirm),
             PeerFrame::Challenge(challenge) => self.on_challenge(link, challenge),
             PeerFrame::ChallengeOk(answer) => self.on_challenge_ok(link, answer),
             PeerFrame::Twin(twin) => self.on_twin(link, twin),
@@ -149,11 +157,15 @@ impl Engine {
 
     /// W-SES-8.
     fn on_challenge(&mut self, link: LinkId, challenge: Challenge) {
-        let Some(session) = self.sessions.get_mut(&link) else {
+        let Some(session) = self.sessions.get(&link) else {
             return;
         };
         let current = self.twins.current.may_answer(&session.peer, &link);
         if current && challenge.attempt == session.attempt {
+            self.present_again(link);
+            let Some(session) = self.sessions.get_mut(&link) else {
+                return;
+            };
             session.push(Lane::Control, &PeerFrame::ChallengeOk(challenge));
             self.busy_sessions.insert(link);
         }
@@ -165,6 +177,9 @@ impl Engine {
         };
         let peer = session.peer;
         if session.hello.as_ref().map(|hello| hello.attempt) != Some(answer.attempt) {
+            return;
+        }
+        if self.on_token_answer(link, &answer) {
             return;
         }
         let Told::Both(links) = self.twins.checks.answered(link, &answer.challenge) else {

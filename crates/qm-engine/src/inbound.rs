@@ -11,6 +11,7 @@ use crate::backlog::Message;
 use crate::commits::{PutAt, Then};
 use crate::engine::{ArrivalKey, Engine};
 use crate::history::What;
+use crate::identity::BranchEvidence;
 use crate::io::{Event, LinkId, StoreOp};
 use crate::undone::undone_key;
 
@@ -91,7 +92,12 @@ impl Engine {
                 crate::reached!(self, DuplicateInFlight);
                 return self.settle_arrival(link, data);
             }
-            Admit::Fresh(reservation) => reservation,
+            Admit::Fresh(reservation) => {
+                if reservation.has_sibling() {
+                    self.note_branch(peer, BranchEvidence::Tag);
+                }
+                reservation
+            }
         };
         if let Some(outcome) = self.refusal_of(peer, data, envelope) {
             self.dedup.abort(reservation);

@@ -8,7 +8,7 @@ use qm_wire::local::{ClientFrame, NodeFrame};
 use qm_wire::{Incarnation, MessageId, Outcome, QmId, QueueName};
 
 use crate::admin::{AdminReply, AdminRequest};
-use crate::identity::TwinMachine;
+use crate::identity::{BranchEvidence, TwinMachine};
 
 /// A connection to a peer, numbered by the driver and never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -574,6 +574,25 @@ pub enum Event {
         told_by: Option<QmId>,
         /// The other machine.
         other: Box<TwinMachine>,
+    },
+    /// The history of a peer was seen to branch: it was copied, or went back to a backup.
+    HistoryBranched {
+        /// The peer.
+        peer: QmId,
+        /// How that was seen.
+        by: BranchEvidence,
+    },
+    /// A peer has seen this node's own history branch; this node minted under another life's name
+    /// from then on.
+    OwnHistoryBranched {
+        /// The peer.
+        told_by: QmId,
+    },
+    /// This node's own store went back: a peer holds a token that this node made and does not
+    /// remember.
+    OwnStoreWentBack {
+        /// The peer.
+        peer: QmId,
     },
     /// There is no room for messages, or there is again.
     StoreFull {

@@ -80,7 +80,7 @@ mod why;
 pub use config::{EngineConfig, Trust};
 pub use engine::{ArrivalKey, Engine, Identity, Route};
 pub use entropy::{Entropy, SeededEntropy};
-pub use identity::{TwinMachine, TwinView};
+pub use identity::{BranchEvidence, BranchView, TokenKey, TwinMachine, TwinView, WentBackView};
 pub use io::{
     ConnId, DialFailure, Event, FullBy, Input, Lane, LinkId, LoadId, Output, Recovered, StoreOp,
     StoredRecord, StreamId, StreamSummary, Ticket,

@@ -319,6 +319,8 @@ impl Engine {
                     .map(|(qm, _)| *qm);
                 if let Some(oldest) = oldest {
                     self.peers.known.remove(&oldest);
+                    self.forget_tokens(oldest);
+                    self.forget_branches(oldest);
                     self.commits.unset(peer_key(oldest));
                 }
             }

@@ -73,6 +73,10 @@ breaks! {
     position_apart,
     /// Leave nothing in the place of a transactional message that left.
     no_skip,
+    /// Take every token that a peer presents for one that goes forward.
+    believe_strange_tokens,
+    /// Confirm a token before it is on disk.
+    confirm_before_stored,
 }
 
 macro_rules! reach {

@@ -24,6 +24,8 @@ impl Engine {
                 None if is_stream_value(key) => true,
                 None => self
                     .recover_life(key)
+                    .or_else(|| self.recover_token(key, value))
+                    .or_else(|| self.recover_branched(key, value))
                     .or_else(|| self.recover_peer(key, value))
                     .or_else(|| self.recover_client(key, value))
                     .or_else(|| self.recover_letter(key, value))

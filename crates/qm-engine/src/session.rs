@@ -15,6 +15,7 @@ use crate::backlog::Message;
 use crate::config::EngineConfig;
 use crate::connections::With;
 use crate::engine::{Engine, Route, Timer};
+use crate::identity::handshake::SessionTokens;
 use crate::io::{Event, Lane, LinkId, Output};
 use crate::limits::{DOUBTFUL_MAX, DOUBTFUL_SPAN_MS, FLIGHT_BYTES_MAX, FLIGHTS_MAX};
 use crate::limits::{LATE_LOOK_MS, REFUSED_MAX};
@@ -65,6 +66,7 @@ pub(crate) struct Session {
     pub(crate) hello: Option<Hello>,
     /// The peer's welcome, once it came.
     pub(crate) welcome: Option<Welcome>,
+    pub(crate) tokens: SessionTokens,
     /// Whether my welcome told the peer that it awaits approval.
     pub(crate) peer_pending: bool,
     /// Whether the peer's welcome told me that I await approval.
@@ -136,6 +138,7 @@ impl Session {
             attempt,
             hello: None,
             welcome: None,
+            tokens: SessionTokens::default(),
             peer_pending: false,
             pending: false,
             opened: false,
@@ -278,6 +281,11 @@ pub(crate) fn session_acks(mut tags: Vec<(u64, Tag)>, duplicate: bool) -> Vec<Se
     frames
 }
 
+/// Whether the peer of an open session is to get another token.
+fn session_due(session: Option<&Session>, now: Timestamp) -> bool {
+    session.is_some_and(|session| session.tokens.rotate_at.is_some_and(|at| at <= now))
+}
+
 impl Engine {
     pub(crate) fn on_connected(
         &mut self,
@@ -324,6 +332,8 @@ impl Engine {
         self.next_attempt += 1;
         let attempt = self.next_attempt;
         let mut session = Session::new(link, peer, remote, dialled, self.now.at, attempt);
+        let token = self.token_for(peer);
+        session.tokens = SessionTokens::new(token.clone());
         let priors: Vec<_> = self
             .prior_incarnations
             .iter()
@@ -338,7 +348,7 @@ impl Engine {
                 incarnation: self.incarnation,
                 prior_incarnations: priors,
                 attempt,
-                token: Bytes::new(),
+                token,
                 listen_port: self.config.listen_port,
                 body_bytes_max: self.config.body_bytes_max,
                 flags: HelloFlags::NONE,
@@ -354,7 +364,7 @@ impl Engine {
         self.arm_session(link, self.now.at.plus_ms(self.config.handshake_timeout_ms));
     }
 
-    pub(crate) fn on_hello(&mut self, link: LinkId, hello: Hello) {
+    pub(crate) fn on_hello(&mut self, link: LinkId, mut hello: Hello) {
         let Some(session) = self.sessions.get(&link) else {
             return;
         };
@@ -379,20 +389,6 @@ impl Engine {
         let pending = self.peers.approval(peer) == Approval::Pending;
         let mut nonce = [0; 16];
         self.entropy.fill(&mut nonce);
-        let flags = if pending {
-            WelcomeFlags::PENDING
-        } else {
-            WelcomeFlags::NONE
-        };
-        let welcome = Welcome {
-            flags,
-            protocol,
-            incarnation: self.incarnation,
-            attempt: hello.attempt,
-            nonce,
-            store_id: self.me.store_id,
-            token: Bytes::new(),
-        };
         if newly_pending {
             let name = hello.name.as_str().to_owned();
             self.event(Event::PeerPending { peer, name });
@@ -400,32 +396,42 @@ impl Engine {
         let Some(session) = self.sessions.get_mut(&link) else {
             return;
         };
-        session.push(Lane::Control, &PeerFrame::Welcome(welcome));
         session.peer_pending = pending;
+        session.tokens.nonce = nonce;
+        session.tokens.protocol = protocol;
+        let token = core::mem::take(&mut hello.token);
         session.hello = Some(hello);
-        self.busy_sessions.insert(link);
         self.save_peer(peer);
-        self.try_open(link);
+        self.on_presented(link, &token);
     }
 
     pub(crate) fn on_welcome(&mut self, link: LinkId, welcome: Welcome) {
         let Some(session) = self.sessions.get_mut(&link) else {
             return;
         };
-        if session.welcome.is_some() || welcome.attempt != session.attempt {
+        let first = session.welcome.as_ref();
+        let repeated = first.is_some();
+        let same =
+            |first: &Welcome| first.nonce == welcome.nonce && first.store_id == welcome.store_id;
+        if welcome.attempt != session.attempt || !first.is_none_or(same) {
             return self.misbehaved(link, "a welcome that answers no hello of this session");
         }
-        session.pending = welcome.flags.contains(WelcomeFlags::PENDING);
-        session.welcome = Some(welcome);
-        self.try_open(link);
+        let branched = welcome.flags.contains(WelcomeFlags::BRANCHED);
+        let token = welcome.token.clone();
+        if !repeated {
+            session.pending = welcome.flags.contains(WelcomeFlags::PENDING);
+            session.welcome = Some(welcome);
+        }
+        self.take_token(link, &token, branched);
     }
 
-    /// Opens the session once both hellos are answered.
-    fn try_open(&mut self, link: LinkId) {
+    /// Opens the session once both hellos are answered, and both answers confirmed.
+    pub(crate) fn try_open(&mut self, link: LinkId) {
         let Some(session) = self.sessions.get_mut(&link) else {
             return;
         };
-        if session.opened || session.hello.is_none() || session.welcome.is_none() {
+        let confirmed = session.tokens.confirmed && session.tokens.peer_confirmed;
+        if session.opened || session.hello.is_none() || session.welcome.is_none() || !confirmed {
             return;
         }
         session.opened = true;
@@ -627,7 +633,11 @@ impl Engine {
         };
         if !session.opened {
             let due = session.began.plus_ms(self.config.handshake_timeout_ms);
-            if now >= due {
+            let peer = session.peer;
+            if now >= due && self.sending_session(peer).is_some() {
+                // Both dialled at once, and the other session was the quicker one.
+                self.end_session(link, Outcome::SUPERSEDED, "another session took over");
+            } else if now >= due {
                 self.end_session(link, Outcome::PROTOCOL, "the handshake took too long");
             } else {
                 self.arm_session(link, due);
@@ -652,6 +662,9 @@ impl Engine {
             return self.end_session(link, Outcome::IDLE, "nothing was sent for a while");
         }
         self.query_overdue(link);
+        if session_due(self.sessions.get(&link), now) {
+            self.rotate(link);
+        }
         let Some(session) = self.sessions.get(&link) else {
             return;
         };
@@ -665,7 +678,12 @@ impl Engine {
             .get(&link)
             .and_then(|session| session.sign_until)
             .unwrap_or(Timestamp::NEVER);
-        self.arm_session(link, next.min(sign_until));
+        let rotate_at = self
+            .sessions
+            .get(&link)
+            .and_then(|session| session.tokens.rotate_at)
+            .unwrap_or(Timestamp::NEVER);
+        self.arm_session(link, next.min(sign_until).min(rotate_at));
     }
 
     pub(crate) fn on_goodbye(&mut self, link: LinkId, goodbye: &Goodbye) {

@@ -180,6 +180,8 @@ impl Engine {
             full_by: self.full_by(),
             resident_bytes: (self.resident_bytes + self.express_bytes) as u64,
             twins: self.twins.alarms.views(),
+            branched: self.branched.views(),
+            went_back: self.branched.went_back(),
         };
         for queue in self.locals.values() {
             let (messages, bytes) = queue.waiting();
@@ -614,6 +616,7 @@ impl Engine {
         self.for_peer(who, |engine, peer| {
             engine.peers.known.remove(&peer);
             engine.twins.alarms.forget(peer);
+            engine.forget_branches(peer);
             engine.commits.unset(peer_key(peer));
             let keys: Vec<_> = engine
                 .remotes
@@ -634,6 +637,7 @@ impl Engine {
             for link in links {
                 engine.end_session(link, Outcome::BLOCKED, "the operator removed this peer");
             }
+            engine.forget_tokens(peer);
         })
     }
 

@@ -15,9 +15,9 @@ use qm_engine::{
 };
 use qm_wire::local::{ClientFrame, ClientHello, NodeFrame, Put, Receive, Settle, Verdict};
 use qm_wire::{
-    Answer, Class, ClientId, Credit, Data, Entry, Envelope, Hello, HelloFlags, Incarnation, Known,
-    MessageId, NotHeld, Outcome, PROTOCOL_MAX, PROTOCOL_MIN, PeerFrame, QmId, Query, Refusal,
-    Reject, RoutedAck, Salt, SessionAck, Tag, Transit, Welcome, WelcomeFlags,
+    Answer, Class, ClientId, Confirm, Credit, Data, Entry, Envelope, Hello, HelloFlags,
+    Incarnation, Known, MessageId, NotHeld, Outcome, PROTOCOL_MAX, PROTOCOL_MIN, PeerFrame, QmId,
+    Query, Refusal, Reject, RoutedAck, Salt, SessionAck, Tag, Transit, Welcome, WelcomeFlags,
 };
 
 /// The engine under attack with its disk.
@@ -46,6 +46,7 @@ impl Victim {
             qm,
             public_key,
             store_id: [1; 16],
+            token_key: qm_engine::TokenKey::new(public_key),
         };
         let mut config = EngineConfig::default();
         change(&mut config);
@@ -299,6 +300,31 @@ impl Peer {
                 PeerFrame::Credit(credit),
             ],
         );
+        self.confirm(victim);
+    }
+
+    /// Confirms what it was welcomed with, after a sign of life if one is asked for.
+    fn confirm(&self, victim: &mut Victim) {
+        let mut answers = Vec::new();
+        for frame in victim.frames_to(self.link) {
+            match frame {
+                PeerFrame::Challenge(challenge) => {
+                    answers = vec![PeerFrame::ChallengeOk(challenge)]
+                }
+                PeerFrame::Welcome(welcome) => {
+                    answers = vec![PeerFrame::Confirm(Confirm {
+                        attempt: welcome.attempt,
+                        token: welcome.token,
+                    })];
+                }
+                _ => {}
+            }
+        }
+        let asked = matches!(answers.first(), Some(PeerFrame::ChallengeOk(_)));
+        self.say(victim, &answers);
+        if asked {
+            self.confirm(victim);
+        }
     }
 
     fn gone(&self, victim: &mut Victim) {
@@ -557,7 +583,6 @@ fn acks_that_do_not_fit_are_asked_about_once_a_second_and_end_the_session_in_the
 #[test]
 fn lives_without_number_do_not_fill_what_is_owed() {
     let mut victim = Victim::open_to_all();
-    victim.slow = true;
     for life in 1..200 {
         let peer = Peer {
             life,
@@ -565,13 +590,14 @@ fn lives_without_number_do_not_fill_what_is_owed() {
             ..Peer::new(1)
         };
         peer.open(&mut victim);
+        victim.slow = true;
         let data = peer.data(1, life, "orders", Class::Recoverable);
         peer.say(&mut victim, &[PeerFrame::Data(data)]);
         // Gone before the disk has it: the ack has nowhere to go.
         peer.gone(&mut victim);
         // Without an address to dial.
+        victim.slow = false;
     }
-    victim.slow = false;
     let last = *victim.tickets.last().unwrap();
     victim.give(Input::Persisted { ticket: last });
     assert_eq!(victim.engine.counters().delivered, 199);

@@ -54,6 +54,7 @@ impl Node {
             qm,
             public_key,
             store_id: [seed; 16],
+            token_key: qm_engine::TokenKey::new(public_key),
         };
         Self::over(
             identity,
@@ -942,12 +943,13 @@ fn frames_that_are_not_offered_are_answered_by_type() {
             _ => None,
         })
     };
-    // Informs only.
+    // A token that this node did not make: it asks for a sign of life.
     let confirm = qm_wire::Confirm {
         attempt: 1,
         token: vec![1].into(),
     };
-    assert_eq!(give(&mut b, &PeerFrame::Confirm(confirm)), []);
+    let asked = give(&mut b, &PeerFrame::Confirm(confirm));
+    assert!(matches!(asked[..], [PeerFrame::Challenge(_)]), "{asked:?}");
     let announce = qm_wire::Announce {
         number: data.number,
         tag: data.tag,

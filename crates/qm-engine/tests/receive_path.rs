@@ -11,8 +11,9 @@ use qm_engine::{
     SeededEntropy, Timestamp, Trust,
 };
 use qm_wire::{
-    Class, Data, Envelope, Hello, HelloFlags, INFINITE_MS, Incarnation, MessageId, PROTOCOL_MAX,
-    PROTOCOL_MIN, PeerFrame, Properties, QmId, Salt, Tag, Transit, Welcome, WelcomeFlags,
+    Class, Confirm, Data, Envelope, Hello, HelloFlags, INFINITE_MS, Incarnation, MessageId,
+    PROTOCOL_MAX, PROTOCOL_MIN, PeerFrame, Properties, QmId, Salt, Tag, Transit, Welcome,
+    WelcomeFlags,
 };
 
 const LINK: LinkId = LinkId(1);
@@ -28,6 +29,7 @@ fn now() -> Now {
 /// Carries out everything the engine asks for, and gives the attempt of a hello it said.
 fn drain(engine: &mut Engine) -> Option<u64> {
     let mut attempt = None;
+    let mut confirm = None;
     while let Some(output) = engine.poll(now()) {
         match output {
             Output::Persist { ticket, .. } => engine.handle(now(), Input::Persisted { ticket }),
@@ -37,12 +39,23 @@ fn drain(engine: &mut Engine) -> Option<u64> {
                     assert!(!matches!(frame, PeerFrame::Goodbye(_)), "{frame:?}");
                     if let PeerFrame::Hello(hello) = frame {
                         attempt = Some(hello.attempt);
+                    } else if let PeerFrame::Welcome(welcome) = frame {
+                        confirm = Some(Confirm {
+                            attempt: welcome.attempt,
+                            token: welcome.token,
+                        });
                     }
                 }
             }
             Output::Close { text, .. } => panic!("the session ended: {text}"),
             _ => {}
         }
+    }
+    if let Some(confirm) = confirm {
+        let mut bytes = BytesMut::new();
+        PeerFrame::Confirm(confirm).encode(&mut bytes);
+        receive(engine, bytes);
+        drain(engine);
     }
     attempt
 }
@@ -54,6 +67,7 @@ fn open() -> Engine {
         qm: QmId::from_ed25519_public_key(&public_key),
         public_key,
         store_id: [1; 16],
+        token_key: qm_engine::TokenKey::new(public_key),
     };
     let mut config = EngineConfig::default();
     config.trust = Trust::Any;

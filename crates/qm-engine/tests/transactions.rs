@@ -98,6 +98,7 @@ fn identity() -> Identity {
         qm: QmId::from_ed25519_public_key(&public_key),
         public_key,
         store_id: [1; 16],
+        token_key: qm_engine::TokenKey::new(public_key),
     }
 }
 

@@ -4,10 +4,10 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::{Bytes, BytesMut};
-use qm_engine::admin::{AdminReply, AdminRequest};
+use qm_engine::admin::{AdminReply, AdminRequest, StatusView};
 use qm_engine::{
-    ConnId, Engine, EngineConfig, Event, Identity, Input, LinkId, Now, Output, Recovered,
-    SeededEntropy, StoreOp, Timestamp, Trust, TwinView,
+    BranchEvidence, ConnId, Engine, EngineConfig, Event, Identity, Input, LinkId, Now, Output,
+    Recovered, SeededEntropy, StoreOp, Ticket, Timestamp, Trust, TwinView,
 };
 use qm_wire::{Challenge, Claim, Incarnation, PeerFrame, QmId, Rank, Twin};
 
@@ -22,6 +22,9 @@ struct Machine {
     events: Vec<Event>,
     admin: Option<AdminReply>,
     closed: Vec<LinkId>,
+    /// With this the disk answers nothing by itself.
+    slow: bool,
+    at_disk: VecDeque<(Ticket, Vec<StoreOp>)>,
 }
 
 /// Machines, and what is under way between them.
@@ -40,6 +43,7 @@ fn identity(key: u8) -> Identity {
         qm: QmId::from_ed25519_public_key(&public_key),
         public_key,
         store_id: [key; 16],
+        token_key: qm_engine::TokenKey::new(public_key),
     }
 }
 
@@ -70,6 +74,24 @@ fn machine(key: u8, host: &str, state: BTreeMap<Bytes, Bytes>, seed: u64, now: N
         events: Vec::new(),
         admin: None,
         closed: Vec::new(),
+        slow: false,
+        at_disk: VecDeque::new(),
+    }
+}
+
+impl Machine {
+    /// The disk did what it was asked for.
+    fn written(&mut self, now: Now) {
+        while let Some((ticket, ops)) = self.at_disk.pop_front() {
+            for op in ops {
+                match op {
+                    StoreOp::Set { key, value } => self.state.insert(key, value),
+                    StoreOp::Unset { key } => self.state.remove(&key),
+                    _ => None,
+                };
+            }
+            self.engine.handle(now, Input::Persisted { ticket });
+        }
     }
 }
 
@@ -168,14 +190,10 @@ impl World {
                     machine.engine.handle(now, Input::Verified { verify, good });
                 }
                 Output::Persist { ticket, ops } => {
-                    for op in ops {
-                        match op {
-                            StoreOp::Set { key, value } => machine.state.insert(key, value),
-                            StoreOp::Unset { key } => machine.state.remove(&key),
-                            _ => None,
-                        };
+                    machine.at_disk.push_back((ticket, ops));
+                    if !machine.slow {
+                        machine.written(now);
                     }
-                    machine.engine.handle(now, Input::Persisted { ticket });
                 }
                 _ => {}
             }
@@ -229,6 +247,10 @@ impl World {
     }
 
     fn twins(&mut self, number: usize) -> Vec<TwinView> {
+        self.status(number).twins
+    }
+
+    fn status(&mut self, number: usize) -> StatusView {
         let (conn, request) = (ConnId(1), 1);
         let what = AdminRequest::Status;
         self.give(
@@ -240,7 +262,7 @@ impl World {
             },
         );
         match self.machines[number].admin.take() {
-            Some(AdminReply::Status(status)) => status.twins,
+            Some(AdminReply::Status(status)) => *status,
             other => panic!("{other:?}"),
         }
     }
@@ -249,6 +271,38 @@ impl World {
         let alarm =
             |event: &&Event| matches!(event, Event::TwinSeen { .. } | Event::OwnTwin { .. });
         self.machines[number].events.iter().filter(alarm).count()
+    }
+
+    /// What a machine noted of histories that branched or went back, its own and others'.
+    fn branches(&self, number: usize) -> Vec<Event> {
+        let branch = |event: &&Event| {
+            matches!(
+                event,
+                Event::HistoryBranched { .. }
+                    | Event::OwnHistoryBranched { .. }
+                    | Event::OwnStoreWentBack { .. }
+            )
+        };
+        let events = self.machines[number].events.iter();
+        events.filter(branch).cloned().collect()
+    }
+
+    fn sessions(&self, number: usize) -> usize {
+        let opened = |event: &&Event| matches!(event, Event::SessionOpened { .. });
+        self.machines[number].events.iter().filter(opened).count()
+    }
+
+    /// The process ends without a word, and the disk is as it was then.
+    fn restore(&mut self, number: usize, state: &BTreeMap<Bytes, Bytes>) {
+        self.machines[number].state.clone_from(state);
+        self.restart(number);
+    }
+
+    /// The token that a machine holds of the only peer it has.
+    fn token(&self, number: usize) -> Option<Bytes> {
+        let mut state = self.machines[number].state.iter();
+        let found = state.find(|(key, _)| key.starts_with(b"token/"));
+        found.map(|(_, value)| value.clone())
     }
 }
 
@@ -327,6 +381,7 @@ fn a_process_that_restarts_or_dials_again_is_never_accused() {
             "{:?}",
             world.machines[number].events
         );
+        assert_eq!(world.branches(number), []);
     }
 }
 
@@ -434,4 +489,187 @@ fn a_hub_cannot_invent_a_copy() {
     assert_eq!(world.alarms(1), 0);
     assert!(world.twins(1).is_empty());
     assert_eq!(world.machines[1].closed, [link], "and it is shut out");
+}
+
+/// A backup that is restored after its machine is gone, and one that is as new as the machine was.
+#[test]
+fn a_machine_that_goes_back_is_noticed_and_goes_on_under_another_life() {
+    let mut world = World::new();
+    world.connect(1, HUB);
+    let backup = world.machines[1].state.clone();
+    world.restart(1);
+    world.connect(1, HUB);
+    world.restore(1, &backup);
+    let before = world.machines[1].engine.incarnation();
+    world.connect(1, HUB);
+    let (till, hub) = (
+        world.machines[1].identity.qm,
+        world.machines[HUB].identity.qm,
+    );
+    let by = BranchEvidence::Token;
+    assert_eq!(
+        world.branches(HUB),
+        [Event::HistoryBranched { peer: till, by }]
+    );
+    assert_eq!(
+        world.branches(1),
+        [Event::OwnHistoryBranched { told_by: hub }]
+    );
+    assert_ne!(world.machines[1].engine.incarnation(), before);
+    assert_eq!(world.sessions(1), 1, "and its session opens");
+    assert_eq!(world.alarms(HUB) + world.alarms(1), 0, "nobody is a twin");
+    // From then on its branch is known: the same machine is not told of twice.
+    world.restart(1);
+    world.connect(1, HUB);
+    assert_eq!(world.branches(HUB).len(), 1);
+    // What was seen outlives the hub's process.
+    world.restart(HUB);
+    assert_eq!(world.status(HUB).branched[0].tokens, 1);
+}
+
+/// Whatever of a handshake is lost with the process: that is no history that branched.
+#[test]
+fn a_handshake_that_breaks_off_accuses_nobody() {
+    for stored in [false, true] {
+        for breaks in [1, HUB] {
+            let mut world = World::new();
+            world.connect(1, HUB);
+            for _ in 0..3 {
+                world.restart(1);
+                world.machines[breaks].slow = true;
+                world.connect(1, HUB);
+                let now = world.now();
+                if stored {
+                    // On disk, and nothing of it was said.
+                    world.machines[breaks].written(now);
+                }
+                world.restart(breaks);
+                world.restart(1);
+                world.connect(1, HUB);
+                assert_eq!(world.sessions(1), 1, "{breaks} {stored}");
+                for number in [1, HUB] {
+                    assert_eq!(world.branches(number), [], "{breaks} {stored}");
+                }
+            }
+        }
+    }
+}
+
+/// The peer is never accused of what this node's own disk forgot.
+#[test]
+fn a_hub_that_goes_back_tells_it_of_itself() {
+    let mut world = World::new();
+    world.connect(1, HUB);
+    let backup = world.machines[HUB].state.clone();
+    for _ in 0..2 {
+        world.restart(1);
+        world.connect(1, HUB);
+    }
+    world.restore(HUB, &backup);
+    let till = world.machines[1].identity.qm;
+    world.restart(1);
+    world.connect(1, HUB);
+    let hub = world.machines[HUB].identity.qm;
+    let by = BranchEvidence::Token;
+    assert_eq!(
+        world.branches(HUB),
+        [
+            Event::OwnStoreWentBack { peer: till },
+            Event::OwnHistoryBranched { told_by: till }
+        ],
+        "nothing about the till"
+    );
+    assert_eq!(
+        world.branches(1),
+        [Event::HistoryBranched { peer: hub, by }],
+        "the till has its own view of it"
+    );
+    assert_eq!(world.status(HUB).went_back[0].peer, till);
+    world.restart(1);
+    world.connect(1, HUB);
+    assert_eq!(world.branches(HUB).len(), 2, "it is told once");
+}
+
+/// W-SES-6, and the same for who remembers.
+#[test]
+fn a_session_opens_when_both_sides_have_stored_what_they_tell() {
+    for slow in [1, HUB] {
+        let mut world = World::new();
+        world.machines[slow].slow = true;
+        world.connect(1, HUB);
+        assert_eq!(world.sessions(1) + world.sessions(HUB), 0, "{slow} is slow");
+        for _ in 0..3 {
+            let now = world.now();
+            world.machines[slow].written(now);
+            world.tick(slow);
+            world.carry();
+        }
+        assert_eq!((world.sessions(1), world.sessions(HUB)), (1, 1));
+    }
+}
+
+#[test]
+fn an_open_session_gets_a_fresh_token_from_time_to_time() {
+    let mut world = World::new();
+    // Held open, as idle ones are not.
+    for (number, other) in [(1, HUB), (HUB, 1)] {
+        let what = AdminRequest::PeerAdd {
+            name: "other".to_owned(),
+            address: None,
+            qm: Some(world.machines[other].identity.qm),
+            keep_connected: true,
+        };
+        let (conn, request) = (ConnId(1), 1);
+        world.give(
+            number,
+            Input::Admin {
+                conn,
+                request,
+                what,
+            },
+        );
+    }
+    world.connect(1, HUB);
+    let mut tokens = vec![world.token(1).expect("it got one")];
+    for _ in 0..5 {
+        world.now_ms += 599_000;
+        world.tick(1);
+        world.tick(HUB);
+        world.carry();
+        world.now_ms += 1_500;
+        world.tick(1);
+        world.tick(HUB);
+        world.carry();
+        tokens.push(world.token(1).expect("it has one"));
+    }
+    tokens.dedup();
+    assert_eq!(tokens.len(), 6, "{:?}", world.machines[1].closed);
+    assert!(world.machines[1].closed.is_empty());
+    for number in [1, HUB] {
+        assert_eq!(world.branches(number), []);
+        assert_eq!(world.sessions(number), 1);
+    }
+    world.restart(1);
+    world.connect(1, HUB);
+    assert_eq!(world.branches(HUB), []);
+}
+
+/// A peer that has nothing but old tokens makes this node remember a few.
+#[test]
+fn branches_of_a_peer_are_bounded() {
+    let mut world = World::new();
+    world.connect(1, HUB);
+    let old = world.machines[1].state.clone();
+    for n in 0..12 {
+        world.restart(1);
+        world.connect(1, HUB);
+        // Each goes back to the same place, and then on.
+        world.restore(1, &old);
+        world.now_ms += 100_000 * n;
+        world.connect(1, HUB);
+    }
+    let ledger = world.machines[HUB].state.iter();
+    let ledger = ledger.filter(|(key, _)| key.starts_with(b"ledger/"));
+    let bytes: Vec<usize> = ledger.map(|(_, value)| value.len()).collect();
+    assert_eq!(bytes, [2 + 8 * 24]);
 }

@@ -42,7 +42,7 @@ pub use letters::{
 pub use request::{Request, Which};
 pub use streams::{RebasedDocument, StreamDocument};
 pub use time::rfc3339;
-pub use twins::{TwinDocument, TwinMachineDocument};
+pub use twins::{BranchDocument, TwinDocument, TwinMachineDocument, WentBackDocument};
 
 /// Bytes of items in one listing: leaves room for the rest of the document below
 /// [`ADMIN_BYTES_MAX`](qm_wire::limits::ADMIN_BYTES_MAX).

@@ -19,6 +19,9 @@ const fn caused_by_peers(event: &Event) -> Option<&'static str> {
         Event::IdentityChanged { .. } => "identity_changed",
         Event::TwinSeen { .. } => "twin_seen",
         Event::OwnTwin { .. } => "own_twin",
+        Event::HistoryBranched { .. } => "history_branched",
+        Event::OwnHistoryBranched { .. } => "own_history_branched",
+        Event::OwnStoreWentBack { .. } => "own_store_went_back",
         Event::QueueFull { full: true, .. } => "queue_full",
         Event::QueueFull { full: false, .. } => "queue_has_room",
         _ => return None,
@@ -137,6 +140,23 @@ pub(crate) fn log(event: &Event) {
                 "another live machine has this node's identity: {other}"
             );
         }
+        Event::HistoryBranched { peer, by } => tracing::warn!(
+            event = "history_branched",
+            %peer,
+            by = by.name(),
+            "the history of a peer branched: it was copied, or went back to a backup"
+        ),
+        Event::OwnHistoryBranched { told_by } => tracing::warn!(
+            event = "own_history_branched",
+            %told_by,
+            "this node's history branched: it was copied, or went back to a backup; \
+             a new life begins, and what was left is asked for before it is sent"
+        ),
+        Event::OwnStoreWentBack { peer } => tracing::error!(
+            event = "own_store_went_back",
+            %peer,
+            "this node's own store went back: a peer holds a token that this node does not remember"
+        ),
         Event::StoreFull { full: true, by } => tracing::error!(
             event = "store_full",
             by = by.name(),

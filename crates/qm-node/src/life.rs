@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
-use qm_engine::{Engine, Entropy, Identity, Recovered};
+use qm_engine::{Engine, Entropy, Identity, Recovered, TokenKey};
 use qm_store::{Fs, LogOptions};
 use qm_transport::{BindError, Endpoint, NodeKey};
 use qm_wire::Incarnation;
@@ -209,6 +209,7 @@ async fn live(
                 qm: owned.key.qm_id(),
                 public_key: owned.key.public_key(),
                 store_id: owned.store_id,
+                token_key: TokenKey::new(owned.key.derive(b"qm-token")),
             },
             std::mem::take(&mut owned.recovered),
             Box::new(SystemEntropy),

@@ -101,6 +101,7 @@ impl Machine {
                 qm: QmId::from_ed25519_public_key(&public_key),
                 public_key,
                 store_id,
+                token_key: qm_engine::TokenKey::new(public_key),
             },
             disk: Arc::new(SimFs::new()),
             cut_armed: false,

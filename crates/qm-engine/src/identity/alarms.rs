@@ -75,7 +75,11 @@ impl Alarms {
         alarm.last_us = wall_us;
         let mut news = false;
         for machine in machines {
-            let known = |other: &TwinMachine| other.incarnation == machine.incarnation;
+            // A machine that begins a new life where it is stays the machine that it is.
+            let known = |other: &TwinMachine| {
+                other.incarnation == machine.incarnation
+                    || (other.host == machine.host && other.address == machine.address)
+            };
             let before = alarm.machines.iter().position(known);
             let before = before.and_then(|at| alarm.machines.remove(at));
             news |= before.is_none();

@@ -347,6 +347,7 @@ impl Engine {
         if branches {
             crate::reached!(self, StreamBranched);
             self.counters.streams_branched += 1;
+            self.note_branch(key.0, crate::identity::BranchEvidence::Link);
             self.event(Event::StreamBranched {
                 peer: key.0,
                 queue: queue.clone(),

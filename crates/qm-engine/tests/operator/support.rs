@@ -57,6 +57,7 @@ impl Node {
             qm,
             public_key,
             store_id: [seed; 16],
+            token_key: qm_engine::TokenKey::new(public_key),
         };
         Self::over(
             identity,

@@ -109,6 +109,7 @@ impl Node {
             qm: QmId::from_ed25519_public_key(&public_key),
             public_key,
             store_id: [seed; 16],
+            token_key: qm_engine::TokenKey::new(public_key),
         };
         Self::over(identity, Disk::default(), 1, 0, configure)
     }

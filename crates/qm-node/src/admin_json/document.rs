@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::caches::RouteStatsDocument;
 use super::letters::ConnectionDocument;
 use super::time::rfc3339;
-use super::twins::TwinDocument;
+use super::twins::{BranchDocument, TwinDocument, WentBackDocument};
 use crate::health::StoreHealthDocument;
 use crate::info::NodeInfo;
 
@@ -299,6 +299,13 @@ pub struct StatusDocument {
     /// are none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub twins: Vec<TwinDocument>,
+    /// Histories that were seen to branch, this node's own among them; missing when there are none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub branched: Vec<BranchDocument>,
+    /// Peers that know more of this node than it does: its store went back; missing when there are
+    /// none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub own_store_went_back: Vec<WentBackDocument>,
     /// Sums since this life began.
     pub counters: CountersDocument,
     /// The process.
@@ -333,6 +340,8 @@ impl StatusDocument {
             store_health: node.health.document(),
             resident_bytes: view.resident_bytes,
             twins: view.twins.iter().map(TwinDocument::new).collect(),
+            branched: view.branched.iter().map(BranchDocument::new).collect(),
+            own_store_went_back: view.went_back.iter().map(WentBackDocument::new).collect(),
             counters: CountersDocument::new(&view.counters),
             node: NodeDocument::new(node),
         }

@@ -510,6 +510,8 @@ fn documents_keep_their_fields() {
             store_health: None,
             resident_bytes: 1_200,
             twins: vec![],
+            branched: vec![],
+            own_store_went_back: vec![],
             counters: CountersDocument::default(),
             node: NodeDocument::new(&node()),
         },

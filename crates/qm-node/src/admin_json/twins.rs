@@ -1,6 +1,6 @@
 //! Identities that several live machines use.
 
-use qm_engine::{TwinMachine, TwinView};
+use qm_engine::{BranchView, TwinMachine, TwinView, WentBackView};
 use qm_wire::{Incarnation, QmId};
 use serde::{Deserialize, Serialize};
 
@@ -83,6 +83,81 @@ impl TwinMachineDocument {
         format!(
             "{host} at {place}, life {} since {}",
             self.incarnation, self.since
+        )
+    }
+}
+
+/// A history that was seen to branch.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct BranchDocument {
+    /// Whose; this node's own when a peer said so.
+    pub qm: QmId,
+    /// How often a spent token said so.
+    pub tokens: u64,
+    /// How often two messages with one id did.
+    pub tags: u64,
+    /// How often two transactional messages behind one link did.
+    pub links: u64,
+    /// The first time.
+    pub first_seen: String,
+    /// The last time.
+    pub last_seen: String,
+}
+
+/// A peer that holds a token which this node made and does not remember.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct WentBackDocument {
+    /// The peer.
+    pub peer: QmId,
+    /// The first time.
+    pub first_seen: String,
+    /// The last time.
+    pub last_seen: String,
+}
+
+impl BranchDocument {
+    pub(super) fn new(view: &BranchView) -> Self {
+        Self {
+            qm: view.qm,
+            tokens: view.tokens,
+            tags: view.tags,
+            links: view.links,
+            first_seen: rfc3339(view.first_us),
+            last_seen: rfc3339(view.last_us),
+        }
+    }
+
+    /// What people are told.
+    #[must_use]
+    pub fn sentence(&self) -> String {
+        format!(
+            "its history branched, seen {} times since {}, last {}: it was copied, or went back to a backup",
+            self.tokens
+                .saturating_add(self.tags)
+                .saturating_add(self.links),
+            self.first_seen,
+            self.last_seen
+        )
+    }
+}
+
+impl WentBackDocument {
+    pub(super) fn new(view: &WentBackView) -> Self {
+        Self {
+            peer: view.peer,
+            first_seen: rfc3339(view.first_us),
+            last_seen: rfc3339(view.last_us),
+        }
+    }
+
+    /// What people are told.
+    #[must_use]
+    pub fn sentence(&self) -> String {
+        format!(
+            "this node's own store went back to an earlier state: {} knows more of it, seen at {}",
+            self.peer, self.last_seen
         )
     }
 }

@@ -24,6 +24,8 @@ pub(crate) async fn status(node: &Node, out: &Output) -> Result<Exit, Failure> {
         "records on disk cannot be read: see qm-node doctor"
     } else if status.twins.iter().any(|twin| twin.qm == status.qm) {
         "another live machine has this identity: see qm-node doctor"
+    } else if !status.own_store_went_back.is_empty() {
+        "this node's store went back to an earlier state: see qm-node doctor"
     } else {
         "ok"
     };

@@ -301,8 +301,12 @@ impl World {
         let me = self.machines[node].identity.qm;
         match event {
             Event::Acknowledged { id } => self.oracle.acknowledged(me, id),
-            // No machine is copied in these worlds.
-            Event::TwinSeen { .. } | Event::OwnTwin { .. } => {
+            // No machine is copied in these worlds, and no disk goes back.
+            Event::TwinSeen { .. }
+            | Event::OwnTwin { .. }
+            | Event::HistoryBranched { .. }
+            | Event::OwnHistoryBranched { .. }
+            | Event::OwnStoreWentBack { .. } => {
                 Err(format!("a machine that is alone is accused: {event:?}"))
             }
             Event::Delivered { source, id } => {

@@ -181,6 +181,27 @@ fn rest(seen: &Seen, findings: &mut Vec<Finding>) {
             "give all but one of these machines an identity of their own: docs/identity.md tells how",
         ));
     }
+    for branch in &status.branched {
+        let place = if branch.qm == status.qm {
+            "this node".to_owned()
+        } else {
+            format!("peer {}", branch.qm)
+        };
+        findings.push(Finding::notice(
+            "history_branched",
+            place,
+            branch.sentence(),
+            "nothing if it was restored from a backup; else look for a copy of that machine",
+        ));
+    }
+    for back in &status.own_store_went_back {
+        findings.push(Finding::problem(
+            "own_store_went_back",
+            status.node.data.clone(),
+            back.sentence(),
+            "what was acknowledged after that state may be missing: send it again from its source",
+        ));
+    }
     if status.dead_letters > 0 {
         findings.push(Finding::notice(
             "dead_letters",

@@ -12,7 +12,7 @@ use qm_engine::admin::AdminRequest;
 use qm_engine::{
     ConnId, DialFailure, Engine, EngineConfig, Entropy as _, Event, Identity, Input, LinkId,
     LoadId, LocalSettings, Now, Output, Recovered, SeededEntropy, StoreOp, StoredRecord, StreamId,
-    StreamSummary, Ticket, Timestamp, Trust,
+    StreamSummary, Ticket, Timestamp, TokenKey, Trust,
 };
 use qm_transport::NodeKey;
 use qm_wire::local::{ClientFrame, ClientHello, NodeFrame, Put, Receive, Settle, Verdict};
@@ -147,6 +147,7 @@ fn identity_of(machine: usize) -> Identity {
         qm: key.qm_id(),
         public_key: key.public_key(),
         store_id: [owner_of(machine); 16],
+        token_key: TokenKey::new(key.derive(b"qm-token")),
     }
 }
 
