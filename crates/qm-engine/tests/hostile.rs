@@ -309,7 +309,7 @@ impl Peer {
         for frame in victim.frames_to(self.link) {
             match frame {
                 PeerFrame::Challenge(challenge) => {
-                    answers = vec![PeerFrame::ChallengeOk(challenge)]
+                    answers = vec![PeerFrame::ChallengeOk(challenge)];
                 }
                 PeerFrame::Welcome(welcome) => {
                     answers = vec![PeerFrame::Confirm(Confirm {

@@ -1,5 +1,6 @@
 //! Copies of a machine: who notices, who is told what, and who is never accused.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on ends")]
+#![expect(clippy::print_stdout, reason = "what it costs is for people")]
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -25,6 +26,7 @@ struct Machine {
     /// With this the disk answers nothing by itself.
     slow: bool,
     at_disk: VecDeque<(Ticket, Vec<StoreOp>)>,
+    persisted: usize,
 }
 
 /// Machines, and what is under way between them.
@@ -76,6 +78,7 @@ fn machine(key: u8, host: &str, state: BTreeMap<Bytes, Bytes>, seed: u64, now: N
         closed: Vec::new(),
         slow: false,
         at_disk: VecDeque::new(),
+        persisted: 0,
     }
 }
 
@@ -190,6 +193,7 @@ impl World {
                     machine.engine.handle(now, Input::Verified { verify, good });
                 }
                 Output::Persist { ticket, ops } => {
+                    machine.persisted += 1;
                     machine.at_disk.push_back((ticket, ops));
                     if !machine.slow {
                         machine.written(now);
@@ -672,4 +676,33 @@ fn branches_of_a_peer_are_bounded() {
     let ledger = ledger.filter(|(key, _)| key.starts_with(b"ledger/"));
     let bytes: Vec<usize> = ledger.map(|(_, value)| value.len()).collect();
     assert_eq!(bytes, [2 + 8 * 24]);
+}
+
+/// What noticing costs a healthy machine; docs/identity.md tells these figures.
+#[test]
+fn the_price_of_a_handshake() {
+    let mut world = World::new();
+    for (contact, bytes_max, writes) in [("first", 700, 3), ("later", 900, 3)] {
+        let written = world.machines[1].persisted;
+        let link = world.dial(1, HUB);
+        let (mut bursts, mut bytes) = (0, 0);
+        while !world.under_way.is_empty() {
+            bursts += 1;
+            for (to, link, frames) in core::mem::take(&mut world.under_way) {
+                bytes += frames.len();
+                world.give(to, Input::Received { link, frames });
+            }
+        }
+        let writes_here = world.machines[1].persisted - written;
+        println!(
+            "{contact} contact: {bursts} bursts, {bytes} bytes both ways, {writes_here} writes"
+        );
+        assert_eq!(bursts, 4, "hello, welcome, confirm, credit");
+        assert!(bytes <= bytes_max, "{bytes} bytes");
+        assert!(writes_here <= writes, "{writes_here} writes");
+        for number in [1, HUB] {
+            let text = "lost".to_owned();
+            world.give(number, Input::Closed { link, text });
+        }
+    }
 }

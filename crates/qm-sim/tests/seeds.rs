@@ -57,7 +57,7 @@ const RARE: &[Reach] = &[
 #[test]
 fn a_range_of_seeds_keeps_every_rule_and_takes_the_rare_branches() {
     // The last one meets full disks.
-    let mut report = range((0..36).chain([199]));
+    let mut report = range((0..36).chain([37]));
     for seed in 0..6 {
         match run(Scenario::streams_from_seed(seed)) {
             Ok(streams) => report.add(&streams),
@@ -119,19 +119,19 @@ fn the_same_seed_gives_the_same_run() {
 const NOTICED: &[(&str, u64, &[&str])] = &[
     // W-USE-2.
     ("ack_before_durable", 1, &["rule 2"]),
-    ("remember_before_stored", 10, &["rule 2", "rule 3"]),
+    ("remember_before_stored", 89, &["rule 2", "rule 3"]),
     // W-ACK-3 and W-USE-4: applied by name.
     ("ack_by_position", 0, &["rule 2"]),
-    ("resend_blindly", 19, &["rule 9", "rule 6", "rule 4"]),
+    ("resend_blindly", 13, &["rule 9", "rule 6", "rule 4"]),
     ("settle_on_transmit", 0, &["rule 2"]),
-    ("forget_doubt", 19, &["rule 9", "rule 6", "rule 4"]),
-    ("expire_in_doubt", 19, &["rule 9"]),
+    ("forget_doubt", 13, &["rule 9", "rule 6", "rule 4"]),
+    ("expire_in_doubt", 13, &["rule 9"]),
     ("ignore_priority", 0, &["rule 6"]),
     ("ignore_credit", 0, &["rule 11", "rule 8"]),
     ("answer_apart", 13, &["rule 4", "rule 5"]),
     // A jump ages the duplicate cache, too.
-    ("wall_clock", 13, &["rule 9", "rule 7", "rule 4"]),
-    ("settle_before_durable", 8, &["rule 4"]),
+    ("wall_clock", 0, &["rule 9", "rule 7", "rule 4"]),
+    ("settle_before_durable", 26, &["rule 4"]),
     ("no_spill", 2, &["rule 3"]),
     ("overtake_doubt", 28, &["rule 6"]),
     ("forget_keys", 7, &["rule 5"]),
