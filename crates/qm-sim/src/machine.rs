@@ -333,25 +333,24 @@ pub(crate) fn outputs(machine: &mut Machine, world_us: u64) -> Vec<Output> {
 fn found(recovered: &qm_engine::Recovered, me: QmId, capacity: usize) -> Found {
     let mut found = Found::default();
     let mut arrivals = Vec::new();
+    // What the node took out again as if it had never come, though the log still shows it.
+    let mut undone = BTreeSet::new();
     for (key, value) in &recovered.state {
+        undone.extend(key.strip_prefix(b"undone/").and_then(read_arrival));
         if key.starts_with(b"arrivals/") {
-            for mut row in value.chunks_exact(40) {
-                let mut qm = [0; 16];
-                row.copy_to_slice(&mut qm);
-                let id = MessageId {
-                    incarnation: Incarnation(row.get_u64_le()),
-                    sequence: row.get_u64_le(),
-                };
-                arrivals.push((QmId::from_bytes(qm), id));
-            }
+            arrivals.extend(value.chunks_exact(40).filter_map(read_arrival));
         }
     }
     for (_, head) in &recovered.recent {
         let Some(stored) = StoredMessage::read(head) else {
             continue;
         };
-        if stored.envelope.source != me && stored.dead.is_none() {
-            arrivals.push((stored.envelope.source, stored.envelope.id));
+        let arrival = (stored.envelope.source, stored.envelope.id);
+        if arrival.0 != me && stored.dead.is_none() {
+            if undone.contains(&arrival) {
+                continue;
+            }
+            arrivals.push(arrival);
         }
         found.known.push(stored);
     }
@@ -361,4 +360,18 @@ fn found(recovered: &qm_engine::Recovered, me: QmId, capacity: usize) -> Found {
     arrivals.drain(..arrivals.len().saturating_sub(capacity));
     found.remembered.extend(arrivals);
     found
+}
+
+/// The name in an arrival's key, which a tag follows.
+fn read_arrival(mut row: &[u8]) -> Option<(QmId, MessageId)> {
+    if row.len() < 40 {
+        return None;
+    }
+    let mut qm = [0; 16];
+    row.copy_to_slice(&mut qm);
+    let id = MessageId {
+        incarnation: Incarnation(row.get_u64_le()),
+        sequence: row.get_u64_le(),
+    };
+    Some((QmId::from_bytes(qm), id))
 }
