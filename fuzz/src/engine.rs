@@ -350,6 +350,7 @@ impl World {
             link,
             peer: id_of(peer),
             public_key: key_of(peer),
+            own: self.engine.qm_id(),
             remote: ([10, 0, 0, peer], 1801).into(),
             dial: None,
         });

@@ -24,6 +24,8 @@ pub(crate) struct Program {
     pub(crate) listen: SocketAddr,
     /// The network namespace it runs in; that of the test without one.
     pub(crate) namespace: Option<String>,
+    /// Whom it takes messages from.
+    trust: &'static str,
     child: Option<Child>,
     identity: String,
     admin: Option<Client>,
@@ -33,6 +35,14 @@ impl Program {
     /// A node on a free port of the loopback interface.
     pub(crate) fn start(name: &'static str) -> Self {
         Self::start_at(name, free_port(), None)
+    }
+
+    /// The same for one that takes messages from those only whom its operator approves.
+    pub(crate) fn approving(name: &'static str) -> Self {
+        let mut program = Self::prepare(name, free_port());
+        program.trust = "approve";
+        program.launch();
+        program
     }
 
     pub(crate) fn start_at(
@@ -53,6 +63,7 @@ impl Program {
             name,
             listen,
             namespace: None,
+            trust: "any",
             child: None,
             identity: String::new(),
             admin: None,
@@ -63,7 +74,8 @@ impl Program {
     pub(crate) fn launch(&mut self) {
         assert!(self.child.is_none(), "{} runs already", self.name);
         let listen = self.listen.to_string();
-        let mut command = self.command(&["--json", "run", "--trust", "any", "--listen", &listen]);
+        let mut command =
+            self.command(&["--json", "run", "--trust", self.trust, "--listen", &listen]);
         command.args(["--name", self.name]).stdout(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let stdout = child.stdout.take().unwrap();

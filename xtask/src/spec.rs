@@ -26,7 +26,6 @@ const EXCEPTIONS: &[(&str, Lacks, &str)] = &[
     ("W-FIN-2", Lacks::Test, NO_FINALS),
     ("W-USE-8", Lacks::Both, NO_FINALS),
     ("W-SES-7", Lacks::Both, NO_LEDGER),
-    ("W-SUC-2", Lacks::Both, NO_LEDGER),
     (
         "W-RMT-2",
         Lacks::Both,
@@ -35,7 +34,7 @@ const EXCEPTIONS: &[(&str, Lacks, &str)] = &[
 ];
 
 const NO_FINALS: &str = "the engine keeps no final outcomes";
-const NO_LEDGER: &str = "the engine keeps no ledger of branch tokens and no succession";
+const NO_LEDGER: &str = "the engine keeps no ledger of branch tokens";
 
 /// What an exception does without.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

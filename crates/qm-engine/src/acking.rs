@@ -76,7 +76,8 @@ impl Engine {
             | PeerFrame::ChallengeOk(_)
             | PeerFrame::Twin(_)
             | PeerFrame::Ask(_)
-            | PeerFrame::Claim(_)) => self.on_identity_frame(link, frame),
+            | PeerFrame::Claim(_)
+            | PeerFrame::Succession(_)) => self.on_identity_frame(link, frame),
             frame => self.on_unoffered(link, frame),
         }
     }
@@ -213,7 +214,7 @@ impl Engine {
             return;
         };
         let peer = session.peer;
-        if ack.source != self.me.qm {
+        if !self.is_own(ack.source) {
             return self.misbehaved(link, "a routed ack for another queue manager");
         }
         let flights = self.flights_by_id(peer, ack.entries.iter());
@@ -245,7 +246,7 @@ impl Engine {
             });
             crate::reached!(self, NotHeldSent);
             let frame = NotHeld {
-                source: self.me.qm,
+                source: ack.source,
                 entries: not_held,
             };
             if let Some(session) = self.sessions.get_mut(&link) {
@@ -428,7 +429,7 @@ impl Engine {
             return;
         };
         let peer = session.peer;
-        if answer.source != self.me.qm {
+        if !self.is_own(answer.source) {
             return self.misbehaved(link, "an answer for another queue manager");
         }
         let flights = self.flights_by_id(peer, answer.entries.iter().map(|(entry, _)| entry));

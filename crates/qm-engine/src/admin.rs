@@ -7,6 +7,7 @@ pub use crate::cause::Cause;
 use crate::identity::{BranchView, TwinView, WentBackView};
 pub use crate::io::FullBy;
 use crate::record::{LocalSettings, RemoteKey};
+pub use crate::reidentify::view::{FormerDestination, FormerView, IdentityView};
 pub use crate::stream::operator::StreamView;
 
 /// What an operator asks of the engine.
@@ -120,6 +121,15 @@ pub enum AdminRequest {
         /// Positions of the letters.
         positions: Vec<u64>,
     },
+    /// Who this node is, and was.
+    Identity,
+    /// Take a new identity, online.
+    Remint {
+        /// Why, for people.
+        because: String,
+    },
+    /// Go back to the former identity, online, as long as its key is there.
+    Reclaim,
     /// All transactional streams, leaving and arriving.
     Streams,
     /// Begin outgoing streams anew that stand; a named one whatever it does.
@@ -180,6 +190,8 @@ pub enum AdminReply {
     Why(WhyView),
     /// See [`TraceView`].
     Trace(Box<TraceView>),
+    /// See [`IdentityView`].
+    Identity(Box<IdentityView>),
     /// See [`StreamView`].
     Streams(Vec<StreamView>),
     /// Streams were begun anew.
@@ -345,6 +357,8 @@ pub struct StatusView {
     pub branched: Vec<BranchView>,
     /// Peers that hold tokens which this node made and does not remember: its store went back.
     pub went_back: Vec<WentBackView>,
+    /// Who this node was before, as long as that drains or may be taken back.
+    pub former: Option<FormerView>,
 }
 
 /// What `queue list` shows of a queue.
@@ -475,6 +489,10 @@ pub struct PeerView {
     pub connections: Vec<ConnectionEvent>,
     /// The live machines that use its identity, when they are several.
     pub twins: Option<TwinView>,
+    /// The identity that this one follows, proven by both keys.
+    pub succeeds: Option<QmId>,
+    /// The identity that follows this one, proven by both keys.
+    pub succeeded_by: Option<QmId>,
 }
 
 /// What `routes` shows: where acks for a queue manager's life would go.

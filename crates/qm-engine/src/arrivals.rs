@@ -281,7 +281,7 @@ impl Engine {
     fn recall_head(&mut self, head: &Bytes) -> Option<MessageKey> {
         let stored = StoredMessage::read(head)?;
         let envelope = stored.envelope;
-        if envelope.source == self.me.qm {
+        if self.is_own(envelope.source) {
             // My own earlier lives: their acks are mine to take.
             self.prior_incarnations.insert(envelope.id.incarnation);
             return None;

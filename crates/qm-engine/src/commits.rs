@@ -17,6 +17,8 @@ use crate::dead::{End, Resent};
 use crate::handed::HandOut;
 use crate::io::{ConnId, LinkId, StoreOp, StreamId, Ticket};
 use crate::jobs::JobId;
+use crate::record::RemoteKey;
+use crate::reidentify::Former;
 use crate::stream::receiving::InPlace;
 use crate::time::Timestamp;
 use crate::undone::Undone;
@@ -114,11 +116,17 @@ pub(crate) enum Then {
     /// What a peer presented is remembered: up to this change of what is known of it.
     LedgerKept {
         link: LinkId,
-        peer: QmId,
+        ends: (QmId, QmId),
         changes: u64,
     },
     /// The token that a peer gave is safe.
-    TokenStored { peer: QmId },
+    TokenStored { own: QmId, peer: QmId },
+    /// The roles of this node's keys are safe.
+    Reidentified(Box<Former>),
+    /// A destination is spoken to under the new identity from now on.
+    Switched(RemoteKey),
+    /// Nothing of the former identity is left on disk but its key.
+    FormerGone(QmId),
     /// A dead letter was sent again: the new message and the letter's removal.
     Resent(Box<Resent>),
     /// A dead letter is dropped.

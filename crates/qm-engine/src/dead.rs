@@ -355,7 +355,8 @@ impl Engine {
             incarnation: self.incarnation,
             sequence: self.next_sequence,
         };
-        let envelope = self.resent_envelope(&old, id, queue);
+        let own = self.minting_for(&target);
+        let envelope = self.resent_envelope(&old, (own, id), queue);
         let mut encoded = BytesMut::new();
         envelope
             .encode(&mut encoded)
@@ -366,7 +367,7 @@ impl Engine {
         self.next_sequence += 1;
         let message = Message {
             position: 0,
-            source: self.me.qm,
+            source: own,
             id,
             tag: Tag::compute(&encoded, &envelope.salt, &letter.body),
             // The letter was on disk; what takes its place is too, also for an express message.
@@ -384,7 +385,7 @@ impl Engine {
         let put = match target {
             Target::Local(number) => self.put_local(number, priority, message),
             Target::Remote(key, queue) => {
-                let number = self.out_queue(&key, &queue);
+                let number = self.out_queue(own, &key, &queue);
                 self.put_out(number, priority, message)
             }
         };
@@ -433,9 +434,14 @@ impl Engine {
 
     /// The envelope of the new message: everything the application said, a new identity, its time
     /// to reach the queue anew, and where it comes from.
-    fn resent_envelope(&mut self, old: &Envelope, id: MessageId, queue: QueueName) -> Envelope {
+    fn resent_envelope(
+        &mut self,
+        old: &Envelope,
+        (own, id): (QmId, MessageId),
+        queue: QueueName,
+    ) -> Envelope {
         let mut envelope = old.clone();
-        envelope.source = self.me.qm;
+        envelope.source = own;
         envelope.id = id;
         envelope.salt = self.batch_salt();
         envelope.queue = queue;

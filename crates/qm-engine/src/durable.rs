@@ -99,10 +99,13 @@ impl Engine {
                 Then::LifeBegun => self.on_life_begun(),
                 Then::LedgerKept {
                     link,
-                    peer,
+                    ends,
                     changes,
-                } => self.ledger_kept(link, peer, changes),
-                Then::TokenStored { peer } => self.token_stored(peer),
+                } => self.ledger_kept(link, ends, changes),
+                Then::TokenStored { own, peer } => self.token_stored(own, peer),
+                Then::Reidentified(former) => self.reidentified(*former),
+                Then::Switched(key) => self.switched(&key),
+                Then::FormerGone(former) => self.former_gone(former, false),
                 Then::Resent(resent) => self.resent_durable(*resent),
                 Then::LetterGone { job, fate } => self.letter_decided(job, fate),
                 Then::Emptied { local, number } => self.purge_confirmed(local, number),
@@ -235,7 +238,11 @@ impl Engine {
                 Then::Listed { number, .. } => self.arrivals.refused(number),
                 Then::LifeBegun => self.life_refused = true,
                 Then::LedgerKept { link, .. } => self.ledger_refused(link),
-                Then::TokenStored { peer } => self.token_refused(peer),
+                Then::TokenStored { own, peer } => self.token_refused(own, peer),
+                Then::Reidentified(_) => self.on_not_succeeded("the disk is full"),
+                // The next look finds it undone.
+                Then::Switched(key) => self.not_switched(&key),
+                Then::FormerGone(former) => self.former_gone(former, true),
                 Then::Resent(resent) => self.resent_refused(*resent),
                 Then::LetterGone { job, mut fate } => {
                     fate.outcome = Some(Outcome::STORE_FULL);

@@ -18,6 +18,7 @@ use crate::connections::Connections;
 use crate::dead::LetterDo;
 use crate::entropy::Entropy;
 use crate::handed::HandOut;
+use crate::heirs::Heirs;
 use crate::history::History;
 use crate::identity::branches::Branched;
 use crate::identity::handshake::Tokens;
@@ -30,6 +31,7 @@ use crate::penalty::Penalties;
 use crate::purge::Purge;
 use crate::queues::LocalQueue;
 use crate::record::RemoteKey;
+use crate::reidentify::Reidentifying;
 use crate::room::Room;
 use crate::scan::ScanJob;
 use crate::session::Session;
@@ -150,7 +152,10 @@ pub struct Engine {
     pub(crate) local_names: BTreeMap<QueueName, u32>,
     pub(crate) outs: BTreeMap<u32, OutQueue>,
     pub(crate) remotes: BTreeMap<u32, Remote>,
-    pub(crate) remote_keys: BTreeMap<RemoteKey, u32>,
+    /// By the identity of this node under which it is spoken to, and its address.
+    pub(crate) remote_keys: BTreeMap<(QmId, RemoteKey), u32>,
+    pub(crate) reidentifying: Reidentifying,
+    pub(crate) heirs: Heirs,
     pub(crate) next_queue: u32,
     pub(crate) next_remote: u32,
     pub(crate) prior_incarnations: BTreeSet<Incarnation>,
@@ -269,6 +274,8 @@ impl Engine {
             outs: BTreeMap::new(),
             remotes: BTreeMap::new(),
             remote_keys: BTreeMap::new(),
+            reidentifying: Reidentifying::default(),
+            heirs: Heirs::default(),
             next_queue: 0,
             next_remote: 0,
             prior_incarnations: BTreeSet::new(),
@@ -354,10 +361,11 @@ impl Engine {
                 link,
                 peer,
                 public_key,
+                own,
                 remote,
                 dial,
             } => {
-                self.on_connected(link, peer, &public_key, remote, dial);
+                self.on_connected(link, (own, peer), &public_key, remote, dial);
             }
             Input::DialFailed {
                 dial,
@@ -408,6 +416,11 @@ impl Engine {
             }
             Input::Signed { sign, signature } => self.on_signed(sign, signature),
             Input::Verified { verify, good } => self.on_verified(verify, good),
+            Input::Succeeded {
+                succession,
+                token_key,
+            } => self.on_succeeded(succession, token_key),
+            Input::NotSucceeded { text } => self.on_not_succeeded(&text),
             Input::Tick => {}
             Input::Stop => self.on_stop(),
         }
@@ -534,6 +547,7 @@ impl Engine {
         self.forgive();
         self.forget_lives();
         self.forget_links();
+        self.look_after_former();
         self.count_stored_bytes();
         let interval = self.config.ack_route_purge_interval_ms.max(1_000);
         self.arm(self.now.at.plus_ms(interval), Timer::Maintenance);

@@ -199,7 +199,7 @@ impl Engine {
 
     /// A queue manager as people know it.
     pub(crate) fn peer_title(&self, peer: QmId) -> String {
-        if peer == self.me.qm {
+        if self.is_own(peer) {
             return "this node".to_owned();
         }
         let name = self.entry_of_peer(peer).map(|entry| entry.name.clone());

@@ -42,7 +42,8 @@ const UNDER_WAY_MAX: usize = 64;
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Twins {
-    current: Current<QmId, LinkId>,
+    /// By the identity of this node and the peer.
+    current: Current<(QmId, QmId), LinkId>,
     checks: Checks<LinkId, [u8; 16]>,
     relays: Relays<LinkId>,
     proofs: Proofs<LinkId>,
@@ -69,16 +70,16 @@ impl Default for Twins {
 
 impl Engine {
     /// A session begins: on older ones with this peer no sign of life is given any more.
-    pub(crate) fn twins_session_began(&mut self, link: LinkId, peer: QmId) {
-        self.twins.current.began(peer, link);
+    pub(crate) fn twins_session_began(&mut self, link: LinkId, (own, peer): (QmId, QmId)) {
+        self.twins.current.began((own, peer), link);
     }
 
-    pub(crate) fn twins_session_ended(&mut self, link: LinkId, peer: QmId) {
+    pub(crate) fn twins_session_ended(&mut self, link: LinkId, (own, peer): (QmId, QmId)) {
         self.twins.checks.ended(link);
         self.twins.relays.ended(link);
         self.twins.proofs.ended(link);
-        if !self.by_peer.contains_key(&peer) {
-            self.twins.current.none_left(&peer);
+        if !self.has_session(own, peer) {
+            self.twins.current.none_left(&(own, peer));
         }
     }
 
@@ -109,6 +110,10 @@ impl Engine {
         let Some(newest_life) = life(&newest) else {
             return;
         };
+        // A former identity drains: that the copy which keeps it lives is known.
+        if self.is_draining(newest) {
+            return;
+        }
         let others: Vec<LinkId> = self
             .by_peer
             .get(&peer)
@@ -118,6 +123,7 @@ impl Engine {
             .copied()
             .filter(|link| *link != newest)
             .filter(|link| life(link).is_some_and(|other| other != newest_life))
+            .filter(|link| !self.is_draining(*link))
             .take(ASKED_MAX)
             .collect();
         for older in others {
@@ -150,6 +156,7 @@ impl Engine {
             PeerFrame::Twin(twin) => self.on_twin(link, twin),
             PeerFrame::Ask(ask) => self.on_ask(link, ask),
             PeerFrame::Claim(claim) => self.on_claim(link, claim),
+            PeerFrame::Succession(succession) => self.on_succession(link, succession),
             // Their histories are not compared in this version.
             _ => {}
         }
@@ -160,7 +167,10 @@ impl Engine {
         let Some(session) = self.sessions.get(&link) else {
             return;
         };
-        let current = self.twins.current.may_answer(&session.peer, &link);
+        let current = self
+            .twins
+            .current
+            .may_answer(&(session.own, session.peer), &link);
         if current && challenge.attempt == session.attempt {
             self.present_again(link);
             let Some(session) = self.sessions.get_mut(&link) else {
@@ -276,8 +286,8 @@ impl Engine {
         let Some(me) = self.voice_on(link) else {
             return;
         };
-        let peer = self.sessions.get(&link).map(|session| session.peer);
-        let current = peer.is_some_and(|peer| self.twins.current.may_answer(&peer, &link));
+        let ends = self.sessions.get(&link).map(|s| (s.own, s.peer));
+        let current = ends.is_some_and(|ends| self.twins.current.may_answer(&ends, &link));
         if !current || self.twins.signing.len() >= UNDER_WAY_MAX {
             return;
         }
@@ -318,8 +328,10 @@ impl Engine {
         let signature = unverified.signature;
         let verify = self.next_identity_number();
         self.twins.verifying.insert(verify, (link, unverified));
+        let key = self.me.public_key;
         self.outputs.push_back(Output::Verify {
             verify,
+            key,
             bytes,
             signature,
         });
@@ -328,7 +340,7 @@ impl Engine {
     /// Whether a signature was by this node's own key.
     pub(crate) fn on_verified(&mut self, verify: u64, good: bool) {
         let Some((link, claim)) = self.twins.verifying.remove(&verify) else {
-            return;
+            return self.on_succession_verified(verify, good);
         };
         let Some(peer) = self.sessions.get(&link).map(|session| session.peer) else {
             return;
@@ -376,7 +388,7 @@ impl Engine {
         }
     }
 
-    fn next_identity_number(&mut self) -> u64 {
+    pub(crate) fn next_identity_number(&mut self) -> u64 {
         self.twins.next_number += 1;
         self.twins.next_number
     }

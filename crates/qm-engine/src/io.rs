@@ -207,6 +207,8 @@ pub enum Input {
         peer: QmId,
         /// The key.
         public_key: [u8; 32],
+        /// The identity that this node proved: its own, or its former one while that drains.
+        own: QmId,
         /// Where the peer is seen.
         remote: SocketAddr,
         /// The [`Output::Dial`] that it answers; `None` for a link the peer dialled.
@@ -299,8 +301,20 @@ pub enum Input {
     Verified {
         /// Which.
         verify: u64,
-        /// Whether the signature is by the node's own key over exactly these bytes.
+        /// Whether the signature is by that key over exactly these bytes.
         good: bool,
+    },
+    /// The answer to [`Output::Succeed`]: both keys are on disk and have signed.
+    Succeeded {
+        /// Signed with both.
+        succession: qm_wire::Succession,
+        /// For the tokens of the identity that follows, as in [`Identity`](crate::Identity).
+        token_key: crate::identity::TokenKey,
+    },
+    /// The other answer to [`Output::Succeed`]: nothing changed.
+    NotSucceeded {
+        /// One sentence for the operator.
+        text: String,
     },
     /// Time passed.
     Tick,
@@ -344,6 +358,8 @@ pub enum Output {
         address: String,
         /// Who must answer.
         expected: Option<QmId>,
+        /// The identity to prove: this node's own, or its former one while that drains.
+        own: QmId,
     },
     /// Make these changes durable, all or nothing; answered by [`Input::Persisted`].
     Persist {
@@ -372,14 +388,32 @@ pub enum Output {
         /// What to sign, with its domain.
         bytes: Bytes,
     },
-    /// Verify a signature by the node's own key; answered by [`Input::Verified`].
+    /// Verify a signature; answered by [`Input::Verified`].
     Verify {
         /// Number that the answer repeats.
         verify: u64,
+        /// The Ed25519 key that must have signed.
+        key: [u8; 32],
         /// What was signed, with its domain.
         bytes: Bytes,
         /// Ed25519.
         signature: [u8; 64],
+    },
+    /// Have another key ready, on disk, and sign the succession with both; answered by
+    /// [`Input::Succeeded`] or [`Input::NotSucceeded`]. The roles of the keys do not change yet.
+    Succeed {
+        /// The key of the identity that this node has now.
+        old_key: [u8; 32],
+        /// The key that shall follow, which this node still has; `None` for a new one.
+        new_key: Option<[u8; 32]>,
+    },
+    /// The roles of the keys changed, durably: speak under `current` from now on, and under
+    /// `former` only where this node is told to or is asked for it. Other keys are to be erased.
+    Keys {
+        /// Who this node is.
+        current: QmId,
+        /// Who it was, as long as that drains or may be taken back.
+        former: Option<QmId>,
     },
     /// A frame for an application.
     Client {
@@ -529,6 +563,41 @@ pub enum Event {
         peer: QmId,
         /// Its display name.
         name: String,
+    },
+    /// This node is somebody else from now on.
+    Reidentified {
+        /// Who it was.
+        old: QmId,
+        /// Who it is.
+        new: QmId,
+        /// Why.
+        because: String,
+    },
+    /// From now on messages for a destination are minted under the new identity.
+    IdentitySwitched {
+        /// The destination node.
+        peer: Option<QmId>,
+        /// As addressed.
+        remote: String,
+    },
+    /// Everything under the former identity is delivered or was given up.
+    FormerDrained {
+        /// Which identity.
+        former: QmId,
+    },
+    /// The key of the former identity is to be erased.
+    FormerErased {
+        /// Which identity.
+        former: QmId,
+    },
+    /// A peer proved, with both keys, that it has another identity from now on.
+    PeerSucceeded {
+        /// Who it was.
+        old: QmId,
+        /// Who it is.
+        new: QmId,
+        /// Addresses and names that stand for the new one from now on.
+        moved: usize,
     },
     /// A peer broke the protocol; its session was closed.
     PeerMisbehaved {

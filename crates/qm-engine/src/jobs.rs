@@ -16,8 +16,8 @@ pub(crate) struct JobId(u64);
 /// A request that is being worked on.
 #[derive(Debug)]
 struct Job {
-    conn: ConnId,
-    request: u64,
+    /// Who is answered; nobody when the node does it by itself.
+    asked: Option<(ConnId, u64)>,
     work: Work,
 }
 
@@ -47,13 +47,18 @@ pub(crate) struct Jobs {
 impl Engine {
     /// Begins a job; its answer comes with [`Engine::end_job`].
     pub(crate) fn begin_job(&mut self, conn: ConnId, request: u64, work: Work) -> JobId {
+        self.insert_job(Some((conn, request)), work)
+    }
+
+    /// Begins something that takes more than one step and that nobody asked for.
+    pub(crate) fn begin_own_job(&mut self, work: Work) -> JobId {
+        self.insert_job(None, work)
+    }
+
+    fn insert_job(&mut self, asked: Option<(ConnId, u64)>, work: Work) -> JobId {
         self.jobs.last += 1;
         let id = JobId(self.jobs.last);
-        let job = Job {
-            conn,
-            request,
-            work,
-        };
+        let job = Job { asked, work };
         self.jobs.open.insert(id, job);
         id
     }
@@ -64,7 +69,8 @@ impl Engine {
 
     /// Answers the request of a job.
     pub(crate) fn end_job(&mut self, id: JobId, reply: AdminReply) {
-        if let Some(Job { conn, request, .. }) = self.jobs.open.remove(&id) {
+        let job = self.jobs.open.remove(&id);
+        if let Some((conn, request)) = job.and_then(|job| job.asked) {
             self.outputs.push_back(Output::Admin {
                 conn,
                 request,

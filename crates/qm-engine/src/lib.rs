@@ -42,6 +42,7 @@ mod engine;
 mod entropy;
 mod expiry;
 mod handed;
+mod heirs;
 mod history;
 mod identity;
 mod inbound;
@@ -61,6 +62,7 @@ mod queues;
 mod receiving;
 mod record;
 mod recover;
+mod reidentify;
 mod room;
 mod scan;
 mod seek;
@@ -89,5 +91,6 @@ pub use io::{
 pub use probe::{Breaks, Reach, Reached};
 
 pub use record::{LocalSettings, RemoteKey, StoredMessage, StoredQueue};
+pub use reidentify::Roles;
 pub use sizes::Sizes;
 pub use time::{Now, Timestamp};

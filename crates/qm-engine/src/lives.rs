@@ -27,14 +27,15 @@ impl Engine {
 
     /// Other open sessions with the same life of a peer.
     fn rivals(&self, link: LinkId, peer: QmId, incarnation: Incarnation) -> Vec<LinkId> {
+        let own = self.sessions.get(&link).map(|session| session.own);
         let links = self.by_peer.get(&peer).into_iter().flatten();
         links
             .copied()
             .filter(|other| *other != link)
             .filter(|other| {
-                self.sessions
-                    .get(other)
-                    .is_some_and(|s| s.opened && s.incarnation() == Some(incarnation))
+                self.sessions.get(other).is_some_and(|s| {
+                    s.opened && Some(s.own) == own && s.incarnation() == Some(incarnation)
+                })
             })
             .collect()
     }
@@ -42,7 +43,7 @@ impl Engine {
     /// Which of two sessions with one life of a peer has to go.
     fn loser(&self, newer: LinkId, older: LinkId) -> Option<LinkId> {
         let (new, old) = (self.sessions.get(&newer)?, self.sessions.get(&older)?);
-        let lower = self.me.qm < new.peer;
+        let lower = new.own < new.peer;
         let newer_stays = new.dialled == old.dialled || new.dialled == lower;
         Some(if newer_stays { older } else { newer })
     }
@@ -78,12 +79,12 @@ impl Engine {
             },
             tag: Tag([0; 8]),
         };
-        let question = Query {
-            source: self.me.qm,
-            void: false,
-            entries: vec![nobody],
-        };
         if let Some(session) = self.sessions.get_mut(&link) {
+            let question = Query {
+                source: session.own,
+                void: false,
+                entries: vec![nobody],
+            };
             session.push(Lane::Control, &PeerFrame::Query(question));
             self.busy_sessions.insert(link);
             self.expect_sign(link, SILENT_RIVAL_MS);

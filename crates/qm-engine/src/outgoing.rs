@@ -28,6 +28,8 @@ const LOAD_BYTES: usize = 1 << 20;
 /// A destination node as addressed.
 #[derive(Debug)]
 pub(crate) struct Remote {
+    /// The identity of this node under which it is spoken to.
+    pub(crate) own: QmId,
     pub(crate) key: RemoteKey,
     pub(crate) pin: Option<QmId>,
     pub(crate) queues: BTreeMap<QueueName, u32>,
@@ -47,8 +49,9 @@ pub(crate) enum DialState {
 }
 
 impl Remote {
-    pub(crate) const fn new(key: RemoteKey, pin: Option<QmId>) -> Self {
+    pub(crate) const fn new(own: QmId, key: RemoteKey, pin: Option<QmId>) -> Self {
         Self {
+            own,
             key,
             pin,
             queues: BTreeMap::new(),
@@ -116,6 +119,13 @@ impl OutQueue {
             || self.skipping() > 0
     }
 
+    /// Whether transactional messages of it may still be on their way.
+    pub(crate) fn holds_stream(&self) -> bool {
+        self.stream.as_ref().is_some_and(|stream| {
+            self.has_work() || self.in_flight > 0 || !stream.leaving.is_empty()
+        })
+    }
+
     pub(crate) fn waiting(&self) -> (u64, u64) {
         self.lanes.values().fold((0, 0), |(messages, bytes), lane| {
             (messages + lane.backlog.messages, bytes + lane.backlog.bytes)
@@ -131,22 +141,30 @@ impl OutQueue {
 }
 
 impl Engine {
-    /// The outgoing queue for a queue of a remote, made durable with its first message.
-    pub(crate) fn out_queue(&mut self, key: &RemoteKey, queue: &QueueName) -> u32 {
-        let remote = self.remote(key);
+    /// The outgoing queue for a queue of a remote, made durable with its first message. `own`: the
+    /// identity under which its messages are minted.
+    pub(crate) fn out_queue(&mut self, own: QmId, key: &RemoteKey, queue: &QueueName) -> u32 {
+        let remote = self.remote_as(own, key);
         if let Some(number) = self.remotes.get(&remote).and_then(|r| r.queues.get(queue)) {
             return *number;
         }
         let number = self.next_queue;
         self.next_queue += 1;
         let queue = queue.detach();
+        let paused = self
+            .sibling_of(own, key, &queue)
+            .is_some_and(|out| out.paused);
         let record = QueueRecord::Outgoing {
             remote: key.clone(),
             queue: queue.clone(),
-            paused: false,
+            paused,
+            own: self.recorded_own(own),
         };
         self.commits.set(QueueRecord::key(number), record.encode());
-        self.insert_out_queue(number, remote, queue, false);
+        self.insert_out_queue(number, remote, queue, paused);
+        if own != self.me.qm {
+            self.make_siblings();
+        }
         number
     }
 
@@ -158,8 +176,8 @@ impl Engine {
 
     pub(crate) fn is_out_queue(&self, key: &RemoteKey, queue: &QueueName) -> bool {
         let remote = self
-            .remote_keys
-            .get(key)
+            .find_remote(key)
+            .as_ref()
             .and_then(|number| self.remotes.get(number));
         remote.is_some_and(|remote| remote.queues.contains_key(queue))
     }
@@ -205,29 +223,42 @@ impl Engine {
         let Some(remote) = self.remotes.get(&remote_number) else {
             return;
         };
+        let own = remote.own;
         if let Some(peer) = remote.peer()
             && self.by_peer.contains_key(&peer)
         {
+            // Also when only the other identity has a session: its messages wait for these.
             self.busy_peers.insert(peer);
-        } else {
-            self.want_connection(remote_number);
+            if self.has_session(own, peer) {
+                return;
+            }
         }
+        self.want_connection(remote_number);
     }
 
-    pub(crate) fn queues_towards(&self, peer: QmId) -> Vec<u32> {
+    /// The outgoing queues for a peer whose messages are minted under one of this node's
+    /// identities.
+    pub(crate) fn queues_towards(&self, own: QmId, peer: QmId) -> Vec<u32> {
         self.remotes
             .values()
-            .filter(|remote| remote.peer() == Some(peer))
+            .filter(|remote| remote.own == own && remote.peer() == Some(peer))
             .flat_map(|remote| remote.queues.values().copied())
             .collect()
     }
 
     /// Transmits what credit and the state of queues allow, higher priorities first.
     pub(crate) fn pump_peer(&mut self, peer: QmId) {
-        let Some(link) = self.sending_session(peer) else {
+        // The former identity first: the other one waits for it.
+        for own in self.owns() {
+            self.pump_peer_as(own, peer);
+        }
+    }
+
+    fn pump_peer_as(&mut self, own: QmId, peer: QmId) {
+        let Some(link) = self.sending_session(own, peer) else {
             return;
         };
-        let numbers = self.queues_towards(peer);
+        let numbers = self.queues_towards(own, peer);
         let mut asked = false;
         for priority in (0..Priority::COUNT).rev() {
             let Ok(priority) = u8::try_from(priority) else {
@@ -238,7 +269,7 @@ impl Engine {
             }
         }
         if asked {
-            self.query_doubts(peer);
+            self.query_doubts(own, peer);
         }
         self.busy_sessions.insert(link);
     }
@@ -247,8 +278,9 @@ impl Engine {
     fn pump_lane(&mut self, link: LinkId, number: u32, priority: u8) -> bool {
         let mut asked = false;
         let mut first_flight = false;
+        let barred = priority == Priority::LOWEST.get() && self.is_barred(number);
         loop {
-            if priority == Priority::LOWEST.get() && !self.pump_stream(link, number) {
+            if priority == Priority::LOWEST.get() && !barred && !self.pump_stream(link, number) {
                 return asked;
             }
             let now = self.now;
@@ -306,6 +338,9 @@ impl Engine {
                 break;
             }
             let transactional = next.class == Class::Transactional;
+            if transactional && barred {
+                break;
+            }
             let stream = out.stream.as_mut().filter(|_| transactional);
             if stream
                 .as_ref()
@@ -463,7 +498,8 @@ impl Engine {
         let (number, priority, position) = *self.doubts.get(&entry.id)?;
         let out = self.outs.get_mut(&number)?;
         // W-USE-1: only the queue manager a message was sent to may speak about it.
-        if self.remotes.get(&out.remote).and_then(Remote::peer) != Some(peer) {
+        let of = self.remotes.get(&out.remote).and_then(Remote::peer);
+        if of != Some(peer) && !self.heirs.succeeded(peer, of) {
             return None;
         }
         let lane = out.lanes.get_mut(&priority)?;
@@ -477,12 +513,12 @@ impl Engine {
     }
 
     /// Asks a peer for everything in doubt towards it.
-    pub(crate) fn query_doubts(&mut self, peer: QmId) {
-        let Some(link) = self.sending_session(peer) else {
+    pub(crate) fn query_doubts(&mut self, own: QmId, peer: QmId) {
+        let Some(link) = self.sending_session(own, peer) else {
             return;
         };
         let mut entries = Vec::new();
-        for number in self.queues_towards(peer) {
+        for number in self.queues_towards(own, peer) {
             if let Some(out) = self.outs.get(&number) {
                 for lane in out.lanes.values() {
                     entries.extend(lane.doubt.values().map(Message::entry));
@@ -500,16 +536,16 @@ impl Engine {
         let Some(session) = self.sessions.get_mut(&link) else {
             return;
         };
+        let me = session.own;
         for chunk in entries.chunks(ENTRIES_MAX) {
             let query = Query {
-                source: self.me.qm,
+                source: me,
                 void: false,
                 entries: chunk.to_vec(),
             };
             session.push(Lane::Control, &PeerFrame::Query(query));
         }
         let peer = session.peer;
-        let me = self.me.qm;
         for entry in entries {
             self.note(me, entry.id, What::Queried { peer });
         }
@@ -536,7 +572,7 @@ impl Engine {
         {
             return;
         }
-        let peer = session.peer;
+        let (own, peer) = (session.own, session.peer);
         let wait_ms = session.ack_wait_ms(&self.config);
         let mut entries: Vec<Entry> = session
             .flights
@@ -545,8 +581,8 @@ impl Engine {
             .filter(|flight| flight.sent.plus_ms(wait_ms) <= now)
             .map(|flight| flight.message.entry())
             .collect();
-        if self.sending_session(peer) == Some(link) {
-            for number in self.queues_towards(peer) {
+        if self.sending_session(own, peer) == Some(link) {
+            for number in self.queues_towards(own, peer) {
                 if let Some(out) = self.outs.get(&number) {
                     for lane in out.lanes.values() {
                         entries.extend(lane.doubt.values().map(Message::entry));

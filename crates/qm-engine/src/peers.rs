@@ -338,32 +338,56 @@ impl Engine {
         }
     }
 
-    pub(crate) fn keep_connected(&self, peer: QmId) -> bool {
-        self.remotes
-            .values()
-            .any(|remote| remote.peer() == Some(peer) && self.is_kept(remote))
-    }
-
-    fn is_kept(&self, remote: &Remote) -> bool {
+    pub(crate) fn is_kept(&self, remote: &Remote) -> bool {
         self.peers
             .name_of(&remote.key, remote.pin)
             .is_some_and(|entry| entry.keep_connected)
     }
 
-    /// The remote of this key, made when there is none.
+    /// The remote of this key, made when there is none: under the identity under which messages for
+    /// it are minted now.
     pub(crate) fn remote(&mut self, key: &RemoteKey) -> u32 {
-        if let Some(number) = self.remote_keys.get(key) {
+        self.remote_as(self.minting_own(key), key)
+    }
+
+    /// The same under one of this node's identities.
+    pub(crate) fn remote_as(&mut self, own: QmId, key: &RemoteKey) -> u32 {
+        let full = (own, key.clone());
+        if let Some(number) = self.remote_keys.get(&full) {
             return *number;
         }
         let number = self.next_remote;
         self.next_remote += 1;
-        let pin = match key {
-            RemoteKey::Id(qm) => Some(*qm),
-            RemoteKey::Host(_) => None,
+        let known = self
+            .find_remote(key)
+            .and_then(|known| self.remotes.get(&known));
+        let pin = match (known, key) {
+            (Some(known), _) => known.pin,
+            (None, RemoteKey::Id(qm)) => Some(self.heirs.of(*qm)),
+            (None, RemoteKey::Host(_)) => None,
         };
-        self.remote_keys.insert(key.clone(), number);
-        self.remotes.insert(number, Remote::new(key.clone(), pin));
+        self.remote_keys.insert(full, number);
+        self.remotes
+            .insert(number, Remote::new(own, key.clone(), pin));
         number
+    }
+
+    /// The remote of this key under whichever identity of this node; under the one that mints now,
+    /// if there is one.
+    pub(crate) fn find_remote(&self, key: &RemoteKey) -> Option<u32> {
+        let owns = [self.minting_own(key)].into_iter().chain(self.owns());
+        let mut found = owns.filter_map(|own| self.remote_keys.get(&(own, key.clone())));
+        found.next().copied()
+    }
+
+    /// Everything addressed by this key goes to this queue manager and to no other.
+    fn pin(&mut self, key: &RemoteKey, peer: Option<QmId>) {
+        for own in self.owns() {
+            let number = self.remote_keys.get(&(own, key.clone()));
+            if let Some(remote) = number.and_then(|number| self.remotes.get_mut(number)) {
+                remote.pin = peer;
+            }
+        }
     }
 
     /// Dials when something wants a connection and there is none.
@@ -376,7 +400,7 @@ impl Engine {
         }
         if remote
             .peer()
-            .is_some_and(|peer| self.by_peer.contains_key(&peer))
+            .is_some_and(|peer| self.has_session(remote.own, peer))
         {
             return;
         }
@@ -387,15 +411,20 @@ impl Engine {
         let Some(remote) = self.remotes.get(&number) else {
             return false;
         };
-        self.is_kept(remote)
+        if self.asks_for_approval(remote) {
+            return true;
+        }
+        let mints = remote.own == self.minting_own(&remote.key);
+        (mints && self.is_kept(remote))
             || remote.queues.values().any(|queue| {
                 self.outs
                     .get(queue)
                     .is_some_and(|out| !out.paused && out.has_work())
             })
-            || remote
-                .peer()
-                .is_some_and(|peer| self.owed.keys().any(|(qm, _)| *qm == peer))
+            || (mints
+                && remote
+                    .peer()
+                    .is_some_and(|peer| self.owed.keys().any(|(qm, _)| *qm == peer)))
     }
 
     fn addresses(&self, remote: &Remote) -> Vec<String> {
@@ -426,10 +455,12 @@ impl Engine {
             return;
         };
         let addresses = self.addresses(remote);
-        let expected = remote.peer();
+        let (own, expected) = (remote.own, remote.peer());
         let busy = expected.is_some_and(|peer| {
             self.remotes.values().any(|other| {
-                other.peer() == Some(peer) && matches!(other.state, DialState::Dialing { .. })
+                other.own == own
+                    && other.peer() == Some(peer)
+                    && matches!(other.state, DialState::Dialing { .. })
             })
         });
         if busy {
@@ -456,6 +487,7 @@ impl Engine {
             dial,
             address,
             expected,
+            own,
         });
     }
 
@@ -488,8 +520,8 @@ impl Engine {
                 false
             }
             None => {
-                remote.pin = Some(peer);
                 let key = remote.key.clone();
+                self.pin(&key, Some(peer));
                 if let RemoteKey::Host(host) = &key {
                     self.commits
                         .set(pin_key(host), Bytes::copy_from_slice(peer.as_bytes()));
@@ -581,11 +613,11 @@ impl Engine {
     }
 
     /// A session with this peer is open: dials towards it are over.
-    pub(crate) fn connected_to(&mut self, peer: QmId) {
+    pub(crate) fn connected_to(&mut self, own: QmId, peer: QmId) {
         for remote in self
             .remotes
             .values_mut()
-            .filter(|remote| remote.peer() == Some(peer))
+            .filter(|remote| remote.own == own && remote.peer() == Some(peer))
         {
             if matches!(remote.state, DialState::Waiting { .. }) {
                 remote.state = DialState::Idle;
@@ -597,14 +629,14 @@ impl Engine {
 
     /// A session with this peer ended: dial again when something waits, later when sessions keep
     /// ending at once.
-    pub(crate) fn disconnected_from(&mut self, peer: QmId, lasted_ms: u64, text: &str) {
-        if self.by_peer.contains_key(&peer) || self.stopping {
+    pub(crate) fn disconnected_from(&mut self, own: QmId, peer: QmId, lasted_ms: u64, text: &str) {
+        if self.has_session(own, peer) || self.stopping {
             return;
         }
         let numbers: Vec<_> = self
             .remotes
             .iter()
-            .filter(|(_, remote)| remote.peer() == Some(peer))
+            .filter(|(_, remote)| remote.own == own && remote.peer() == Some(peer))
             .map(|(number, _)| *number)
             .collect();
         for number in numbers {
@@ -695,9 +727,9 @@ impl Engine {
     pub(crate) fn entry_of_peer(&self, peer: QmId) -> Option<&BookEntry> {
         self.peers.name_of_peer(peer).or_else(|| {
             self.peers.names.values().find(|entry| {
-                let number = self.remote_keys.get(&entry.remote);
+                let number = self.find_remote(&entry.remote);
                 number
-                    .and_then(|number| self.remotes.get(number))
+                    .and_then(|number| self.remotes.get(&number))
                     .and_then(Remote::peer)
                     == Some(peer)
             })
@@ -739,10 +771,9 @@ impl Engine {
             let Some((host, id)) = host.zip(id) else {
                 return Some(false);
             };
-            let number = self.remote(&RemoteKey::Host(host.as_str().to_owned()));
-            if let Some(remote) = self.remotes.get_mut(&number) {
-                remote.pin = Some(QmId::from_bytes(id));
-            }
+            let key = RemoteKey::Host(host.as_str().to_owned());
+            self.remote(&key);
+            self.pin(&key, Some(QmId::from_bytes(id)));
         } else {
             return None;
         }

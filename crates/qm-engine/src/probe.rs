@@ -55,6 +55,12 @@ breaks! {
     answer_apart,
     /// Let times run by the wall clock.
     wall_clock,
+    /// Send transactional messages of a new identity before those of the former one have left.
+    no_barrier,
+    /// Speak under a new identity as soon as it is there, approved or not.
+    switch_at_once,
+    /// Keep in memory alone under which identity a destination is spoken to.
+    forget_switch,
     /// Tell an application that its settlement is done before it is on disk.
     settle_before_durable,
     /// Drop express messages on an orderly stop.

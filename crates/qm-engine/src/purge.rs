@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use qm_wire::{MessageFlags, Outcome, QueueName};
+use qm_wire::{MessageFlags, Outcome, QmId, QueueName};
 
 use crate::admin::{AdminReply, PurgeTally, Selector};
 use crate::backlog::{Backlog, Message};
@@ -27,6 +27,8 @@ pub(crate) struct Purge {
     outcome: Outcome,
     discard: bool,
     deletes: bool,
+    /// The peer whose word ends it, which will not be asked about what it may have.
+    refused_by: Option<QmId>,
     /// Everything was taken out; the disk is to confirm it.
     confirming: bool,
 }
@@ -77,6 +79,7 @@ impl Engine {
             outcome,
             discard,
             deletes,
+            refused_by: None,
             confirming: false,
         };
         self.purges.insert((true, number), purge);
@@ -173,6 +176,7 @@ impl Engine {
                 outcome: Outcome::PURGED_IN_TRANSIT,
                 discard,
                 deletes: false,
+                refused_by: None,
                 confirming: false,
             };
             self.purges.insert((false, number), purge);
@@ -180,6 +184,51 @@ impl Engine {
         }
         self.step_purges();
         None
+    }
+
+    /// The destination will never take what waits in this outgoing queue, because it blocked the
+    /// identity under which it was minted: dead letters, uncertain where it was transmitted.
+    pub(crate) fn bury_queue(&mut self, number: u32, by: QmId) {
+        let Some(out) = self.outs.get(&number) else {
+            return;
+        };
+        let lanes = out.lanes.iter();
+        let doubts: Vec<_> = lanes
+            .clone()
+            .flat_map(|(_, lane)| lane.doubt.values().map(Message::entry))
+            .collect();
+        let ends = lanes
+            .map(|(priority, lane)| (*priority, lane.backlog.next_position()))
+            .collect();
+        let outcome = Outcome::ACCESS_DENIED;
+        for entry in doubts {
+            if let Some((number, priority, message)) = self.take_doubt(by, &entry) {
+                let end = End {
+                    uncertain: !self.is_placed(number, &message),
+                    ..End::here(by, outcome)
+                };
+                self.bury_as(number, priority, &message, end);
+            }
+        }
+        let known = self.purges.get(&(false, number));
+        if known.is_some() {
+            // An operator's purge is under way; the next refusal comes back to the rest.
+            return;
+        }
+        let open = BTreeSet::from([(false, number)]);
+        let tally = PurgeTally::default();
+        let job = self.begin_own_job(Work::Purge { open, tally });
+        let purge = Purge {
+            job,
+            ends,
+            outcome,
+            discard: false,
+            deletes: false,
+            refused_by: Some(by),
+            confirming: false,
+        };
+        self.purges.insert((false, number), purge);
+        self.step_purges();
     }
 
     /// Goes on with every queue that is being emptied; called once for a batch of inputs.
@@ -212,6 +261,7 @@ impl Engine {
             return Step::Waits;
         }
         let (job, discard, outcome) = (purge.job, purge.discard, purge.outcome);
+        let by = purge.refused_by.unwrap_or(self.me.qm);
         let ends = purge.ends.clone();
         if self.disk_refuses() && !discard {
             return self.purge_failed(job);
@@ -247,7 +297,7 @@ impl Engine {
                     uncertain: uncertain && !placed,
                     unconfirmed: placed,
                     discard,
-                    ..End::here(self.me.qm, outcome)
+                    ..End::here(by, outcome)
                 };
                 self.tally_one(job, &message, end);
                 if local {
@@ -353,6 +403,11 @@ impl Engine {
         let Some(purge) = self.purges.remove(&(local, number)) else {
             return;
         };
+        if purge.refused_by.is_some() {
+            // Nobody will answer for the places that are left.
+            self.reroot_stream(number);
+            self.nudge_out(number);
+        }
         if purge.deletes {
             self.remove_queue(number);
         } else if local {

@@ -47,6 +47,9 @@ pub(crate) enum QueueRecord {
         remote: RemoteKey,
         queue: QueueName,
         paused: bool,
+        /// The identity under which its messages are minted, when the node had two as it was made;
+        /// otherwise the first identity of the store, or the former one.
+        own: Option<QmId>,
     },
 }
 
@@ -154,6 +157,7 @@ impl QueueRecord {
                 remote,
                 queue,
                 paused,
+                own,
             } => {
                 to.put_u8(1);
                 match remote {
@@ -167,7 +171,10 @@ impl QueueRecord {
                     }
                 }
                 put_bytes(&mut to, queue.as_bytes());
-                to.put_u8(u8::from(*paused));
+                to.put_u8(u8::from(*paused) | u8::from(own.is_some()) << 1);
+                if let Some(own) = own {
+                    to.put_slice(own.as_bytes());
+                }
             }
         }
         to.freeze()
@@ -198,10 +205,17 @@ impl QueueRecord {
                     _ => return None,
                 };
                 let queue = QueueName::from_bytes(take_bytes(&mut r)?).ok()?;
+                let flags = r.try_get_u8().ok()?;
+                let own = if flags & 2 != 0 {
+                    Some(QmId::from_bytes(take_array(&mut r)?))
+                } else {
+                    None
+                };
                 Self::Outgoing {
                     remote,
                     queue,
-                    paused: r.try_get_u8().ok()? != 0,
+                    paused: flags & 1 != 0,
+                    own,
                 }
             }
             _ => return None,
@@ -331,6 +345,13 @@ mod tests {
                 remote: RemoteKey::Host("h:1801".to_owned()),
                 queue: "q".parse().unwrap(),
                 paused: true,
+                own: None,
+            },
+            QueueRecord::Outgoing {
+                remote: RemoteKey::Host("h:1801".to_owned()),
+                queue: "q".parse().unwrap(),
+                paused: true,
+                own: Some(QmId::from_bytes([7; 16])),
             },
         ] {
             assert_eq!(QueueRecord::decode(&record.encode()), Some(record));

@@ -10,6 +10,7 @@ use crate::io::{Event, Recovered};
 use crate::outgoing::OutLane;
 use crate::queues::LocalQueue;
 use crate::record::QueueRecord;
+use crate::reidentify::is_identity_value;
 use crate::stream::recovery::is_stream_value;
 
 impl Engine {
@@ -17,10 +18,12 @@ impl Engine {
         let lives = recovered.state.get(LIVES).map(AsRef::as_ref);
         let lives = lives.and_then(|value| <[u8; 4]>::try_from(value).ok());
         self.begin_life(lives.map_or(0, u32::from_le_bytes).saturating_add(1));
+        // Who this node was, and who its peers were, decides what other values mean.
+        self.recover_identities(&recovered.state);
         for (key, value) in &recovered.state {
             let understood = match QueueRecord::number_of(key) {
                 Some(number) => self.recover_queue(number, QueueRecord::decode(value)),
-                None if key == LIVES => true,
+                None if key == LIVES || is_identity_value(key) => true,
                 None if is_stream_value(key) => true,
                 None => self
                     .recover_life(key)
@@ -80,6 +83,7 @@ impl Engine {
                 self.refill_out(number, priority);
             }
         }
+        self.make_siblings();
         self.connect_kept();
     }
 
@@ -125,8 +129,10 @@ impl Engine {
                 remote,
                 queue,
                 paused,
+                own,
             }) => {
-                let remote = self.remote(&remote);
+                let own = own.unwrap_or_else(|| self.former().unwrap_or(self.me.qm));
+                let remote = self.remote_as(own, &remote);
                 self.insert_out_queue(number, remote, queue, paused);
                 true
             }

@@ -6,9 +6,9 @@ use std::net::SocketAddr;
 
 use bytes::{Bytes, BytesMut};
 use qm_wire::{
-    Credit, Data, Entry, Goodbye, Hello, HelloFlags, Incarnation, Outcome, PROTOCOL_MAX,
-    PROTOCOL_MIN, PeerFrame, QmId, QueueName, QueueState, Refusal, Reject, SessionAck, Tag,
-    Welcome, WelcomeFlags, tag_hash,
+    Credit, Data, Entry, Goodbye, Hello, Incarnation, Outcome, PROTOCOL_MAX, PROTOCOL_MIN,
+    PeerFrame, QmId, QueueName, QueueState, Refusal, Reject, SessionAck, Tag, Welcome,
+    WelcomeFlags, tag_hash,
 };
 
 use crate::backlog::Message;
@@ -58,6 +58,8 @@ impl Allowance {
 pub(crate) struct Session {
     pub(crate) link: LinkId,
     pub(crate) peer: QmId,
+    /// The identity that this node proved to it.
+    pub(crate) own: QmId,
     pub(crate) remote: SocketAddr,
     pub(crate) dialled: bool,
     pub(crate) began: Timestamp,
@@ -72,6 +74,8 @@ pub(crate) struct Session {
     /// Whether the peer's welcome told me that I await approval.
     pub(crate) pending: bool,
     pub(crate) opened: bool,
+    /// Whether the peer proved that its identity is a former one.
+    pub(crate) succeeded: bool,
     pub(crate) last_activity: Timestamp,
     /// How long acks take, smoothed, milliseconds.
     ack_takes_ms: u64,
@@ -119,7 +123,7 @@ pub(crate) struct Session {
 impl Session {
     pub(crate) fn new(
         link: LinkId,
-        peer: QmId,
+        (own, peer): (QmId, QmId),
         remote: SocketAddr,
         dialled: bool,
         now: Timestamp,
@@ -132,6 +136,7 @@ impl Session {
         Self {
             link,
             peer,
+            own,
             remote,
             dialled,
             began: now,
@@ -142,6 +147,7 @@ impl Session {
             peer_pending: false,
             pending: false,
             opened: false,
+            succeeded: false,
             last_activity: now,
             ack_takes_ms: 0,
             last_ack: Timestamp(0),
@@ -290,7 +296,7 @@ impl Engine {
     pub(crate) fn on_connected(
         &mut self,
         link: LinkId,
-        peer: QmId,
+        (own, peer): (QmId, QmId),
         public_key: &[u8; 32],
         remote: SocketAddr,
         dial: Option<u64>,
@@ -310,29 +316,35 @@ impl Engine {
             self.close_link(link, Outcome::STOPPING, "the node is stopping");
             return;
         }
+        if !self.is_own(own) {
+            // Its key was erased, or given up, while the connection was made.
+            let text = "this node has not got that identity any more";
+            self.close_link(link, Outcome::WRONG_IDENTITY, text);
+            return;
+        }
         if let Some(left_ms) = self.penalty_left_ms(peer) {
             let text = format!(
                 "this peer broke the protocol; it is let in again in {left_ms} milliseconds"
             );
             self.close_link(link, Outcome::BUSY, &text);
-            return self.disconnected_from(peer, 0, &text);
+            return self.disconnected_from(own, peer, 0, &text);
         }
         let approval = self.meet(peer, public_key);
         if approval == Approval::Blocked {
             self.turn_away(link, Outcome::BLOCKED, "this peer is blocked");
-            return self.disconnected_from(peer, 0, "this peer is blocked here");
+            return self.disconnected_from(own, peer, 0, "this peer is blocked here");
         }
         if approval == Approval::Overflow {
             self.turn_away(link, Outcome::BUSY, "too many peers await approval");
-            return self.disconnected_from(peer, 0, "too many peers await approval here");
+            return self.disconnected_from(own, peer, 0, "too many peers await approval here");
         }
         if approval == Approval::Approved {
             self.outputs.push_back(Output::Trust { link });
         }
         self.next_attempt += 1;
         let attempt = self.next_attempt;
-        let mut session = Session::new(link, peer, remote, dialled, self.now.at, attempt);
-        let token = self.token_for(peer);
+        let mut session = Session::new(link, (own, peer), remote, dialled, self.now.at, attempt);
+        let token = self.token_for(own, peer);
         session.tokens = SessionTokens::new(token.clone());
         let priors: Vec<_> = self
             .prior_incarnations
@@ -351,7 +363,7 @@ impl Engine {
                 token,
                 listen_port: self.config.listen_port,
                 body_bytes_max: self.config.body_bytes_max,
-                flags: HelloFlags::NONE,
+                flags: self.hello_flags(own),
                 enrolment: Bytes::new(),
                 name: self.config.name.as_str().into(),
                 host: self.config.host.as_str().into(),
@@ -359,7 +371,7 @@ impl Engine {
         );
         self.sessions.insert(link, session);
         self.by_peer.entry(peer).or_default().insert(link);
-        self.twins_session_began(link, peer);
+        self.twins_session_began(link, (own, peer));
         self.busy_sessions.insert(link);
         self.arm_session(link, self.now.at.plus_ms(self.config.handshake_timeout_ms));
     }
@@ -380,7 +392,7 @@ impl Engine {
             );
             return self.end_session(link, Outcome::VERSION, &text);
         }
-        if peer == self.me.qm && hello.incarnation == self.incarnation {
+        if self.is_own(peer) && hello.incarnation == self.incarnation {
             return self.end_session(link, Outcome::WRONG_IDENTITY, "this node dialled itself");
         }
         let remote = session.remote;
@@ -436,7 +448,7 @@ impl Engine {
         }
         session.opened = true;
         session.last_activity = self.now.at;
-        let peer = session.peer;
+        let (own, peer) = (session.own, session.peer);
         let Some(hello) = session.hello.as_ref() else {
             return;
         };
@@ -488,8 +500,10 @@ impl Engine {
         self.tell_full_queues(link);
         self.grant_credit(link);
         self.pay_owed_acks(peer);
-        self.connected_to(peer);
-        self.query_doubts(peer);
+        self.connected_to(own, peer);
+        self.query_doubts(own, peer);
+        self.tell_succession(link);
+        self.look_for_approval(link);
         self.busy_peers.insert(peer);
         self.arm_session(link, self.now.at.plus_ms(self.config.idle_session_ms));
     }
@@ -545,6 +559,7 @@ impl Engine {
         session.pending = false;
         let peer = session.peer;
         self.busy_peers.insert(peer);
+        self.look_for_approval(link);
     }
 
     pub(crate) fn on_queue_state(&mut self, link: LinkId, state: QueueState) {
@@ -633,8 +648,8 @@ impl Engine {
         };
         if !session.opened {
             let due = session.began.plus_ms(self.config.handshake_timeout_ms);
-            let peer = session.peer;
-            if now >= due && self.sending_session(peer).is_some() {
+            let (own, peer) = (session.own, session.peer);
+            if now >= due && self.sending_session(own, peer).is_some() {
                 // Both dialled at once, and the other session was the quicker one.
                 self.end_session(link, Outcome::SUPERSEDED, "another session took over");
             } else if now >= due {
@@ -658,7 +673,7 @@ impl Engine {
             return;
         };
         let idle_at = session.last_activity.plus_ms(self.config.idle_session_ms);
-        if now >= idle_at && session.flights.is_empty() && !self.keep_connected(session.peer) {
+        if now >= idle_at && session.flights.is_empty() && !self.is_wanted(session) {
             return self.end_session(link, Outcome::IDLE, "nothing was sent for a while");
         }
         self.query_overdue(link);
@@ -703,8 +718,19 @@ impl Engine {
                 }
             }
         }
+        let refused = self.sessions.get(&link).map(|s| (s.own, s.peer));
+        if goodbye.reason == Outcome::UNSUPPORTED
+            && let Some((_, peer)) = refused
+        {
+            self.understands_no_succession(peer);
+        }
         self.close_link(link, goodbye.reason, "goodbye");
         self.on_closed(link, &text);
+        if goodbye.reason == Outcome::BLOCKED
+            && let Some((own, peer)) = refused
+        {
+            self.blocked_by(own, peer);
+        }
     }
 
     /// Says goodbye and closes; everything in flight becomes doubtful.
@@ -762,7 +788,7 @@ impl Engine {
         let Some(session) = self.sessions.remove(&link) else {
             return;
         };
-        let peer = session.peer;
+        let (own, peer) = (session.own, session.peer);
         self.busy_sessions.remove(&link);
         if let Some(links) = self.by_peer.get_mut(&peer) {
             links.remove(&link);
@@ -770,7 +796,7 @@ impl Engine {
                 self.by_peer.remove(&peer);
             }
         }
-        self.twins_session_ended(link, peer);
+        self.twins_session_ended(link, (own, peer));
         for life in session.lives() {
             self.routes.failed(&(peer, life), &Route::Session(link));
             if let Some(address) = session.listens_at() {
@@ -799,18 +825,29 @@ impl Engine {
         } else {
             0
         };
-        self.disconnected_from(peer, lasted_ms, text);
-        self.query_doubts(peer);
+        self.disconnected_from(own, peer, lasted_ms, text);
+        self.query_doubts(own, peer);
         self.busy_peers.insert(peer);
+        self.ask_the_heir(own, peer);
     }
 
-    /// The session to transmit to this peer on: open, and of its newest life.
-    pub(crate) fn sending_session(&self, peer: QmId) -> Option<LinkId> {
+    /// The session to transmit to this peer on under one of this node's identities: open, and of
+    /// the peer's newest life.
+    pub(crate) fn sending_session(&self, own: QmId, peer: QmId) -> Option<LinkId> {
+        let may_send = |session: &Session| session.own == own && session.may_send();
         self.by_peer
             .get(&peer)?
             .iter()
             .rev()
             .copied()
-            .find(|link| self.sessions.get(link).is_some_and(Session::may_send))
+            .find(|link| self.sessions.get(link).is_some_and(may_send))
+    }
+
+    /// Whether there is a session with this peer under one of this node's identities.
+    pub(crate) fn has_session(&self, own: QmId, peer: QmId) -> bool {
+        let links = self.by_peer.get(&peer).into_iter().flatten();
+        links
+            .filter_map(|link| self.sessions.get(link))
+            .any(|session| session.own == own)
     }
 }

@@ -183,7 +183,7 @@ impl Engine {
             ask.push(format!("on {name}, run: qm-node trace {id}"));
         }
         match source {
-            Some(source) if source != self.me.qm => {
+            Some(source) if !self.is_own(source) => {
                 let name = self.peer_title(source);
                 ask.push(format!(
                     "where it was sent, on {name}, run: qm-node trace {id}"

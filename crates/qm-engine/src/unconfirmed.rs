@@ -98,7 +98,7 @@ impl Engine {
         }
         self.counters.acknowledged += 1;
         self.counters.letters_withdrawn += 1;
-        let me = self.me.qm;
+        let me = self.own_of(number);
         self.note(me, entry.id, What::Acknowledged { peer });
         self.event(Event::Acknowledged { id: entry.id });
         self.tell_fate(entry.id, Outcome::REACHED_QUEUE);

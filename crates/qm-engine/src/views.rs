@@ -72,6 +72,14 @@ impl Engine {
             AdminRequest::DeadDrop { positions } => {
                 self.dead_do(conn, request, &positions, &LetterDo::Drop)
             }
+            AdminRequest::Remint { because } => {
+                let begun = self.reidentify(&because, Some((conn, request)));
+                begun.err().map(|reply| *reply)
+            }
+            AdminRequest::Reclaim => {
+                let begun = self.reclaim(Some((conn, request)));
+                begun.err().map(|reply| *reply)
+            }
             AdminRequest::Why { subject } => self.admin_why(conn, request, &subject),
             AdminRequest::Trace { subject } => self.admin_trace(conn, request, &subject),
             other => Some(self.answer_at_once(other)),
@@ -138,6 +146,7 @@ impl Engine {
             AdminRequest::PeerBlock { who } => self.for_peer(&who, Self::block),
             AdminRequest::PeerForget { who } => self.admin_forget(&who),
             AdminRequest::Routes => self.routes_view(),
+            AdminRequest::Identity => self.identity_view(),
             AdminRequest::Streams => self.stream_views(),
             AdminRequest::StreamRebase { which, dry_run } => self.rebase_streams(&which, dry_run),
             AdminRequest::Dedup => AdminReply::Dedup(Box::new(self.dedup.stats())),
@@ -182,6 +191,7 @@ impl Engine {
             twins: self.twins.alarms.views(),
             branched: self.branched.views(),
             went_back: self.branched.went_back(),
+            former: self.former_view(),
         };
         for queue in self.locals.values() {
             let (messages, bytes) = queue.waiting();
@@ -254,6 +264,7 @@ impl Engine {
             .into_iter()
             .flatten()
             .filter_map(|link| self.sessions.get(link))
+            .filter(|session| session.own == remote.own)
             .collect();
         if let Some(session) = sessions.iter().rev().find(|s| s.opened) {
             return if session.pending {
@@ -292,20 +303,21 @@ impl Engine {
                     addresses: record.addresses.clone(),
                     approval: record.approval.name(),
                     keep_connected: entry.is_some_and(|entry| entry.keep_connected),
-                    connected: self.sending_session(*qm).is_some(),
+                    connected: self.is_connected(*qm),
                     incarnation: record.incarnation,
                     last_seen_us: record.last_seen_us,
                     connections: self.connections_with(Some(*qm), None),
                     twins: self.twins.alarms.view(*qm),
+                    succeeds: self.heirs.predecessor(*qm),
+                    succeeded_by: Some(self.heirs.of(*qm)).filter(|heir| heir != qm),
                 }
             })
             .collect();
         for entry in self.peers.names.values() {
             if let RemoteKey::Host(host) = &entry.remote {
                 let pin = self
-                    .remote_keys
-                    .get(&entry.remote)
-                    .and_then(|number| self.remotes.get(number))
+                    .find_remote(&entry.remote)
+                    .and_then(|number| self.remotes.get(&number))
                     .and_then(Remote::peer);
                 if pin.is_none() {
                     views.push(PeerView {
@@ -321,6 +333,8 @@ impl Engine {
                         last_seen_us: 0,
                         connections: self.connections_with(None, Some(&entry.remote)),
                         twins: None,
+                        succeeds: None,
+                        succeeded_by: None,
                     });
                 }
             }
@@ -460,6 +474,7 @@ impl Engine {
             remote: remote.key.clone(),
             queue,
             paused,
+            own: self.recorded_own(remote.own),
         };
         self.commits.set(QueueRecord::key(number), record.encode());
         self.nudge_out(number);
@@ -508,8 +523,8 @@ impl Engine {
 
     fn for_peer(&mut self, who: &str, mut act: impl FnMut(&mut Self, QmId)) -> AdminReply {
         let named = self.peers.names.get(&who.to_lowercase()).and_then(|entry| {
-            let number = self.remote_keys.get(&entry.remote)?;
-            self.remotes.get(number).and_then(Remote::peer)
+            let number = self.find_remote(&entry.remote)?;
+            self.remotes.get(&number).and_then(Remote::peer)
         });
         let found = named.map_or_else(|| self.peers.find(who), |peer| vec![peer]);
         match found.as_slice() {
@@ -590,9 +605,8 @@ impl Engine {
             self.save_peer(qm);
         }
         let pinned = self
-            .remote_keys
-            .get(&remote)
-            .and_then(|number| self.remotes.get(number))
+            .find_remote(&remote)
+            .and_then(|number| self.remotes.get(&number))
             .and_then(Remote::peer);
         self.write_name(BookEntry {
             name,
@@ -645,7 +659,9 @@ impl Engine {
     fn unpin(&mut self, key: &RemoteKey) {
         let RemoteKey::Host(host) = key else { return };
         self.commits.unset(pin_key(host));
-        if let Some(number) = self.remote_keys.get(key).copied() {
+        let owns = self.owns();
+        let numbers = owns.map(|own| self.remote_keys.get(&(own, key.clone())).copied());
+        for number in numbers.into_iter().flatten().collect::<Vec<_>>() {
             let doubtful = self
                 .remotes
                 .get(&number)

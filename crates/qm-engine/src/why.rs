@@ -65,8 +65,8 @@ impl Engine {
     fn why_peer(&self, subject: &str) -> Option<WhyView> {
         let entry = self.peers.names.get(&subject.to_lowercase());
         let remote = entry
-            .and_then(|entry| self.remote_keys.get(&entry.remote))
-            .and_then(|number| self.remotes.get(number));
+            .and_then(|entry| self.find_remote(&entry.remote))
+            .and_then(|number| self.remotes.get(&number));
         let peer = match remote.and_then(Remote::peer) {
             Some(peer) => Some(peer),
             None => match self.peers.find(subject).as_slice() {
@@ -77,7 +77,7 @@ impl Engine {
         if remote.is_none() && peer.is_none() {
             return None;
         }
-        let open = peer.and_then(|peer| self.sending_session(peer)).is_some();
+        let open = peer.is_some_and(|peer| self.is_connected(peer));
         let pending = peer.is_some_and(|peer| self.peers.approval(peer) == Approval::Pending);
         let blocked = peer.is_some_and(|peer| self.peers.approval(peer) == Approval::Blocked);
         let reason = if blocked {
@@ -415,6 +415,7 @@ impl Engine {
         evidence.extend(shown(&shown_as.connections));
         evidence.extend(shown_as.peer.and_then(|peer| self.twin_evidence(peer)));
         evidence.extend(self.twin_evidence(self.me.qm));
+        evidence.extend(self.former_evidence(out));
         view(subject, reason, evidence)
     }
 
@@ -530,8 +531,7 @@ impl Engine {
     /// A session is open and takes messages: what do they wait for?
     fn connected_reason(&self, out: &OutQueue, remote: Option<&Remote>, name: &str) -> Reason {
         let session = remote
-            .and_then(Remote::peer)
-            .and_then(|peer| self.sending_session(peer))
+            .and_then(|remote| self.sending_session(remote.own, remote.peer()?))
             .and_then(|link| self.sessions.get(&link));
         if let Some(session) = session
             && let Some(ms) = self.silent_ms(session)

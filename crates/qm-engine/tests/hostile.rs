@@ -239,6 +239,7 @@ impl Peer {
             link: self.link,
             peer: self.qm,
             public_key: self.key,
+            own: victim.engine.qm_id(),
             remote: "10.0.0.9:1801".parse().unwrap(),
             dial: None,
         });

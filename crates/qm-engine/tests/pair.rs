@@ -301,15 +301,16 @@ fn carry(a: &mut Node, b: &mut Node, link: LinkId) {
 /// `a` has dialled `b`.
 fn connect(a: &mut Node, b: &mut Node, link: LinkId) {
     let dial = a.dials.pop();
-    let connected = |peer: Identity, dial| Input::Connected {
+    let connected = |own: Identity, peer: Identity, dial| Input::Connected {
         link,
         peer: peer.qm,
         public_key: peer.public_key,
+        own: own.qm,
         remote: "10.0.0.1:1801".parse().unwrap(),
         dial,
     };
-    a.give(0, connected(b.identity, dial));
-    b.give(0, connected(a.identity, None));
+    a.give(0, connected(a.identity, b.identity, dial));
+    b.give(0, connected(b.identity, a.identity, None));
     carry(a, b, link);
 }
 
@@ -698,6 +699,7 @@ fn trust_is_pinned_to_the_key_not_to_the_id() {
         link: LinkId(2),
         peer: a.identity.qm,
         public_key: [9; 32],
+        own: b.identity.qm,
         remote: "10.0.0.1:1801".parse().unwrap(),
         dial: None,
     };
@@ -790,6 +792,7 @@ fn a_welcome_of_another_attempt_opens_nothing() {
             link: LINK,
             peer: b.identity.qm,
             public_key: b.identity.public_key,
+            own: a.identity.qm,
             remote: "10.0.0.1:1801".parse().unwrap(),
             dial,
         },
@@ -980,13 +983,16 @@ fn frames_that_are_not_offered_are_answered_by_type() {
         "{answers:?}"
     );
     assert!(b.closed.is_empty());
-    let succession = qm_wire::Succession {
-        old_key: [1; 32],
-        new_key: [2; 32],
-        old_signature: [3; 64],
-        new_signature: [4; 64],
+    let points = qm_wire::ForkPoints {
+        relay: [1; 16],
+        challenge: [2; 32],
+        points: vec![qm_wire::ForkPoint {
+            commit: 1,
+            hash: [3; 16],
+        }],
+        signature: [4; 64],
     };
-    let answers = give(&mut b, &PeerFrame::Succession(succession));
+    let answers = give(&mut b, &PeerFrame::ForkPoints(points));
     assert!(
         matches!(&answers[..], [.., PeerFrame::Goodbye(goodbye)]
             if goodbye.reason == Outcome::UNSUPPORTED),
@@ -1007,6 +1013,7 @@ fn a_peer_of_a_later_version_hears_so() {
             link: LINK,
             peer: stranger.identity.qm,
             public_key: stranger.identity.public_key,
+            own: b.identity.qm,
             remote: "10.0.0.1:1801".parse().unwrap(),
             dial: None,
         },

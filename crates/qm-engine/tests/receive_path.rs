@@ -89,6 +89,7 @@ fn open() -> Engine {
             link: LINK,
             peer: QmId::from_ed25519_public_key(&PEER_KEY),
             public_key: PEER_KEY,
+            own: engine.qm_id(),
             remote: "10.0.0.9:1801".parse().unwrap(),
             dial: None,
         },

@@ -188,6 +188,7 @@ impl World {
                     verify,
                     bytes,
                     signature: given,
+                    ..
                 } => {
                     let good = given == signature(key, &bytes);
                     machine.engine.handle(now, Input::Verified { verify, good });
@@ -215,6 +216,7 @@ impl World {
                 link,
                 peer: peer.qm,
                 public_key: peer.public_key,
+                own: self.machines[end].identity.qm,
                 remote: format!("10.0.0.{other}:1801").parse().unwrap(),
                 dial: (end == from).then_some(u64::MAX),
             };

@@ -18,6 +18,7 @@
 
 mod caches;
 mod document;
+mod identity;
 mod letters;
 mod request;
 mod streams;
@@ -36,6 +37,7 @@ pub use document::{
     CountersDocument, Document, DoneDocument, ErrorDocument, List, NodeDocument, OutgoingDocument,
     PeerDocument, QueueDocument, StatusDocument, WhyDocument,
 };
+pub use identity::{FormerDestinationDocument, FormerDocument, IdentityDocument};
 pub use letters::{
     ConnectionDocument, DeadLetterDocument, LetterFateDocument, TraceDocument, TraceEventDocument,
 };
@@ -109,6 +111,7 @@ pub fn encode_reply(reply: &AdminReply, shape: &Shape, node: &NodeInfo) -> (bool
         AdminReply::Streams(views) => {
             return listing(views.iter().map(StreamDocument::new), None, shape);
         }
+        AdminReply::Identity(view) => to_json(&IdentityDocument::new(view, node)),
         AdminReply::Rebased {
             streams,
             messages,

@@ -83,6 +83,17 @@ pub(crate) fn execute(cli: &Cli, out: &Output) -> Result<Exit, Failure> {
         Command::Config(ConfigCommand::Check { .. } | ConfigCommand::Example) => {
             configuration::check(&settings, out)
         }
+        Command::Identity(IdentityCommand::Sysprep {
+            purge,
+            export,
+            confirm,
+        }) => {
+            let waiting = identity::Waits {
+                purge: *purge,
+                export: export.clone(),
+            };
+            identity::sysprep(&settings, waiting, *confirm, out)
+        }
         Command::Identity(IdentityCommand::Show) => block_on(identity::show(&settings, out)),
         command => block_on(with_node(command, &settings, out)),
     }
@@ -108,6 +119,7 @@ async fn with_node(command: &Command, settings: &Settings, out: &Output) -> Resu
         Command::Outgoing(command) => outgoing::outgoing(&node, command, out).await,
         Command::Peers(command) => peers::peers(&node, command, out).await,
         Command::Stream(command) => stream::stream(&node, command, out).await,
+        Command::Identity(command) => identity::change(&node, command, out).await,
         Command::Routes => caches::routes(&node, out).await,
         Command::Dedup => caches::dedup(&node, out).await,
         Command::Dead(command) => dead::dead(&node, command, out).await,

@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use qm_engine::admin::AdminReply;
 use qm_engine::{ConnId, DialFailure, Engine, Input, Lane, LinkId, Output, Timestamp};
-use qm_transport::{CloseReason, DialError, Endpoint, Event as NetworkEvent, Held, NodeKey};
+use qm_transport::{CloseReason, DialError, Endpoint, Event as NetworkEvent, Held};
+use qm_wire::QmId;
 use qm_wire::local::{self as wire, ClientFrame, NodeFrame};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::sleep;
@@ -22,6 +23,8 @@ use crate::clock::NodeClock;
 use crate::events;
 use crate::fair::{Fairness, Tally, work_time};
 use crate::info::NodeInfo;
+use crate::keys::NodeKeys;
+use crate::life::token_key;
 use crate::local::{Conn, LocalEvent};
 use crate::log_rate;
 
@@ -53,8 +56,8 @@ pub(crate) enum Ended {
 pub(crate) struct Driver {
     engine: Engine,
     endpoint: Endpoint,
-    /// Signs what the engine says of this node's identity.
-    key: NodeKey,
+    /// Sign what the engine says of this node's identity.
+    keys: NodeKeys,
     disk: Disk,
     clock: NodeClock,
     info: NodeInfo,
@@ -81,7 +84,7 @@ pub(crate) struct Driver {
 impl Driver {
     pub(crate) fn new(
         engine: Engine,
-        (endpoint, key): (Endpoint, NodeKey),
+        (endpoint, keys): (Endpoint, NodeKeys),
         disk: Disk,
         clock: NodeClock,
         info: NodeInfo,
@@ -89,7 +92,7 @@ impl Driver {
         Self {
             engine,
             endpoint,
-            key,
+            keys,
             disk,
             clock,
             info,
@@ -149,11 +152,11 @@ impl Driver {
     }
 
     /// Closes the applications' connections and gives the disk back.
-    pub(crate) fn end(self) -> Disk {
+    pub(crate) fn end(self) -> (Disk, NodeKeys) {
         for conn in self.conns.values() {
             conn.close();
         }
-        self.disk
+        (self.disk, self.keys)
     }
 
     fn pause(&self, until: Timestamp) -> Duration {
@@ -229,6 +232,7 @@ impl Driver {
                 link,
                 peer,
                 public_key,
+                own,
                 remote,
                 dial,
             } => {
@@ -238,6 +242,7 @@ impl Driver {
                     link,
                     peer,
                     public_key,
+                    own,
                     remote,
                     dial,
                 }
@@ -428,8 +433,9 @@ impl Driver {
                     dial,
                     address,
                     expected,
+                    own,
                 } => {
-                    self.endpoint.dial(dial, &address, expected);
+                    self.endpoint.dial_as(dial, own, &address, expected);
                 }
                 Output::Persist { ticket, ops } => {
                     self.commits += 1;
@@ -452,18 +458,31 @@ impl Driver {
                 } => self.on_reply(conn, request, &reply),
                 Output::CloseClient { conn, text } => self.close_client(conn, &text),
                 Output::Sign { sign, bytes } => {
-                    let signature = self.key.sign(&bytes);
+                    let signature = self.keys.current().sign(&bytes);
                     self.handle(Input::Signed { sign, signature });
                 }
                 Output::Verify {
                     verify,
+                    key,
                     bytes,
                     signature,
                 } => {
-                    let key = self.key.public_key();
                     let good = qm_transport::verify(&key, &bytes, &signature);
                     self.handle(Input::Verified { verify, good });
                 }
+                Output::Succeed { old_key, new_key } => {
+                    let input = match self.keys.succeed(&old_key, new_key.as_ref()) {
+                        Ok((succession, new)) => Input::Succeeded {
+                            succession,
+                            token_key: token_key(&new),
+                        },
+                        Err(error) => Input::NotSucceeded {
+                            text: error.to_string(),
+                        },
+                    };
+                    self.handle(input);
+                }
+                Output::Keys { current, former } => self.change_keys(current, former),
                 Output::Event(event) => events::log(&event),
                 _ => tracing::error!(
                     event = "output_unknown",
@@ -472,6 +491,21 @@ impl Driver {
             }
         }
         self.closed != closed
+    }
+
+    /// The roles of the keys are durable: the network and the data directory follow.
+    fn change_keys(&mut self, current: QmId, former: Option<QmId>) {
+        if let Err(error) = self.keys.assume(current, former) {
+            // What is left over is put in order at the next start.
+            tracing::error!(event = "keys_not_arranged", %error, "the files of the keys could not be put in order");
+        }
+        if let Err(error) = self.endpoint.set_keys(&self.keys.held()) {
+            self.failed.get_or_insert_with(|| error.to_string());
+        }
+        let key = self.keys.current();
+        self.info.qm = key.qm_id();
+        self.info.public_key = key.public_key();
+        self.info.fingerprint = key.fingerprint();
     }
 
     fn on_reply(&mut self, conn: ConnId, request: u64, reply: &AdminReply) {

@@ -157,6 +157,36 @@ pub(crate) fn log(event: &Event) {
             %peer,
             "this node's own store went back: a peer holds a token that this node does not remember"
         ),
+        Event::Reidentified { old, new, because } => tracing::warn!(
+            event = "reidentified",
+            %old,
+            %new,
+            because = because.as_str(),
+            "this node has a new identity; what it holds is delivered under the former one"
+        ),
+        Event::IdentitySwitched { peer, remote } => tracing::info!(
+            event = "identity_switched",
+            peer = peer.map(|peer| peer.to_string()).unwrap_or_default(),
+            remote = remote.as_str(),
+            "a destination is spoken to under this node's new identity from now on"
+        ),
+        Event::FormerDrained { former } => tracing::info!(
+            event = "former_drained",
+            %former,
+            "nothing is left to do under the former identity; its key is kept for 30 days"
+        ),
+        Event::FormerErased { former } => tracing::warn!(
+            event = "former_erased",
+            %former,
+            "the key of the former identity is erased"
+        ),
+        Event::PeerSucceeded { old, new, moved } => tracing::warn!(
+            event = "peer_succeeded",
+            %old,
+            %new,
+            moved,
+            "a peer proved with both keys that it has another identity; it may not send before it is approved"
+        ),
         Event::StoreFull { full: true, by } => tracing::error!(
             event = "store_full",
             by = by.name(),

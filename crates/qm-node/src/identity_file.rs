@@ -9,9 +9,13 @@ use qm_transport::NodeKey;
 use qm_wire::limits::NAME_BYTES_MAX;
 
 /// The key, PKCS#8 DER, readable by its owner only.
-const KEY_FILE: &str = "identity.key";
+pub(crate) const KEY_FILE: &str = "identity.key";
+/// The key of the identity that the node had before, while that drains or may be taken back.
+pub(crate) const FORMER_FILE: &str = "identity.former";
+/// A key that has no role yet.
+pub(crate) const NEXT_FILE: &str = "identity.next";
 /// The display name, one line.
-const NAME_FILE: &str = "name";
+pub(crate) const NAME_FILE: &str = "name";
 /// A PKCS#8 Ed25519 key has 48 to 83 bytes; more is some other file.
 const KEY_BYTES_MAX: u64 = 1024;
 
@@ -51,9 +55,20 @@ pub(crate) fn create_data_dir(data: &Path) -> Result<(), IdentityError> {
     made.map_err(io_error("create the data directory", data))
 }
 
+/// Creates a directory, for its owner only, that is not there yet.
+pub(crate) fn create_new_dir(dir: &Path) -> Result<(), IdentityError> {
+    let made = fs::DirBuilder::new().mode(0o700).create(dir);
+    made.map_err(io_error("create the directory", dir))
+}
+
 /// The key of a data directory, `None` when it has none yet.
 pub(crate) fn load_key(data: &Path) -> Result<Option<NodeKey>, IdentityError> {
-    let path = data.join(KEY_FILE);
+    load_key_file(data, KEY_FILE)
+}
+
+/// The key in one of the files of a data directory.
+pub(crate) fn load_key_file(data: &Path, file: &str) -> Result<Option<NodeKey>, IdentityError> {
+    let path = data.join(file);
     let file = match File::open(&path) {
         Ok(file) => file,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -101,12 +116,28 @@ fn guess(bytes: &[u8]) -> &'static str {
 }
 
 /// Makes a key and puts it on disk before anybody can have seen it used.
-pub(crate) fn create_key(data: &Path) -> Result<NodeKey, IdentityError> {
+pub(crate) fn create_key(data: &Path, file: &str) -> Result<NodeKey, IdentityError> {
     let mut seed = [0; 32];
     getrandom::fill(&mut seed).map_err(IdentityError::Entropy)?;
     let key = NodeKey::generate(seed);
-    replace_file(data, KEY_FILE, &key.to_pkcs8())?;
+    save_key(data, file, &key)?;
     Ok(key)
+}
+
+/// Puts a key on disk, in the place of what was there.
+pub(crate) fn save_key(data: &Path, file: &str, key: &NodeKey) -> Result<(), IdentityError> {
+    replace_file(data, file, &key.to_pkcs8())
+}
+
+/// Removes a key from the disk.
+pub(crate) fn erase_key(data: &Path, file: &str) -> Result<(), IdentityError> {
+    let path = data.join(file);
+    match fs::remove_file(&path) {
+        Ok(()) => {}
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(io_error("remove", &path)(e)),
+    }
+    sync_dir(data)
 }
 
 /// The display name kept in a data directory.
@@ -150,7 +181,7 @@ pub(crate) fn host_name() -> String {
 }
 
 /// Writes a file so that after a crash either the old content or the new one is there, whole.
-fn replace_file(dir: &Path, name: &str, content: &[u8]) -> Result<(), IdentityError> {
+pub(crate) fn replace_file(dir: &Path, name: &str, content: &[u8]) -> Result<(), IdentityError> {
     let path = dir.join(name);
     let new = dir.join(format!("{name}.new"));
     match fs::remove_file(&new) {
@@ -167,11 +198,16 @@ fn replace_file(dir: &Path, name: &str, content: &[u8]) -> Result<(), IdentityEr
     file.write_all(content).map_err(io_error("write", &new))?;
     file.sync_all().map_err(io_error("flush", &new))?;
     fs::rename(&new, &path).map_err(io_error("put in place", &path))?;
+    sync_dir(dir)
+}
+
+/// What was made or removed in a directory is so after a crash, too.
+pub(crate) fn sync_dir(dir: &Path) -> Result<(), IdentityError> {
     let synced = File::open(dir).and_then(|dir| dir.sync_all());
     synced.map_err(io_error("flush the directory", dir))
 }
 
-fn io_error<'a>(
+pub(crate) fn io_error<'a>(
     what: &'static str,
     path: &'a Path,
 ) -> impl FnOnce(io::Error) -> IdentityError + 'a {
@@ -192,7 +228,7 @@ mod tests {
         assert!(load_key(dir.path()).unwrap().is_none());
         // What a crash between writing and renaming leaves.
         fs::write(dir.path().join("identity.key.new"), b"half").unwrap();
-        let key = create_key(dir.path()).unwrap();
+        let key = create_key(dir.path(), KEY_FILE).unwrap();
         let again = load_key(dir.path()).unwrap().unwrap();
         assert_eq!(again.qm_id(), key.qm_id());
         let path = dir.path().join(KEY_FILE);
@@ -213,7 +249,7 @@ mod tests {
     fn a_damaged_key_is_never_replaced() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(KEY_FILE);
-        let whole = create_key(dir.path()).unwrap().to_pkcs8();
+        let whole = create_key(dir.path(), KEY_FILE).unwrap().to_pkcs8();
         let cut = whole[..whole.len() - 1].to_vec();
         let mut other = whole.clone();
         // X25519 (RFC 8410): a key, but none to sign with.

@@ -54,12 +54,14 @@ mod health;
 mod holder;
 mod identity_file;
 mod info;
+mod keys;
 mod life;
 mod local;
 mod log_rate;
 mod reading;
 pub mod run;
 pub mod store_tools;
+pub mod sysprep;
 
 pub use embed::{Builder, QueueManager, TestNode};
 pub use holder::Holder;

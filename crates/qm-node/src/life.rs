@@ -2,12 +2,13 @@
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
-use qm_engine::{Engine, Entropy, Identity, Recovered, TokenKey};
-use qm_store::{Fs, LogOptions};
+use qm_engine::{Engine, Entropy, Identity, Recovered, Roles, TokenKey};
+use qm_store::{Fs, LogOptions, StoreError};
 use qm_transport::{BindError, Endpoint, NodeKey};
 use qm_wire::Incarnation;
 use qm_wire::limits::{FRAME_HEADER_BYTES, data_frame_bytes};
@@ -22,10 +23,11 @@ use crate::driver::{Driver, Ended, GATHERED_BYTES_MAX};
 use crate::health::StoreHealth;
 use crate::identity_file;
 use crate::info::NodeInfo;
+use crate::keys::NodeKeys;
 use crate::local::{self, LocalEvent, LocalSocket, Window};
 use crate::reading::Pace;
 use crate::run::{NodeConfig, RunError, applications_max, store_cause};
-use crate::store_tools;
+use crate::{store_tools, sysprep};
 
 /// Directory of the log inside the data directory.
 pub(crate) const STORE_DIR: &str = "store";
@@ -48,7 +50,7 @@ const REBIND: Duration = Duration::from_secs(5);
 pub(crate) struct Owned {
     recovered: Recovered,
     store_id: [u8; 16],
-    key: NodeKey,
+    keys: NodeKeys,
     name: String,
     created: bool,
     health: Arc<StoreHealth>,
@@ -61,11 +63,12 @@ impl Owned {
         incarnation: Incarnation,
         listen: SocketAddr,
     ) -> NodeInfo {
+        let key = self.keys.current();
         NodeInfo {
             name: self.name.clone(),
-            qm: self.key.qm_id(),
-            public_key: self.key.public_key(),
-            fingerprint: self.key.fingerprint(),
+            qm: key.qm_id(),
+            public_key: key.public_key(),
+            fingerprint: key.fingerprint(),
             incarnation,
             listen,
             addresses: addresses(listen),
@@ -83,7 +86,8 @@ impl Owned {
 /// Opens the data directory: the store first, for its lock, then the identity.
 pub(crate) fn own(config: &NodeConfig, fs: Arc<dyn Fs>) -> Result<(Disk, Owned), RunError> {
     let data = &config.data;
-    if !config.create && identity_file::load_key(data)?.is_none() {
+    let generalized = sysprep::finish(data)?;
+    if !config.create && !generalized && !NodeKeys::exist(data)? {
         return Err(RunError::NotInitialised { data: data.clone() });
     }
     identity_file::create_data_dir(data)?;
@@ -96,10 +100,14 @@ pub(crate) fn own(config: &NodeConfig, fs: Arc<dyn Fs>) -> Result<(Disk, Owned),
         Pace::of(config.scrub_bytes_per_second),
         &health,
     )?;
-    let (key, created) = match identity_file::load_key(data)? {
-        Some(key) => (key, false),
-        None if recovered.streams.is_empty() && recovered.state.is_empty() => {
-            (identity_file::create_key(data)?, true)
+    let used = !recovered.streams.is_empty() || !recovered.state.is_empty();
+    let roles = roles_of(data, &recovered)?;
+    let (keys, created) = match NodeKeys::open(data, roles)? {
+        Some(keys) => (keys, false),
+        None if !used => {
+            let keys = NodeKeys::create(data)?;
+            sysprep::begin(data)?;
+            (keys, true)
         }
         None => return Err(RunError::KeyMissing { data: data.clone() }),
     };
@@ -117,12 +125,25 @@ pub(crate) fn own(config: &NodeConfig, fs: Arc<dyn Fs>) -> Result<(Disk, Owned),
         Owned {
             recovered,
             store_id,
-            key,
+            keys,
             name,
             created,
             health,
         },
     ))
+}
+
+/// Authenticates the tokens that an identity gives to peers.
+pub(crate) fn token_key(key: &NodeKey) -> TokenKey {
+    TokenKey::new(key.derive(b"qm-token"))
+}
+
+/// Which key is which, as the store says.
+fn roles_of(data: &Path, recovered: &Recovered) -> Result<Option<Roles>, RunError> {
+    Roles::read(&recovered.state).map_err(|what| {
+        let path = data.join(STORE_DIR);
+        RunError::Store(StoreError::Foreign { path, what })
+    })
 }
 
 /// The store's options, with segments as large as the largest body asks for.
@@ -159,7 +180,7 @@ pub(crate) async fn serve(
 ) -> Result<(), RunError> {
     let (disk, owned) = own(&config, Arc::clone(&fs))?;
     // The beginning of the identity tells the nodes of one process apart.
-    let qm = owned.key.qm_id().to_string();
+    let qm = owned.keys.current().qm_id().to_string();
     let qm = qm.get(..8).unwrap_or(&qm);
     let span = tracing::info_span!("node", qm);
     live(config, &fs, disk, owned, stop, ready)
@@ -195,7 +216,7 @@ async fn live(
     let mut failures = VecDeque::new();
     let ended = loop {
         let (network, network_events) = mpsc::unbounded_channel();
-        let endpoint = bind(&config, &owned.key, network, failures.is_empty()).await?;
+        let endpoint = bind(&config, &owned.keys, network, failures.is_empty()).await?;
         let listen = endpoint.local_addr().map_err(|source| BindError::Io {
             listen: config.listen,
             source,
@@ -203,18 +224,21 @@ async fn live(
         // A port that was chosen freely is kept over failures of the disk.
         config.transport.listen = listen;
         config.engine.listen_port = listen.port();
-        let engine = Engine::new(
+        let mut engine = Engine::new(
             config.engine.clone(),
             Identity {
-                qm: owned.key.qm_id(),
-                public_key: owned.key.public_key(),
+                qm: owned.keys.current().qm_id(),
+                public_key: owned.keys.current().public_key(),
                 store_id: owned.store_id,
-                token_key: TokenKey::new(owned.key.derive(b"qm-token")),
+                token_key: token_key(owned.keys.current()),
             },
             std::mem::take(&mut owned.recovered),
             Box::new(SystemEntropy),
             clock.now(),
         );
+        if let Some(former) = owned.keys.former() {
+            engine.set_former_token_key(token_key(former));
+        }
         let info = owned.info(&config, engine.incarnation(), listen);
         if let Some((socket, applications, ready)) = start.take() {
             let window = Window {
@@ -233,13 +257,13 @@ async fn live(
         }
         let mut driver = Driver::new(
             engine,
-            (endpoint.clone(), owned.key.clone()),
+            (endpoint.clone(), owned.keys.clone()),
             disk,
             clock,
             info,
         );
         let ended = driver.run(network_events, &mut local_events, stop).await;
-        disk = driver.end();
+        (disk, owned.keys) = driver.end();
         if matches!(ended, Ended::Stopped) {
             stop_serving(server.take()).await;
         }
@@ -253,6 +277,11 @@ async fn live(
         match reopen(&config, fs, &owned.health, cause, &mut failures, stop).await {
             Ok(Some((reopened, recovered, store_id))) => {
                 disk = reopened;
+                // What was changed before the failure may be on disk or not.
+                let data = &config.data;
+                let roles = roles_of(data, &recovered)?;
+                let keys = NodeKeys::open(data, roles)?;
+                owned.keys = keys.ok_or_else(|| RunError::KeyMissing { data: data.clone() })?;
                 owned.recovered = recovered;
                 owned.store_id = store_id;
             }
@@ -348,14 +377,18 @@ fn skip_stale(events: &mut mpsc::Receiver<LocalEvent>) {
 
 async fn bind(
     config: &NodeConfig,
-    key: &NodeKey,
+    keys: &NodeKeys,
     events: mpsc::UnboundedSender<qm_transport::Event>,
     first: bool,
 ) -> Result<Endpoint, RunError> {
     let began = Instant::now();
     loop {
-        match Endpoint::bind(config.transport.clone(), key, events.clone()).await {
-            Ok(endpoint) => return Ok(endpoint),
+        let transport = config.transport.clone();
+        match Endpoint::bind(transport, keys.current(), events.clone()).await {
+            Ok(endpoint) => {
+                endpoint.set_keys(&keys.held())?;
+                return Ok(endpoint);
+            }
             Err(BindError::AddressInUse { .. }) if !first && began.elapsed() < REBIND => {
                 sleep(Duration::from_millis(50)).await;
             }

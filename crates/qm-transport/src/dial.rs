@@ -14,7 +14,7 @@ use crate::endpoint::{Resolver, Shared};
 use crate::error::DialError;
 use crate::link::{canonical, printable};
 use crate::quic::code;
-use crate::tls::{SERVER_NAME, SeenKey};
+use crate::tls::{SeenKey, server_name};
 
 /// Addresses of one name that are tried.
 const ADDRESSES_MAX: usize = 8;
@@ -31,6 +31,7 @@ const CONNECTION_REFUSED: u64 = 0x02;
 /// Dials `address` until one of the places it stands for answers as `expected`.
 pub(crate) async fn dial(
     shared: &Arc<Shared>,
+    own: QmId,
     address: &str,
     expected: Option<QmId>,
 ) -> Result<quinn::Connection, DialError> {
@@ -41,7 +42,7 @@ pub(crate) async fn dial(
         // A family or an address that is silently dropped on the way must not hold up the next.
         let share = if at == last { 1 } else { 4 };
         let patience = shared.config.handshake_timeout / share;
-        match dial_one(shared, remote, expected, patience).await {
+        match dial_one(shared, own, (remote, expected), patience).await {
             Ok(connection) => return Ok(connection),
             Err(DialError::ShutDown) => return Err(DialError::ShutDown),
             Err(error) => {
@@ -92,19 +93,19 @@ fn unresolved(address: &str, reason: &str) -> DialError {
 
 async fn dial_one(
     shared: &Arc<Shared>,
-    remote: SocketAddr,
-    expected: Option<QmId>,
+    own: QmId,
+    (remote, expected): (SocketAddr, Option<QmId>),
     patience: Duration,
 ) -> Result<quinn::Connection, DialError> {
     let tls = |reason: String| DialError::Tls { remote, reason };
     let (crypto, seen) = shared
-        .client
+        .keys()
         .tls
-        .dial(expected)
+        .dial(own, expected)
         .map_err(|e| tls(e.to_string()))?;
     let connecting = shared
         .quinn
-        .connect_with(shared.client.config(crypto), remote, SERVER_NAME)
+        .connect_with(shared.client.config(crypto), remote, &server_name(expected))
         .map_err(|error| match error {
             ConnectError::EndpointStopping => DialError::ShutDown,
             ConnectError::InvalidRemoteAddress(_) => DialError::Unreachable {

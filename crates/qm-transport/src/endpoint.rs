@@ -7,8 +7,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use qm_wire::QmId;
-use quinn::{TokioRuntime, VarInt};
+use quinn::crypto::rustls::HandshakeData;
+use quinn::{ServerConfig, TokioRuntime, VarInt};
 use ring::rand::{SecureRandom as _, SystemRandom};
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::CertificateDer;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::runtime::Handle;
@@ -26,7 +28,7 @@ use crate::link::{self, Link, canonical, tell};
 use crate::memory::Network;
 use crate::quic::{Client, Quic, code};
 use crate::stats::LinkStats;
-use crate::tls::crypto_provider;
+use crate::tls::{Tls, answering, crypto_provider};
 
 /// A link with less unread than this is not why there is too much of it.
 const UNREAD_SHARE_BYTES: u64 = 1 << 20;
@@ -47,12 +49,21 @@ pub(crate) struct Shared {
     pub(crate) config: EndpointConfig,
     pub(crate) quinn: quinn::Endpoint,
     pub(crate) client: Client,
+    keys: Mutex<Arc<Keys>>,
+    provider: Arc<CryptoProvider>,
     pub(crate) resolver: Resolver,
     events: mpsc::UnboundedSender<Event>,
     runtime: Handle,
     pub(crate) table: Mutex<Table>,
     /// A link, a dial or an incoming handshake has ended.
     ended: Notify,
+}
+
+/// The keys that an endpoint holds at a time, and how they answer.
+pub(crate) struct Keys {
+    pub(crate) tls: Tls,
+    /// For the handshakes that come in while these are the keys.
+    server: Arc<ServerConfig>,
 }
 
 /// Who turns names into addresses.
@@ -99,15 +110,22 @@ impl Endpoint {
         SystemRandom::new()
             .fill(&mut seed)
             .map_err(|_e| BindError::Entropy)?;
+        let provider = Arc::new(crypto_provider());
         let Quic {
             endpoint,
             server,
             client,
-        } = Quic::new(&config, key, seed, crypto_provider())?;
+            tls,
+        } = Quic::new(&config, key, seed, &provider)?;
         let socket = udp_socket(&config).map_err(|e| BindError::io(listen, e))?;
+        let keys = Keys {
+            tls,
+            server: Arc::new(server.clone()),
+        };
         let quinn = quinn::Endpoint::new(endpoint, Some(server), socket, Arc::new(TokioRuntime))
             .map_err(|e| BindError::io(listen, e))?;
-        Ok(Self::start(config, quinn, client, Resolver::System, events))
+        let made = (quinn, client, keys, provider);
+        Ok(Self::start(config, made, Resolver::System, events))
     }
 
     /// Opens an endpoint on a simulated network instead of a socket.
@@ -138,12 +156,18 @@ impl Endpoint {
         let provider = crypto_provider();
         #[cfg(feature = "simulation")]
         let provider = crate::memory::tls::seeded(provider);
+        let provider = Arc::new(provider);
         let Quic {
             endpoint,
             mut server,
             client,
-        } = Quic::new(&config, key, seed, provider)?;
+            tls,
+        } = Quic::new(&config, key, seed, &provider)?;
         server.time_source(network.clock());
+        let keys = Keys {
+            tls,
+            server: Arc::new(server.clone()),
+        };
         let quinn = quinn::Endpoint::new_with_abstract_socket(
             endpoint,
             Some(server),
@@ -152,13 +176,13 @@ impl Endpoint {
         )
         .map_err(|e| BindError::io(listen, e))?;
         let resolver = Resolver::Memory(network.clone());
-        Ok(Self::start(config, quinn, client, resolver, events))
+        let made = (quinn, client, keys, provider);
+        Ok(Self::start(config, made, resolver, events))
     }
 
     fn start(
         config: EndpointConfig,
-        quinn: quinn::Endpoint,
-        client: Client,
+        (quinn, client, keys, provider): (quinn::Endpoint, Client, Keys, Arc<CryptoProvider>),
         resolver: Resolver,
         events: mpsc::UnboundedSender<Event>,
     ) -> Self {
@@ -166,6 +190,8 @@ impl Endpoint {
             config,
             quinn,
             client,
+            keys: Mutex::new(Arc::new(keys)),
+            provider,
             resolver,
             events,
             runtime: Handle::current(),
@@ -187,12 +213,50 @@ impl Endpoint {
         self.shared().quinn.local_addr()
     }
 
+    /// Changes the keys of this endpoint. The first is its own, behind it are those that it still
+    /// answers to when whoever dials asks for them. Links that are open stay what they are.
+    ///
+    /// # Errors
+    ///
+    /// [`BindError::Key`] if a key cannot be used; then the keys are the same as before.
+    pub fn set_keys(&self, keys: &[NodeKey]) -> Result<(), BindError> {
+        let shared = self.shared();
+        let made = Tls::new(keys, Arc::clone(&shared.provider));
+        let (tls, crypto) = made.map_err(|e| BindError::Key {
+            reason: e.to_string(),
+        })?;
+        if keys.is_empty() {
+            return Err(BindError::Key {
+                reason: "an endpoint needs a key".to_owned(),
+            });
+        }
+        let mut held = shared.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut server = ServerConfig::clone(&held.server);
+        server.crypto = crypto;
+        *held = Arc::new(Keys {
+            tls,
+            server: Arc::new(server),
+        });
+        Ok(())
+    }
+
     /// Starts to dial `address` (`host:port`, IPv6 literals in brackets), resolved anew each time.
     ///
     /// The answer is [`Event::Connected`] or [`Event::DialFailed`] with the same `dial`. With
     /// `expected`, only a peer that proves to hold that id's key is connected. Retrying, and
     /// waiting before it, is the caller's.
+    ///
+    /// # Panics
+    ///
+    /// Never: an endpoint has a key of its own.
     pub fn dial(&self, dial: u64, address: &str, expected: Option<QmId>) {
+        let own = self.shared().keys().tls.owns().first().copied();
+        let own = own.expect("invariant: an endpoint has a key of its own");
+        self.dial_as(dial, own, address, expected);
+    }
+
+    /// The same; this side proves to be `own`, one of the identities whose keys it holds.
+    pub fn dial_as(&self, dial: u64, own: QmId, address: &str, expected: Option<QmId>) {
         let shared = Arc::clone(self.shared());
         let mut table = shared.table();
         if table.shut_down {
@@ -216,8 +280,12 @@ impl Endpoint {
         let address = address.to_owned();
         shared.runtime.clone().spawn(async move {
             let under_way = OnDrop::new(&shared, |table| table.dials -= 1);
-            match dial::dial(&shared, &address, expected).await {
-                Ok(connection) => shared.run_link(connection, Some(dial), under_way).await,
+            match dial::dial(&shared, own, &address, expected).await {
+                Ok(connection) => {
+                    shared
+                        .run_link(connection, own, Some(dial), under_way)
+                        .await;
+                }
                 Err(error) => tell(&shared.events, Event::DialFailed { dial, error }),
             }
         });
@@ -344,6 +412,10 @@ impl Shared {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    pub(crate) fn keys(&self) -> Arc<Keys> {
+        Arc::clone(&self.keys.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     fn close_now(&self) {
         self.quinn.close(
             VarInt::from_u64(code::SHUT_DOWN).unwrap_or(VarInt::MAX),
@@ -367,6 +439,7 @@ impl Shared {
     async fn run_link<T>(
         self: &Arc<Self>,
         connection: quinn::Connection,
+        own: QmId,
         dial: Option<u64>,
         under_way: T,
     ) {
@@ -396,6 +469,7 @@ impl Shared {
                 link: link.id,
                 peer,
                 public_key,
+                own,
                 remote,
                 dial,
             },
@@ -543,14 +617,26 @@ async fn accept(shared: Arc<Shared>) {
         match shared.gate(&incoming, address) {
             Gate::Open => {
                 let shared = Arc::clone(&shared);
+                let keys = shared.keys();
+                let accepted = incoming.accept_with(Arc::clone(&keys.server));
                 shared.runtime.clone().spawn(async move {
                     let under_way = OnDrop::new(&shared, |table| {
                         table.handshakes -= 1;
                         count_down(&mut table.handshakes_by_address, address);
                     });
-                    let handshake = timeout(shared.config.handshake_timeout, incoming).await;
+                    let connecting = match accepted {
+                        Ok(connecting) => connecting,
+                        Err(error) => {
+                            return tracing::debug!(%address, %error, "handshake failed");
+                        }
+                    };
+                    let handshake = timeout(shared.config.handshake_timeout, connecting).await;
                     match handshake {
-                        Ok(Ok(connection)) => shared.run_link(connection, None, under_way).await,
+                        Ok(Ok(connection)) => {
+                            if let Some(own) = answered_as(&connection, &keys.tls.owns()) {
+                                shared.run_link(connection, own, None, under_way).await;
+                            }
+                        }
                         Ok(Err(error)) => tracing::debug!(%address, %error, "handshake failed"),
                         Err(_elapsed) => tracing::debug!(%address, "handshake took too long"),
                     }
@@ -562,6 +648,13 @@ async fn accept(shared: Arc<Shared>) {
             Gate::Later => incoming.ignore(),
         }
     }
+}
+
+/// Under which identity a handshake that came in was answered, when these were the keys.
+fn answered_as(connection: &quinn::Connection, owns: &[QmId]) -> Option<QmId> {
+    let data = connection.handshake_data()?;
+    let data = data.downcast_ref::<HandshakeData>()?;
+    answering(owns, data.server_name.as_deref())
 }
 
 fn peer_key(connection: &quinn::Connection) -> Option<[u8; 32]> {

@@ -42,6 +42,8 @@ pub enum Event {
         peer: QmId,
         /// The peer's whole public key, for allow-lists.
         public_key: [u8; 32],
+        /// The identity that this endpoint proved.
+        own: QmId,
         /// Where the peer is at the moment.
         remote: SocketAddr,
         /// The number given to `dial`; `None` if the peer dialled.

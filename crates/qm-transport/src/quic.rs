@@ -29,11 +29,11 @@ pub(crate) struct Quic {
     pub(crate) endpoint: quinn::EndpointConfig,
     pub(crate) server: quinn::ServerConfig,
     pub(crate) client: Client,
+    pub(crate) tls: Tls,
 }
 
 /// Makes the client side of each dial.
 pub(crate) struct Client {
-    pub(crate) tls: Tls,
     transport: Arc<quinn::TransportConfig>,
     first_ids: Arc<dyn Fn() -> ConnectionId + Send + Sync>,
 }
@@ -57,9 +57,10 @@ impl Quic {
         config: &EndpointConfig,
         key: &NodeKey,
         seed: [u8; 32],
-        provider: CryptoProvider,
+        provider: &Arc<CryptoProvider>,
     ) -> Result<Self, BindError> {
-        let (tls, server_crypto) = Tls::new(key, provider).map_err(|e| BindError::Key {
+        let made = Tls::new(std::slice::from_ref(key), Arc::clone(provider));
+        let (tls, server_crypto) = made.map_err(|e| BindError::Key {
             reason: e.to_string(),
         })?;
         let transport = Arc::new(transport(config)?);
@@ -76,8 +77,8 @@ impl Quic {
         Ok(Self {
             endpoint: endpoint(config, key, seed)?,
             server,
+            tls,
             client: Client {
-                tls,
                 transport,
                 first_ids: Arc::new(cid::first_ids(&seed)),
             },

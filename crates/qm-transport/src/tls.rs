@@ -1,4 +1,8 @@
 //! Mutual TLS 1.3 with raw public keys (RFC 7250): the key is the identity, there is no authority.
+//!
+//! A node may hold two keys, while one identity follows another. Whoever dials says in the server
+//! name which identity it expects, if it expects one: a hint ([`server_name`]) that lets the other
+//! side prove the right key. It decides nothing, for the key that is proven is checked.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -10,7 +14,7 @@ use rustls::pki_types::{
     CertificateDer, PrivatePkcs8KeyDer, ServerName, SubjectPublicKeyInfoDer, UnixTime,
 };
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::server::{AlwaysResolvesServerRawPublicKeys, NoServerSessionStorage};
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{
     CertificateError, CipherSuite, DigitallySignedStruct, DistinguishedName, Error,
@@ -22,64 +26,140 @@ use crate::key::{NodeKey, public_key_of_spki};
 /// The one application protocol; another version of the framing gets another name.
 pub(crate) const ALPN: &[u8] = b"qm/1";
 
-/// Sent in no packet: server name indication is off, since a key has no name.
-pub(crate) const SERVER_NAME: &str = "qm";
+/// What a dialler that expects nobody in particular names; it is sent in no packet.
+const NO_NAME: &str = "qm";
 
-/// The TLS half of an endpoint, made once from its key.
+/// Bytes of the hint: enough to tell two keys apart, too few to learn an identity from.
+const HINT_BYTES: usize = 6;
+
+/// The TLS half of an endpoint, for the keys that it holds now.
 pub(crate) struct Tls {
-    client: rustls::ClientConfig,
+    keys: Vec<OwnKey>,
     provider: Arc<CryptoProvider>,
 }
 
-impl Tls {
-    pub(crate) fn new(
-        key: &NodeKey,
-        provider: CryptoProvider,
-    ) -> Result<(Self, Arc<QuicServerConfig>), Error> {
-        let provider = Arc::new(provider);
-        let signing = provider::sign::any_eddsa_type(&PrivatePkcs8KeyDer::from(key.to_pkcs8()))?;
-        let certified = Arc::new(CertifiedKey::new(
-            vec![CertificateDer::from(key.spki())],
-            signing,
-        ));
-        let verifier = Arc::new(RawKeyVerifier::new(&provider, None));
+/// A key of this endpoint, ready to dial with.
+struct OwnKey {
+    qm: QmId,
+    client: rustls::ClientConfig,
+}
 
-        let mut client = rustls::ClientConfig::builder_with_provider(Arc::clone(&provider))
-            .with_protocol_versions(&[&rustls::version::TLS13])?
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::clone(&verifier) as _)
-            .with_client_cert_resolver(Arc::new(
-                rustls::client::AlwaysResolvesClientRawPublicKeys::new(Arc::clone(&certified)),
-            ));
-        client.alpn_protocols = vec![ALPN.to_vec()];
-        client.enable_sni = false;
-        client.enable_early_data = false;
-        // A resumed session would skip the proof that the peer still holds its key.
-        client.resumption = rustls::client::Resumption::disabled();
+/// The name that tells a server which of its identities is expected: digits of a hash over the
+/// identity, in a domain that no resolver has.
+pub(crate) fn server_name(expected: Option<QmId>) -> String {
+    expected.map_or_else(|| NO_NAME.to_owned(), |qm| hint(&qm))
+}
+
+fn hint(qm: &QmId) -> String {
+    let digest = ring::digest::digest(
+        &ring::digest::SHA256,
+        &[b"qm-server-name".as_slice(), qm.as_bytes()].concat(),
+    );
+    let start = digest.as_ref().get(..HINT_BYTES).unwrap_or_default();
+    format!("{}.qm.invalid", data_encoding::HEXLOWER.encode(start))
+}
+
+/// The identity that answers to a server name: the one that it hints at, else the first.
+pub(crate) fn answering(owns: &[QmId], name: Option<&str>) -> Option<QmId> {
+    let hinted = owns.iter().find(|qm| name == Some(&hint(qm)));
+    hinted.or_else(|| owns.first()).copied()
+}
+
+/// Proves the key that the dialler hints at.
+#[derive(Debug)]
+struct HintedKeys {
+    keys: Vec<(QmId, Arc<CertifiedKey>)>,
+}
+
+impl ResolvesServerCert for HintedKeys {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let owns: Vec<QmId> = self.keys.iter().map(|(qm, _)| *qm).collect();
+        let own = answering(&owns, hello.server_name())?;
+        let found = self.keys.iter().find(|(qm, _)| *qm == own);
+        found.map(|(_, key)| Arc::clone(key))
+    }
+
+    fn only_raw_public_keys(&self) -> bool {
+        true
+    }
+}
+
+impl Tls {
+    /// The first key is the node's own, behind it are those that it still answers to.
+    pub(crate) fn new(
+        keys: &[NodeKey],
+        provider: Arc<CryptoProvider>,
+    ) -> Result<(Self, Arc<QuicServerConfig>), Error> {
+        let verifier = Arc::new(RawKeyVerifier::new(&provider, None));
+        let mut owns = Vec::new();
+        let mut hinted = Vec::new();
+        for key in keys {
+            let der = PrivatePkcs8KeyDer::from(key.to_pkcs8());
+            let signing = provider::sign::any_eddsa_type(&der)?;
+            let spki = vec![CertificateDer::from(key.spki())];
+            let certified = Arc::new(CertifiedKey::new(spki, signing));
+            owns.push(OwnKey {
+                qm: key.qm_id(),
+                client: Self::client(&provider, &verifier, &certified)?,
+            });
+            hinted.push((key.qm_id(), certified));
+        }
 
         let mut server = rustls::ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_protocol_versions(&[&rustls::version::TLS13])?
             .with_client_cert_verifier(verifier)
-            .with_cert_resolver(Arc::new(AlwaysResolvesServerRawPublicKeys::new(certified)));
+            .with_cert_resolver(Arc::new(HintedKeys { keys: hinted }));
         server.alpn_protocols = vec![ALPN.to_vec()];
         server.max_early_data_size = 0;
         server.send_tls13_tickets = 0;
         server.session_storage = Arc::new(NoServerSessionStorage {});
         let server =
             QuicServerConfig::try_from(server).map_err(|e| Error::General(e.to_string()))?;
-        Ok((Self { client, provider }, Arc::new(server)))
+        let keys = owns;
+        Ok((Self { keys, provider }, Arc::new(server)))
     }
 
-    /// The client side of one dial, which fails unless the peer proves to be `expected`.
+    fn client(
+        provider: &Arc<CryptoProvider>,
+        verifier: &Arc<RawKeyVerifier>,
+        certified: &Arc<CertifiedKey>,
+    ) -> Result<rustls::ClientConfig, Error> {
+        let mut client = rustls::ClientConfig::builder_with_provider(Arc::clone(provider))
+            .with_protocol_versions(&[&rustls::version::TLS13])?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::clone(verifier) as _)
+            .with_client_cert_resolver(Arc::new(
+                rustls::client::AlwaysResolvesClientRawPublicKeys::new(Arc::clone(certified)),
+            ));
+        client.alpn_protocols = vec![ALPN.to_vec()];
+        client.enable_sni = false;
+        client.enable_early_data = false;
+        // A resumed session would skip the proof that the peer still holds its key.
+        client.resumption = rustls::client::Resumption::disabled();
+        Ok(client)
+    }
+
+    /// The identities whose keys it holds, its own first.
+    pub(crate) fn owns(&self) -> Vec<QmId> {
+        self.keys.iter().map(|key| key.qm).collect()
+    }
+
+    /// The client side of one dial under one of this endpoint's identities, which fails unless the
+    /// peer proves to be `expected`.
     ///
     /// The key the peer showed can be read from the returned place, also after a failure.
     pub(crate) fn dial(
         &self,
+        own: QmId,
         expected: Option<QmId>,
     ) -> Result<(Arc<QuicClientConfig>, SeenKey), Error> {
+        let key = self.keys.iter().find(|key| key.qm == own);
+        let key = key.ok_or_else(|| Error::General(format!("the key of {own} is not held")))?;
         let verifier = RawKeyVerifier::new(&self.provider, expected);
         let seen = Arc::clone(&verifier.seen);
-        let mut client = self.client.clone();
+        let mut client = key.client.clone();
+        // A key has no name; the hint is for a peer that holds two.
+        client.enable_sni = expected.is_some();
         client
             .dangerous()
             .set_certificate_verifier(Arc::new(verifier));

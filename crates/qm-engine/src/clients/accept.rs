@@ -2,7 +2,7 @@
 
 use bytes::BytesMut;
 use qm_wire::local::{Follow, Put};
-use qm_wire::{Class, ClientId, Envelope, MessageId, Outcome, Tag};
+use qm_wire::{Class, ClientId, Envelope, MessageId, Outcome, QmId, Tag};
 
 use super::Followed;
 use super::answers::hash16;
@@ -115,7 +115,8 @@ impl Engine {
             incarnation: self.incarnation,
             sequence,
         };
-        let envelope = self.envelope_of(put, id, &target)?;
+        let own = self.minting_for(&target);
+        let envelope = self.envelope_of(put, (own, id), &target)?;
         let mut encoded = BytesMut::new();
         envelope
             .encode(&mut encoded)
@@ -123,7 +124,7 @@ impl Engine {
         let encoded = encoded.freeze();
         let message = Message {
             position: 0,
-            source: self.me.qm,
+            source: own,
             id,
             tag: Tag::compute(&encoded, &envelope.salt, &put.body),
             class: put.class,
@@ -161,7 +162,7 @@ impl Engine {
                 self.mint_transactional(&key, &queue, message)
             }
             Target::Remote(key, queue) => {
-                let number = self.out_queue(&key, &queue);
+                let number = self.out_queue(message.source, &key, &queue);
                 self.put_out(number, put.priority.get(), message)
             }
         };
@@ -229,7 +230,7 @@ impl Engine {
     fn envelope_of(
         &mut self,
         put: &Put,
-        id: MessageId,
+        (own, id): (QmId, MessageId),
         target: &Target,
     ) -> Result<Envelope, (Outcome, String)> {
         let queue = match target {
@@ -245,7 +246,7 @@ impl Engine {
             },
         };
         let salt = self.batch_salt();
-        let mut envelope = Envelope::new(self.me.qm, id, salt, put.class, queue);
+        let mut envelope = Envelope::new(own, id, salt, put.class, queue);
         envelope.priority = put.priority;
         envelope.flags = put.flags;
         envelope.ack_wishes = put.ack_wishes;

@@ -20,6 +20,9 @@ const LEDGER: &[u8] = b"ledger/";
 /// long: each time, a new life begins.
 const BRANCHED_AGAIN_MS: u64 = 60_000;
 
+/// An identity of this node, and a peer.
+type Pair = (QmId, QmId);
+
 /// The ledger of one peer, and whether the disk has it.
 #[derive(Debug, Default)]
 struct Kept {
@@ -28,11 +31,11 @@ struct Kept {
     durable: u64,
 }
 
-/// What this node holds of tokens, by peer.
+/// What this node holds of tokens, by its own identity and the peer.
 #[derive(Debug, Default)]
 pub(crate) struct Tokens {
-    held: BTreeMap<QmId, Held<Bytes>>,
-    ledgers: BTreeMap<QmId, Kept>,
+    held: BTreeMap<Pair, Held<Bytes>>,
+    ledgers: BTreeMap<Pair, Kept>,
     /// When a new life began because a peer said that the history of this node branched.
     branched_at: Option<Timestamp>,
 }
@@ -80,8 +83,8 @@ impl SessionTokens {
 
 impl Engine {
     /// What this node presents to a peer; empty when it has nothing.
-    pub(crate) fn token_for(&self, peer: QmId) -> Bytes {
-        let held = self.tokens.held.get(&peer);
+    pub(crate) fn token_for(&self, own: QmId, peer: QmId) -> Bytes {
+        let held = self.tokens.held.get(&(own, peer));
         held.map_or_else(Bytes::new, |held| held.stored().clone())
     }
 
@@ -90,13 +93,13 @@ impl Engine {
         let Some(session) = self.sessions.get_mut(&link) else {
             return;
         };
-        let peer = session.peer;
-        if peer == self.me.qm {
+        let (own, peer) = (session.own, session.peer);
+        if self.is_own(peer) {
             // Copies that meet prove themselves with the key.
             return self.presented_is_known(link);
         }
-        let kept = self.tokens.ledgers.entry(peer).or_default();
-        let token = Token::decode(bytes, &self.me.token_key, self.me.qm, peer);
+        let token = Token::decode(bytes, self.token_key(own), own, peer);
+        let kept = self.tokens.ledgers.entry((own, peer)).or_default();
         let made_here = token.is_some() || kept.ledger.branches() == 0;
         let token = token.unwrap_or(Token::NONE);
         let (judged, changed) = if made_here {
@@ -119,27 +122,27 @@ impl Engine {
         let Some(session) = self.sessions.get_mut(&link) else {
             return;
         };
-        let peer = session.peer;
+        let (own, peer) = (session.own, session.peer);
         session.tokens.last = Some(token);
         session.tokens.strange = None;
-        let Some(kept) = self.tokens.ledgers.get(&peer) else {
+        let Some(kept) = self.tokens.ledgers.get(&(own, peer)) else {
             return;
         };
         if kept.durable == kept.changes {
             return self.presented_is_known(link);
         }
         let (value, changes) = (kept.ledger.encode(), kept.changes);
-        self.commits.set(self.pair_key(LEDGER, peer), value);
+        self.commits.set(pair_key(LEDGER, (own, peer)), value);
         self.commits.after_settling(Then::LedgerKept {
             link,
-            peer,
+            ends: (own, peer),
             changes,
         });
     }
 
     /// The disk has the ledger of a peer.
-    pub(crate) fn ledger_kept(&mut self, link: LinkId, peer: QmId, changes: u64) {
-        if let Some(kept) = self.tokens.ledgers.get_mut(&peer) {
+    pub(crate) fn ledger_kept(&mut self, link: LinkId, ends: Pair, changes: u64) {
+        if let Some(kept) = self.tokens.ledgers.get_mut(&ends) {
             kept.durable = kept.durable.max(changes);
         }
         self.presented_is_known(link);
@@ -165,17 +168,20 @@ impl Engine {
         let Some(attempt) = session.hello.as_ref().map(|hello| hello.attempt) else {
             return;
         };
-        let peer = session.peer;
-        let token = if peer == self.me.qm {
-            session.tokens.peer_confirmed = true;
+        let (own, peer) = (session.own, session.peer);
+        let last = session.tokens.last.unwrap_or(Token::NONE);
+        let token = if self.is_own(peer) {
             Bytes::new()
         } else {
             let mut random = [0; 16];
             self.entropy.fill(&mut random);
-            let last = session.tokens.last.unwrap_or(Token::NONE);
             let fresh = last.child(random);
-            fresh.encode(&self.me.token_key, self.me.qm, peer)
+            fresh.encode(self.token_key(own), own, peer)
         };
+        let Some(session) = self.sessions.get_mut(&link) else {
+            return;
+        };
+        session.tokens.peer_confirmed |= token.is_empty();
         let mut flags = WelcomeFlags::NONE;
         if session.peer_pending {
             flags = flags.with(WelcomeFlags::PENDING);
@@ -206,7 +212,7 @@ impl Engine {
             return;
         };
         session.tokens.rotate_at = Some(self.now.at.plus_ms(self.config.token_rotation_ms));
-        let kept = self.tokens.ledgers.get(&session.peer);
+        let kept = self.tokens.ledgers.get(&(session.own, session.peer));
         if let Some(last) = session.tokens.last
             && kept.is_some_and(|kept| kept.ledger.is_at(&last.mark))
         {
@@ -240,7 +246,7 @@ impl Engine {
         };
         session.tokens.strange = None;
         let peer = session.peer;
-        let Some(kept) = self.tokens.ledgers.get_mut(&peer) else {
+        let Some(kept) = self.tokens.ledgers.get_mut(&(session.own, peer)) else {
             return true;
         };
         let (judged, changed) = kept.ledger.present(&token);
@@ -275,25 +281,25 @@ impl Engine {
         let Some(session) = self.sessions.get_mut(&link) else {
             return;
         };
-        let peer = session.peer;
-        if fresh.is_empty() || peer == self.me.qm {
+        let (own, peer) = (session.own, session.peer);
+        if fresh.is_empty() || own == peer {
             session.tokens.confirmed = true;
             return self.try_open(link);
         }
         if session.opened && !session.tokens.repeated.admits(self.now.at) {
             return self.misbehaved(link, "one welcome after the other");
         }
-        let held = self.tokens.held.entry(peer);
+        let held = self.tokens.held.entry((own, peer));
         let held = held.or_insert_with(|| Held::new(Bytes::new()));
         // The frame's buffer is not kept for the sake of a few bytes.
         let fresh = Bytes::copy_from_slice(fresh);
         match held.take(&session.tokens.presented, &fresh) {
             Take::Store => {
                 session.tokens.awaits_store = true;
-                self.commits.set(self.pair_key(HELD, peer), fresh);
-                self.commits.after_settling(Then::TokenStored { peer });
+                self.commits.set(pair_key(HELD, (own, peer)), fresh);
+                self.commits.after_settling(Then::TokenStored { own, peer });
                 if crate::broken!(self, confirm_before_stored) {
-                    self.token_stored(peer);
+                    self.token_stored(own, peer);
                 }
             }
             Take::Wait => session.tokens.awaits_store = true,
@@ -305,21 +311,21 @@ impl Engine {
     }
 
     /// The token of a peer is on disk.
-    pub(crate) fn token_stored(&mut self, peer: QmId) {
-        if let Some(held) = self.tokens.held.get_mut(&peer) {
+    pub(crate) fn token_stored(&mut self, own: QmId, peer: QmId) {
+        if let Some(held) = self.tokens.held.get_mut(&(own, peer)) {
             held.is_stored();
         }
-        for link in self.awaiting_store(peer) {
+        for link in self.awaiting_store(own, peer) {
             self.confirm_stored(link);
         }
     }
 
     /// The disk has no room for a token: without it no session opens.
-    pub(crate) fn token_refused(&mut self, peer: QmId) {
-        if let Some(held) = self.tokens.held.get_mut(&peer) {
+    pub(crate) fn token_refused(&mut self, own: QmId, peer: QmId) {
+        if let Some(held) = self.tokens.held.get_mut(&(own, peer)) {
             held.refused();
         }
-        for link in self.awaiting_store(peer) {
+        for link in self.awaiting_store(own, peer) {
             self.ledger_refused(link);
         }
     }
@@ -329,10 +335,10 @@ impl Engine {
         self.end_session(link, Outcome::STORE_FULL, "the disk is full");
     }
 
-    fn awaiting_store(&self, peer: QmId) -> Vec<LinkId> {
+    fn awaiting_store(&self, own: QmId, peer: QmId) -> Vec<LinkId> {
         let awaits = |link: &LinkId| {
             let session = self.sessions.get(link);
-            session.is_some_and(|session| session.tokens.awaits_store)
+            session.is_some_and(|session| session.own == own && session.tokens.awaits_store)
         };
         let links = self.by_peer.get(&peer).into_iter().flatten();
         links.copied().filter(awaits).collect()
@@ -345,7 +351,7 @@ impl Engine {
         };
         session.tokens.awaits_store = false;
         session.tokens.confirmed = true;
-        let held = self.tokens.held.get(&session.peer);
+        let held = self.tokens.held.get(&(session.own, session.peer));
         let Some(token) = held.map(Held::stored).filter(|token| !token.is_empty()) else {
             return;
         };
@@ -365,11 +371,11 @@ impl Engine {
         let Some(session) = self.sessions.get_mut(&link) else {
             return;
         };
-        let held = self.tokens.held.get(&session.peer);
+        let held = self.tokens.held.get(&(session.own, session.peer));
         let Some(token) = held.map(Held::stored).filter(|token| !token.is_empty()) else {
             return;
         };
-        if session.peer == self.me.qm || session.tokens.presented == *token {
+        if session.own == session.peer || session.tokens.presented == *token {
             return;
         }
         session.tokens.presented = token.clone();
@@ -398,23 +404,23 @@ impl Engine {
         }
     }
 
-    fn pair_key(&self, prefix: &[u8], peer: QmId) -> Bytes {
-        let mut pair = [0; 32];
-        let both = self.me.qm.as_bytes().iter().chain(peer.as_bytes());
-        for (to, from) in pair.iter_mut().zip(both) {
-            *to = *from;
-        }
-        prefixed(prefix, &pair)
-    }
-
     /// A peer is forgotten, and with it its history.
     pub(crate) fn forget_tokens(&mut self, peer: QmId) {
-        if self.tokens.held.remove(&peer).is_some() {
-            self.commits.unset(self.pair_key(HELD, peer));
+        for own in self.owns() {
+            let ends = (own, peer);
+            if self.tokens.held.remove(&ends).is_some() {
+                self.commits.unset(pair_key(HELD, ends));
+            }
+            if self.tokens.ledgers.remove(&ends).is_some() {
+                self.commits.unset(pair_key(LEDGER, ends));
+            }
         }
-        if self.tokens.ledgers.remove(&peer).is_some() {
-            self.commits.unset(self.pair_key(LEDGER, peer));
-        }
+    }
+
+    /// A former identity of this node is gone, and with it what it held.
+    pub(crate) fn drop_tokens(&mut self, own: QmId) {
+        self.tokens.held.retain(|ends, _| ends.0 != own);
+        self.tokens.ledgers.retain(|ends, _| ends.0 != own);
     }
 
     /// Reads a token or a ledger back. Whether the value was understood, if it is one.
@@ -427,12 +433,15 @@ impl Engine {
         let Ok(peer) = <[u8; 16]>::try_from(peer).map(QmId::from_bytes) else {
             return Some(false);
         };
-        if QmId::from_bytes(*me) != self.me.qm {
-            // Of an identity that this node had before.
+        let own = QmId::from_bytes(*me);
+        if !self.is_own(own) {
+            // Of an identity that this node had before; nothing is presented under it.
+            self.commits.unset(Bytes::copy_from_slice(key));
             return Some(true);
         }
+        let ends = (own, peer);
         if held.is_some() {
-            self.tokens.held.insert(peer, Held::new(value.clone()));
+            self.tokens.held.insert(ends, Held::new(value.clone()));
             return Some(true);
         }
         let ledger = Ledger::decode(value);
@@ -442,8 +451,15 @@ impl Engine {
                 ledger,
                 ..Kept::default()
             };
-            self.tokens.ledgers.insert(peer, kept);
+            self.tokens.ledgers.insert(ends, kept);
         }
         Some(understood)
     }
+}
+
+fn pair_key(prefix: &[u8], (own, peer): Pair) -> Bytes {
+    prefixed(
+        prefix,
+        &[own.as_bytes().as_slice(), peer.as_bytes()].concat(),
+    )
 }

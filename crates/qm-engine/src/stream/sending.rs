@@ -60,7 +60,7 @@ impl Engine {
         queue: &QueueName,
         message: Message,
     ) -> PutAt {
-        let number = self.out_queue(key, queue);
+        let number = self.out_queue(message.source, key, queue);
         self.put_out(number, Priority::LOWEST.get(), message)
     }
 
@@ -93,10 +93,11 @@ impl Engine {
         marks: impl IntoIterator<Item = Mark>,
         skips: impl IntoIterator<Item = Skipping<(LinkId, u64)>>,
     ) {
+        let own = self.own_of(number);
         let Some(out) = self.outs.get_mut(&number) else {
             return;
         };
-        let root = Link::start(&self.me.qm, &id, &out.queue);
+        let root = Link::start(&own, &id, &out.queue);
         out.stream = Some(OutStream {
             chain: Chain::recovered(id, root, marks, skips),
             store,
@@ -179,7 +180,8 @@ impl Engine {
     pub(crate) fn stream_towards(&self, peer: QmId, id: StreamId) -> Option<u32> {
         let number = *self.stream_ids.get(&id)?;
         let remote = self.remotes.get(&self.outs.get(&number)?.remote)?;
-        (remote.peer() == Some(peer)).then_some(number)
+        let may = remote.peer() == Some(peer) || self.heirs.succeeded(peer, remote.peer());
+        may.then_some(number)
     }
 
     /// Sends the skips whose turn it is; tells whether messages of the stream may follow.

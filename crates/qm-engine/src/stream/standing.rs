@@ -107,7 +107,8 @@ impl Engine {
 
     /// A session with a destination opened: whether it is the store that knows the streams.
     pub(crate) fn meet_store(&mut self, link: LinkId, peer: QmId, store: [u8; 16]) {
-        for number in self.queues_towards(peer) {
+        let own = self.sessions.get(&link).map(|session| session.own);
+        for number in self.queues_towards(own.unwrap_or(self.me.qm), peer) {
             let Some(out) = self.outs.get_mut(&number) else {
                 continue;
             };
@@ -139,7 +140,7 @@ impl Engine {
         let mut id = [0; 16];
         self.entropy.fill(&mut id);
         let id = StreamId(id);
-        let me = self.me.qm;
+        let me = self.own_of(number);
         let Some(out) = self.outs.get_mut(&number) else {
             return 0;
         };

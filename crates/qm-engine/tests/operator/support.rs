@@ -355,15 +355,16 @@ pub(crate) fn connect(a: &mut Node, b: &mut Node, link: LinkId) {
 /// `a` has dialled `b`, and nothing was said yet.
 pub(crate) fn meet(a: &mut Node, b: &mut Node, link: LinkId) {
     let dial = a.dials.pop();
-    let connected = |peer: Identity, dial| Input::Connected {
+    let connected = |own: Identity, peer: Identity, dial| Input::Connected {
         link,
         peer: peer.qm,
         public_key: peer.public_key,
+        own: own.qm,
         remote: "10.0.0.1:1801".parse().unwrap(),
         dial,
     };
-    a.give(0, connected(b.identity, dial));
-    b.give(0, connected(a.identity, None));
+    a.give(0, connected(a.identity, b.identity, dial));
+    b.give(0, connected(b.identity, a.identity, None));
 }
 
 pub(crate) const LINK: LinkId = LinkId(1);

@@ -432,15 +432,16 @@ pub(crate) fn carry(a: &mut Node, b: &mut Node, link: LinkId) {
 /// `a` has dialled `b`; nothing is carried yet.
 pub(crate) fn plug(a: &mut Node, b: &mut Node, link: LinkId) {
     let dial = a.dials.pop();
-    let connected = |peer: Identity, dial| Input::Connected {
+    let connected = |own: Identity, peer: Identity, dial| Input::Connected {
         link,
         peer: peer.qm,
         public_key: peer.public_key,
+        own: own.qm,
         remote: "10.0.0.1:1801".parse().unwrap(),
         dial,
     };
-    a.give(connected(b.identity, dial));
-    b.give(connected(a.identity, None));
+    a.give(connected(a.identity, b.identity, dial));
+    b.give(connected(b.identity, a.identity, None));
 }
 
 /// `a` has dialled `b`, and both have said everything.

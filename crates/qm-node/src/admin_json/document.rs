@@ -9,6 +9,7 @@ use qm_wire::{Incarnation, Outcome, QmId, QueueName};
 use serde::{Deserialize, Serialize};
 
 use super::caches::RouteStatsDocument;
+use super::identity::FormerDocument;
 use super::letters::ConnectionDocument;
 use super::time::rfc3339;
 use super::twins::{BranchDocument, TwinDocument, WentBackDocument};
@@ -306,6 +307,9 @@ pub struct StatusDocument {
     /// none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub own_store_went_back: Vec<WentBackDocument>,
+    /// Who this node was before, as long as that drains or may be taken back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub former: Option<FormerDocument>,
     /// Sums since this life began.
     pub counters: CountersDocument,
     /// The process.
@@ -342,6 +346,7 @@ impl StatusDocument {
             twins: view.twins.iter().map(TwinDocument::new).collect(),
             branched: view.branched.iter().map(BranchDocument::new).collect(),
             own_store_went_back: view.went_back.iter().map(WentBackDocument::new).collect(),
+            former: view.former.as_ref().map(FormerDocument::new),
             counters: CountersDocument::new(&view.counters),
             node: NodeDocument::new(node),
         }
@@ -604,6 +609,12 @@ pub struct PeerDocument {
     /// The live machines that use its identity; missing unless they are several.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub twins: Option<TwinDocument>,
+    /// The identity that it follows, proven with both keys; missing unless it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub succeeds: Option<QmId>,
+    /// The identity that follows it, proven with both keys; missing unless one does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub succeeded_by: Option<QmId>,
 }
 
 impl PeerDocument {
@@ -626,6 +637,8 @@ impl PeerDocument {
                 .map(ConnectionDocument::new)
                 .collect(),
             twins: view.twins.as_ref().map(TwinDocument::new),
+            succeeds: view.succeeds,
+            succeeded_by: view.succeeded_by,
         }
     }
 }

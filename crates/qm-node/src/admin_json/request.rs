@@ -126,6 +126,20 @@ pub enum Request {
         #[serde(default)]
         discard: bool,
     },
+    /// Answered by an [`IdentityDocument`](super::IdentityDocument).
+    #[serde(rename = "identity.show")]
+    IdentityShow {},
+    /// Take a new identity while running; answered by an
+    /// [`IdentityDocument`](super::IdentityDocument) when the change is durable.
+    #[serde(rename = "identity.remint")]
+    IdentityRemint {
+        /// Why, for people.
+        #[serde(default)]
+        because: String,
+    },
+    /// Go back to the former identity while its key is there; answered as `identity.remint`.
+    #[serde(rename = "identity.reclaim")]
+    IdentityReclaim {},
     /// Answered by a [`List`](super::List) of [`StreamDocument`](super::StreamDocument)s.
     #[serde(rename = "stream.list")]
     StreamList {
@@ -391,6 +405,9 @@ impl Request {
                 which: Which { which, all }.selector()?,
                 discard,
             },
+            Self::IdentityShow {} => AdminRequest::Identity,
+            Self::IdentityRemint { because } => AdminRequest::Remint { because },
+            Self::IdentityReclaim {} => AdminRequest::Reclaim,
             Self::StreamList { after } => {
                 shape.after = after;
                 AdminRequest::Streams

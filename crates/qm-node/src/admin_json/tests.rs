@@ -427,6 +427,8 @@ fn documents_keep_their_fields() {
             last_seen: Some(rfc3339(1_700_000_000_000_000)),
             connections: vec![],
             twins: None,
+            succeeds: None,
+            succeeded_by: None,
         },
         &expect![[r#"
             {
@@ -512,6 +514,7 @@ fn documents_keep_their_fields() {
             twins: vec![],
             branched: vec![],
             own_store_went_back: vec![],
+            former: None,
             counters: CountersDocument::default(),
             node: NodeDocument::new(&node()),
         },

@@ -211,6 +211,9 @@ fn show(peer: &PeerDocument, out: &Output) -> Result<(), Failure> {
             .as_ref()
             .map(|twins| ("copies", twins.sentence())),
     );
+    let id = |qm: &qm_wire::QmId| format!("{qm}, proven with both keys");
+    facts.extend(peer.succeeds.as_ref().map(|qm| ("was", id(qm))));
+    facts.extend(peer.succeeded_by.as_ref().map(|qm| ("is now", id(qm))));
     out.facts(&facts)?;
     connections(&peer.connections, out)
 }

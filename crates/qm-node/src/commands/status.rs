@@ -108,6 +108,9 @@ pub(crate) async fn status(node: &Node, out: &Output) -> Result<Exit, Failure> {
             twin.sentence()
         ));
     }
+    if let Some(former) = &status.former {
+        out.note(&format!("former identity {}", former.sentence()));
+    }
     if status.dead_letters > 0 {
         out.note("there are dead letters: `qm-node dead list` shows them");
     }

@@ -84,6 +84,8 @@ impl World {
                 dial,
                 address,
                 expected,
+                // The machines of this world keep their identities.
+                own: _,
             } => {
                 if let Some(wires) = &self.wires {
                     wires.dial(node, dial, &address, expected);

@@ -101,6 +101,42 @@ async fn the_largest_frame_passes() {
     assert!(frames == sent);
 }
 
+/// Two keys: the one that the dialler expects is proven, and it dials under the one it is told.
+#[tokio::test]
+async fn an_endpoint_with_two_keys_proves_the_one_that_is_meant() {
+    let (mut a, mut b) = (Node::loopback(1).await, Node::loopback(2).await);
+    let (old, new) = (b.key.clone(), NodeKey::generate([9; 32]));
+    let both = [new.clone(), old.clone()];
+    b.endpoint.set_keys(&both).unwrap();
+    let ids = |event: Event| match event {
+        Event::Connected { peer, own, .. } => (peer, own),
+        other => panic!("{other:?}"),
+    };
+    let me = a.key.qm_id();
+    for (dial, expected, proven) in [
+        (1, Some(old.qm_id()), old.qm_id()),
+        (2, Some(new.qm_id()), new.qm_id()),
+        (3, None, new.qm_id()),
+    ] {
+        a.endpoint.dial(dial, &b.address(), expected);
+        assert_eq!(ids(a.told().await), (proven, me));
+        assert_eq!(ids(b.told().await), (me, proven));
+    }
+    for own in [old.qm_id(), new.qm_id()] {
+        b.endpoint.dial_as(4, own, &a.address(), Some(me));
+        assert_eq!(ids(b.told().await), (me, own));
+        assert_eq!(ids(a.told().await), (own, me));
+    }
+    // A key that was given up is proven to nobody, and not dialled with.
+    b.endpoint.set_keys(std::slice::from_ref(&new)).unwrap();
+    a.endpoint.dial(5, &b.address(), Some(old.qm_id()));
+    let error = a.dial_failed().await;
+    assert!(matches!(error, DialError::WrongIdentity { .. }), "{error}");
+    b.endpoint.dial_as(6, old.qm_id(), &a.address(), Some(me));
+    let error = b.dial_failed().await;
+    assert!(matches!(error, DialError::Tls { .. }), "{error}");
+}
+
 #[tokio::test]
 async fn wrong_identity_is_named() {
     let (mut a, mut b) = (Node::loopback(1).await, Node::loopback(2).await);

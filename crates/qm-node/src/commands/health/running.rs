@@ -202,6 +202,17 @@ fn rest(seen: &Seen, findings: &mut Vec<Finding>) {
             "what was acknowledged after that state may be missing: send it again from its source",
         ));
     }
+    if let Some(former) = status.former.as_ref().filter(|f| f.erased_in_ms.is_none()) {
+        findings.push(Finding::notice(
+            "former_identity",
+            "this node",
+            format!(
+                "it still speaks under its former identity: {}",
+                former.sentence()
+            ),
+            "have the new identity approved at the destinations that qm-node identity show names",
+        ));
+    }
     if status.dead_letters > 0 {
         findings.push(Finding::notice(
             "dead_letters",

@@ -411,10 +411,10 @@ impl World {
             }
             Output::Verify {
                 verify,
+                key,
                 bytes,
                 signature,
             } => {
-                let key = key_of(machine).public_key();
                 let good = qm_transport::verify(&key, &bytes, &signature);
                 self.later(0, machine, Input::Verified { verify, good });
             }
@@ -461,6 +461,7 @@ impl World {
                 link,
                 peer: identity.qm,
                 public_key: identity.public_key,
+                own: identity_of(end).qm,
                 remote: place_of(other),
                 dial,
             };

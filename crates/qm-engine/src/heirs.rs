@@ -1,0 +1,275 @@
+//! Peers that have another identity than before, proven with both keys.
+//!
+//! Whoever holds the former key could have answered under the former identity, so messages for it
+//! may go to its successor; that is all: what the successor sends waits for approval like a
+//! stranger's (W-SUC-2).
+
+use std::collections::BTreeMap;
+
+use bytes::{Bytes, BytesMut};
+use qm_wire::{QmId, Succession, key_digest};
+
+use crate::connections::With;
+use crate::engine::Engine;
+use crate::io::{Event, LinkId, Output};
+use crate::limits::PEERS_MAX;
+use crate::peers::{Approval, PeerRecord, pin_key};
+use crate::record::{RemoteKey, prefixed};
+use crate::reidentify::record::HEIR;
+
+/// Successions whose signatures are being verified.
+const UNDER_WAY_MAX: usize = 64;
+/// Successors of successors that are followed.
+const HEIRS_IN_LINE_MAX: usize = 16;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(crate) struct Heirs {
+    /// By the identity that ended.
+    known: BTreeMap<QmId, QmId>,
+    verifying: BTreeMap<u64, Verifying>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Verifying {
+    link: LinkId,
+    succession: Succession,
+    /// The signature by the old key is good, the one by the new key is being verified.
+    half: bool,
+}
+
+impl Heirs {
+    /// Who is to be asked for, where a name stands for this identity.
+    pub(crate) fn of(&self, qm: QmId) -> QmId {
+        let mut last = qm;
+        for _ in 0..HEIRS_IN_LINE_MAX {
+            match self.known.get(&last) {
+                Some(heir) => last = *heir,
+                None => break,
+            }
+        }
+        last
+    }
+
+    /// Whose successor this identity is.
+    pub(crate) fn predecessor(&self, qm: QmId) -> Option<QmId> {
+        let mut known = self.known.iter();
+        known.find(|(_, heir)| **heir == qm).map(|(old, _)| *old)
+    }
+
+    /// Whether one of two identities followed the other.
+    pub(crate) fn succeeded(&self, one: QmId, other: Option<QmId>) -> bool {
+        other.is_some_and(|other| self.of(one) == other || self.of(other) == one)
+    }
+
+    /// The new one follows the old one, and nobody follows it: an identity may come back.
+    fn insert(&mut self, old: QmId, new: QmId) -> Option<QmId> {
+        let ended = self.known.remove(&new).map(|_| new);
+        self.known.insert(old, new);
+        ended
+    }
+}
+
+fn heir_key(qm: QmId) -> Bytes {
+    prefixed(HEIR, qm.as_bytes())
+}
+
+fn ids(succession: &Succession) -> (QmId, QmId) {
+    (
+        QmId::from_ed25519_public_key(&succession.old_key),
+        QmId::from_ed25519_public_key(&succession.new_key),
+    )
+}
+
+impl Engine {
+    /// A peer says that it has another identity, or had.
+    pub(crate) fn on_succession(&mut self, link: LinkId, succession: Succession) {
+        let Some(session) = self.sessions.get_mut(&link) else {
+            return;
+        };
+        let (old, new) = ids(&succession);
+        let peer = session.peer;
+        if peer != old && peer != new {
+            return self.misbehaved(link, "a succession of other identities than its own");
+        }
+        if self.heirs.known.get(&old) == Some(&new) {
+            session.succeeded = peer == old;
+            return;
+        }
+        let room = self.heirs.known.len() < PEERS_MAX;
+        let once = |verifying: &Verifying| verifying.link == link;
+        if !room
+            || self.heirs.verifying.len() >= UNDER_WAY_MAX
+            || self.heirs.verifying.values().any(once)
+        {
+            // It is told again on the next session.
+            return;
+        }
+        self.verify_succession(Verifying {
+            link,
+            succession,
+            half: false,
+        });
+    }
+
+    fn verify_succession(&mut self, verifying: Verifying) {
+        let succession = &verifying.succession;
+        let (key, signature) = if verifying.half {
+            (succession.new_key, succession.new_signature)
+        } else {
+            (succession.old_key, succession.old_signature)
+        };
+        let bytes = succession.signed_bytes().freeze();
+        let verify = self.next_identity_number();
+        self.heirs.verifying.insert(verify, verifying);
+        self.outputs.push_back(Output::Verify {
+            verify,
+            key,
+            bytes,
+            signature,
+        });
+    }
+
+    pub(crate) fn on_succession_verified(&mut self, verify: u64, good: bool) {
+        let Some(verifying) = self.heirs.verifying.remove(&verify) else {
+            return;
+        };
+        let link = verifying.link;
+        if !good {
+            return self.misbehaved(link, "a succession that its keys did not sign");
+        }
+        if !verifying.half {
+            return self.verify_succession(Verifying {
+                half: true,
+                ..verifying
+            });
+        }
+        let (old, new) = ids(&verifying.succession);
+        let keys = [
+            (old, verifying.succession.old_key),
+            (new, verifying.succession.new_key),
+        ];
+        let other_key = keys.iter().any(|(qm, key)| {
+            let record = self.peers.known.get(qm);
+            record.is_some_and(|r| r.digest != [0; 32] && r.digest != key_digest(key))
+        });
+        if other_key {
+            return self.misbehaved(link, "a succession of other keys than were known");
+        }
+        self.succeed(old, new, &verifying.succession.new_key);
+        if let Some(session) = self.sessions.get_mut(&link) {
+            session.succeeded = session.peer == old;
+        }
+    }
+
+    fn succeed(&mut self, old: QmId, new: QmId, new_key: &[u8; 32]) {
+        if let Some(ended) = self.heirs.insert(old, new) {
+            self.commits.unset(heir_key(ended));
+        }
+        self.commits
+            .set(heir_key(old), Bytes::copy_from_slice(new.as_bytes()));
+        // What is known of where the old one was helps to find the new one, and to know it again.
+        if let Some(before) = self.peers.known.get(&old).cloned()
+            && (self.peers.known.len() < PEERS_MAX || self.peers.known.contains_key(&new))
+        {
+            let digest = key_digest(new_key);
+            let made = || PeerRecord::new(digest, Approval::Pending);
+            let record = self.peers.known.entry(new).or_insert_with(made);
+            if record.announced_name.is_empty() {
+                record.announced_name = before.announced_name;
+                record.host = before.host;
+            }
+            for address in before.addresses.into_iter().rev() {
+                if !record.addresses.contains(&address) {
+                    record.learn_address(address);
+                }
+            }
+            self.save_peer(new);
+        }
+        let mut moved = Vec::new();
+        let mut hosts = Vec::new();
+        for (number, remote) in &mut self.remotes {
+            if remote.pin == Some(old) {
+                remote.pin = Some(new);
+                moved.push(*number);
+                if let RemoteKey::Host(host) = &remote.key {
+                    hosts.push(host.clone());
+                }
+            }
+        }
+        for host in hosts {
+            let value = BytesMut::from(&new.as_bytes()[..]).freeze();
+            self.commits.set(pin_key(&host), value);
+        }
+        // The copy that keeps the old identity is alone with it from now on.
+        self.twins.alarms.forget(old);
+        let text = format!("{old} is {new} from now on, proven with both keys");
+        for peer in [old, new] {
+            self.note_connection(With::Peer(peer), "succeeded", &text);
+        }
+        self.event(Event::PeerSucceeded {
+            old,
+            new,
+            moved: moved.len(),
+        });
+        for number in moved {
+            self.want_connection(number);
+        }
+        self.busy_peers.insert(new);
+    }
+
+    /// A session with a peer is gone that has another identity by now: what was in flight is asked
+    /// for there.
+    pub(crate) fn ask_the_heir(&mut self, own: QmId, peer: QmId) {
+        let heir = self.heirs.of(peer);
+        if heir == peer {
+            return;
+        }
+        self.query_doubts(own, heir);
+        self.busy_peers.insert(heir);
+        let remotes = self.remotes.iter();
+        let towards = remotes.filter(|(_, remote)| remote.peer() == Some(heir));
+        for number in towards.map(|(number, _)| *number).collect::<Vec<_>>() {
+            self.want_connection(number);
+        }
+    }
+
+    /// Reads back who follows whom; returns how many values were not understood.
+    pub(crate) fn recover_heirs(&mut self, state: &BTreeMap<Bytes, Bytes>) -> usize {
+        let mut bad = 0;
+        for (key, value) in state {
+            let Some(old) = key.strip_prefix(HEIR) else {
+                continue;
+            };
+            let ends = <[u8; 16]>::try_from(old).ok();
+            match ends.zip(<[u8; 16]>::try_from(value.as_ref()).ok()) {
+                Some((old, new)) => {
+                    let (old, new) = (QmId::from_bytes(old), QmId::from_bytes(new));
+                    self.heirs.known.insert(old, new);
+                }
+                None => bad += 1,
+            }
+        }
+        bad
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn heirs_are_followed_in_line_and_an_identity_may_come_back() {
+        let [a, b, c] = [1, 2, 3].map(|n| QmId::from_bytes([n; 16]));
+        let mut heirs = Heirs::default();
+        assert_eq!(heirs.insert(a, b), None);
+        assert_eq!(heirs.insert(b, c), None);
+        assert_eq!(heirs.of(a), c);
+        assert_eq!(heirs.predecessor(c), Some(b));
+        assert!(heirs.succeeded(a, Some(c)) && heirs.succeeded(c, Some(a)));
+        assert!(!heirs.succeeded(c, None));
+        // Back to the first: no circle.
+        assert_eq!(heirs.insert(c, a), Some(a));
+        assert_eq!([a, b, c].map(|qm| heirs.of(qm)), [a, a, a]);
+    }
+}

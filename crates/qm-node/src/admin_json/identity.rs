@@ -1,0 +1,171 @@
+//! Who a node is, and was.
+
+use std::borrow::Cow;
+
+use qm_engine::admin::{FormerDestination, FormerView, IdentityView};
+use qm_wire::QmId;
+use serde::{Deserialize, Serialize};
+
+use super::document::Schema;
+use super::{TwinDocument, rfc3339};
+use crate::info::NodeInfo;
+
+/// Who a node is, `qm.identity/1`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct IdentityDocument {
+    /// `qm.identity/1`.
+    pub schema: Schema,
+    /// Its display name.
+    pub name: String,
+    /// Its identity.
+    pub qm: QmId,
+    /// The whole digest of its key.
+    pub fingerprint: String,
+    /// Its data directory.
+    pub data: String,
+    /// Whether it runs.
+    pub running: bool,
+    /// The live machines that have this identity, when the node knows that it is not alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub twins: Option<TwinDocument>,
+    /// Who it was before, as long as that drains or may be taken back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub former: Option<FormerDocument>,
+}
+
+/// An identity that drains or may be taken back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct FormerDocument {
+    /// The identity.
+    pub qm: QmId,
+    /// The whole digest of its key.
+    pub fingerprint: String,
+    /// Time of the change.
+    pub since: String,
+    /// Why.
+    pub because: String,
+    /// Messages that wait under it, those in flight and in doubt included.
+    pub waiting: u64,
+    /// Milliseconds until its key is erased; `null` while something is left to do under it.
+    pub erased_in_ms: Option<u64>,
+    /// Destinations to which something was sent under it.
+    pub destinations: Vec<FormerDestinationDocument>,
+}
+
+/// How far a destination has come from the former identity to the current one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct FormerDestinationDocument {
+    /// The node as addressed.
+    pub remote: String,
+    /// Its identity, once known.
+    pub peer: Option<QmId>,
+    /// Its name in the address book.
+    pub name: Option<String>,
+    /// Whether messages for it are minted under the current identity.
+    pub switched: bool,
+    /// Messages that wait for it under the former identity.
+    pub waiting: u64,
+    /// Whether it was asked for approval of the current identity and has not given it.
+    pub pending: bool,
+}
+
+impl IdentityDocument {
+    pub(super) fn new(view: &IdentityView, node: &NodeInfo) -> Self {
+        Self {
+            schema: Cow::Borrowed("qm.identity/1"),
+            name: node.name.clone(),
+            qm: view.qm,
+            fingerprint: qm_transport::fingerprint(&view.public_key),
+            data: node.data.display().to_string(),
+            running: true,
+            twins: view.twins.as_ref().map(TwinDocument::new),
+            former: view.former.as_ref().map(FormerDocument::new),
+        }
+    }
+
+    /// What the data directory of a node says that does not run.
+    #[must_use]
+    pub fn at_rest(name: String, qm: QmId, fingerprint: String, data: String) -> Self {
+        Self {
+            schema: Cow::Borrowed("qm.identity/1"),
+            name,
+            qm,
+            fingerprint,
+            data,
+            running: false,
+            twins: None,
+            former: None,
+        }
+    }
+}
+
+impl FormerDocument {
+    pub(super) fn new(view: &FormerView) -> Self {
+        Self {
+            qm: view.qm,
+            fingerprint: qm_transport::fingerprint(&view.public_key),
+            since: rfc3339(view.since_us),
+            because: view.because.clone(),
+            waiting: view.waiting,
+            erased_in_ms: view.erased_in_ms,
+            destinations: view
+                .destinations
+                .iter()
+                .map(FormerDestinationDocument::new)
+                .collect(),
+        }
+    }
+
+    /// What people are told.
+    #[must_use]
+    pub fn sentence(&self) -> String {
+        let open = self.destinations.iter().filter(|d| !d.switched).count();
+        let what = match (self.waiting, open, self.erased_in_ms) {
+            (_, _, Some(ms)) => format!(
+                "nothing is left to do under it; its key is erased in {} days",
+                ms.div_ceil(24 * 60 * 60 * 1_000)
+            ),
+            (waiting, 0, None) => format!("{waiting} messages are still delivered under it"),
+            (waiting, open, None) => format!(
+                "{waiting} messages wait under it, and {open} destinations have not approved the new identity"
+            ),
+        };
+        format!(
+            "{} until {} ({}): {what}",
+            self.qm, self.since, self.because
+        )
+    }
+}
+
+impl FormerDestinationDocument {
+    fn new(view: &FormerDestination) -> Self {
+        Self {
+            remote: view.remote.to_string(),
+            peer: view.peer,
+            name: view.name.clone(),
+            switched: view.switched,
+            waiting: view.waiting,
+            pending: view.pending,
+        }
+    }
+
+    /// What people are told.
+    #[must_use]
+    pub fn sentence(&self) -> String {
+        let name = self.name.as_deref().unwrap_or(&self.remote);
+        let state = if self.switched {
+            "spoken to under the new identity"
+        } else if self.pending {
+            "has not approved the new identity"
+        } else {
+            "not asked yet"
+        };
+        format!(
+            "{name}: {state}, {} wait under the former one",
+            self.waiting
+        )
+    }
+}

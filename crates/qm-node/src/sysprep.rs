@@ -1,0 +1,205 @@
+//! Making a data directory ready to be copied: for images of machines and containers.
+//!
+//! Everything that belongs to one machine goes: keys, store, display name. What stays is a mark,
+//! which the next start takes as the wish for a new identity. The mark is written first, so an
+//! interrupted preparation is finished by the next start and never half done.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use qm_store::RealFs;
+
+use crate::adapter::Disk;
+use crate::health::StoreHealth;
+use crate::identity_file::{
+    FORMER_FILE, IdentityError, KEY_FILE, NAME_FILE, NEXT_FILE, io_error, replace_file, sync_dir,
+};
+use crate::life::{STORE_DIR, store_options};
+use crate::reading::Pace;
+use crate::run::{NodeConfig, RunError};
+
+/// Says that the next start makes a new identity.
+pub(crate) const GENERALIZED_FILE: &str = "generalized";
+/// Records that were damaged, beside the store.
+const ASIDE_DIR: &str = "damaged";
+/// What a machine has of its own in a data directory; the socket is the node's that runs.
+const OWN: [&str; 6] = [
+    KEY_FILE,
+    FORMER_FILE,
+    NEXT_FILE,
+    NAME_FILE,
+    STORE_DIR,
+    ASIDE_DIR,
+];
+
+/// What becomes of messages that wait.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Waiting {
+    /// There must be none.
+    Refuse,
+    /// They are given up.
+    Purge,
+    /// Keys and store are moved into this directory, which must not be there yet: a node that is
+    /// started on it is the one that was here.
+    Export(PathBuf),
+}
+
+/// What a data directory held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Held {
+    /// Messages that waited, dead letters among them.
+    pub messages: u64,
+    /// Whether they kept it from being made ready.
+    pub refused: bool,
+}
+
+/// Makes the data directory of a node that does not run ready to be copied, unless messages wait
+/// in it and nothing is said of them.
+///
+/// # Errors
+/// [`RunError`]: the node runs, the directory is no node's, or files cannot be read or written.
+pub fn sysprep(config: &NodeConfig, waiting: &Waiting) -> Result<Held, RunError> {
+    let data = &config.data;
+    if data.join(GENERALIZED_FILE).exists() {
+        finish(data)?;
+        return Ok(Held {
+            messages: 0,
+            refused: false,
+        });
+    }
+    if !data.join(KEY_FILE).exists() {
+        return Err(RunError::NotInitialised { data: data.clone() });
+    }
+    let (disk, recovered, _) = Disk::open(
+        Arc::new(RealFs),
+        &data.join(STORE_DIR),
+        store_options(config),
+        Pace::of(0),
+        &Arc::new(StoreHealth::default()),
+    )?;
+    let messages = recovered.streams.values().map(|s| s.live_records).sum();
+    let refused = messages > 0 && *waiting == Waiting::Refuse;
+    if !refused {
+        if let Waiting::Export(to) = waiting {
+            export(data, to)?;
+        }
+        // The lock is held until everything is gone.
+        replace_file(data, GENERALIZED_FILE, b"qm\n")?;
+        erase(data)?;
+    }
+    drop(disk);
+    Ok(Held { messages, refused })
+}
+
+/// Finishes what [`sysprep`] began. Returns whether the directory is to get a new identity.
+pub(crate) fn finish(data: &Path) -> Result<bool, IdentityError> {
+    let marked = data.join(GENERALIZED_FILE).exists();
+    if marked {
+        erase(data)?;
+    }
+    Ok(marked)
+}
+
+/// The new identity is on disk.
+pub(crate) fn begin(data: &Path) -> Result<(), IdentityError> {
+    remove(&data.join(GENERALIZED_FILE))?;
+    sync_dir(data)
+}
+
+fn erase(data: &Path) -> Result<(), IdentityError> {
+    for name in OWN {
+        remove(&data.join(name))?;
+    }
+    sync_dir(data)
+}
+
+fn remove(path: &Path) -> Result<(), IdentityError> {
+    let removed = if path.is_dir() {
+        fs::remove_dir_all(path)
+    } else {
+        fs::remove_file(path)
+    };
+    match removed {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(io_error("remove", path)(e)),
+        _ => Ok(()),
+    }
+}
+
+/// Moves rather than copies: there is never more than one directory with this identity.
+fn export(data: &Path, to: &Path) -> Result<(), IdentityError> {
+    crate::identity_file::create_new_dir(to)?;
+    for name in OWN {
+        let (from, to) = (data.join(name), to.join(name));
+        match fs::rename(&from, &to) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                return Err(io_error("move", &from)(e));
+            }
+            _ => {}
+        }
+    }
+    sync_dir(to)?;
+    sync_dir(data)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::run::{identity, init};
+
+    fn config(dir: &Path) -> NodeConfig {
+        let mut config = NodeConfig::new(dir.join("node"));
+        config.engine.body_bytes_max = 64 << 10;
+        config.store.segment_bytes = 1 << 20;
+        config.store.reserve_bytes = 1 << 20;
+        config
+    }
+
+    /// A crash at any step is finished by the next start, which makes one identity, once.
+    #[test]
+    fn an_interrupted_preparation_is_finished_by_the_next_start() {
+        for erased in 0..=OWN.len() {
+            let dir = tempfile::tempdir().unwrap();
+            let config = config(dir.path());
+            let before = init(&config).unwrap();
+            replace_file(&config.data, GENERALIZED_FILE, b"qm\n").unwrap();
+            for name in OWN.iter().take(erased) {
+                remove(&config.data.join(name)).unwrap();
+            }
+            let after = init(&config).unwrap();
+            assert!(after.created, "after {erased}");
+            assert_ne!(after.qm, before.qm, "after {erased}");
+            assert!(!config.data.join(GENERALIZED_FILE).exists());
+            assert_eq!(init(&config).unwrap().qm, after.qm);
+        }
+    }
+
+    #[test]
+    fn what_is_exported_is_the_node_that_was() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = config(dir.path());
+        let before = init(&config).unwrap();
+        let to = dir.path().join("kept");
+        let held = sysprep(&config, &Waiting::Export(to.clone())).unwrap();
+        assert_eq!(held.messages, 0);
+        assert!(matches!(
+            identity(&config.data),
+            Err(RunError::NotInitialised { .. })
+        ));
+        assert_eq!(identity(&to).unwrap().qm, before.qm);
+        // Where something is already, nothing is moved.
+        let again = init(&config).unwrap();
+        assert_ne!(again.qm, before.qm);
+        let refused = sysprep(&config, &Waiting::Export(to.clone()));
+        assert!(matches!(refused, Err(RunError::Identity(_))), "{refused:?}");
+        assert_eq!(identity(&config.data).unwrap().qm, again.qm);
+        assert_eq!(identity(&to).unwrap().qm, before.qm);
+        // Twice is as good as once.
+        sysprep(&config, &Waiting::Purge).unwrap();
+        sysprep(&config, &Waiting::Refuse).unwrap();
+        assert_ne!(init(&config).unwrap().qm, again.qm);
+    }
+}
