@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use qm_cache::Ticket as DedupTicket;
 use qm_wire::local::Settled;
-use qm_wire::{Class, ClientId, Entry, MessageId, QmId};
+use qm_wire::{Class, ClientId, Entry, MessageId, QmId, Rank};
 
 use crate::admin::LetterFate;
 use crate::backlog::Message;
@@ -119,6 +119,8 @@ pub(crate) enum Then {
         ends: (QmId, QmId),
         changes: u64,
     },
+    /// This node's rank among copies of it is safe.
+    RankKept { rank: Rank },
     /// The token that a peer gave is safe.
     TokenStored { own: QmId, peer: QmId },
     /// The roles of this node's keys are safe.

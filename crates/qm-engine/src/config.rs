@@ -11,6 +11,27 @@ pub enum Trust {
     Any,
 }
 
+/// What a node does that is the lower one of two live machines with its identity.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnTwin {
+    /// It takes another identity.
+    #[default]
+    Reidentify,
+    /// It tells its operator, and nothing else.
+    AlarmOnly,
+}
+
+impl OnTwin {
+    /// As it stands in the configuration.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Reidentify => "reidentify",
+            Self::AlarmOnly => "alarm-only",
+        }
+    }
+}
+
 /// Settings of an engine. All times are milliseconds of node time.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -47,6 +68,8 @@ pub struct EngineConfig {
     pub reconnect_max_ms: u64,
     /// Time for hello and welcome.
     pub handshake_timeout_ms: u64,
+    /// What this node does when a copy of it ranks higher.
+    pub on_twin: OnTwin,
     /// In an open session the peer gets another token at this interval: so long a copy of a running
     /// machine can be unnoticed that shares its connections.
     pub token_rotation_ms: u64,
@@ -112,6 +135,7 @@ impl Default for EngineConfig {
             reconnect_min_ms: 200,
             reconnect_max_ms: 30_000,
             handshake_timeout_ms: 10_000,
+            on_twin: OnTwin::Reidentify,
             token_rotation_ms: 600_000,
             idle_session_ms: 300_000,
             ack_wait_min_ms: 1_000,

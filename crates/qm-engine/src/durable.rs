@@ -106,6 +106,7 @@ impl Engine {
                 Then::Reidentified(former) => self.reidentified(*former),
                 Then::Switched(key) => self.switched(&key),
                 Then::FormerGone(former) => self.former_gone(former, false),
+                Then::RankKept { rank } => self.rank_kept(rank),
                 Then::Resent(resent) => self.resent_durable(*resent),
                 Then::LetterGone { job, fate } => self.letter_decided(job, fate),
                 Then::Emptied { local, number } => self.purge_confirmed(local, number),
@@ -243,6 +244,7 @@ impl Engine {
                 // The next look finds it undone.
                 Then::Switched(key) => self.not_switched(&key),
                 Then::FormerGone(former) => self.former_gone(former, true),
+                Then::RankKept { .. } => self.rank_refused(),
                 Then::Resent(resent) => self.resent_refused(*resent),
                 Then::LetterGone { job, mut fate } => {
                     fate.outcome = Some(Outcome::STORE_FULL);

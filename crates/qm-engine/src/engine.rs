@@ -21,6 +21,7 @@ use crate::handed::HandOut;
 use crate::heirs::Heirs;
 use crate::history::History;
 use crate::identity::branches::Branched;
+use crate::identity::election::Election;
 use crate::identity::handshake::Tokens;
 use crate::identity::{TokenKey, Twins};
 use crate::io::{ConnId, Event, Input, LinkId, LoadId, Output, Recovered, StreamId};
@@ -183,6 +184,10 @@ pub struct Engine {
     pub(crate) arrivals: Arrivals,
     /// Tokens that tell branches of histories apart: those held, and those given.
     pub(crate) tokens: Tokens,
+    /// Which of two copies keeps the identity.
+    pub(crate) election: Election,
+    /// Whether the identity is on another machine than the one it was made on.
+    pub(crate) moved: bool,
     /// Histories that were seen to branch.
     pub(crate) branched: Branched,
     /// Arrivals that were undone and did not come again.
@@ -298,6 +303,8 @@ impl Engine {
             twins: Twins::default(),
             arrivals: Arrivals::default(),
             tokens: Tokens::default(),
+            election: Election::default(),
+            moved: false,
             branched: Branched::default(),
             undone_arrivals: BTreeSet::new(),
             undo_later: Vec::new(),

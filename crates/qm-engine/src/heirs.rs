@@ -202,7 +202,7 @@ impl Engine {
             self.commits.set(pin_key(&host), value);
         }
         // The copy that keeps the old identity is alone with it from now on.
-        self.twins.alarms.forget(old);
+        self.forget_alarm(old);
         let text = format!("{old} is {new} from now on, proven with both keys");
         for peer in [old, new] {
             self.note_connection(With::Peer(peer), "succeeded", &text);

@@ -8,6 +8,9 @@
 mod alarms;
 pub(crate) mod branches;
 mod check;
+pub(crate) mod election;
+#[cfg(test)]
+mod election_model;
 pub(crate) mod handshake;
 #[cfg(test)]
 mod model;
@@ -33,9 +36,12 @@ use self::relays::{Relays, Word};
 use crate::connections::With;
 use crate::engine::Engine;
 use crate::io::{Event, Lane, LinkId, Output};
+use crate::record::prefixed;
 
 /// Other sessions of a peer that are asked because of a new one.
 const ASKED_MAX: usize = 8;
+/// Names of the values that keep alarms.
+const ALARM: &[u8] = b"twin/";
 /// Signatures that are under way: to be made, and to be verified.
 const UNDER_WAY_MAX: usize = 64;
 
@@ -201,6 +207,7 @@ impl Engine {
         let wall_us = self.now.wall_us;
         let news = self.twins.alarms.raise(peer, None, &machines, wall_us);
         if news {
+            self.save_alarm(peer);
             let [one, other] = machines.each_ref().map(TwinMachine::title);
             let text = format!("two live machines have this identity: {one} and {other}");
             self.note_connection(With::Peer(peer), "twin", &text);
@@ -251,9 +258,15 @@ impl Engine {
     /// A node between tells this one of a copy: only a signature over a fresh challenge makes that
     /// believable.
     fn on_twin(&mut self, link: LinkId, twin: Twin) {
+        self.ask_with_rank(link, twin);
+    }
+
+    fn ask_copy(&mut self, link: LinkId, twin: Twin, rank: Rank) {
+        if !self.sessions.contains_key(&link) {
+            return;
+        }
         let mut challenge = [0; 32];
         self.entropy.fill(&mut challenge);
-        let rank = self.rank();
         let ask = self.twins.proofs.told(link, twin, challenge, rank);
         if let Some((ask, session)) = ask.zip(self.sessions.get_mut(&link)) {
             session.push(Lane::Control, &PeerFrame::Ask(ask));
@@ -261,15 +274,13 @@ impl Engine {
         }
     }
 
-    fn rank(&mut self) -> Rank {
-        let served_s = self.now.at.ms_since(self.started) / 1_000;
-        let draw = self.entropy.next_u64();
-        self.twins.proofs.rank(|| Rank {
-            // Nothing ties an identity to a machine in this version.
-            sealed: true,
-            served_s,
-            draw,
-        })
+    /// Neither rank was higher: asks the same copy once more, with the raised one.
+    fn ask_copy_again(&mut self, link: LinkId, relay: [u8; 16], rank: Rank) {
+        let mut challenge = [0; 32];
+        self.entropy.fill(&mut challenge);
+        if let Some(ask) = self.twins.proofs.again(link, relay, challenge, rank) {
+            self.pass_on(link, &PeerFrame::Ask(ask));
+        }
     }
 
     /// This process on a session with a node between.
@@ -282,7 +293,10 @@ impl Engine {
         if let Some(to) = self.twins.relays.pass(&ask.relay, link, Word::Ask) {
             return self.pass_on(to, &PeerFrame::Ask(ask));
         }
-        let rank = self.rank();
+        self.answer_with_rank(link, ask);
+    }
+
+    fn answer_copy(&mut self, link: LinkId, ask: &Ask, rank: Rank) {
         let Some(me) = self.voice_on(link) else {
             return;
         };
@@ -291,7 +305,7 @@ impl Engine {
         if !current || self.twins.signing.len() >= UNDER_WAY_MAX {
             return;
         }
-        let Some(claim) = self.twins.proofs.asked(link, &ask, me, rank) else {
+        let Some(claim) = self.twins.proofs.asked(link, ask, me, rank) else {
             return;
         };
         let bytes = claim.signed_bytes().freeze();
@@ -356,7 +370,48 @@ impl Engine {
             incarnation: twin.incarnation,
             since_us: self.now.wall_us.saturating_sub(known_us),
         };
-        self.raise_own(Some(peer), other);
+        let told_by = (peer != self.me.qm).then_some(peer);
+        self.raise_own(told_by, other.clone());
+        if self.compare_ranks(link, twin.relay, claim.rank) {
+            self.lost_the_election(told_by, other);
+        }
+    }
+
+    /// This node was shown, with proof, that another copy keeps the identity: it is the one that
+    /// has to take another. Here, and nowhere else, begins what follows from that; so far it is told,
+    /// and the operator decides.
+    fn lost_the_election(&mut self, told_by: Option<QmId>, winner: TwinMachine) {
+        if self.note_lost() {
+            let on_twin = self.config.on_twin;
+            self.event(Event::ElectionLost {
+                told_by,
+                winner: Box::new(winner),
+                on_twin,
+            });
+        }
+    }
+
+    /// An open session with a copy of this node: both ask directly, without a node between.
+    pub(crate) fn ask_own_copy(&mut self, link: LinkId) {
+        let Some(session) = self.sessions.get(&link) else {
+            return;
+        };
+        let Some(hello) = session
+            .hello
+            .as_ref()
+            .filter(|_| session.peer == self.me.qm)
+        else {
+            return;
+        };
+        let known_us = self.now.wall_us.saturating_sub(self.wall_at(session.began));
+        let twin = Twin {
+            relay: [0; 16],
+            incarnation: hello.incarnation,
+            known_s: known_us / 1_000_000,
+            address: session.remote.to_string().as_str().into(),
+            host: hello.host.clone(),
+        };
+        self.ask_with_rank(link, twin);
     }
 
     /// Another live machine has this node's identity: that is proven.
@@ -370,6 +425,7 @@ impl Engine {
         let (qm, wall_us) = (self.me.qm, self.now.wall_us);
         let machines = [me, other.clone()];
         if self.twins.alarms.raise(qm, told_by, &machines, wall_us) {
+            self.save_alarm(qm);
             if let Some(by) = told_by {
                 let text = format!("it tells of a copy of this node: {}", other.title());
                 self.note_connection(With::Peer(by), "twin", &text);
@@ -379,6 +435,35 @@ impl Engine {
                 other: Box::new(other),
             });
         }
+    }
+
+    fn save_alarm(&mut self, qm: QmId) {
+        if let Some(value) = self.twins.alarms.encode(qm) {
+            self.commits.set(prefixed(ALARM, qm.as_bytes()), value);
+        }
+    }
+
+    /// The operator forgot a peer.
+    pub(crate) fn forget_alarm(&mut self, qm: QmId) {
+        if self.twins.alarms.forget(qm) {
+            self.commits.unset(prefixed(ALARM, qm.as_bytes()));
+        }
+    }
+
+    /// Reads an alarm back. Whether the value was understood, if it is one.
+    pub(crate) fn recover_alarm(&mut self, key: &[u8], value: &Bytes) -> Option<bool> {
+        let qm = <[u8; 16]>::try_from(key.strip_prefix(ALARM)?).ok();
+        let qm = qm.map(QmId::from_bytes);
+        Some(qm.is_some_and(|qm| self.twins.alarms.recover(qm, value)))
+    }
+
+    /// Whether this node keeps its identity, as far as ranks were compared.
+    pub(crate) fn twin_views(&self) -> Vec<TwinView> {
+        let mut views = self.twins.alarms.views();
+        for view in views.iter_mut().filter(|view| view.qm == self.me.qm) {
+            view.lost_us = self.election.lost_us;
+        }
+        views
     }
 
     fn pass_on(&mut self, link: LinkId, frame: &PeerFrame) {

@@ -8,6 +8,7 @@ use qm_wire::local::{ClientFrame, NodeFrame};
 use qm_wire::{Incarnation, MessageId, Outcome, QmId, QueueName};
 
 use crate::admin::{AdminReply, AdminRequest};
+use crate::config::OnTwin;
 use crate::identity::{BranchEvidence, TwinMachine};
 
 /// A connection to a peer, numbered by the driver and never reused.
@@ -643,6 +644,16 @@ pub enum Event {
         told_by: Option<QmId>,
         /// The other machine.
         other: Box<TwinMachine>,
+    },
+    /// Another live machine with this node's identity proved the higher rank: this node is the one
+    /// that has to take another identity. Told once; kept over restarts.
+    ElectionLost {
+        /// The node over which they spoke; `None` when they met directly.
+        told_by: Option<QmId>,
+        /// The machine that keeps the identity.
+        winner: Box<TwinMachine>,
+        /// What is to be done, by this node's configuration.
+        on_twin: OnTwin,
     },
     /// The history of a peer was seen to branch: it was copied, or went back to a backup.
     HistoryBranched {

@@ -79,7 +79,7 @@ mod unoffered;
 mod views;
 mod why;
 
-pub use config::{EngineConfig, Trust};
+pub use config::{EngineConfig, OnTwin, Trust};
 pub use engine::{ArrivalKey, Engine, Identity, Route};
 pub use entropy::{Entropy, SeededEntropy};
 pub use identity::{BranchEvidence, BranchView, TokenKey, TwinMachine, TwinView, WentBackView};

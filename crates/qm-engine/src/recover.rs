@@ -29,6 +29,8 @@ impl Engine {
                     .recover_life(key)
                     .or_else(|| self.recover_token(key, value))
                     .or_else(|| self.recover_branched(key, value))
+                    .or_else(|| self.recover_rank(key, value))
+                    .or_else(|| self.recover_alarm(key, value))
                     .or_else(|| self.recover_peer(key, value))
                     .or_else(|| self.recover_client(key, value))
                     .or_else(|| self.recover_letter(key, value))

@@ -240,7 +240,8 @@ impl Engine {
         let new = self.me.qm;
         self.reidentifying.former = Some(former);
         self.reidentifying.switching.clear();
-        self.twins.alarms.forget(old);
+        self.forget_alarm(old);
+        self.forget_election(old);
         self.outputs.push_back(Output::Keys {
             current: new,
             former: Some(old),

@@ -478,6 +478,7 @@ impl Engine {
             return;
         }
         self.look_for_twins(link, peer);
+        self.ask_own_copy(link);
         let now_ms = self.now.at.as_ms();
         for life in lives {
             // The address was for the time without a session.

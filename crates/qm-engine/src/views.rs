@@ -188,7 +188,7 @@ impl Engine {
             missing_records: 0,
             full_by: self.full_by(),
             resident_bytes: (self.resident_bytes + self.express_bytes) as u64,
-            twins: self.twins.alarms.views(),
+            twins: self.twin_views(),
             branched: self.branched.views(),
             went_back: self.branched.went_back(),
             former: self.former_view(),
@@ -629,7 +629,7 @@ impl Engine {
         }
         self.for_peer(who, |engine, peer| {
             engine.peers.known.remove(&peer);
-            engine.twins.alarms.forget(peer);
+            engine.forget_alarm(peer);
             engine.forget_branches(peer);
             engine.commits.unset(peer_key(peer));
             let keys: Vec<_> = engine

@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::{Bytes, BytesMut};
 use qm_engine::admin::{AdminReply, AdminRequest, StatusView};
 use qm_engine::{
-    BranchEvidence, ConnId, Engine, EngineConfig, Event, Identity, Input, LinkId, Now, Output,
-    Recovered, SeededEntropy, StoreOp, Ticket, Timestamp, Trust, TwinView,
+    BranchEvidence, ConnId, Engine, EngineConfig, Event, Identity, Input, LinkId, Now, OnTwin,
+    Output, Recovered, SeededEntropy, StoreOp, Ticket, Timestamp, Trust, TwinView,
 };
 use qm_wire::{Challenge, Claim, Incarnation, PeerFrame, QmId, Rank, Twin};
 
@@ -707,4 +707,79 @@ fn the_price_of_a_handshake() {
             world.give(number, Input::Closed { link, text });
         }
     }
+}
+
+/// W-TWN-1: the machine that has served longer keeps the identity; the other knows it, also after a
+/// restart of anybody, and from then on no restart turns that round.
+#[test]
+fn one_of_two_copies_learns_that_the_other_keeps_the_identity() {
+    let mut world = World::new();
+    world.now_ms = 500_000;
+    let copy = world.copy(1, "till-2");
+    world.connect(1, HUB);
+    world.connect(copy, HUB);
+    let lost = |world: &World, number: usize| {
+        let events = world.machines[number].events.iter();
+        let lost = |event: &&Event| matches!(event, Event::ElectionLost { .. });
+        events.filter(lost).cloned().collect::<Vec<_>>()
+    };
+    assert_eq!(lost(&world, 1), [], "the till has served longer");
+    let told = lost(&world, copy);
+    assert!(
+        matches!(&told[..], [Event::ElectionLost { winner, on_twin: OnTwin::Reidentify, .. }]
+            if winner.host == "till"),
+        "{told:?}"
+    );
+    for number in [1, copy, HUB] {
+        world.restart(number);
+    }
+    // The till starts anew, long after its copy: what was said is said for ever.
+    assert_eq!(world.twins(1)[0].lost_us, None);
+    assert!(world.twins(copy)[0].lost_us.is_some());
+    assert_eq!(world.twins(HUB)[0].machines.len(), 2);
+    world.now_ms += 900_000;
+    world.restart(1);
+    world.connect(copy, HUB);
+    world.connect(1, HUB);
+    let spoke = world.twins(1)[0].last_us;
+    assert_eq!(spoke, 1_000_000_000 + 1_400_000_000, "they spoke again");
+    assert_eq!(world.alarms(1), 0, "and that is no news");
+    for number in [1, copy] {
+        assert_eq!(lost(&world, number), [], "it is told once");
+    }
+    assert_eq!(world.twins(1)[0].lost_us, None);
+}
+
+/// What is said to a copy is on disk before.
+#[test]
+fn a_rank_is_stored_before_it_is_said() {
+    let mut world = World::new();
+    let copy = world.copy(1, "till-2");
+    world.connect(1, HUB);
+    world.connect(copy, HUB);
+    assert_eq!(world.twins(1).len(), 1);
+    let mut world = World::new();
+    let copy = world.copy(1, "till-2");
+    world.connect(1, HUB);
+    world.machines[1].slow = true;
+    world.connect(copy, HUB);
+    assert_eq!(world.twins(copy), [], "nobody has heard the till's rank");
+    let now = world.now();
+    world.machines[1].written(now);
+    world.machines[1].slow = false;
+    world.tick(1);
+    world.carry();
+    assert_eq!(world.twins(copy).len(), 1);
+}
+
+#[test]
+fn copies_that_meet_decide_it_among_themselves() {
+    let mut world = World::new();
+    let copy = world.copy(1, "till-2");
+    world.now_ms = 5_000;
+    world.restart(copy);
+    world.connect(1, copy);
+    let keeps = |world: &mut World, number: usize| world.twins(number)[0].lost_us.is_none();
+    assert!(keeps(&mut world, 1));
+    assert!(!keeps(&mut world, copy));
 }

@@ -19,6 +19,7 @@ const fn caused_by_peers(event: &Event) -> Option<&'static str> {
         Event::IdentityChanged { .. } => "identity_changed",
         Event::TwinSeen { .. } => "twin_seen",
         Event::OwnTwin { .. } => "own_twin",
+        Event::ElectionLost { .. } => "election_lost",
         Event::HistoryBranched { .. } => "history_branched",
         Event::OwnHistoryBranched { .. } => "own_history_branched",
         Event::OwnStoreWentBack { .. } => "own_store_went_back",
@@ -138,6 +139,22 @@ pub(crate) fn log(event: &Event) {
                 told_by,
                 other,
                 "another live machine has this node's identity: {other}"
+            );
+        }
+        Event::ElectionLost {
+            told_by,
+            winner,
+            on_twin,
+        } => {
+            let winner = winner.title();
+            let told_by = told_by.map(|by| by.to_string()).unwrap_or_default();
+            tracing::error!(
+                event = "election_lost",
+                told_by,
+                winner,
+                on_twin = on_twin.name(),
+                "another live machine keeps this node's identity: {winner}; this one needs another, \
+                 which it does not take by itself: qm-node identity remint"
             );
         }
         Event::HistoryBranched { peer, by } => tracing::warn!(

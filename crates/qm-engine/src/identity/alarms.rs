@@ -2,7 +2,12 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use qm_wire::{Incarnation, QmId};
+
+use crate::record::{put_bytes, take_array, take_text};
+
+const VERSION: u8 = 1;
 
 /// Identities with copies that are remembered; of others only the event tells.
 const IDENTITIES_MAX: usize = 64;
@@ -33,10 +38,13 @@ pub struct TwinView {
     pub told_by: Option<QmId>,
     /// The machines, newest first.
     pub machines: Vec<TwinMachine>,
-    /// Wall clock of the first proof in this life, microseconds.
+    /// Wall clock of the first proof, microseconds.
     pub first_us: u64,
     /// Of the last one.
     pub last_us: u64,
+    /// Of this node's own identity: when it was shown that another machine keeps it, wall clock,
+    /// microseconds.
+    pub lost_us: Option<u64>,
 }
 
 #[derive(Clone, Debug)]
@@ -97,8 +105,39 @@ impl Alarms {
     }
 
     /// The operator forgot a peer.
-    pub(crate) fn forget(&mut self, qm: QmId) {
-        self.of.remove(&qm);
+    /// The operator forgot a peer. Whether there was an alarm.
+    pub(crate) fn forget(&mut self, qm: QmId) -> bool {
+        self.of.remove(&qm).is_some()
+    }
+
+    /// As it is kept over restarts.
+    pub(crate) fn encode(&self, qm: QmId) -> Option<Bytes> {
+        let alarm = self.of.get(&qm)?;
+        let mut to = BytesMut::new();
+        to.put_u8(VERSION);
+        to.put_u64_le(alarm.first_us);
+        to.put_u64_le(alarm.last_us);
+        to.put_u8(u8::from(alarm.told_by.is_some()));
+        if let Some(by) = alarm.told_by {
+            to.put_slice(by.as_bytes());
+        }
+        for machine in &alarm.machines {
+            put_bytes(&mut to, machine.address.as_bytes());
+            put_bytes(&mut to, machine.host.as_bytes());
+            to.put_u64_le(machine.incarnation.0);
+            to.put_u64_le(machine.since_us);
+        }
+        Some(to.freeze())
+    }
+
+    /// Reads one back. False when it cannot be understood.
+    pub(crate) fn recover(&mut self, qm: QmId, value: &Bytes) -> bool {
+        let alarm = decode(value);
+        let understood = alarm.is_some();
+        if self.of.len() < IDENTITIES_MAX {
+            self.of.extend(alarm.map(|alarm| (qm, alarm)));
+        }
+        understood
     }
 
     pub(crate) fn view(&self, qm: QmId) -> Option<TwinView> {
@@ -109,12 +148,40 @@ impl Alarms {
             machines: alarm.machines.iter().cloned().collect(),
             first_us: alarm.first_us,
             last_us: alarm.last_us,
+            lost_us: None,
         })
     }
 
     pub(crate) fn views(&self) -> Vec<TwinView> {
         self.of.keys().filter_map(|qm| self.view(*qm)).collect()
     }
+}
+
+fn decode(value: &Bytes) -> Option<Alarm> {
+    let mut r = value.clone();
+    if r.try_get_u8().ok()? != VERSION {
+        return None;
+    }
+    let (first_us, last_us) = (r.try_get_u64_le().ok()?, r.try_get_u64_le().ok()?);
+    let told_by = match r.try_get_u8().ok()? {
+        0 => None,
+        _ => Some(QmId::from_bytes(take_array(&mut r)?)),
+    };
+    let mut machines = VecDeque::new();
+    while !r.is_empty() && machines.len() < MACHINES_MAX {
+        machines.push_back(TwinMachine {
+            address: take_text(&mut r)?.as_str().to_owned(),
+            host: take_text(&mut r)?.as_str().to_owned(),
+            incarnation: Incarnation(r.try_get_u64_le().ok()?),
+            since_us: r.try_get_u64_le().ok()?,
+        });
+    }
+    Some(Alarm {
+        told_by,
+        machines,
+        first_us,
+        last_us,
+    })
 }
 
 /// Shortens a text from elsewhere at a character.

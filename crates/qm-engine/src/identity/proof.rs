@@ -12,6 +12,8 @@ use qm_wire::{Ask, Claim, Incarnation, Rank, Twin};
 /// Pairs of copies over which this node hears of others at a time, and such of one session.
 const RELAYS_MAX: usize = 64;
 const RELAYS_PER_SESSION_MAX: usize = 8;
+/// Answers over one relay.
+const ANSWERS_MAX: u8 = 4;
 
 /// A life of this identity on one session with the node between: its incarnation, and the nonce
 /// that the node between gave the session. Copies of a running machine share the first only.
@@ -19,12 +21,13 @@ pub(crate) type Voice = (Incarnation, [u8; 16]);
 
 /// What was told over one relay, and what this node asked.
 #[derive(Clone, Debug)]
-struct Heard<L> {
-    link: L,
+struct Heard {
     twin: Twin,
     challenge: [u8; 32],
-    /// Whether the other's question was answered; one answer is enough.
-    answered: bool,
+    /// The rank that was asked with.
+    rank: Rank,
+    /// How often the other's question was answered: once, and again when ranks were equal.
+    answered: u8,
     /// Whether a claim came that is being verified, or was.
     claimed: bool,
 }
@@ -43,22 +46,15 @@ pub(crate) struct Unverified {
 /// Copies of this node that others tell of.
 #[derive(Clone, Debug)]
 pub(crate) struct Proofs<L> {
-    heard: BTreeMap<[u8; 16], Heard<L>>,
-    /// Frozen when it was first told.
-    rank: Option<Rank>,
+    /// By session and relay: copies that meet have no relay.
+    heard: BTreeMap<(L, [u8; 16]), Heard>,
 }
 
-impl<L: Copy + PartialEq> Proofs<L> {
+impl<L: Copy + Ord> Proofs<L> {
     pub(crate) const fn new() -> Self {
         Self {
             heard: BTreeMap::new(),
-            rank: None,
         }
-    }
-
-    /// The rank of this process, told to everybody alike.
-    pub(crate) fn rank(&mut self, now: impl FnOnce() -> Rank) -> Rank {
-        *self.rank.get_or_insert_with(now)
     }
 
     /// A node between tells of a copy: what to ask it, unless too many are told of.
@@ -69,22 +65,39 @@ impl<L: Copy + PartialEq> Proofs<L> {
         challenge: [u8; 32],
         rank: Rank,
     ) -> Option<Ask> {
-        let of_session = self.heard.values().filter(|heard| heard.link == link);
+        let of_session = self.heard.keys().filter(|(heard, _)| *heard == link);
         if self.heard.len() >= RELAYS_MAX
             || of_session.count() >= RELAYS_PER_SESSION_MAX
-            || self.heard.contains_key(&twin.relay)
+            || self.heard.contains_key(&(link, twin.relay))
         {
             return None;
         }
         let relay = twin.relay;
         let heard = Heard {
-            link,
             twin,
             challenge,
-            answered: false,
+            rank,
+            answered: 0,
             claimed: false,
         };
-        self.heard.insert(relay, heard);
+        self.heard.insert((link, relay), heard);
+        Some(Ask {
+            relay,
+            challenge,
+            rank,
+        })
+    }
+
+    /// The same copy is asked once more, with a fresh challenge.
+    pub(crate) fn again(
+        &mut self,
+        link: L,
+        relay: [u8; 16],
+        challenge: [u8; 32],
+        rank: Rank,
+    ) -> Option<Ask> {
+        let heard = self.heard.get_mut(&(link, relay))?;
+        (heard.challenge, heard.rank, heard.claimed) = (challenge, rank, false);
         Some(Ask {
             relay,
             challenge,
@@ -93,16 +106,16 @@ impl<L: Copy + PartialEq> Proofs<L> {
     }
 
     /// A copy asks: the claim to sign, if it came as it should. Never one over a challenge of this
-    /// node's own, and one a relay.
+    /// node's own, and a few a relay.
     pub(crate) fn asked(&mut self, link: L, ask: &Ask, me: Voice, rank: Rank) -> Option<Claim> {
         if self.heard.values().any(|h| h.challenge == ask.challenge) {
             return None;
         }
-        let heard = self.heard.get_mut(&ask.relay)?;
-        if heard.link != link || heard.answered {
+        let heard = self.heard.get_mut(&(link, ask.relay))?;
+        if heard.answered >= ANSWERS_MAX {
             return None;
         }
-        heard.answered = true;
+        heard.answered += 1;
         Some(Claim {
             relay: ask.relay,
             challenge: ask.challenge,
@@ -118,11 +131,10 @@ impl<L: Copy + PartialEq> Proofs<L> {
     /// A claim came: what is left to verify, if it answers this node's own fresh question, and is
     /// not its own voice.
     pub(crate) fn claimed(&mut self, link: L, claim: &Claim, own: &[Voice]) -> Option<Unverified> {
-        let heard = self.heard.get_mut(&claim.relay)?;
-        if heard.link != link
-            || heard.claimed
+        let heard = self.heard.get_mut(&(link, claim.relay))?;
+        if heard.claimed
             || heard.challenge != claim.challenge
-            || self.rank != Some(claim.asked_rank)
+            || heard.rank != claim.asked_rank
             || own.contains(&(claim.incarnation, claim.nonce))
         {
             return None;
@@ -138,7 +150,7 @@ impl<L: Copy + PartialEq> Proofs<L> {
 
     /// A session ended: what was asked on it is void.
     pub(crate) fn ended(&mut self, link: L) {
-        self.heard.retain(|_, heard| heard.link != link);
+        self.heard.retain(|(heard, _), _| *heard != link);
     }
 }
 
@@ -166,9 +178,8 @@ mod tests {
     /// A process, told of a copy over relay 7 on session 1.
     fn asking(challenge: u8) -> (Proofs<u64>, Ask) {
         let mut proofs = Proofs::new();
-        let rank = proofs.rank(|| RANK);
         let ask = proofs
-            .told(1, twin(7), [challenge; 32], rank)
+            .told(1, twin(7), [challenge; 32], RANK)
             .expect("it asks");
         (proofs, ask)
     }
@@ -229,8 +240,14 @@ mod tests {
             None,
             "another session"
         );
-        assert!(proofs.asked(1, &foreign(7), ME, RANK).is_some());
-        assert_eq!(proofs.asked(1, &foreign(7), ME, RANK), None, "one a relay");
+        for _ in 0..ANSWERS_MAX {
+            assert!(proofs.asked(1, &foreign(7), ME, RANK).is_some());
+        }
+        assert_eq!(
+            proofs.asked(1, &foreign(7), ME, RANK),
+            None,
+            "a few a relay"
+        );
         proofs.ended(1);
         assert!(proofs.heard.is_empty());
     }

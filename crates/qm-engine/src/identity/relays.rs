@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 /// Pairs of sessions between which words are passed at a time.
 const RELAYS_MAX: usize = 256;
 
-/// Which word of a copy it is; each is passed on once, so that nobody can flood another over this
+/// How often each word of each side is passed on: once, and again when ranks were equal.
+const WORDS_MAX: u8 = 4;
+
+/// Which word of a copy it is; each is passed on a few times, so that nobody can flood another over this
 /// node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Word {
@@ -18,8 +21,8 @@ pub(crate) enum Word {
 #[derive(Clone, Copy, Debug)]
 struct Relay<L> {
     links: [L; 2],
-    /// Of each side, whether its question and its answer were passed on.
-    passed: [[bool; 2]; 2],
+    /// Of each side, how often its question and its answer were passed on.
+    passed: [[u8; 2]; 2],
 }
 
 /// See the module.
@@ -44,7 +47,7 @@ impl<L: Copy + PartialEq> Relays<L> {
         {
             return false;
         }
-        let passed = [[false; 2]; 2];
+        let passed = [[0; 2]; 2];
         self.open.insert(name, Relay { links, passed });
         true
     }
@@ -65,7 +68,8 @@ impl<L: Copy + PartialEq> Relays<L> {
             Word::Claim => 1,
         };
         let passed = relay.passed.get_mut(side)?.get_mut(number)?;
-        (!core::mem::replace(passed, true)).then_some(to)
+        *passed = passed.saturating_add(1);
+        (*passed <= WORDS_MAX).then_some(to)
     }
 
     /// A session ended.
@@ -79,12 +83,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_word_is_passed_once_and_to_the_other_side_only() {
+    fn each_word_is_passed_a_few_times_and_to_the_other_side_only() {
         let mut relays = Relays::new();
         assert!(relays.open([1; 16], [10, 20]));
         assert!(!relays.open([2; 16], [20, 10]), "these two have one");
         assert!(!relays.open([1; 16], [30, 40]), "the name is taken");
-        assert_eq!(relays.pass(&[1; 16], 10, Word::Ask), Some(20));
+        for _ in 0..WORDS_MAX {
+            assert_eq!(relays.pass(&[1; 16], 10, Word::Ask), Some(20));
+        }
         assert_eq!(relays.pass(&[1; 16], 10, Word::Ask), None);
         assert_eq!(relays.pass(&[1; 16], 20, Word::Ask), Some(10));
         assert_eq!(relays.pass(&[1; 16], 20, Word::Claim), Some(10));

@@ -16,10 +16,14 @@ pub struct TwinDocument {
     pub told_by: Option<QmId>,
     /// The machines, the one heard of last first.
     pub machines: Vec<TwinMachineDocument>,
-    /// Time of the first proof since this node runs.
+    /// Time of the first proof.
     pub first_seen: String,
     /// Time of the last one.
     pub last_seen: String,
+    /// Of this node's own identity: when it was proven that another machine keeps it. Missing as
+    /// long as that is not so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lost_at: Option<String>,
 }
 
 /// One of the machines.
@@ -44,6 +48,7 @@ impl TwinDocument {
             machines: view.machines.iter().map(TwinMachineDocument::new).collect(),
             first_seen: rfc3339(view.first_us),
             last_seen: rfc3339(view.last_us),
+            lost_at: view.lost_us.map(rfc3339),
         }
     }
 
@@ -55,8 +60,14 @@ impl TwinDocument {
             .iter()
             .map(TwinMachineDocument::title)
             .collect();
+        let lost = match &self.lost_at {
+            Some(at) => format!(
+                "; another one keeps it, as is proven since {at}, and this one has not taken another"
+            ),
+            None => String::new(),
+        };
         format!(
-            "{} live machines have this identity: {}",
+            "{} live machines have this identity: {}{lost}",
             self.machines.len(),
             machines.join("; ")
         )
@@ -182,6 +193,7 @@ mod tests {
             machines: vec![machine("", 0x51), machine("192.0.2.8:1801", 0x52)],
             first_us: 1_700_000_001_000_000,
             last_us: 1_700_000_002_000_000,
+            lost_us: None,
         });
         expect![[r#"
             {

@@ -219,7 +219,12 @@ fn show(peer: &PeerDocument, out: &Output) -> Result<(), Failure> {
 }
 
 const fn session(peer: &PeerDocument) -> &'static str {
-    if peer.connected { "open" } else { "-" }
+    match (peer.connected, peer.twins.is_some()) {
+        (true, false) => "open",
+        (true, true) => "open, has copies",
+        (false, true) => "-, has copies",
+        (false, false) => "-",
+    }
 }
 
 fn dash() -> String {

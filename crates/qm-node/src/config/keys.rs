@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-use qm_engine::Trust;
+use qm_engine::{OnTwin, Trust};
 use qm_wire::limits::{BODY_BYTES_MAX, NAME_BYTES_MAX, WINDOW_MESSAGES_MAX};
 
 use super::units::{parse_duration, parse_size, show_duration, show_size};
@@ -197,6 +197,18 @@ keys! {
             "approve" => Trust::Approve,
             "any" => Trust::Any,
             other => return Err(format!("`{other}` is no kind of trust")),
+        };
+        Ok(())
+    };
+
+    "on_twin", Kind::Word(&["reidentify", "alarm-only"]),
+    "What this node does when another live machine has its identity and proves the higher rank:\n`reidentify` says that this one has to take another, `alarm-only` is for those whose operators\ndecide. Both only alarm in this version.",
+    |s| s.engine.on_twin.name().to_owned(),
+    |s, text| {
+        s.engine.on_twin = match text {
+            "reidentify" => OnTwin::Reidentify,
+            "alarm-only" => OnTwin::AlarmOnly,
+            other => return Err(format!("`{other}` is nothing that a node does then")),
         };
         Ok(())
     };

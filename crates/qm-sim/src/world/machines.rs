@@ -306,6 +306,7 @@ impl World {
             // No machine is copied in these worlds, and no disk goes back.
             Event::TwinSeen { .. }
             | Event::OwnTwin { .. }
+            | Event::ElectionLost { .. }
             | Event::HistoryBranched { .. }
             | Event::OwnHistoryBranched { .. }
             | Event::OwnStoreWentBack { .. } => {

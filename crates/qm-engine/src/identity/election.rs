@@ -1,0 +1,235 @@
+//! Which of two copies keeps the identity: each decides for itself, by ranks.
+//!
+//! A copy gives up if and only if it was shown a higher rank than its own, signed over its own
+//! fresh question. Both cannot give up: if A was shown b > a, and B was shown a' > b', then,
+//! because ranks are on disk before they are said and only ever rise, a' <= a < b <= b' < a'.
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use qm_wire::{Ask, QmId, Rank, Twin};
+
+use crate::commits::Then;
+use crate::engine::Engine;
+use crate::io::LinkId;
+use crate::record::prefixed;
+
+const RANK: &[u8] = b"rank/";
+const LOST: &[u8] = b"rank-lost/";
+const VERSION: u8 = 1;
+/// Words that wait for the disk to have the rank.
+const WAITING_MAX: usize = 64;
+
+/// What a copy concludes from a rank that it was shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// It keeps the identity.
+    Keeps,
+    /// Chance did not decide: ranks are raised, and it asks again.
+    Tied,
+    /// It gives the identity up.
+    GivesUp,
+}
+
+/// W-TWN-1.
+pub(crate) fn judge(own: Rank, other: Rank) -> Verdict {
+    match other.cmp(&own) {
+        core::cmp::Ordering::Less => Verdict::Keeps,
+        core::cmp::Ordering::Equal => Verdict::Tied,
+        core::cmp::Ordering::Greater => Verdict::GivesUp,
+    }
+}
+
+/// A higher rank, by chance; the same when there is none.
+pub(crate) const fn raised(rank: Rank, chance: u64) -> Rank {
+    // A part of what is left above, so that there is room for more.
+    let room = (u64::MAX - rank.draw) >> 8;
+    let step = match chance.checked_rem(room) {
+        Some(step) => step + 1,
+        None => (rank.draw < u64::MAX) as u64,
+    };
+    Rank {
+        draw: rank.draw.saturating_add(step),
+        ..rank
+    }
+}
+
+/// Something that is said when the disk has the rank.
+#[derive(Clone, Debug)]
+enum Waiting {
+    Told(LinkId, Twin),
+    Asked(LinkId, Ask),
+    Again(LinkId, [u8; 16]),
+}
+
+/// The rank of this node, frozen when it is first told of a copy, for ever.
+#[derive(Debug, Default)]
+pub(crate) struct Election {
+    rank: Option<Rank>,
+    /// Whether the disk has it.
+    durable: bool,
+    waiting: Vec<Waiting>,
+    /// Whether a higher rank was shown, and when, by the wall clock.
+    pub(crate) lost_us: Option<u64>,
+}
+
+impl Election {
+    pub(crate) const fn rank(&self) -> Option<Rank> {
+        if self.durable { self.rank } else { None }
+    }
+}
+
+impl Engine {
+    /// Told of a copy: what is to be asked waits until the disk has the rank.
+    pub(super) fn ask_with_rank(&mut self, link: LinkId, twin: Twin) {
+        self.when_ranked(link, Waiting::Told(link, twin));
+    }
+
+    /// Asked by a copy: the answer waits until the disk has the rank.
+    pub(super) fn answer_with_rank(&mut self, link: LinkId, ask: Ask) {
+        self.when_ranked(link, Waiting::Asked(link, ask));
+    }
+
+    fn when_ranked(&mut self, link: LinkId, waiting: Waiting) {
+        if self.election.rank.is_none() {
+            let mut draw = [0; 40];
+            self.entropy.fill(&mut draw);
+            // Copies of a running machine may draw the same; what a peer named their sessions
+            // differs.
+            let nonce = self.sessions.get(&link).and_then(|s| s.welcome.as_ref());
+            let nonce = nonce.map_or([0; 16], |welcome| welcome.nonce);
+            let mixed = blake3::Hasher::new()
+                .update(&draw)
+                .update(&nonce)
+                .finalize();
+            let (draw, _) = mixed
+                .as_bytes()
+                .split_first_chunk()
+                .unwrap_or((&[0; 8], &[]));
+            self.election.rank = Some(Rank {
+                sealed: !self.moved,
+                served_s: self.now.at.ms_since(self.started) / 1_000,
+                // The lower half: so it can be raised.
+                draw: u64::from_le_bytes(*draw) >> 1,
+            });
+        }
+        if self.election.durable {
+            return self.say_ranked(waiting);
+        }
+        if self.election.waiting.len() < WAITING_MAX {
+            self.election.waiting.push(waiting);
+        }
+        self.keep_rank();
+    }
+
+    fn keep_rank(&mut self) {
+        let Some(rank) = self.election.rank else {
+            return;
+        };
+        let mut value = BytesMut::with_capacity(18);
+        value.put_u8(VERSION);
+        value.put_u8(u8::from(rank.sealed));
+        value.put_u64_le(rank.served_s);
+        value.put_u64_le(rank.draw);
+        let key = prefixed(RANK, self.me.qm.as_bytes());
+        self.commits.set(key, value.freeze());
+        self.commits.after_settling(Then::RankKept { rank });
+    }
+
+    /// The disk has a rank.
+    pub(crate) fn rank_kept(&mut self, rank: Rank) {
+        if self.election.rank != Some(rank) {
+            return;
+        }
+        self.election.durable = true;
+        for waiting in core::mem::take(&mut self.election.waiting) {
+            self.say_ranked(waiting);
+        }
+    }
+
+    /// The disk refused the rank: nothing is said.
+    pub(crate) fn rank_refused(&mut self) {
+        self.election.waiting.clear();
+    }
+
+    fn say_ranked(&mut self, waiting: Waiting) {
+        let Some(rank) = self.election.rank() else {
+            return;
+        };
+        match waiting {
+            Waiting::Told(link, twin) => self.ask_copy(link, twin, rank),
+            Waiting::Asked(link, ask) => self.answer_copy(link, &ask, rank),
+            Waiting::Again(link, relay) => self.ask_copy_again(link, relay, rank),
+        }
+    }
+
+    /// A copy showed its rank, signed by the key of both. Whether this node gives the identity up.
+    pub(super) fn compare_ranks(&mut self, link: LinkId, relay: [u8; 16], other: Rank) -> bool {
+        let Some(own) = self.election.rank else {
+            return false;
+        };
+        match judge(own, other) {
+            Verdict::Keeps => false,
+            Verdict::GivesUp => true,
+            // Who gave up must not rise above those who were told so.
+            Verdict::Tied if self.election.lost_us.is_some() => false,
+            Verdict::Tied => {
+                let chance = self.entropy.next_u64();
+                self.election.rank = Some(raised(own, chance));
+                self.election.durable = false;
+                self.election.waiting.push(Waiting::Again(link, relay));
+                self.keep_rank();
+                false
+            }
+        }
+    }
+
+    /// Writes down that a higher rank was shown. Whether that is news.
+    pub(super) fn note_lost(&mut self) -> bool {
+        let news = self.election.lost_us.is_none();
+        if news {
+            let at = self.now.wall_us;
+            self.election.lost_us = Some(at);
+            let mut value = BytesMut::with_capacity(9);
+            value.put_u8(VERSION);
+            value.put_u64_le(at);
+            let key = prefixed(LOST, self.me.qm.as_bytes());
+            self.commits.set(key, value.freeze());
+        }
+        news
+    }
+
+    /// This node has another identity than `old`: ranks are drawn anew.
+    pub(crate) fn forget_election(&mut self, old: QmId) {
+        self.election = Election::default();
+        for name in [RANK, LOST] {
+            self.commits.unset(prefixed(name, old.as_bytes()));
+        }
+    }
+
+    /// Reads the rank back. Whether the value was understood, if it is of the election.
+    pub(crate) fn recover_rank(&mut self, key: &[u8], value: &Bytes) -> Option<bool> {
+        let lost = key.strip_prefix(LOST);
+        let qm = lost.or_else(|| key.strip_prefix(RANK))?;
+        if qm != self.me.qm.as_bytes() {
+            // Of an identity that this node had before.
+            return Some(true);
+        }
+        let mut r = value.clone();
+        let version = r.try_get_u8().ok();
+        if lost.is_some() {
+            self.election.lost_us = version
+                .filter(|version| *version == VERSION)
+                .and_then(|_| r.try_get_u64_le().ok());
+            return Some(self.election.lost_us.is_some());
+        }
+        let rank = version.filter(|version| *version == VERSION).and_then(|_| {
+            Some(Rank {
+                sealed: r.try_get_u8().ok()? != 0,
+                served_s: r.try_get_u64_le().ok()?,
+                draw: r.try_get_u64_le().ok()?,
+            })
+        });
+        self.election.rank = rank;
+        self.election.durable = rank.is_some();
+        Some(rank.is_some())
+    }
+}

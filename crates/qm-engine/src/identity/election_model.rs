@@ -1,0 +1,258 @@
+//! Every history of an election between two copies, over [`super::election::judge`] and
+//! [`super::election::raised`]: questions and answers are lost, repeated and late, copies restart.
+//! Both never give up, and from every state a run without faults leaves one. Other rules fail.
+#![expect(
+    clippy::print_stdout,
+    reason = "how many states there were is for people"
+)]
+
+use std::collections::{BTreeSet, VecDeque};
+
+use qm_wire::Rank;
+
+use super::election::{Verdict, judge, raised};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rule {
+    /// As it is.
+    Right,
+    /// The rank is drawn anew at a restart.
+    Forgotten,
+    /// A tie is broken by a new draw, up or down.
+    Redrawn,
+    /// A copy that answered a lower rank once does not give up any more.
+    WinsOnce,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Copy {
+    active: bool,
+    rank: Rank,
+    challenge: u8,
+    won: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Said {
+    Ask {
+        to: usize,
+        challenge: u8,
+        rank: Rank,
+    },
+    Claim {
+        to: usize,
+        challenge: u8,
+        rank: Rank,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct World {
+    copies: [Copy; 2],
+    said: BTreeSet<Said>,
+    asked: u8,
+    draws: u8,
+    restarts: u8,
+}
+
+const fn rank(draw: u64) -> Rank {
+    Rank {
+        sealed: true,
+        served_s: 1,
+        draw,
+    }
+}
+
+impl World {
+    fn new(same: bool) -> Self {
+        let copy = |draw| Copy {
+            active: true,
+            rank: rank(draw),
+            challenge: 0,
+            won: false,
+        };
+        Self {
+            copies: [copy(2), copy(if same { 2 } else { 3 })],
+            said: BTreeSet::new(),
+            asked: 0,
+            draws: 0,
+            restarts: 0,
+        }
+    }
+
+    fn ask(&mut self, who: usize) {
+        self.asked += 1;
+        self.copies[who].challenge = self.asked;
+        let (challenge, rank) = (self.asked, self.copies[who].rank);
+        self.said.insert(Said::Ask {
+            to: 1 - who,
+            challenge,
+            rank,
+        });
+    }
+
+    fn break_tie(&mut self, who: usize, chance: u64, rule: Rule) {
+        self.draws += 1;
+        let copy = &mut self.copies[who];
+        copy.rank = match rule {
+            Rule::Redrawn => rank(chance),
+            // Two copies draw apart sooner or later.
+            _ => raised(copy.rank, 2 * chance + who as u64),
+        };
+    }
+
+    fn hear(&mut self, said: &Said, chance: u64, rule: Rule, draws_max: u8) {
+        match *said {
+            Said::Ask {
+                to,
+                challenge,
+                rank,
+            } => {
+                let copy = &mut self.copies[to];
+                if !copy.active {
+                    return;
+                }
+                copy.won |= judge(copy.rank, rank) == Verdict::Keeps;
+                let rank = copy.rank;
+                self.said.insert(Said::Claim {
+                    to: 1 - to,
+                    challenge,
+                    rank,
+                });
+            }
+            Said::Claim {
+                to,
+                challenge,
+                rank,
+            } => {
+                let copy = &mut self.copies[to];
+                if !copy.active || copy.challenge != challenge {
+                    return;
+                }
+                match judge(copy.rank, rank) {
+                    Verdict::GivesUp if rule == Rule::WinsOnce && copy.won => {}
+                    Verdict::GivesUp => copy.active = false,
+                    Verdict::Tied if self.draws < draws_max => self.break_tie(to, chance, rule),
+                    Verdict::Tied | Verdict::Keeps => {}
+                }
+            }
+        }
+    }
+
+    fn next(&self, rule: Rule, asks: u8, restarts: u8) -> Vec<Self> {
+        let mut next = Vec::new();
+        let mut after = |step: &dyn Fn(&mut Self)| {
+            let mut world = self.clone();
+            step(&mut world);
+            next.push(world);
+        };
+        for who in 0..2 {
+            if self.copies[who].active && self.asked < asks {
+                after(&|world| world.ask(who));
+            }
+            if self.restarts < restarts {
+                let draws = if rule == Rule::Forgotten { 1..5 } else { 1..2 };
+                for draw in draws {
+                    after(&|world| {
+                        world.restarts += 1;
+                        world.copies[who].challenge = 0;
+                        if rule == Rule::Forgotten {
+                            world.copies[who].rank = rank(draw);
+                        }
+                    });
+                }
+            }
+        }
+        for said in &self.said {
+            let ties = match *said {
+                Said::Ask { .. } => false,
+                Said::Claim { to, rank, .. } => rank == self.copies[to].rank,
+            };
+            let chances = if ties { 1..5 } else { 1..2 };
+            // What was said may be heard again at any time, or never.
+            for chance in chances {
+                after(&|world| world.hear(said, chance, rule, 4));
+            }
+        }
+        next
+    }
+
+    /// From here on nothing is lost: whether one is left in the end.
+    fn settles(&self, rule: Rule) -> bool {
+        let mut world = self.clone();
+        world.said.clear();
+        for round in 0..40 {
+            if world.copies.iter().filter(|copy| copy.active).count() < 2 {
+                break;
+            }
+            for who in 0..2 {
+                world.ask(who);
+            }
+            for _ in 0..2 {
+                for said in core::mem::take(&mut world.said) {
+                    world.hear(&said, 1 + round % 4, rule, u8::MAX);
+                }
+            }
+        }
+        world.copies.iter().filter(|copy| copy.active).count() == 1
+    }
+}
+
+fn explore(name: &str, rule: Rule, same: bool, asks: u8, restarts: u8) -> Option<&'static str> {
+    let set = std::env::var("QM_MODEL_STATES").ok();
+    let most = set.and_then(|set| set.parse().ok()).unwrap_or(20_000);
+    let first = World::new(same);
+    let mut seen = BTreeSet::from([first.clone()]);
+    let mut open = VecDeque::from([first]);
+    while let Some(world) = open.pop_front() {
+        let wrong = if world.copies.iter().all(|copy| !copy.active) {
+            Some("both gave up")
+        } else if rule == Rule::Redrawn || world.settles(rule) {
+            None
+        } else {
+            Some("it never settles")
+        };
+        if wrong.is_some() {
+            println!("{name}: {} states, then: {wrong:?}", seen.len());
+            return wrong;
+        }
+        for next in world.next(rule, asks, restarts) {
+            if seen.len() < most && seen.insert(next.clone()) {
+                open.push_back(next);
+            }
+        }
+    }
+    let all = if seen.len() < most {
+        "all"
+    } else {
+        "the first"
+    };
+    println!("{name}: {all} {} states", seen.len());
+    None
+}
+
+#[test]
+fn one_copy_keeps_the_identity() {
+    assert_eq!(explore("equal ranks", Rule::Right, true, 3, 1), None);
+    assert_eq!(explore("different ranks", Rule::Right, false, 3, 2), None);
+}
+
+#[test]
+fn each_rule_of_the_election_is_needed() {
+    let forgotten = explore("drawn anew at a restart", Rule::Forgotten, false, 2, 1);
+    assert_eq!(forgotten, Some("both gave up"));
+    let redrawn = explore("ties drawn up or down", Rule::Redrawn, true, 2, 0);
+    assert_eq!(redrawn, Some("both gave up"));
+    let once = explore("who won once stays", Rule::WinsOnce, true, 4, 1);
+    assert_eq!(once, Some("it never settles"));
+}
+
+#[test]
+fn a_rank_is_only_ever_raised() {
+    for draw in [0, 1, 77, u64::MAX / 2, u64::MAX - 300, u64::MAX - 1] {
+        for chance in [0, 1, u64::MAX] {
+            assert!(raised(rank(draw), chance) > rank(draw), "{draw} {chance}");
+        }
+    }
+    assert_eq!(raised(rank(u64::MAX), 5), rank(u64::MAX));
+}
