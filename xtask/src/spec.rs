@@ -23,8 +23,6 @@ const EXCEPTIONS: &[(&str, Lacks, &str)] = &[
         "a rule for whoever changes the document",
     ),
     ("W-FIN-1", Lacks::Test, NO_FINALS),
-    ("W-FIN-2", Lacks::Test, NO_FINALS),
-    ("W-USE-8", Lacks::Both, NO_FINALS),
     ("W-SES-7", Lacks::Both, NO_LEDGER),
     (
         "W-RMT-2",

@@ -12,11 +12,14 @@ use qm_wire::{
     Outcome, PeerFrame, QmId, Query, Reject, RoutedAck, SessionAck, Tag, TagHash,
 };
 
+use crate::backlog::Message;
+use crate::dead::Doubt;
 use crate::engine::{ArrivalKey, Engine, Route, RouteKey};
 use crate::history::What;
 use crate::io::{Event, Lane, LinkId};
 use crate::limits::{OWED_LIVES_MAX, OWED_LIVES_PER_PEER_MAX, OWED_MAX, OWED_TOTAL_MAX};
 use crate::session::Flight;
+use crate::voids::Voiding;
 
 /// Up to so many entries are looked for one by one among the messages in flight; for more an index
 /// is made, which costs as much as some dozens of such looks.
@@ -71,6 +74,7 @@ impl Engine {
             PeerFrame::Skipped(skipped) => self.on_skipped(link, &skipped),
             PeerFrame::Need(need) => self.on_need(link, &need),
             PeerFrame::Hold(hold) => self.on_hold(link, &hold),
+            PeerFrame::Evicted(evicted) => self.on_evicted(link, &evicted),
             frame @ (PeerFrame::Confirm(_)
             | PeerFrame::Challenge(_)
             | PeerFrame::ChallengeOk(_)
@@ -231,6 +235,8 @@ impl Engine {
             if let Some((number, priority, message)) = self.take_doubt(peer, entry) {
                 crate::reached!(self, RoutedAckApplied);
                 self.settle_delivered(number, priority, &message);
+            } else if self.ended_acknowledged(peer, entry) {
+                crate::reached!(self, RoutedAckApplied);
             } else if !ack.duplicate {
                 not_held.push((*entry, self.ever_mine(entry)));
             }
@@ -386,12 +392,17 @@ impl Engine {
         if query.source != peer {
             return self.misbehaved(link, "a query about another queue manager's messages");
         }
+        if query.void && session.peer_pending {
+            return self.misbehaved(link, "a void from a peer that awaits approval");
+        }
         let mut entries = Vec::with_capacity(query.entries.len());
+        let mut voids = Vec::new();
         for entry in &query.entries {
-            let key = ArrivalKey(MessageKey {
+            let message = MessageKey {
                 source: peer,
                 entry: *entry,
-            });
+            };
+            let key = ArrivalKey(message);
             if let Some(known) = self.known_in_streams(peer, entry) {
                 crate::reached!(self, AnsweredFromStream);
                 entries.push((*entry, known));
@@ -406,6 +417,17 @@ impl Engine {
                     crate::reached!(self, AnsweredInFlight);
                     Known::InFlight
                 }
+                // W-USE-8; nobody mints sequence 0.
+                None if query.void && entry.id.sequence > 0 => match self.void(message) {
+                    Voiding::Begun => {
+                        voids.push(*entry);
+                        continue;
+                    }
+                    Voiding::Done => Known::Outcome(Outcome::VOIDED),
+                    Voiding::Pending => Known::InFlight,
+                    Voiding::Full => Known::Unknown,
+                },
+                None if self.voids.has(&message) => Known::Outcome(Outcome::VOIDED),
                 None => {
                     crate::reached!(self, AnsweredUnknown);
                     Known::Unknown
@@ -413,14 +435,8 @@ impl Engine {
             };
             entries.push((*entry, known));
         }
-        let answer = Answer {
-            source: peer,
-            entries,
-        };
-        if let Some(session) = self.sessions.get_mut(&link) {
-            session.push(Lane::Control, &PeerFrame::Answer(answer));
-            self.busy_sessions.insert(link);
-        }
+        self.after_voiding(link, peer, voids);
+        self.answer_query(link, peer, entries);
     }
 
     /// The destination's word on messages in doubt (W-USE-7).
@@ -428,12 +444,15 @@ impl Engine {
         let Some(session) = self.sessions.get(&link) else {
             return;
         };
-        let peer = session.peer;
+        let (own, peer) = (session.own, session.peer);
         if !self.is_own(answer.source) {
             return self.misbehaved(link, "an answer for another queue manager");
         }
         let flights = self.flights_by_id(peer, answer.entries.iter().map(|(entry, _)| entry));
         for (entry, known) in answer.entries {
+            if self.answer_ended(link, &entry, known) {
+                continue;
+            }
             if let Some((at, number, tag)) = flights.get(&entry.id)
                 && *tag == entry.tag
             {
@@ -465,11 +484,12 @@ impl Engine {
                 }
                 Known::Outcome(outcome) => {
                     if let Some((number, priority, message)) = self.take_doubt(peer, &entry) {
-                        self.bury(number, priority, &message, outcome);
+                        self.ended_there(link, (number, priority), &message, outcome);
                     }
                 }
             }
         }
+        self.query_ended(own, peer);
         self.busy_peers.insert(peer);
     }
 
@@ -511,9 +531,29 @@ impl Engine {
                 let Some(flight) = self.take_flight(at, number) else {
                     return;
                 };
-                self.bury(flight.queue, flight.priority, &flight.message, outcome);
+                let at = (flight.queue, flight.priority);
+                self.ended_there(asked, at, &flight.message, outcome);
             }
         }
+    }
+
+    /// An answer says how a message ended at its destination, or that it will not be taken.
+    fn ended_there(
+        &mut self,
+        link: LinkId,
+        (number, priority): (u32, u8),
+        message: &Message,
+        outcome: Outcome,
+    ) {
+        if outcome.is_of_arrived() {
+            return self.settle_delivered(number, priority, message);
+        }
+        let unsure = self.unsure_of(link, &message.entry());
+        if let Some(unsure) = unsure {
+            self.count_unsure(unsure);
+        }
+        let doubt = unsure.map_or(Doubt::None, |_| Doubt::Stays);
+        self.bury(number, priority, message, outcome, doubt);
     }
 
     /// Valid only on the session of the transmission it answers, which is this one (W-USE-9).
@@ -540,7 +580,18 @@ impl Engine {
                 message.transmitted = true;
                 self.send_again(flight.queue, flight.priority, message);
             } else {
-                self.bury(flight.queue, flight.priority, &message, refusal.outcome);
+                // Of an earlier transmission it says nothing. Whoever is refused as a sender may have
+                // been let in then, and is not told.
+                let doubt = match self.may_be_there(&message) {
+                    false => Doubt::None,
+                    true if refusal.outcome == Outcome::ACCESS_DENIED => {
+                        self.counters.uncertain_by_refusal += 1;
+                        Doubt::Stays
+                    }
+                    true => Doubt::Asks,
+                };
+                let (queue, priority) = (flight.queue, flight.priority);
+                self.bury(queue, priority, &message, refusal.outcome, doubt);
             }
         }
         if let Some(session) = self.sessions.get(&link) {
@@ -550,7 +601,7 @@ impl Engine {
 }
 
 /// Whether a message's tag still matches its content.
-fn is_whole(message: &crate::backlog::Message) -> bool {
+fn is_whole(message: &Message) -> bool {
     let data = qm_wire::Data {
         number: 1,
         tag: message.tag,

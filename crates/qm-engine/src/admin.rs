@@ -293,7 +293,7 @@ pub struct Counters {
     pub streams_held: u64,
     /// Streams begun anew.
     pub streams_rerooted: u64,
-    /// Dead letters of messages that may have been transmitted.
+    /// Dead letters of messages that may have been transmitted, whose destinations are asked.
     pub letters_unconfirmed: u64,
     /// Of these, those that the destination confirmed.
     pub letters_confirmed: u64,
@@ -301,6 +301,17 @@ pub struct Counters {
     pub letters_withdrawn: u64,
     /// Those of which the destination can no longer know.
     pub letters_uncertain: u64,
+    /// Deaths that stay uncertain because the destination began another life since the message was
+    /// minted.
+    pub uncertain_by_restart: u64,
+    /// The same because the destination may have forgotten the arrival.
+    pub uncertain_by_forgetting: u64,
+    /// The same because the destination refuses this sender, which it may have let in before.
+    pub uncertain_by_refusal: u64,
+    /// The same because too many messages were asked for.
+    pub uncertain_by_limit: u64,
+    /// Messages of others that this node promised never to take.
+    pub voids: u64,
 }
 
 /// What `status` shows.

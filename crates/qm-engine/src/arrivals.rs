@@ -320,7 +320,7 @@ pub(crate) fn arrival_bytes(key: &MessageKey) -> [u8; KEY_BYTES] {
     bytes
 }
 
-fn read_arrival(bytes: &[u8]) -> Option<MessageKey> {
+pub(crate) fn read_arrival(bytes: &[u8]) -> Option<MessageKey> {
     let (source, rest) = bytes.split_first_chunk::<16>()?;
     let (incarnation, rest) = rest.split_first_chunk::<8>()?;
     let (sequence, rest) = rest.split_first_chunk::<8>()?;

@@ -102,6 +102,14 @@ pub(crate) enum Then {
     },
     /// A skip of this node stands in the place of a message without a dead letter.
     Skipping { number: u32, position: u64 },
+    /// A message that ended here without a dead letter is asked for.
+    Asking { id: MessageId },
+    /// Messages are never to be taken: their sender may hear so.
+    Voided {
+        link: LinkId,
+        source: QmId,
+        entries: Vec<Entry>,
+    },
     /// A dead letter is safe, or a message is in its poison queue; refused, it is where it was.
     DeadLetter {
         put: PutAt,

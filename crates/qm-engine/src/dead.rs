@@ -40,6 +40,17 @@ pub(crate) struct End {
     pub(crate) discard: bool,
 }
 
+/// What is open about a message that its destination refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Doubt {
+    /// Nothing.
+    None,
+    /// An earlier transmission may have arrived: the destination is asked.
+    Asks,
+    /// The same, and nobody can say.
+    Stays,
+}
+
 impl End {
     /// Decided here, for certain.
     pub(crate) const fn here(me: QmId, outcome: Outcome) -> Self {

@@ -70,7 +70,7 @@ impl Engine {
                 } => {
                     self.put_durable(true, put);
                     if let Some(reservation) = reservation {
-                        self.dedup.commit(reservation);
+                        self.remember_arrival(reservation, source, entry.id);
                     }
                     let arrival = MessageKey { source, entry };
                     self.undone_arrivals.remove(&arrival);
@@ -83,6 +83,7 @@ impl Engine {
                     if let Some(from) = from.filter(|from| !from.local) {
                         self.skip_of_letter_durable(from.queue, from.message.position);
                         self.left_unplaced(from.queue, from.message.position);
+                        self.ask_durable(from.message.id);
                     }
                     if let Some(died) = died {
                         self.died(died);
@@ -96,6 +97,12 @@ impl Engine {
                 } => self.skip_taken(link, source, place),
                 Then::Skipping { number, position } => self.skip_durable(number, position),
                 Then::Listed { number, keys } => self.arrivals.durable(number, keys),
+                Then::Asking { id } => self.ask_durable(id),
+                Then::Voided {
+                    link,
+                    source,
+                    entries,
+                } => self.voids_durable(link, source, &entries),
                 Then::LifeBegun => self.on_life_begun(),
                 Then::LedgerKept {
                     link,
@@ -237,6 +244,10 @@ impl Engine {
                     self.skips_later.push((number, position));
                 }
                 Then::Listed { number, .. } => self.arrivals.refused(number),
+                Then::Asking { id } => self.ask_refused(id),
+                Then::Voided {
+                    source, entries, ..
+                } => self.voids_refused(source, &entries),
                 Then::LifeBegun => self.life_refused = true,
                 Then::LedgerKept { link, .. } => self.ledger_refused(link),
                 Then::TokenStored { own, peer } => self.token_refused(own, peer),
@@ -284,6 +295,7 @@ impl Engine {
             self.stored_bytes = self.stored_bytes.saturating_add(message.credit());
         }
         if !local {
+            self.unask(message.id);
             self.unleave_stream(queue, message.position);
             self.left_unplaced(queue, message.position);
         }

@@ -10,6 +10,7 @@ use qm_wire::{Entry, Incarnation, MessageId, MessageKey, QmId, QueueName};
 
 use crate::admin::Counters;
 use crate::arrivals::Arrivals;
+use crate::asking::Asks;
 use crate::backlog::Message;
 use crate::clients::Clients;
 use crate::commits::Commits;
@@ -17,6 +18,7 @@ use crate::config::EngineConfig;
 use crate::connections::Connections;
 use crate::dead::LetterDo;
 use crate::entropy::Entropy;
+use crate::forgotten::Forgotten;
 use crate::handed::HandOut;
 use crate::heirs::Heirs;
 use crate::history::History;
@@ -26,6 +28,7 @@ use crate::identity::handshake::Tokens;
 use crate::identity::{TokenKey, Twins};
 use crate::io::{ConnId, Event, Input, LinkId, LoadId, Output, Recovered, StreamId};
 use crate::jobs::{JobId, Jobs};
+use crate::met::MetLives;
 use crate::outgoing::{OutQueue, Remote};
 use crate::peers::PeerBook;
 use crate::penalty::Penalties;
@@ -40,6 +43,7 @@ use crate::stream::receiving::InStreams;
 use crate::time::{Now, Timestamp};
 use crate::unconfirmed::OpenLetters;
 use crate::undone::Undone;
+use crate::voids::Voids;
 
 /// Who this queue manager is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -203,6 +207,16 @@ pub struct Engine {
     pub(crate) ins: InStreams,
     /// Dead letters about which something is open.
     pub(crate) open_letters: OpenLetters,
+    /// Messages that ended here and that their destinations are asked for.
+    pub(crate) asks: Asks,
+    /// Lives of destinations, and from which message on they were known.
+    pub(crate) met: MetLives,
+    /// Of these, those that are to be written.
+    pub(crate) met_dirty: BTreeSet<QmId>,
+    /// What the duplicate cache may have forgotten.
+    pub(crate) forgotten: Forgotten,
+    /// Messages of others that are never to be taken.
+    pub(crate) voids: Voids,
     /// Messages whose handing out the disk did not note.
     pub(crate) hand_out_later: Vec<HandOut>,
     /// Streams whose hand-outs are to be noted with the next batch.
@@ -313,6 +327,11 @@ impl Engine {
             skips_later: Vec::new(),
             ins: InStreams::default(),
             open_letters: OpenLetters::new(),
+            asks: Asks::default(),
+            voids: Voids::default(),
+            met: MetLives::new(),
+            met_dirty: BTreeSet::new(),
+            forgotten: Forgotten::new(config.dedup_capacity, config.dedup_purge_interval_ms),
             hand_out_later: Vec::new(),
             handed_dirty: BTreeSet::new(),
             handed_awaited: BTreeSet::new(),
@@ -519,6 +538,7 @@ impl Engine {
             return;
         }
         self.save_clock();
+        self.save_met();
         for (ticket, ops) in self.commits.seal(self.now.at) {
             self.outputs.push_back(Output::Persist { ticket, ops });
         }
@@ -555,6 +575,7 @@ impl Engine {
         self.forget_lives();
         self.forget_links();
         self.look_after_former();
+        self.forget_voids();
         self.count_stored_bytes();
         let interval = self.config.ack_route_purge_interval_ms.max(1_000);
         self.arm(self.now.at.plus_ms(interval), Timer::Maintenance);

@@ -1,7 +1,7 @@
 //! Messages whose time ran out: noticed when the earliest of a queue is due, or when a message is
 //! about to be handed out.
 
-use qm_wire::{MessageFlags, Outcome};
+use qm_wire::{Class, MessageFlags, Outcome};
 
 use crate::backlog::{Backlog, Message};
 use crate::commits::{Died, Origin};
@@ -38,6 +38,7 @@ impl Engine {
     pub(crate) fn expire_due(&mut self) {
         let now = self.now.at;
         let mut due: Vec<(bool, u32, u8, Vec<u64>)> = Vec::new();
+        let mut doubtful: Vec<(u32, u8, u64)> = Vec::new();
         let mut rearm = Timestamp::NEVER;
         for (number, queue) in &mut self.locals {
             for (priority, backlog) in &mut queue.lanes {
@@ -49,14 +50,38 @@ impl Engine {
         let life = self.incarnation;
         for (number, out) in &mut self.outs {
             for (priority, lane) in &mut out.lanes {
-                // What was transmitted, perhaps in an earlier life, is not declared expired here:
-                // its destination decides, who sees no time left and rejects what it does not
-                // already have.
+                // What is transactional and was transmitted, perhaps in an earlier life, is not
+                // declared expired here: its destination decides, who sees no time left and
+                // rejects what it does not already have.
                 let early = crate::broken!(self, expire_in_doubt);
-                let untouched = |m: &Message| early || !m.transmitted && m.id.incarnation == life;
+                let untouched = |m: &Message| {
+                    early
+                        || m.class != Class::Transactional
+                        || !m.transmitted && m.id.incarnation == life
+                };
+                if lane.doubt_deadline <= now {
+                    let mut next = Timestamp::NEVER;
+                    for message in lane.doubt.values() {
+                        let at = message.reach_deadline();
+                        if message.class == Class::Transactional {
+                            continue;
+                        } else if at <= now {
+                            doubtful.push((*number, *priority, message.position));
+                        } else {
+                            next = next.min(at);
+                        }
+                    }
+                    lane.doubt_deadline = next;
+                }
+                rearm = rearm.min(lane.doubt_deadline);
                 let positions = overdue(&mut lane.backlog, now, Message::reach_deadline, untouched);
                 rearm = rearm.min(lane.backlog.deadline);
                 due.push((false, *number, *priority, positions));
+            }
+        }
+        for (number, priority, position) in doubtful {
+            if let Some(message) = self.give_up_doubt(number, priority, position) {
+                self.expire_out(number, priority, &message);
             }
         }
         for (local, number, priority, positions) in due {
@@ -80,9 +105,7 @@ impl Engine {
                     let end = End::here(self.me.qm, Outcome::RECEIVE_EXPIRED);
                     self.bury_local(number, priority, &message, end);
                 } else {
-                    crate::reached!(self, ExpiredWaiting);
-                    let end = End::here(self.me.qm, Outcome::REACH_QUEUE_EXPIRED);
-                    self.bury_as(number, priority, &message, end);
+                    self.expire_out(number, priority, &message);
                 }
             }
         }
@@ -110,7 +133,10 @@ impl Engine {
             kept,
             uncertain: end.uncertain || end.unconfirmed,
         });
-        self.tell_fate(id, outcome);
+        if !end.unconfirmed {
+            // Otherwise its destination has the last word.
+            self.tell_fate(id, outcome);
+        }
     }
 
     /// A message leaves its destination queue otherwise than by being received.

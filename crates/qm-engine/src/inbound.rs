@@ -159,6 +159,9 @@ impl Engine {
         if let Some(outcome) = self.remembered_refusal(peer, data, envelope) {
             return Some(outcome);
         }
+        if self.is_voided(peer, data, envelope) {
+            return Some(Outcome::VOIDED);
+        }
         // Forwarded messages and those that queue managers make are for a later version.
         if data.transit.route.is_some() || envelope.report.is_some() {
             return Some(Outcome::UNSUPPORTED);
@@ -206,6 +209,18 @@ impl Engine {
             .iter()
             .filter_map(|link| self.sessions.get(link))
             .find_map(|session| session.refused.get(&entry).copied())
+    }
+
+    /// W-USE-8: its sender gave it up, and was promised that it is not taken.
+    pub(crate) fn is_voided(&self, peer: QmId, data: &Data, envelope: &EnvelopeView<'_>) -> bool {
+        let entry = Entry {
+            id: envelope.id,
+            tag: data.tag,
+        };
+        self.voids.has(&MessageKey {
+            source: peer,
+            entry,
+        })
     }
 
     fn take_arrival(
@@ -262,11 +277,24 @@ impl Engine {
             });
         } else {
             if let Some(reservation) = reservation.take() {
-                self.dedup.commit(reservation);
+                self.remember_arrival(reservation, source, entry.id);
             }
             self.note_arrival(source, entry.id, Class::Express);
             self.arrived(link, put, data.number, source, entry, acked);
         }
+    }
+
+    /// It is stored to its class: a copy that comes again is known.
+    pub(crate) fn remember_arrival(
+        &mut self,
+        reservation: DedupTicket,
+        source: QmId,
+        id: qm_wire::MessageId,
+    ) {
+        self.dedup.commit(reservation);
+        let now_ms = self.now.at.as_ms();
+        self.forgotten
+            .arrived((source, id.incarnation), id.sequence, now_ms);
     }
 
     pub(crate) fn note_arrival(&mut self, peer: QmId, id: qm_wire::MessageId, class: Class) {
@@ -314,6 +342,9 @@ impl Engine {
     pub(crate) fn refuse(&mut self, link: LinkId, data: &Data, outcome: Outcome) {
         self.settle_arrival(link, data);
         self.counters.rejected += 1;
+        if outcome == Outcome::VOIDED {
+            crate::reached!(self, VoidedRefused);
+        }
         let id = Envelope::view(&data.envelope)
             .ok()
             .map(|envelope| envelope.id);

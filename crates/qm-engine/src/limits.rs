@@ -39,6 +39,32 @@ pub const DOUBTS_MAX: usize = 1_024;
 /// Bytes of the same.
 pub const DOUBT_BYTES_MAX: u64 = 4 << 20;
 
+/// Messages that ended here and that their destinations are asked for, of all destinations.
+/// Beyond, what may have been delivered is uncertain at once.
+pub const ASKED_MAX: usize = 262_144;
+
+/// Messages of one sender that this node promised not to take. Beyond, the oldest are forgotten of
+/// which nothing can be under way any more; if there is none, the sender hears *unknown* and goes on
+/// asking.
+pub const VOIDS_PER_PEER_MAX: usize = 65_536;
+
+/// The same of all senders.
+pub const VOIDS_MAX: usize = 262_144;
+
+/// For how long such a promise is remembered: 30 days.
+pub const VOID_AGE_MS: u64 = 30 * 24 * 60 * 60 * 1_000;
+
+/// Lives of one sender of which is known up to where arrivals may be forgotten. Of a sender with
+/// more lives everything may be.
+pub const FORGOTTEN_LIVES_PER_PEER_MAX: usize = 256;
+
+/// The same of all senders.
+pub const FORGOTTEN_LIVES_MAX: usize = 262_144;
+
+/// Changes of a destination's life that are remembered, to know which one was known when a message
+/// was minted. Of what is older nothing is certain.
+pub const MET_LIVES_MAX: usize = 64;
+
 /// Acks owed to one life of a peer at most; beyond, the peer's own query fetches them.
 pub const OWED_MAX: usize = 16_384;
 

@@ -10,8 +10,8 @@ use qm_wire::{
 
 use crate::backlog::{Backlog, Message, left_ms};
 use crate::commits::{Died, Origin};
-use crate::dead::End;
-use crate::engine::{Engine, LoadFor};
+use crate::dead::{Doubt, End};
+use crate::engine::{Engine, LoadFor, Timer};
 use crate::history::What;
 use crate::io::{DialFailure, Event, Lane, LinkId, Output, StoreOp};
 use crate::limits::{DOUBT_BYTES_MAX, DOUBTS_MAX, QUEUES_MAX, SILENT_SESSION_MS};
@@ -78,6 +78,8 @@ pub(crate) struct OutQueue {
     pub(crate) lanes: BTreeMap<u8, OutLane>,
     pub(crate) in_flight: u64,
     pub(crate) acknowledged: u64,
+    /// Messages that ended here and that the destination is asked for.
+    pub(crate) asked: u64,
     /// Of its transactional messages, once there was one.
     pub(crate) stream: Option<OutStream>,
 }
@@ -90,6 +92,8 @@ pub(crate) struct OutLane {
     /// destination said that it does not have it.
     pub(crate) doubt: BTreeMap<u64, Message>,
     doubt_bytes: u64,
+    /// Before this time none of them expires.
+    pub(crate) doubt_deadline: Timestamp,
     /// Messages of this priority in flight, and on which session: all on one, because two
     /// sessions are not ordered among themselves.
     flying: (u64, Option<LinkId>),
@@ -101,6 +105,7 @@ impl OutLane {
             backlog,
             doubt: BTreeMap::new(),
             doubt_bytes: 0,
+            doubt_deadline: Timestamp::NEVER,
             flying: (0, None),
         }
     }
@@ -117,6 +122,7 @@ impl OutQueue {
             .values()
             .any(|lane| !lane.backlog.is_empty() || !lane.doubt.is_empty())
             || self.skipping() > 0
+            || self.asked > 0
     }
 
     /// Whether transactional messages of it may still be on their way.
@@ -130,6 +136,12 @@ impl OutQueue {
         self.lanes.values().fold((0, 0), |(messages, bytes), lane| {
             (messages + lane.backlog.messages, bytes + lane.backlog.bytes)
         })
+    }
+
+    /// Transactional messages in doubt.
+    pub(crate) fn doubtful_in_stream(&self) -> u64 {
+        let doubts = self.lanes.values().flat_map(|lane| lane.doubt.values());
+        doubts.filter(|m| m.class == Class::Transactional).count() as u64
     }
 
     pub(crate) fn doubtful(&self) -> u64 {
@@ -200,6 +212,7 @@ impl Engine {
             lanes,
             in_flight: 0,
             acknowledged: 0,
+            asked: 0,
             stream: None,
         };
         self.outs.insert(number, out);
@@ -259,6 +272,7 @@ impl Engine {
             return;
         };
         let numbers = self.queues_towards(own, peer);
+        self.ask_fresh(own, peer, &numbers);
         let mut asked = false;
         for priority in (0..Priority::COUNT).rev() {
             let Ok(priority) = u8::try_from(priority) else {
@@ -300,6 +314,18 @@ impl Engine {
             let Some(next) = lane.backlog.peek() else {
                 break;
             };
+            // W-USE-8: it is not sent any more; whether it was sent before, its destination says. A
+            // transactional message that was is judged by its destination, in its place.
+            let may_be_there = next.transmitted || next.id.incarnation != incarnation;
+            let judged_there = may_be_there && next.class == Class::Transactional;
+            if next.reach_deadline() <= now.at && !judged_there {
+                let Some(message) = lane.backlog.pop() else {
+                    break;
+                };
+                self.release(&message);
+                self.expire_out(number, priority, &message);
+                continue;
+            }
             // Order within a priority: nothing leaves before what is older and in doubt.
             let inherited = next.id.incarnation != incarnation
                 && !next.transmitted
@@ -323,16 +349,6 @@ impl Engine {
                 && !crate::broken!(self, overtake_doubt)
             {
                 break;
-            }
-            if !next.transmitted && next.reach_deadline() <= now.at {
-                let Some(message) = lane.backlog.pop() else {
-                    break;
-                };
-                self.release(&message);
-                crate::reached!(self, ExpiredWaiting);
-                let end = End::here(self.me.qm, Outcome::REACH_QUEUE_EXPIRED);
-                self.bury_as(number, priority, &message, end);
-                continue;
             }
             if lane.flies_elsewhere(link) {
                 break;
@@ -484,13 +500,38 @@ impl Engine {
                 let mut message = message;
                 message.transmitted = true;
                 let source = message.source;
+                // The destination of a transactional message judges its time.
+                let due = if message.class == Class::Transactional {
+                    Timestamp::NEVER
+                } else {
+                    message.reach_deadline()
+                };
+                lane.doubt_deadline = lane.doubt_deadline.min(due);
                 lane.doubt_bytes = lane.doubt_bytes.saturating_add(message.credit());
                 lane.doubt.insert(position, message);
                 self.doubts.insert(id, (number, priority, position));
                 let peer = self.remotes.get(&out.remote).and_then(Remote::peer);
                 self.note(source, id, What::InDoubt { peer });
+                if due != Timestamp::NEVER {
+                    // A full disk may have just refused its letter.
+                    self.arm(due.max(self.now.at.plus_ms(100)), Timer::Expiry);
+                }
             }
         }
+    }
+
+    /// Takes a message out of doubt that ends here, whatever became of it.
+    pub(crate) fn give_up_doubt(
+        &mut self,
+        number: u32,
+        priority: u8,
+        position: u64,
+    ) -> Option<Message> {
+        let lane = self.outs.get_mut(&number)?.lanes.get_mut(&priority)?;
+        let message = lane.doubt.remove(&position)?;
+        lane.doubt_bytes = lane.doubt_bytes.saturating_sub(message.credit());
+        self.doubts.remove(&message.id);
+        Some(message)
     }
 
     /// Takes a message out of doubt when tag and destination are right.
@@ -526,6 +567,7 @@ impl Engine {
             }
         }
         self.send_query(link, &entries);
+        self.query_ended(own, peer);
     }
 
     pub(crate) fn send_query(&mut self, link: LinkId, entries: &[Entry]) {
@@ -590,13 +632,17 @@ impl Engine {
                 }
             }
         }
-        if entries.is_empty() {
-            if let Some(session) = self.sessions.get_mut(&link) {
-                session.next_query = Timestamp::NEVER;
-            }
-            return;
+        if let Some(session) = self.sessions.get_mut(&link) {
+            session.next_query = Timestamp::NEVER;
         }
         self.send_query(link, &entries);
+        if self.sending_session(own, peer) == Some(link) && self.query_ended(own, peer) {
+            let next_query = now.plus_ms(self.config.query_interval_ms);
+            if let Some(session) = self.sessions.get_mut(&link) {
+                session.next_query = session.next_query.min(next_query);
+            }
+            self.arm_session(link, next_query);
+        }
     }
 
     /// The destination has it: the message leaves the queue for good.
@@ -631,7 +677,14 @@ impl Engine {
     }
 
     /// The destination said that the message will not be delivered.
-    pub(crate) fn bury(&mut self, number: u32, priority: u8, message: &Message, outcome: Outcome) {
+    pub(crate) fn bury(
+        &mut self,
+        number: u32,
+        priority: u8,
+        message: &Message,
+        outcome: Outcome,
+        doubt: Doubt,
+    ) {
         // A refusal that claims success is a fault of the peer, and a dead letter all the same.
         let outcome = if outcome.0 == 0 || outcome.is_positive() {
             Outcome::PROTOCOL
@@ -645,7 +698,24 @@ impl Engine {
             .and_then(Remote::peer);
         let end = End {
             by: peer.unwrap_or(self.me.qm),
+            uncertain: doubt == Doubt::Stays && message.class != Class::Transactional,
+            unconfirmed: doubt == Doubt::Asks,
             ..End::here(self.me.qm, outcome)
+        };
+        self.bury_as(number, priority, message, end);
+    }
+
+    /// The time of a message ran out before it was acknowledged.
+    pub(crate) fn expire_out(&mut self, number: u32, priority: u8, message: &Message) {
+        let unconfirmed = self.may_be_there(message) && !crate::broken!(self, expire_in_doubt);
+        if unconfirmed {
+            crate::reached!(self, ExpiredInDoubt);
+        } else {
+            crate::reached!(self, ExpiredWaiting);
+        }
+        let end = End {
+            unconfirmed,
+            ..End::here(self.own_of(number), Outcome::REACH_QUEUE_EXPIRED)
         };
         self.bury_as(number, priority, message, end);
     }
@@ -659,7 +729,13 @@ impl Engine {
         if crate::broken!(self, no_skip) && core::mem::take(&mut placed) {
             self.settle_in_stream(number, message);
         }
-        end.unconfirmed |= placed;
+        if message.class == Class::Transactional {
+            end.unconfirmed = placed;
+        } else if end.unconfirmed && !self.may_ask() {
+            self.counters.uncertain_by_limit += 1;
+            (end.unconfirmed, end.uncertain) = (false, true);
+        }
+        let asks = end.unconfirmed && !placed;
         let kept = message.flags.contains(MessageFlags::DEAD_LETTER) && !end.discard;
         let destination = self.outs.get(&number).map_or_else(String::new, |out| {
             let remote = self.remotes.get(&out.remote);
@@ -688,6 +764,9 @@ impl Engine {
             } else {
                 self.leaves_unplaced(number, message);
             }
+            if asks {
+                self.ask_for(number, message, end.outcome, letter);
+            }
             // The letter, its removal and its skip are in one batch.
             self.seal_if_large();
         } else {
@@ -696,6 +775,9 @@ impl Engine {
             }
             if placed {
                 self.leave_stream(number, message, end.outcome, None);
+            }
+            if asks {
+                self.ask_for(number, message, end.outcome, None);
             }
             self.counters.discarded += 1;
             self.died(Died {

@@ -77,6 +77,10 @@ breaks! {
     order_ack_from_start,
     /// Store the links of transactional messages some time after the messages.
     position_apart,
+    /// Promise never to take a message, and keep the promise in memory only.
+    void_in_memory,
+    /// Take the word of a destination that forgot, or began another life, for certain.
+    trust_any_void,
     /// Leave nothing in the place of a transactional message that left.
     no_skip,
     /// Take every token that a peer presents for one that goes forward.
@@ -141,7 +145,10 @@ reach! {
     RefusalStale,
     /// A message expired before it was ever transmitted.
     ExpiredWaiting,
-    /// A message that ran out of time was sent again, for its destination to refuse or recognise.
+    /// A message ran out of time that may have been transmitted: its destination is asked.
+    ExpiredInDoubt,
+    /// A transactional message that ran out of time was sent again, for its destination to refuse
+    /// or recognise.
     ExpiredAsked,
     /// A message expired in its destination queue.
     ExpiredInQueue,
@@ -205,6 +212,16 @@ reach! {
     AnsweredFromStream,
     /// Links were forgotten.
     LinksForgotten,
+    /// A destination was asked for what had ended here.
+    EndedAsked,
+    /// It had voided it.
+    EndedVoided,
+    /// It had it.
+    EndedDelivered,
+    /// A message is never to be taken.
+    VoidRecorded,
+    /// A message came that is never to be taken.
+    VoidedRefused,
     /// A dead letter became uncertain.
     LetterUncertain,
 }

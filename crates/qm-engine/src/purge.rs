@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use qm_wire::{MessageFlags, Outcome, QmId, QueueName};
+use qm_wire::{Class, MessageFlags, Outcome, QmId, QueueName};
 
 use crate::admin::{AdminReply, PurgeTally, Selector};
 use crate::backlog::{Backlog, Message};
@@ -164,7 +164,7 @@ impl Engine {
             let Some(out) = self.outs.get(&number) else {
                 continue;
             };
-            let left = out.in_flight + out.doubtful();
+            let left = out.in_flight + out.doubtful_in_stream();
             let ends = out
                 .lanes
                 .iter()
@@ -283,19 +283,17 @@ impl Engine {
                     }
                     break;
                 };
-                // Of an earlier life: it may have been transmitted then.
-                let uncertain = !local && next.id.incarnation != incarnation && !next.transmitted;
+                // Perhaps in an earlier life.
+                let transmitted =
+                    !local && (next.transmitted || next.id.incarnation != incarnation);
                 let Some(message) = lane.pop() else { break };
                 taken += 1;
                 self.release(&message);
-                if uncertain || message.transmitted {
+                if transmitted {
                     self.place_in_stream(number, &message);
                 }
-                // In a stream the destination will be asked.
-                let placed = !local && self.is_placed(number, &message);
                 let end = End {
-                    uncertain: uncertain && !placed,
-                    unconfirmed: placed,
+                    unconfirmed: transmitted,
                     discard,
                     ..End::here(by, outcome)
                 };
@@ -311,10 +309,47 @@ impl Engine {
             if local {
                 self.refill_local(number, priority);
             } else {
+                taken += self.purge_doubts(number, priority, end, job, discard);
                 self.refill_out(number, priority);
             }
         }
         step
+    }
+
+    /// What is in doubt goes too, and its destination is asked, which voids what it does not have.
+    /// A transactional message stays: its place in the stream is asked for already.
+    fn purge_doubts(
+        &mut self,
+        number: u32,
+        priority: u8,
+        end: u64,
+        job: JobId,
+        discard: bool,
+    ) -> usize {
+        let lane = self
+            .outs
+            .get(&number)
+            .and_then(|out| out.lanes.get(&priority));
+        let doubts = lane.map_or_else(Vec::new, |lane| {
+            let doubts = lane.doubt.range(..end);
+            let doubts = doubts.filter(|(_, m)| m.class != Class::Transactional);
+            doubts.map(|(at, _)| *at).collect()
+        });
+        let mut taken = 0;
+        for at in doubts {
+            let Some(message) = self.give_up_doubt(number, priority, at) else {
+                continue;
+            };
+            taken += 1;
+            let end = End {
+                unconfirmed: true,
+                discard,
+                ..End::here(self.own_of(number), Outcome::PURGED_IN_TRANSIT)
+            };
+            self.tally_one(job, &message, end);
+            self.bury_as(number, priority, &message, end);
+        }
+        taken
     }
 
     fn purged_lane(&mut self, local: bool, number: u32, priority: u8) -> Option<&mut Backlog> {

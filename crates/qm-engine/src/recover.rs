@@ -34,6 +34,9 @@ impl Engine {
                     .or_else(|| self.recover_peer(key, value))
                     .or_else(|| self.recover_client(key, value))
                     .or_else(|| self.recover_letter(key, value))
+                    .or_else(|| self.recover_ask(key, value))
+                    .or_else(|| self.recover_void(key, value))
+                    .or_else(|| self.recover_met(key, value))
                     .unwrap_or(true),
             };
             if !understood {
@@ -42,6 +45,9 @@ impl Engine {
                 });
             }
         }
+        self.order_voids();
+        self.count_asks();
+        self.remember_met();
         for _ in 0..self.recover_streams(&recovered) {
             self.event(Event::Unreadable {
                 what: "a stored value of a transactional stream",

@@ -94,6 +94,8 @@ pub(crate) struct Session {
     pub(crate) sent: Credit,
     pub(crate) closed_queues: BTreeSet<QueueName>,
     pub(crate) next_query: Timestamp,
+    /// Up to where the peer may have forgotten messages of lives of this node.
+    pub(crate) evicted: BTreeMap<Incarnation, u64>,
 
     // Receiving.
     pub(crate) granted: Credit,
@@ -160,6 +162,7 @@ impl Session {
             sent: none,
             closed_queues: BTreeSet::new(),
             next_query: Timestamp::NEVER,
+            evicted: BTreeMap::new(),
             granted: none,
             arrived: none,
             unsettled: none,
@@ -472,6 +475,7 @@ impl Engine {
             );
             self.note_connection(With::Peer(peer), "opened", &text);
         }
+        self.meet_life(peer, incarnation);
         self.supersede(link, peer, incarnation);
         self.doubt_other_lives(link, peer, incarnation);
         if !self.sessions.contains_key(&link) {

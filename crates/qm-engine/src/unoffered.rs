@@ -12,8 +12,6 @@ use crate::io::{Lane, LinkId};
 impl Engine {
     pub(crate) fn on_unoffered(&mut self, link: LinkId, frame: PeerFrame) {
         match frame {
-            // It informs of what this node has no use for.
-            PeerFrame::Evicted(_) => {}
             PeerFrame::Announce(announce) => self.refuse_announce(link, &announce),
             PeerFrame::RemoteRequest(request) => self.refuse_remote(link, &request),
             frame => {

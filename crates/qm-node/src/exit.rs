@@ -211,6 +211,7 @@ pub(crate) const fn fix_of(outcome: Outcome) -> &'static str {
             "do it again in a new transaction; client.transaction_time says how long one may be open"
         }
         Outcome::TRANSACTION_TOO_LARGE => "commit smaller transactions",
+        Outcome::VOIDED => "look where its sender gave it up: `qm-node trace` there says why",
         Outcome::POISON => "look at it with `qm-node peek QUEUE:poison`",
         _ => "update this command: the node knows more outcomes than it",
     }

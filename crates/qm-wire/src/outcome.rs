@@ -118,6 +118,8 @@ outcomes! {
     TRANSACTION_ABORTED = 0x9016, "transaction_aborted", "the transaction is not open any more; nothing of it happened";
     /// The transaction holds as much as a transaction may.
     TRANSACTION_TOO_LARGE = 0x9017, "transaction_too_large", "the transaction holds as much as one may";
+    /// Its sender gave the message up, and the destination promised never to take it.
+    VOIDED = 0x9018, "voided", "its sender gave the message up; its destination does not take it any more";
 }
 
 impl Outcome {
@@ -136,6 +138,12 @@ impl Outcome {
     #[must_use]
     pub const fn is_positive(self) -> bool {
         matches!(self, Self::REACHED_QUEUE | Self::RECEIVED)
+    }
+
+    /// Whether it is of a message that had arrived in its queue, whatever became of it there.
+    #[must_use]
+    pub const fn is_of_arrived(self) -> bool {
+        self.is_positive() || self.0 & 0xF000 == 0xC000
     }
 }
 

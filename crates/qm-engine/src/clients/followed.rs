@@ -97,6 +97,7 @@ impl Engine {
     fn ids_in_memory(&self) -> (BTreeSet<MessageId>, bool) {
         let mut held: BTreeSet<MessageId> = self.doubts.keys().copied().collect();
         held.extend(self.commits.dying());
+        held.extend(self.asks.ids());
         let mut all = true;
         for session in self.sessions.values() {
             held.extend(session.flights.values().map(|flight| flight.message.id));

@@ -202,6 +202,9 @@ impl Engine {
         if let Some(outcome) = self.remembered_refusal(peer, data, envelope) {
             return Some(outcome);
         }
+        if self.is_voided(peer, data, envelope) {
+            return Some(Outcome::VOIDED);
+        }
         if data.transit.route.is_some() || envelope.report.is_some() {
             return Some(Outcome::UNSUPPORTED);
         }

@@ -3,6 +3,7 @@
 use qm_wire::{LinkAt, OrderAck, Outcome, Priority, QmId, Skipped};
 
 use crate::backlog::Message;
+use crate::dead::Doubt;
 use crate::engine::Engine;
 use crate::io::{Event, LinkId};
 use crate::stream::chain::Settles;
@@ -165,6 +166,7 @@ impl Engine {
             Priority::LOWEST.get(),
             &message,
             Outcome::PURGED_IN_TRANSIT,
+            Doubt::None,
         );
     }
 }

@@ -300,7 +300,7 @@ fn a_letter_that_may_have_arrived_is_sent_again_only_with_force() {
     );
     let letter = a.all_letters().remove(0);
     assert_eq!(
-        (letter.outcome, letter.uncertain),
+        (letter.outcome, letter.unconfirmed),
         (Outcome::PURGED_IN_TRANSIT, true)
     );
     let fate = a.resend(letter.position, false);

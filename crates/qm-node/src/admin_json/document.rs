@@ -428,6 +428,24 @@ counters! {
     poisoned,
     /// Records of messages that could not be read back.
     unreadable,
+    /// Dead letters of messages that may have been transmitted, whose destinations are asked.
+    letters_unconfirmed,
+    /// Of these, those that the destination confirmed.
+    letters_confirmed,
+    /// Those whose messages were delivered all the same.
+    letters_withdrawn,
+    /// Those of which the destination can no longer know.
+    letters_uncertain,
+    /// Deaths that stay uncertain because the destination is in another life than was known.
+    uncertain_by_restart,
+    /// The same because the destination may have forgotten the arrival.
+    uncertain_by_forgetting,
+    /// The same because the destination refuses this sender.
+    uncertain_by_refusal,
+    /// The same because too many messages were asked for.
+    uncertain_by_limit,
+    /// Messages of others that this node promised never to take.
+    voids,
 }
 
 /// A local queue, `qm.queue/1`.

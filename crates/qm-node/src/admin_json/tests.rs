@@ -568,7 +568,16 @@ fn documents_keep_their_fields() {
                 "resent": 0,
                 "letters_dropped": 0,
                 "poisoned": 0,
-                "unreadable": 0
+                "unreadable": 0,
+                "letters_unconfirmed": 0,
+                "letters_confirmed": 0,
+                "letters_withdrawn": 0,
+                "letters_uncertain": 0,
+                "uncertain_by_restart": 0,
+                "uncertain_by_forgetting": 0,
+                "uncertain_by_refusal": 0,
+                "uncertain_by_limit": 0,
+                "voids": 0
               },
               "node": {
                 "schema": "qm.node/1",

@@ -1,0 +1,396 @@
+//! Messages that ended here although their destination may have them: it is asked, with a query
+//! that voids what it does not have (W-USE-8), and its word ends the doubt.
+//!
+//! This is for express and recoverable messages; a transactional one leaves a skip in its stream,
+//! which asks the same. What is asked for lies on disk, written in the commit that removes the
+//! message from its queue, and stays there over restarts until the destination has answered.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use qm_wire::limits::ENTRIES_MAX;
+use qm_wire::{Entry, Incarnation, Known, MessageId, Outcome, PeerFrame, QmId, Query, Tag};
+
+use crate::backlog::Message;
+use crate::commits::Then;
+use crate::engine::Engine;
+use crate::history::What;
+use crate::io::{Lane, LinkId, StoreOp};
+use crate::limits::{ASKED_MAX, SILENT_SESSION_MS};
+use crate::outgoing::Remote;
+use crate::record::{prefixed, take_array};
+use crate::time::Timestamp;
+
+const ASK: &[u8] = b"ask/";
+const VERSION: u8 = 1;
+
+/// One message that its destination is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Asking {
+    /// The outgoing queue it was in.
+    pub(crate) queue: u32,
+    tag: Tag,
+    /// How it ended here.
+    outcome: Outcome,
+    /// Its dead letter, if one was kept: position and bytes.
+    letter: Option<(u64, u64)>,
+    /// Whether this is on disk: the destination is not asked before, or a crash would send a
+    /// message whose death it has confirmed.
+    durable: bool,
+    /// On which session it was asked last, and when.
+    asked: Option<(LinkId, Timestamp)>,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(crate) struct Asks {
+    open: BTreeMap<MessageId, Asking>,
+    by_queue: BTreeSet<(u32, MessageId)>,
+    /// Queues of which something became ready to be asked.
+    fresh: BTreeSet<u32>,
+    /// What the disk refused to note.
+    later: Vec<MessageId>,
+}
+
+fn ask_key(id: MessageId) -> Bytes {
+    let mut name = [0; 16];
+    let (life, sequence) = name.split_at_mut(8);
+    life.copy_from_slice(&id.incarnation.0.to_be_bytes());
+    sequence.copy_from_slice(&id.sequence.to_be_bytes());
+    prefixed(ASK, &name)
+}
+
+impl Asking {
+    fn encode(&self) -> Bytes {
+        let mut to = BytesMut::with_capacity(32);
+        to.put_u8(VERSION);
+        to.put_u32_le(self.queue);
+        to.put_slice(&self.tag.0);
+        to.put_u16_le(self.outcome.0);
+        if let Some((position, bytes)) = self.letter {
+            to.put_u64_le(position);
+            to.put_u64_le(bytes);
+        }
+        to.freeze()
+    }
+
+    fn decode(value: &Bytes) -> Option<Self> {
+        let mut r = value.clone();
+        if r.try_get_u8().ok()? != VERSION {
+            return None;
+        }
+        let queue = r.try_get_u32_le().ok()?;
+        let tag = Tag(take_array(&mut r)?);
+        let outcome = Outcome(r.try_get_u16_le().ok()?);
+        let letter = if r.is_empty() {
+            None
+        } else {
+            Some((r.try_get_u64_le().ok()?, r.try_get_u64_le().ok()?))
+        };
+        r.is_empty().then_some(Self {
+            queue,
+            tag,
+            outcome,
+            letter,
+            durable: true,
+            asked: None,
+        })
+    }
+}
+
+impl Asks {
+    /// Messages whose fate is open.
+    pub(crate) fn ids(&self) -> impl Iterator<Item = MessageId> + '_ {
+        self.open.keys().copied()
+    }
+
+    fn span(queue: u32) -> core::ops::RangeInclusive<(u32, MessageId)> {
+        let id = |n| MessageId {
+            incarnation: Incarnation(n),
+            sequence: n,
+        };
+        (queue, id(0))..=(queue, id(u64::MAX))
+    }
+
+    fn insert(&mut self, id: MessageId, asking: Asking) {
+        self.by_queue.insert((asking.queue, id));
+        self.open.insert(id, asking);
+    }
+
+    fn remove(&mut self, id: MessageId) -> Option<Asking> {
+        let asking = self.open.remove(&id)?;
+        self.by_queue.remove(&(asking.queue, id));
+        Some(asking)
+    }
+}
+
+impl Engine {
+    /// Whether a waiting message may have reached its destination: it was transmitted, or an
+    /// earlier life may have done that.
+    pub(crate) fn may_be_there(&self, message: &Message) -> bool {
+        let earlier = message.id.incarnation != self.incarnation;
+        message.transmitted || earlier && !crate::broken!(self, forget_doubt)
+    }
+
+    /// Whether another message can be asked for.
+    pub(crate) fn may_ask(&self) -> bool {
+        self.asks.open.len() < ASKED_MAX
+    }
+
+    /// From now on the destination is asked for a message that ended here, in the commit that
+    /// removes it. `letter`: where its dead letter lies, in the batch that puts.
+    pub(crate) fn ask_for(
+        &mut self,
+        queue: u32,
+        message: &Message,
+        outcome: Outcome,
+        letter: Option<u64>,
+    ) {
+        let asking = Asking {
+            queue,
+            tag: message.tag,
+            outcome,
+            letter: letter.map(|letter| (letter, message.credit())),
+            durable: false,
+            asked: None,
+        };
+        let (key, value) = (ask_key(message.id), asking.encode());
+        if letter.is_some() {
+            self.commits.put(StoreOp::Set { key, value });
+        } else {
+            self.commits.set(key, value);
+            self.commits.after_settling(Then::Asking { id: message.id });
+        }
+        self.asks.insert(message.id, asking);
+        if let Some(out) = self.outs.get_mut(&queue) {
+            out.asked += 1;
+        }
+    }
+
+    fn end_ask(&mut self, id: MessageId) -> Option<Asking> {
+        let asking = self.asks.remove(id)?;
+        if let Some(out) = self.outs.get_mut(&asking.queue) {
+            out.asked = out.asked.saturating_sub(1);
+        }
+        Some(asking)
+    }
+
+    /// It is on disk: the destination may be asked.
+    pub(crate) fn ask_durable(&mut self, id: MessageId) {
+        let Some(asking) = self.asks.open.get_mut(&id) else {
+            return;
+        };
+        asking.durable = true;
+        let queue = asking.queue;
+        self.asks.fresh.insert(queue);
+        self.nudge_out(queue);
+    }
+
+    /// The disk refused the dead letter with which it was noted: the message is where it was.
+    pub(crate) fn unask(&mut self, id: MessageId) {
+        self.end_ask(id);
+    }
+
+    /// The disk refused to note a message without a dead letter: it is noted again.
+    pub(crate) fn ask_refused(&mut self, id: MessageId) {
+        self.asks.later.push(id);
+    }
+
+    /// See [`Self::ask_refused`].
+    pub(crate) fn ask_again(&mut self) {
+        for id in core::mem::take(&mut self.asks.later) {
+            if let Some(value) = self.asks.open.get(&id).map(Asking::encode) {
+                self.commits.set(ask_key(id), value);
+                self.commits.after_settling(Then::Asking { id });
+            }
+        }
+    }
+
+    /// Asks a peer about what became ready to be asked; called whenever something may leave.
+    pub(crate) fn ask_fresh(&mut self, own: QmId, peer: QmId, queues: &[u32]) {
+        if self.asks.fresh.is_empty() {
+            return;
+        }
+        let mut any = false;
+        for queue in queues {
+            any |= self.asks.fresh.remove(queue);
+        }
+        if any {
+            self.query_ended(own, peer);
+        }
+    }
+
+    /// Asks a peer about messages that ended here, so many as one query takes; the next when it
+    /// has answered. Returns whether any is still to be answered.
+    pub(crate) fn query_ended(&mut self, own: QmId, peer: QmId) -> bool {
+        let Some(link) = self.sending_session(own, peer) else {
+            return false;
+        };
+        let (now, interval) = (self.now.at, self.config.query_interval_ms);
+        let (mut entries, mut open) = (Vec::new(), false);
+        'queues: for queue in self.queues_towards(own, peer) {
+            for (_, id) in self.asks.by_queue.range(Asks::span(queue)) {
+                let Some(asking) = self.asks.open.get(id).filter(|a| a.durable) else {
+                    continue;
+                };
+                open = true;
+                let due = asking
+                    .asked
+                    .is_none_or(|(on, at)| on != link || at.plus_ms(interval) <= now);
+                if due {
+                    let (id, tag) = (*id, asking.tag);
+                    entries.push(Entry { id, tag });
+                }
+                if entries.len() >= ENTRIES_MAX {
+                    break 'queues;
+                }
+            }
+        }
+        if entries.is_empty() {
+            return open;
+        }
+        for entry in &entries {
+            if let Some(asking) = self.asks.open.get_mut(&entry.id) {
+                asking.asked = Some((link, now));
+            }
+            self.note(own, entry.id, What::Queried { peer });
+        }
+        self.counters.queried += entries.len() as u64;
+        crate::reached!(self, EndedAsked);
+        let next_query = now.plus_ms(interval);
+        if let Some(session) = self.sessions.get_mut(&link) {
+            let query = Query {
+                source: own,
+                void: true,
+                entries,
+            };
+            session.push(Lane::Control, &PeerFrame::Query(query));
+            session.next_query = session.next_query.min(next_query);
+        }
+        self.arm_session(link, next_query);
+        self.expect_sign(link, SILENT_SESSION_MS);
+        self.busy_sessions.insert(link);
+        true
+    }
+
+    /// Whether this peer may speak about this entry, which ended here.
+    fn is_asked(&self, peer: QmId, entry: &Entry) -> bool {
+        self.asks.open.get(&entry.id).is_some_and(|asking| {
+            // W-USE-1.
+            let remote = self.outs.get(&asking.queue).map(|out| out.remote);
+            let remote = remote.and_then(|remote| self.remotes.get(&remote));
+            asking.tag == entry.tag && remote.and_then(Remote::peer) == Some(peer)
+        })
+    }
+
+    /// The destination's word on a message that ended here. Returns whether it was one.
+    pub(crate) fn answer_ended(&mut self, link: LinkId, entry: &Entry, known: Known) -> bool {
+        let Some(peer) = self.sessions.get(&link).map(|session| session.peer) else {
+            return false;
+        };
+        if !self.is_asked(peer, entry) {
+            return false;
+        }
+        match known {
+            // W-USE-8: an unknown that voids nothing ends no doubt, and what is being stored will
+            // be known soon.
+            Known::Unknown => {}
+            Known::InFlight => {
+                if let Some(asking) = self.asks.open.get_mut(&entry.id) {
+                    asking.asked = None;
+                }
+                let soon = self.now.at.plus_ms(1_000);
+                if let Some(session) = self.sessions.get_mut(&link) {
+                    session.next_query = session.next_query.min(soon);
+                }
+                self.arm_session(link, soon);
+            }
+            Known::Delivered => self.ended_is_there(entry),
+            // What was received there, or ended in its queue there, had arrived.
+            Known::Outcome(outcome) if outcome.is_of_arrived() => self.ended_is_there(entry),
+            Known::Outcome(_) => {
+                let Some(asking) = self.end_ask(entry.id) else {
+                    return true;
+                };
+                crate::reached!(self, EndedVoided);
+                self.commits.unset(ask_key(entry.id));
+                let letter = asking.letter.map(|(position, _)| position);
+                match self.unsure_of(link, entry) {
+                    None => self.letter_certain(letter, entry.id),
+                    Some(unsure) => {
+                        self.count_unsure(unsure);
+                        self.letter_uncertain(letter, entry.id);
+                    }
+                }
+                self.tell_fate(entry.id, asking.outcome);
+            }
+        }
+        true
+    }
+
+    /// Delivered wins: it is no dead letter. Returns whether the entry was asked for.
+    pub(crate) fn ended_acknowledged(&mut self, peer: QmId, entry: &Entry) -> bool {
+        let asked = self.is_asked(peer, entry);
+        if asked {
+            self.ended_is_there(entry);
+        }
+        asked
+    }
+
+    fn ended_is_there(&mut self, entry: &Entry) {
+        let Some(asking) = self.end_ask(entry.id) else {
+            return;
+        };
+        crate::reached!(self, EndedDelivered);
+        self.commits.unset(ask_key(entry.id));
+        self.was_delivered(asking.queue, *entry, asking.letter);
+    }
+
+    /// Reads back what is asked for. Returns whether the value was understood.
+    pub(crate) fn recover_ask(&mut self, key: &Bytes, value: &Bytes) -> Option<bool> {
+        let mut name = Bytes::copy_from_slice(key.strip_prefix(ASK)?);
+        let id = name.try_get_u64().ok().zip(name.try_get_u64().ok());
+        let Some(((life, sequence), asking)) = id.zip(Asking::decode(value)) else {
+            return Some(false);
+        };
+        let id = MessageId {
+            incarnation: Incarnation(life),
+            sequence,
+        };
+        self.asks.insert(id, asking);
+        Some(true)
+    }
+
+    /// Counts what was read back, once the queues are there.
+    pub(crate) fn count_asks(&mut self) {
+        for (queue, _) in &self.asks.by_queue {
+            if let Some(out) = self.outs.get_mut(queue) {
+                out.asked += 1;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_asked_for_comes_back_as_it_was() {
+        for letter in [None, Some((7, 1_000))] {
+            let asking = Asking {
+                queue: 3,
+                tag: Tag([4; 8]),
+                outcome: Outcome::REACH_QUEUE_EXPIRED,
+                letter,
+                durable: true,
+                asked: None,
+            };
+            let value = asking.encode();
+            assert_eq!(Asking::decode(&value), Some(asking));
+            for cut in [1, value.len() - 1] {
+                assert_eq!(Asking::decode(&value.slice(..cut)), None, "{cut}");
+            }
+        }
+    }
+}
