@@ -580,8 +580,8 @@ impl Engine {
                 message.transmitted = true;
                 self.send_again(flight.queue, flight.priority, message);
             } else {
-                // Of an earlier transmission it says nothing. Whoever is refused as a sender may have
-                // been let in then, and is not told.
+                // Of an earlier transmission it says nothing. Whoever is refused as a sender may
+                // have been let in then, and is not told.
                 let doubt = match self.may_be_there(&message) {
                     false => Doubt::None,
                     true if refusal.outcome == Outcome::ACCESS_DENIED => {

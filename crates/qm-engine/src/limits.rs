@@ -44,8 +44,8 @@ pub const DOUBT_BYTES_MAX: u64 = 4 << 20;
 pub const ASKED_MAX: usize = 262_144;
 
 /// Messages of one sender that this node promised not to take. Beyond, the oldest are forgotten of
-/// which nothing can be under way any more; if there is none, the sender hears *unknown* and goes on
-/// asking.
+/// which nothing can be under way any more; if there is none, the sender hears *unknown* and goes
+/// on asking.
 pub const VOIDS_PER_PEER_MAX: usize = 65_536;
 
 /// The same of all senders.
