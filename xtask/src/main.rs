@@ -13,6 +13,7 @@
 )]
 
 mod ci;
+mod delivery;
 mod deny;
 mod fuzz;
 mod limits;

@@ -37,6 +37,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
     clippy_keys(&files, &mut findings)?;
     dependencies(&files, &mut findings)?;
     findings.errors.extend(crate::limits::check()?);
+    findings.errors.extend(crate::delivery::check()?);
     for warning in &findings.warnings {
         println!("warning: {warning}");
     }
