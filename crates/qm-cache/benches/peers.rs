@@ -7,7 +7,7 @@
 //!
 //! | argument | |
 //! |---|---|
-//! | `--quick` | a fifth of the rounds |
+//! | `--quick` | a third of the rounds |
 //! | `--instructions` | also counts instructions, with Valgrind |
 //! | `--size 10k\|1M\|10M` | one size alone |
 //! | `--only TEXT` | only contenders whose name contains the text, and nothing else |

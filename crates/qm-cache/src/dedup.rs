@@ -1,14 +1,18 @@
 //! The duplicate cache.
 
+mod answer;
+mod tables;
+
 use std::hash::BuildHasher;
 
 use crate::Key;
 use crate::hash::{KeyedSipHasher, hash_words};
-use crate::inflight::{Held, InFlight, Rival};
-use crate::log::{Found, Inserted, Linked, Log, Scan, Single, Source, TICK_WRAP, Tickets};
-use crate::owners::Owners;
+use crate::log::{Found, Log, Single, Source, TICK_WRAP};
 use crate::stats::Counter;
-use crate::sync::{AtomicBool, AtomicU64, Line, Ordering, is_mutant};
+use crate::sync::{AtomicU64, Line, Ordering, is_mutant};
+
+pub use answer::{Admit, KeyState, Reservation, Ticket};
+use tables::{Refused, Tables};
 
 /// Sizes and times of a [`DedupCache`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,125 +54,6 @@ impl DedupConfig {
             in_flight_max: (capacity / 128).clamp(2048, 8192),
             owner_share_percent: 50,
         }
-    }
-}
-
-/// The answer to a key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[must_use]
-pub enum Admit<T> {
-    /// Not seen within the window: do the work, then commit.
-    Fresh(T),
-    /// Somebody else is doing the work, or too many reservations are outstanding: do nothing, and
-    /// do not acknowledge. The sender will try again.
-    InFlight,
-    /// Done before: acknowledge again, do nothing.
-    Duplicate,
-}
-
-impl<T> Admit<T> {
-    /// Turns what a fresh key carries into something else.
-    pub fn map<U>(self, f: impl FnOnce(T) -> U) -> Admit<U> {
-        match self {
-            Self::Fresh(value) => Admit::Fresh(f(value)),
-            Self::InFlight => Admit::InFlight,
-            Self::Duplicate => Admit::Duplicate,
-        }
-    }
-
-    /// What a fresh key carries.
-    pub fn fresh(self) -> Option<T> {
-        match self {
-            Self::Fresh(value) => Some(value),
-            Self::InFlight | Self::Duplicate => None,
-        }
-    }
-}
-
-/// What the cache knows of a key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum KeyState {
-    /// Reserved, neither committed nor aborted yet.
-    Reserved,
-    /// Committed within the window.
-    Committed,
-}
-
-/// The right to commit or abort a reserved key, owned and free of lifetimes.
-///
-/// A ticket that is dropped leaves its key reserved for ever: every later copy is answered
-/// [`Admit::InFlight`]. Where the scope allows it, [`DedupCache::admit`] gives a guard that aborts
-/// by itself.
-#[derive(Debug, PartialEq, Eq)]
-#[must_use = "a reserved key stays reserved until its ticket is committed or aborted"]
-pub struct Ticket {
-    held: Option<Held>,
-    hash: u64,
-    sibling: bool,
-}
-
-impl Ticket {
-    /// Whether a committed key with the same identity words and other words behind them was seen
-    /// ([`Key::IDENTITY_WORDS`]).
-    ///
-    /// Such a sibling is found while it is remembered and was committed before this key was
-    /// admitted.
-    #[must_use]
-    pub const fn has_sibling(&self) -> bool {
-        self.sibling
-    }
-}
-
-/// The right to commit a reserved key; aborts when dropped.
-#[must_use = "the reservation is aborted when this is dropped"]
-pub struct Reservation<'a, K: Key, S: BuildHasher = KeyedSipHasher> {
-    cache: &'a DedupCache<K, S>,
-    ticket: Option<Ticket>,
-}
-
-impl<K: Key, S: BuildHasher> Reservation<'_, K, S> {
-    /// Remembers the key: later copies are duplicates.
-    pub fn commit(mut self) {
-        if let Some(ticket) = self.ticket.take() {
-            self.cache.commit(ticket);
-        }
-    }
-
-    /// Gives the key up, as dropping does: the next copy is fresh.
-    pub fn abort(self) {
-        drop(self);
-    }
-
-    /// The owned form of this right.
-    ///
-    /// # Panics
-    /// Never: a reservation has its ticket until it is consumed.
-    pub fn into_ticket(mut self) -> Ticket {
-        self.ticket
-            .take()
-            .expect("a reservation has its ticket until it is consumed")
-    }
-
-    /// See [`Ticket::has_sibling`].
-    #[must_use]
-    pub fn has_sibling(&self) -> bool {
-        self.ticket.as_ref().is_some_and(Ticket::has_sibling)
-    }
-}
-
-impl<K: Key, S: BuildHasher> Drop for Reservation<'_, K, S> {
-    fn drop(&mut self) {
-        if let Some(ticket) = self.ticket.take() {
-            self.cache.abort(ticket);
-        }
-    }
-}
-
-impl<K: Key, S: BuildHasher> std::fmt::Debug for Reservation<'_, K, S> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Reservation")
-            .field("ticket", &self.ticket)
-            .finish_non_exhaustive()
     }
 }
 
@@ -246,15 +131,6 @@ pub struct DedupCache<K: Key, S: BuildHasher = KeyedSipHasher> {
     due_ticks: u64,
     hasher: S,
     counters: Counters,
-}
-
-struct Tables<K> {
-    log: Log<K>,
-    /// The keys of owners that are over their share.
-    loud: Option<Log<K>>,
-    in_flight: InFlight<K>,
-    /// Whether a key was ever reserved: until then insertions need not look for rivals.
-    reserves: AtomicBool,
 }
 
 impl<K: Key> DedupCache<K> {
@@ -634,222 +510,11 @@ impl<K: Key, S: BuildHasher> DedupCache<K, S> {
     }
 }
 
-impl<K: Key> Tables<K> {
-    fn new(config: &DedupConfig, due_ticks: u64, owner_key: u64) -> Self {
-        let due_ticks = if due_ticks == 0 { u64::MAX } else { due_ticks };
-        let shared = K::OWNER_WORDS > 0
-            && config.owner_share_percent < 100
-            && config.capacity >= SHARED_CAPACITY_MIN
-            && config.in_flight_max > 0;
-        let owners = shared.then(|| {
-            let share = config.capacity / 100 * usize::from(config.owner_share_percent);
-            Owners::new(K::OWNER_WORDS, share, owner_key)
-        });
-        Self {
-            log: Log::new(config.capacity, due_ticks, owners),
-            // Smaller, it would forget what is among the newest: two busy peers push each other in.
-            loud: shared.then(|| Log::new(config.capacity, due_ticks, None)),
-            in_flight: InFlight::new(config.in_flight_max),
-            reserves: AtomicBool::new(false),
-        }
-    }
-
-    fn logs(&self) -> impl Iterator<Item = &Log<K>> {
-        std::iter::once(&self.log).chain(&self.loud)
-    }
-
-    /// The log of the loud, if the owner of this key may have keys there.
-    #[inline]
-    fn loud_log_of(&self, key: &[u64]) -> Option<&Log<K>> {
-        if K::OWNER_WORDS == 0 {
-            return None;
-        }
-        let loud = self.loud.as_ref()?;
-        self.log
-            .owners()
-            .is_some_and(|owners| owners.is_loud(key))
-            .then_some(loud)
-    }
-
-    /// Looks for a key in both logs.
-    #[inline]
-    fn scan(&self, key: &[u64], hash: u64) -> Scan {
-        let scan = self.log.scan(key, self.log.place(hash));
-        self.scan_loud(scan, key, hash)
-    }
-
-    /// Looks again where an earlier look did not find the key.
-    #[inline]
-    fn rescan(&self, before: Scan, key: &[u64], hash: u64) -> Scan {
-        let scan = self.log.rescan(before, key, self.log.place(hash));
-        self.scan_loud(scan, key, hash)
-    }
-
-    #[inline]
-    fn scan_loud(&self, mut scan: Scan, key: &[u64], hash: u64) -> Scan {
-        if scan.found == Found::Absent
-            && let Some(loud) = self.loud_log_of(key)
-        {
-            let loud = loud.scan(key, loud.place(hash));
-            scan.found = loud.found;
-            scan.sibling |= loud.sibling;
-        }
-        scan
-    }
-
-    /// Reserves a key unless it is known.
-    fn reserve(&self, key: &[u64], hash: u64) -> Result<Admit<Ticket>, Refused> {
-        let Self {
-            log,
-            in_flight,
-            reserves,
-            ..
-        } = self;
-        let scan = self.scan(key, hash);
-        match scan.found {
-            Found::Absent => {}
-            Found::Tentative => return Ok(Admit::InFlight),
-            Found::Committed => return Ok(Admit::Duplicate),
-        }
-        if !reserves.load(Ordering::Relaxed) {
-            reserves.store(true, Ordering::Relaxed);
-        }
-        let Some(held) = in_flight.publish(key, hash) else {
-            return if in_flight.holds(key, hash) {
-                Ok(Admit::InFlight)
-            } else {
-                Err(Refused)
-            };
-        };
-        // From here on every rival either sees what was published, or is seen.
-        if !is_mutant("no_order") {
-            log.order(log.place(hash), scan.head);
-        }
-        let rival = in_flight.contend(Some(held), key, hash);
-        // After the look for rivals: one that has gone since has committed (or aborted) before.
-        let found = match rival {
-            Rival::Some => Found::Tentative,
-            Rival::None if is_mutant("no_rescan") => scan.found,
-            Rival::None => self.rescan(scan, key, hash).found,
-        };
-        let lost = match found {
-            Found::Absent if in_flight.confirm(held) => {
-                let sibling = scan.sibling;
-                return Ok(Admit::Fresh(Ticket {
-                    held: Some(held),
-                    hash,
-                    sibling,
-                }));
-            }
-            Found::Committed => Admit::Duplicate,
-            Found::Absent | Found::Tentative => Admit::InFlight,
-        };
-        in_flight.release(held);
-        Ok(lost)
-    }
-
-    /// Enters a key whose reservation is held.
-    fn remember(&self, key: &(impl Source + ?Sized), hash: u64, tick: u64) {
-        let log = match (&self.loud, self.log.owners()) {
-            (Some(loud), Some(owners)) if self.log.would_push_out_others(key) => {
-                owners.mark_loud(key);
-                loud
-            }
-            _ => &self.log,
-        };
-        let place = log.place(hash);
-        let head = log.head(place);
-        if let Inserted::Linked(linked) = log.insert(key, place, tick, false, head, &mut Single) {
-            log.settle(&linked, true);
-        }
-    }
-
-    /// Enters a key unless it is known; what was known.
-    #[inline(always)]
-    fn insert(&self, key: &[u64], hash: u64, tick: u64, tickets: &mut impl Tickets) -> Found {
-        let Self {
-            log,
-            in_flight,
-            reserves,
-            ..
-        } = self;
-        if K::OWNER_WORDS > 0 && self.loud.is_some() {
-            // Which log a key goes to depends on the moment: who holds its reservation decides.
-            return match self.reserve(key, hash) {
-                Ok(Admit::Fresh(ticket)) => {
-                    self.remember(key, hash, tick);
-                    ticket
-                        .held
-                        .into_iter()
-                        .for_each(|held| in_flight.release(held));
-                    Found::Absent
-                }
-                Ok(Admit::Duplicate) => Found::Committed,
-                Ok(Admit::InFlight) | Err(Refused) => Found::Tentative,
-            };
-        }
-        let place = log.place(hash);
-        let head = log.head(place);
-        let found = log.scan_from(head, key, place).found;
-        if found != Found::Absent {
-            return found;
-        }
-        match log.insert(key, place, tick, true, head, tickets) {
-            Inserted::Linked(linked) => {
-                if reserves.load(Ordering::Relaxed) {
-                    let found = self.gives_way(&linked, key, hash);
-                    log.settle(&linked, found == Found::Absent);
-                    return found;
-                }
-                log.settle(&linked, true);
-                Found::Absent
-            }
-            Inserted::Lost(found) => found,
-            Inserted::Exhausted => Found::Absent,
-        }
-    }
-
-    /// To what a tentative entry has to give way, if to anything.
-    fn gives_way(&self, linked: &Linked<'_>, key: &[u64], hash: u64) -> Found {
-        // Linking has ordered this thread against the reservers of the bucket.
-        if !is_mutant("no_rivals") && self.in_flight.contend(None, key, hash) == Rival::Some {
-            return Found::Tentative;
-        }
-        // One who held a reservation when this entry was linked may have committed it since.
-        if is_mutant("no_second_look") {
-            return Found::Absent;
-        }
-        self.log.scan_above(linked, key, self.log.place(hash))
-    }
-
-    /// Forgets what is due; says how many keys that were.
-    fn purge(&self, tick: u64) -> usize {
-        self.logs().map(|log| log.purge(tick)).sum()
-    }
-}
-
-/// Below this capacity owners have no shares.
-const SHARED_CAPACITY_MIN: usize = 512;
-
 /// Longer purge intervals count as this one, 35,000 years.
 const INTERVAL_MAX_MS: u64 = 1 << 50;
 
 /// Keys of a batch whose places in memory are fetched together.
 const BATCH: usize = 16;
-
-/// Too many reservations are outstanding.
-struct Refused;
-
-impl Ticket {
-    /// What a cache that is off hands out.
-    const fn off() -> Self {
-        Self {
-            held: None,
-            hash: 0,
-            sibling: false,
-        }
-    }
-}
 
 impl<K: Key, S: BuildHasher> std::fmt::Debug for DedupCache<K, S> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

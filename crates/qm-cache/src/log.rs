@@ -19,6 +19,10 @@
 //! the chain of some other hash, where it finds no key that is not there, because keys are
 //! compared.
 
+mod aging;
+mod look;
+mod tickets;
+
 use std::marker::PhantomData;
 use std::sync::atomic::AtomicU64 as StdU64;
 
@@ -26,6 +30,8 @@ use crate::Key;
 use crate::owners::Owners;
 use crate::reduce::Modulus;
 use crate::sync::{AtomicU64, Line, Ordering, fence, is_mutant, spin_loop, words};
+
+pub(crate) use tickets::{Single, Tickets};
 
 /// Tickets are 48 bits: 8.9 years at a million insertions a second. From here on none is drawn, so
 /// far below that those which threads draw meanwhile do not overflow.
@@ -131,78 +137,6 @@ pub(crate) enum Inserted<'a> {
     Lost(Found),
     /// Tickets have run out: nothing is remembered any more.
     Exhausted,
-}
-
-/// Where insertions take their tickets.
-pub(crate) trait Tickets {
-    /// A ticket, and where its slot begins in the ring.
-    fn draw<K: Key>(&mut self, log: &Log<K>) -> (u64, usize);
-}
-
-/// One ticket at a time.
-pub(crate) struct Single;
-
-impl Tickets for Single {
-    #[inline(always)]
-    fn draw<K: Key>(&mut self, log: &Log<K>) -> (u64, usize) {
-        let ticket = log.draw(1) % BOUNDARY;
-        (ticket, log.position(ticket))
-    }
-}
-
-/// Tickets drawn many at once, when the first is wanted.
-#[derive(Debug)]
-pub(crate) struct Run {
-    next: u64,
-    end: u64,
-    /// What `tail` said after the draw: the run can be returned while it says so.
-    tail: u64,
-    /// Where the slot of `next` begins.
-    position: usize,
-    count: u64,
-    may_draw_ahead: bool,
-}
-
-impl Run {
-    /// Sets how many tickets a draw takes when none is left.
-    #[inline]
-    pub(crate) const fn expect_more(&mut self, count: u64) {
-        self.count = if self.may_draw_ahead { count } else { 1 };
-    }
-}
-
-impl Tickets for Run {
-    #[inline(always)]
-    fn draw<K: Key>(&mut self, log: &Log<K>) -> (u64, usize) {
-        if self.next == self.end {
-            let drawn = log.draw(self.count);
-            self.tail = drawn + self.count;
-            self.next = drawn % BOUNDARY;
-            self.end = self.next + self.count;
-            self.position = log.position(self.next);
-        }
-        let drawn = (self.next, self.position);
-        self.next += 1;
-        self.position += Log::<K>::STRIDE;
-        if self.position == log.ring.len() {
-            self.position = 0;
-        }
-        drawn
-    }
-}
-
-/// Counters of what the log did, all since its creation.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct LogStats {
-    pub(crate) len: u64,
-    pub(crate) inserted: u64,
-    pub(crate) wasted: u64,
-    pub(crate) purged: u64,
-    pub(crate) evicted: u64,
-    /// Of `evicted`: those whose time had come anyhow.
-    pub(crate) evicted_due: u64,
-    pub(crate) oldest_age_ticks: Option<u64>,
-    pub(crate) last_evicted_age_ticks: Option<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -331,184 +265,10 @@ impl<K: Key> Log<K> {
         self.slots.of(ticket) as usize * Self::STRIDE
     }
 
-    /// Draws so many tickets; what `tail` said before, with the first in it.
-    ///
-    /// What is done with a ticket should not have to wait for the read-modify-write, which waits
-    /// for everything before it, a bucket far away among it. So the ticket is taken from a load,
-    /// and the exchange only confirms it: the processor goes on with the next key meanwhile.
-    #[inline(always)]
-    fn draw(&self, count: u64) -> u64 {
-        let tail = &self.tail.0;
-        let first = tail.load(Ordering::Relaxed);
-        if first % BOUNDARY >= TICKET_MAX {
-            return first;
-        }
-        match tail.compare_exchange(first, first + count, Ordering::Relaxed, Ordering::Relaxed) {
-            Ok(_) => first,
-            // Others draw too: whoever comes now gets one at the first attempt.
-            Err(_) => tail.fetch_add(count, Ordering::Relaxed),
-        }
-    }
-
     #[inline]
     fn slot(&self, ticket: u64) -> &[AtomicU64] {
         let at = self.position(ticket);
         &self.ring[at..at + Self::STRIDE]
-    }
-
-    /// Looks for a key.
-    #[inline(always)]
-    pub(crate) fn scan(&self, key: &(impl Source + ?Sized), place: Place<'_>) -> Scan {
-        self.scan_from(self.head(place), key, place)
-    }
-
-    /// Looks for a key in the chain with this head.
-    #[inline(always)]
-    pub(crate) fn scan_from(
-        &self,
-        head: u64,
-        key: &(impl Source + ?Sized),
-        place: Place<'_>,
-    ) -> Scan {
-        if head & place.filter == place.filter {
-            return self.look_down(head, 0, key, place.filter);
-        }
-        Scan {
-            found: Found::Absent,
-            head,
-            sibling: false,
-        }
-    }
-
-    /// The word in the bucket of a hash.
-    #[inline(always)]
-    pub(crate) fn head(&self, place: Place<'_>) -> u64 {
-        place.bucket.load(Ordering::Acquire)
-    }
-
-    /// Looks for a key again, if the chain has changed since an earlier look that did not find it.
-    #[inline]
-    pub(crate) fn rescan(
-        &self,
-        before: Scan,
-        key: &(impl Source + ?Sized),
-        place: Place<'_>,
-    ) -> Scan {
-        let head = place.bucket.load(Ordering::Acquire);
-        if head == before.head {
-            return before;
-        }
-        let mut scan = self.look_down(head, before.head, key, place.filter);
-        scan.sibling |= before.sibling;
-        scan
-    }
-
-    /// Looks for a key in what has been linked above an entry since.
-    #[inline]
-    pub(crate) fn scan_above(
-        &self,
-        linked: &Linked<'_>,
-        key: &(impl Source + ?Sized),
-        place: Place<'_>,
-    ) -> Found {
-        let head = place.bucket.load(Ordering::Acquire);
-        self.look_down(head, linked.word, key, place.filter).found
-    }
-
-    /// Looks down from `head`, read with Acquire, to the word `stop`, which and what is behind it
-    /// has been looked at before.
-    fn look_down(&self, head: u64, stop: u64, key: &(impl Source + ?Sized), filter: u64) -> Scan {
-        let mut scan = Scan {
-            found: Found::Absent,
-            head,
-            sibling: false,
-        };
-        let mut word = head;
-        // Who linked `head` had drawn its ticket before.
-        let tail = self.newest();
-        let mut ticket = tail;
-        while word & filter == filter && word != stop {
-            ticket = unfold(word, ticket);
-            if ticket <= self.floor.0.load(Ordering::Relaxed)
-                || tail.saturating_sub(ticket) > self.window + LATE
-            {
-                break; // forgotten, and all behind it (L1)
-            }
-            let slot = self.slot(ticket);
-            let meta = slot[0].load(Ordering::Acquire);
-            if meta >> TICKET_SHIFT != ticket {
-                break; // the same
-            }
-            let next = slot[1].load(Ordering::Relaxed);
-            let same_identity = equal(&slot[HEADER..], key, 0..K::IDENTITY_WORDS);
-            let same_rest = equal(&slot[HEADER..], key, K::IDENTITY_WORDS..K::WORDS);
-            fence(Ordering::Acquire);
-            let meta = slot[0].load(Ordering::Relaxed);
-            if meta >> TICKET_SHIFT != ticket && !is_mutant("torn_read") {
-                break; // what was read may be torn
-            }
-            if same_identity && meta & STATE != DEAD {
-                if self.has_spare_slots && ticket.saturating_add(self.window) < self.newest() {
-                    break; // outside the window, though not overwritten yet
-                }
-                if same_rest {
-                    scan.found = if meta & STATE == COMMITTED || is_mutant("tentative_counts") {
-                        Found::Committed
-                    } else {
-                        Found::Tentative
-                    };
-                    return scan;
-                }
-                scan.sibling = true;
-            }
-            word = next;
-        }
-        scan
-    }
-
-    /// Brings the bucket of a hash near; the value means nothing.
-    #[inline]
-    pub(crate) fn touch_bucket(&self, hash: u64) -> u64 {
-        self.place(hash).bucket.load(Ordering::Relaxed)
-    }
-
-    /// Brings the slot near that a look for this hash would read at this word of the chain, if
-    /// any; the word behind it, unless the slot seems to hold the key.
-    #[inline]
-    pub(crate) fn touch_slot(&self, word: u64, tail: u64, hash: u64, last_word: u64) -> u64 {
-        let filter = self.place(hash).filter;
-        if word & filter != filter {
-            return 0;
-        }
-        let ticket = unfold(word, tail);
-        if tail.wrapping_sub(ticket) > self.window + LATE {
-            return 0;
-        }
-        let slot = self.slot(ticket);
-        let next = slot[1].load(Ordering::Relaxed);
-        // A slot may lie across two cache lines: its last word is asked for as well.
-        if slot[Self::STRIDE - 1].load(Ordering::Relaxed) == last_word {
-            0
-        } else {
-            next
-        }
-    }
-
-    /// Brings the slots near that `count` insertions after the next `count` will write.
-    #[inline]
-    pub(crate) fn touch_ahead(&self, count: usize) -> u64 {
-        let tail = self.newest();
-        let count = count * Self::STRIDE;
-        let first = self.position(tail) + count;
-        let words = first.min(self.ring.len())..(first + count).min(self.ring.len());
-        let lines = self.ring[words].iter().step_by(LINE_WORDS);
-        lines.fold(0, |near, word| near ^ word.load(Ordering::Relaxed))
-    }
-
-    /// Whether the log is too large for the nearer caches, so that touching ahead pays.
-    #[inline]
-    pub(crate) const fn is_far(&self) -> bool {
-        self.ring.len() > FAR_WORDS
     }
 
     /// Orders this thread against every other that orders itself or inserts in the same bucket:
@@ -525,39 +285,6 @@ impl<K: Key> Log<K> {
                 .compare_exchange_weak(head, head, Ordering::AcqRel, Ordering::Relaxed)
         {
             head = now;
-        }
-    }
-
-    /// A run of tickets from which none has been drawn.
-    pub(crate) const fn empty_run(&self) -> Run {
-        // Spare slots make the next ticket the edge of the window: none may be drawn in advance.
-        Run {
-            next: 0,
-            end: 0,
-            tail: 0,
-            position: 0,
-            count: 1,
-            may_draw_ahead: !self.has_spare_slots,
-        }
-    }
-
-    /// Gives back what is left of a run; it is wasted when others have drawn since, or taken a
-    /// [boundary](Self::boundary).
-    pub(crate) fn return_run(&self, run: &Run) {
-        let left = run.end - run.next;
-        if left > 0
-            && self
-                .tail
-                .0
-                .compare_exchange(
-                    run.tail,
-                    run.tail - left,
-                    Ordering::Relaxed,
-                    Ordering::Relaxed,
-                )
-                .is_err()
-        {
-            self.waste(left);
         }
     }
 
@@ -739,86 +466,6 @@ impl<K: Key> Log<K> {
             counters.evicted_due.fetch_add(1, Ordering::Relaxed);
         }
     }
-
-    /// Forgets every entry with a ticket below `ticket`; says how many that were.
-    pub(crate) fn forget_below(&self, ticket: u64) -> usize {
-        let floor = ticket.saturating_sub(1);
-        let before = self.floor.0.fetch_max(floor, Ordering::AcqRel);
-        let edge = self.tail().saturating_sub(self.window + 1);
-        let purged = floor.saturating_sub(before.max(edge));
-        self.counters.0.purged.fetch_add(purged, Ordering::Relaxed);
-        usize::try_from(purged).unwrap_or(usize::MAX)
-    }
-
-    /// Leaves the mark that `boundary` was taken before the clock went from one tick to another.
-    ///
-    /// A mark stays true whatever is inserted later, so it does no harm when it is left late.
-    pub(crate) fn leave_mark(&self, from_tick: u64, to_tick: u64, boundary: u64) {
-        let marks = self.marks.len() as u64;
-        let first = (from_tick + 1).max((to_tick + 1).saturating_sub(marks));
-        for tick in first..=to_tick {
-            self.mark(tick).store(
-                boundary << TICKET_SHIFT | tick & MARK_TICKS,
-                Ordering::Relaxed,
-            );
-        }
-    }
-
-    #[expect(clippy::cast_possible_truncation, reason = "below the number of marks")]
-    fn mark(&self, tick: u64) -> &AtomicU64 {
-        &self.marks[(tick % self.marks.len() as u64) as usize]
-    }
-
-    /// Forgets what is more than `due_ticks` old; says how many entries that were.
-    ///
-    /// The mark of the oldest tick that is not due tells the boundary, so it takes the same time
-    /// whatever the size, and nobody is stopped. The ticks in the entries would not do: one whose
-    /// thread stood still before it drew its ticket looks older than those before it.
-    pub(crate) fn purge(&self, now_tick: u64) -> usize {
-        let Some(young) = now_tick.checked_sub(self.due_ticks) else {
-            return 0;
-        };
-        let marks = (young.saturating_sub(SPARE_MARKS)..=young).filter_map(|tick| {
-            let mark = self.mark(tick).load(Ordering::Relaxed);
-            (mark & MARK_TICKS == tick & MARK_TICKS).then_some(mark >> TICKET_SHIFT)
-        });
-        marks.max().map_or(0, |ticket| self.forget_below(ticket))
-    }
-
-    /// The newest ticket that is forgotten for certain.
-    fn oldest_edge(&self, tail: u64) -> u64 {
-        self.floor
-            .0
-            .load(Ordering::Acquire)
-            .max(tail.saturating_sub(self.window + 1))
-            .min(tail - 1)
-    }
-
-    /// The age of an entry, unless its ticket was wasted or is still being linked.
-    fn age(&self, ticket: u64, now_tick: u64) -> Option<u64> {
-        let meta = self.slot(ticket)[0].load(Ordering::Acquire);
-        (meta >> TICKET_SHIFT == ticket && meta & BUSY == 0)
-            .then(|| (now_tick % TICK_WRAP).wrapping_sub(meta >> TICK_SHIFT) % TICK_WRAP)
-    }
-
-    pub(crate) fn stats(&self, now_tick: u64) -> LogStats {
-        let tail = self.tail();
-        let edge = self.oldest_edge(tail);
-        let len = tail - 1 - edge;
-        let purged = self.counters.0.purged.load(Ordering::Relaxed);
-        let last = self.counters.0.last_evicted_age.load(Ordering::Relaxed);
-        let wasted = self.counters.0.wasted.load(Ordering::Relaxed);
-        LogStats {
-            len,
-            inserted: (tail - 1).saturating_sub(wasted),
-            wasted,
-            purged,
-            evicted: (tail - 1).saturating_sub(len + purged),
-            evicted_due: self.counters.0.evicted_due.load(Ordering::Relaxed),
-            oldest_age_ticks: (edge + 1..tail).find_map(|t| self.age(t, now_tick)),
-            last_evicted_age_ticks: last.checked_sub(1),
-        }
-    }
 }
 
 /// Where the words of a key are: in a value, or in a slot that nobody else writes.
@@ -838,16 +485,6 @@ impl Source for [AtomicU64] {
     fn word(&self, at: usize) -> u64 {
         self[at].load(Ordering::Relaxed)
     }
-}
-
-/// Whether these stored words are those of the key.
-#[inline]
-fn equal(
-    stored: &[AtomicU64],
-    key: &(impl Source + ?Sized),
-    mut words: std::ops::Range<usize>,
-) -> bool {
-    words.all(|at| stored[at].load(Ordering::Relaxed) == key.word(at))
 }
 
 impl<K> std::fmt::Debug for Log<K> {

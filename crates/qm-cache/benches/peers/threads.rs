@@ -143,70 +143,114 @@ pub(crate) fn purge(report: &mut Report, rounds: usize) {
     report.number(name, "us", median(mutex_us));
 }
 
-/// What another thread does every millisecond while one inserts.
+/// What another thread does again and again while one inserts.
 #[derive(Clone, Copy)]
 enum Other<'a> {
     Nothing,
     Purges(&'a Ours),
+    /// The control: a purge that looks at a hundredth of a set under its lock.
+    Walks(&'a Mutexed),
 }
+
+/// What is told of a run, what the other thread does, and an insertion of the n-th key.
+type Run<'a> = (&'a str, Other<'a>, &'a dyn Fn(u64) -> bool);
+
+/// The pause of the other thread between two purges.
+const PAUSE: Duration = Duration::from_micros(250);
+
+/// Of the model's time, between two insertions: so much that purges have something to forget.
+const STEP_MS: u64 = 2;
 
 /// What those who insert notice of purges by another thread.
 ///
 /// Where there are fewer cores than busy threads, the other thread also takes turns on the core of
 /// the one that inserts. So that this is not taken for a cost of the cache, purges of an unrelated
-/// cache are measured as well.
+/// cache are measured as well. The control, inserts into a set behind a mutex that another thread
+/// purges in steps by walking, shows that a slow purge would be seen.
 pub(crate) fn tails(report: &mut Report, rounds: usize) {
     let fill = || {
         let cache = Ours::new(1_000_000);
         (0..1_000_000).for_each(|n| {
-            cache.insert(Id::nth(n));
+            cache.0.insert_if_absent(Id::nth(n), n * STEP_MS);
         });
         cache
     };
     let (cache, unrelated) = (fill(), fill());
+    let mutexed = Mutexed::new(1_000_000);
+    (0..1_000_000).for_each(|n| assert!(mutexed.insert(Id::nth(n))));
     let mut next = 1_000_000;
-    let others = [
-        ("waking up", Other::Nothing),
-        ("purging an unrelated cache", Other::Purges(&unrelated)),
-        ("purging", Other::Purges(&cache)),
+    let ours = |n| cache.0.insert_if_absent(Id::nth(n), n * STEP_MS);
+    let locked = |n| mutexed.insert(Id::nth(n));
+    let runs: [Run<'_>; 5] = [
+        ("qm-cache, another thread waking up", Other::Nothing, &ours),
+        (
+            "qm-cache, another thread purging an unrelated cache",
+            Other::Purges(&unrelated),
+            &ours,
+        ),
+        (
+            "qm-cache, another thread purging it",
+            Other::Purges(&cache),
+            &ours,
+        ),
+        ("mutex, another thread waking up", Other::Nothing, &locked),
+        (
+            "mutex, another thread walking through a hundredth",
+            Other::Walks(&mutexed),
+            &locked,
+        ),
     ];
-    let mut times = others.map(|_| Vec::new());
+    let mut times = runs.map(|_| Vec::new());
+    let purged_before = cache.0.stats().purged;
     for _ in 0..rounds {
-        for (times, (_, other)) in times.iter_mut().zip(others) {
-            times.push(tail_ns(&cache, &mut next, other));
+        for (times, (_, other, insert)) in times.iter_mut().zip(runs) {
+            times.push(tail_ns(&mut next, other, insert));
         }
     }
-    for ((name, _), times) in others.iter().zip(&times) {
-        let name = format!("1M: p99.9 of an insert, another thread {name}");
+    assert!(cache.0.stats().purged > purged_before, "purges had work");
+    for ((name, ..), times) in runs.iter().zip(&times) {
+        let name = format!("1M: p99.9 of an insert, {name}");
         report.number(&name, "ns (wall clock)", median(times.clone()));
     }
-    for (at, (name, _)) in others.iter().enumerate().take(2) {
-        let by_round = times[2].iter().zip(&times[at]);
+    for (at, to, name) in [
+        (2, 0, "qm-cache, purged to not"),
+        (2, 1, "qm-cache, purged to an unrelated one purged"),
+        (4, 3, "mutex, walked to not (control)"),
+    ] {
+        let by_round = times[at].iter().zip(&times[to]);
         let by_round = by_round.map(|(purging, other)| purging / other).collect();
-        let name = format!("1M: p99.9 of an insert, another thread purging to {name}");
+        let name = format!("1M: p99.9 of an insert, {name}");
         report.number(&name, "x (wall clock)", median(by_round));
     }
 }
 
-/// The 99.9th percentile of wall-clock times of inserts, while another thread wakes up a thousand
-/// times a second.
-fn tail_ns(cache: &Ours, next: &mut u64, other: Other<'_>) -> f64 {
+/// The 99.9th percentile of wall-clock times of inserts, while another thread wakes up again and
+/// again.
+fn tail_ns(next: &mut u64, other: Other<'_>, insert: &dyn Fn(u64) -> bool) -> f64 {
     let done = AtomicBool::new(false);
     let first = *next;
-    *next += 200_000;
+    *next += 100_000;
+    let at = AtomicU64::new(first);
     let mut times: Vec<u32> = thread::scope(|scope| {
         scope.spawn(|| {
             while !done.load(Ordering::Relaxed) {
-                if let Other::Purges(cache) = other {
-                    black_box(cache.0.purge(0));
+                match other {
+                    Other::Nothing => {}
+                    Other::Purges(cache) => {
+                        black_box(cache.0.purge(at.load(Ordering::Relaxed) * STEP_MS));
+                    }
+                    Other::Walks(set) => {
+                        black_box(set.walk(10_000));
+                    }
                 }
-                thread::sleep(Duration::from_millis(1));
+                thread::sleep(PAUSE);
             }
         });
         let times = (first..*next)
             .map(|n| {
+                at.store(n, Ordering::Relaxed);
                 let start = Instant::now();
-                black_box(cache.insert(Id::nth(n)));
+                black_box(insert(n));
                 u32::try_from(start.elapsed().as_nanos()).unwrap_or(u32::MAX)
             })
             .collect();
