@@ -14,6 +14,7 @@ mod money;
 mod nat;
 mod outage;
 mod program;
+mod remint;
 mod restart;
 mod support;
 mod torture;

@@ -178,6 +178,34 @@ mod tests {
     }
 
     #[test]
+    fn waiting_messages_are_not_given_up_unless_that_is_said() {
+        use qm_client::blocking::Client;
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = config(dir.path());
+        config.listen = "127.0.0.1:0".parse().unwrap();
+        let node = crate::run::Node::start(config.clone()).unwrap();
+        let client = Client::connect(node.socket()).unwrap();
+        client
+            .admin(r#"{"do":"queue.create","name":"orders"}"#)
+            .unwrap();
+        client
+            .send(qm_client::Message::new("orders", "kept"))
+            .unwrap();
+        // Not while it runs.
+        let running = sysprep(&config, &Waiting::Purge);
+        assert!(matches!(running, Err(RunError::DataInUse { .. })));
+        let before = node.qm_id();
+        client.close();
+        node.shutdown().unwrap();
+        let held = sysprep(&config, &Waiting::Refuse).unwrap();
+        assert_eq!((held.messages, held.refused), (1, true));
+        assert_eq!(identity(&config.data).unwrap().qm, before);
+        let held = sysprep(&config, &Waiting::Purge).unwrap();
+        assert_eq!((held.messages, held.refused), (1, false));
+        assert_ne!(init(&config).unwrap().qm, before);
+    }
+
+    #[test]
     fn what_is_exported_is_the_node_that_was() {
         let dir = tempfile::tempdir().unwrap();
         let config = config(dir.path());

@@ -84,6 +84,14 @@ const COMMANDS: &[(&[&str], i32, i32)] = &[
     (&["peers", "forget", "hub", "--yes"], 5, 0),
     (&["queue", "delete", "orders"], 5, 2),
     (&["queue", "delete", "orders", "--yes"], 5, 0),
+    (&["identity", "reclaim", "--yes"], 5, 4),
+    (&["identity", "remint"], 5, 2),
+    (&["identity", "remint", "--dry-run"], 5, 0),
+    (&["identity", "remint", "--yes"], 5, 0),
+    (&["identity", "remint", "--yes"], 5, 4),
+    (&["identity", "reclaim", "--yes"], 5, 0),
+    // Only when no node runs.
+    (&["identity", "sysprep", "--yes"], 2, 1),
     // Whether a node runs or not.
     (&["identity", "show"], 2, 0),
     (&["config", "show"], 0, 0),
