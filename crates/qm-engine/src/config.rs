@@ -68,6 +68,8 @@ pub struct EngineConfig {
     pub reconnect_max_ms: u64,
     /// Time for hello and welcome.
     pub handshake_timeout_ms: u64,
+    /// By what this machine is known, to notice that the identity is on another one.
+    pub seals: Vec<crate::identity::Seal>,
     /// What this node does when a copy of it ranks higher.
     pub on_twin: OnTwin,
     /// In an open session the peer gets another token at this interval: so long a copy of a running
@@ -135,6 +137,7 @@ impl Default for EngineConfig {
             reconnect_min_ms: 200,
             reconnect_max_ms: 30_000,
             handshake_timeout_ms: 10_000,
+            seals: Vec::new(),
             on_twin: OnTwin::Reidentify,
             token_rotation_ms: 600_000,
             idle_session_ms: 300_000,

@@ -16,6 +16,7 @@ pub(crate) mod handshake;
 mod model;
 mod proof;
 mod relays;
+mod seal;
 pub(crate) mod token;
 #[cfg(test)]
 mod token_model;
@@ -27,6 +28,7 @@ use qm_wire::{Ask, Challenge, Claim, Hello, PeerFrame, QmId, Rank, Twin};
 
 pub use self::alarms::{TwinMachine, TwinView};
 pub use self::branches::{BranchEvidence, BranchView, WentBackView};
+pub use self::seal::Seal;
 pub use self::token::TokenKey;
 
 use self::alarms::Alarms;

@@ -195,10 +195,7 @@ impl FullBy {
 /// What happened outside.
 #[derive(Debug)]
 #[non_exhaustive]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "puts are the common case; boxing them would cost an allocation a message"
-)]
+// Puts are the common case; boxing them would cost an allocation a message.
 pub enum Input {
     /// A link is up, its peer's key proven.
     Connected {
@@ -655,6 +652,9 @@ pub enum Event {
         /// What is to be done, by this node's configuration.
         on_twin: OnTwin,
     },
+    /// The identity is on another machine than the one it was made on. A hint: told to peers, and
+    /// a lower rank among copies.
+    Moved,
     /// The history of a peer was seen to branch: it was copied, or went back to a backup.
     HistoryBranched {
         /// The peer.

@@ -86,7 +86,9 @@ mod why;
 pub use config::{EngineConfig, OnTwin, Trust};
 pub use engine::{ArrivalKey, Engine, Identity, Route};
 pub use entropy::{Entropy, SeededEntropy};
-pub use identity::{BranchEvidence, BranchView, TokenKey, TwinMachine, TwinView, WentBackView};
+pub use identity::{
+    BranchEvidence, BranchView, Seal, TokenKey, TwinMachine, TwinView, WentBackView,
+};
 pub use io::{
     ConnId, DialFailure, Event, FullBy, Input, Lane, LinkId, LoadId, Output, Recovered, StoreOp,
     StoredRecord, StreamId, StreamSummary, Ticket,

@@ -20,6 +20,7 @@ impl Engine {
         self.begin_life(lives.map_or(0, u32::from_le_bytes).saturating_add(1));
         // Who this node was, and who its peers were, decides what other values mean.
         self.recover_identities(&recovered.state);
+        self.compare_seals(&recovered);
         for (key, value) in &recovered.state {
             let understood = match QueueRecord::number_of(key) {
                 Some(number) => self.recover_queue(number, QueueRecord::decode(value)),

@@ -354,10 +354,12 @@ impl Engine {
     }
 
     pub(crate) fn hello_flags(&self, own: QmId) -> HelloFlags {
-        if own == self.me.qm {
-            HelloFlags::NONE
-        } else {
+        if own != self.me.qm {
             HelloFlags::DRAINING
+        } else if self.moved {
+            HelloFlags::MOVED
+        } else {
+            HelloFlags::NONE
         }
     }
 

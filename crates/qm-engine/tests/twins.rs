@@ -783,3 +783,40 @@ fn copies_that_meet_decide_it_among_themselves() {
     assert!(keeps(&mut world, 1));
     assert!(!keeps(&mut world, copy));
 }
+
+/// A copy on another machine gives way, however long it has run; a move is told and nothing else.
+#[test]
+fn the_machine_that_the_identity_was_made_on_keeps_it() {
+    let seal = |value| qm_engine::Seal {
+        source: "machine-id",
+        value: [value; 32],
+    };
+    let mut world = World::new();
+    let start = |world: &mut World, number: usize, value| {
+        let now = world.now();
+        let machine = &mut world.machines[number];
+        let mut config = EngineConfig::default();
+        config.trust = Trust::Any;
+        config.host.clone_from(&machine.host);
+        config.seals = vec![seal(value)];
+        let recovered = Recovered {
+            state: machine.state.clone(),
+            ..Recovered::default()
+        };
+        let entropy = Box::new(SeededEntropy::new(u64::from(value)));
+        machine.engine = Engine::new(config, machine.identity, recovered, entropy, now);
+        machine.events.clear();
+        world.tick(number);
+    };
+    start(&mut world, 1, 7);
+    let copy = world.copy(1, "till-2");
+    start(&mut world, copy, 8);
+    assert!(world.machines[copy].events.contains(&Event::Moved));
+    world.now_ms = 500_000;
+    start(&mut world, 1, 7);
+    assert!(!world.machines[1].events.contains(&Event::Moved));
+    world.connect(copy, HUB);
+    world.connect(1, HUB);
+    assert_eq!(world.twins(1)[0].lost_us, None, "it is where it was made");
+    assert!(world.twins(copy)[0].lost_us.is_some());
+}

@@ -157,6 +157,11 @@ pub(crate) fn log(event: &Event) {
                  which it does not take by itself: qm-node identity remint"
             );
         }
+        Event::Moved => tracing::warn!(
+            event = "moved",
+            "this identity is on another machine than the one it was made on; \
+             if it was copied and not moved, see docs/identity.md"
+        ),
         Event::HistoryBranched { peer, by } => tracing::warn!(
             event = "history_branched",
             %peer,

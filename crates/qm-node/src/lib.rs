@@ -60,6 +60,7 @@ mod local;
 mod log_rate;
 mod reading;
 pub mod run;
+mod seals;
 pub mod store_tools;
 pub mod sysprep;
 

@@ -224,6 +224,7 @@ async fn live(
         // A port that was chosen freely is kept over failures of the disk.
         config.transport.listen = listen;
         config.engine.listen_port = listen.port();
+        config.engine.seals = crate::seals::read(owned.keys.current());
         let mut engine = Engine::new(
             config.engine.clone(),
             Identity {

@@ -1,0 +1,39 @@
+//! Whether the identity is on the machine it was made on: a hint, never evidence.
+
+use bytes::{Bytes, BytesMut};
+
+use crate::engine::Engine;
+use crate::io::{Event, Recovered};
+
+const SEAL: &[u8] = b"seal/";
+
+/// Something by which a machine is known, under the node's key: of it nothing can be read but
+/// whether it is the same as before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seal {
+    /// Where it comes from, a short word: each source is compared with itself.
+    pub source: &'static str,
+    /// HMAC by the node's private key over what the source says.
+    pub value: [u8; 32],
+}
+
+impl Engine {
+    /// Compares the machine's seals with those kept; a source that is new is kept. A source that
+    /// says nothing now, because of lesser rights for instance, says nothing.
+    pub(crate) fn compare_seals(&mut self, recovered: &Recovered) {
+        for seal in self.config.seals.clone() {
+            let mut key = BytesMut::from(SEAL);
+            key.extend_from_slice(self.me.qm.as_bytes());
+            key.extend_from_slice(seal.source.as_bytes());
+            match recovered.state.get(key.as_ref()) {
+                Some(kept) => self.moved |= *kept != seal.value[..],
+                None => self
+                    .commits
+                    .set(key.freeze(), Bytes::copy_from_slice(&seal.value)),
+            }
+        }
+        if self.moved {
+            self.event(Event::Moved);
+        }
+    }
+}
