@@ -380,8 +380,8 @@ impl Engine {
     }
 
     /// This node was shown, with proof, that another copy keeps the identity: it is the one that
-    /// has to take another. Here, and nowhere else, begins what follows from that; so far it is told,
-    /// and the operator decides.
+    /// has to take another. Here, and nowhere else, begins what follows from that; so far it is
+    /// told, and the operator decides.
     fn lost_the_election(&mut self, told_by: Option<QmId>, winner: TwinMachine) {
         if self.note_lost() {
             let on_twin = self.config.on_twin;

@@ -8,8 +8,8 @@ const RELAYS_MAX: usize = 256;
 /// How often each word of each side is passed on: once, and again when ranks were equal.
 const WORDS_MAX: u8 = 4;
 
-/// Which word of a copy it is; each is passed on a few times, so that nobody can flood another over this
-/// node.
+/// Which word of a copy it is; each is passed on a few times, so that nobody can flood another
+/// over this node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Word {
     /// The question.
