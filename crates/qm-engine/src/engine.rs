@@ -237,6 +237,9 @@ pub struct Engine {
     pub(crate) flushed: bool,
     #[cfg(feature = "__breaks")]
     pub(crate) reached: crate::probe::Reached,
+    /// Refusals that a break holds back.
+    #[cfg(feature = "__breaks")]
+    pub(crate) late: Vec<crate::late::Late>,
 }
 
 impl core::fmt::Debug for Engine {
@@ -347,6 +350,8 @@ impl Engine {
             flushed: false,
             #[cfg(feature = "__breaks")]
             reached: crate::probe::Reached::default(),
+            #[cfg(feature = "__breaks")]
+            late: Vec::new(),
             config,
         };
         engine.recover(recovered);

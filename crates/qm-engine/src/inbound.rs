@@ -200,6 +200,9 @@ impl Engine {
         data: &Data,
         envelope: &EnvelopeView<'_>,
     ) -> Option<Outcome> {
+        if crate::broken!(self, forget_refusals) {
+            return None;
+        }
         let entry = Entry {
             id: envelope.id,
             tag: data.tag,
@@ -352,11 +355,24 @@ impl Engine {
             return;
         };
         let peer = session.peer;
-        session.refusals.push(Refusal {
+        let refusal = Refusal {
             number: data.number,
             tag: data.tag,
             outcome,
-        });
+        };
+        #[cfg(feature = "__breaks")]
+        if self.hold_back(peer, link, refusal) {
+            if let Some(id) = id
+                && let Some(session) = self.sessions.get_mut(&link)
+            {
+                session.remember_refusal(Entry { id, tag: data.tag }, outcome);
+            }
+            return;
+        }
+        let Some(session) = self.sessions.get_mut(&link) else {
+            return;
+        };
+        session.refusals.push(refusal);
         if let Some(id) = id
             && outcome != Outcome::DAMAGED
         {

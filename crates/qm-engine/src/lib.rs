@@ -50,6 +50,8 @@ mod identity;
 mod inbound;
 mod io;
 mod jobs;
+#[cfg(feature = "__breaks")]
+mod late;
 mod leases;
 pub mod limits;
 mod lives;

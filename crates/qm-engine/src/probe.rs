@@ -69,6 +69,10 @@ breaks! {
     overtake_doubt,
     /// Forget idempotency keys at a restart.
     forget_keys,
+    /// Tell refusals late, also on later sessions, and believe them by their tag.
+    late_refusals,
+    /// Tell refusals late, believe them by their tag, and forget what was refused.
+    forget_refusals,
     /// Judge a transactional message by its number and not by its link.
     number_for_link,
     /// Settle transactional messages by the numbers of an order ack and not by its link.

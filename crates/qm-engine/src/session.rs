@@ -591,6 +591,8 @@ impl Engine {
     /// Sends what was gathered for this session: acks, refusals, credit, buffers.
     pub(crate) fn flush_session(&mut self, link: LinkId) {
         self.grant_credit(link);
+        #[cfg(feature = "__breaks")]
+        self.tell_late(link);
         let Some(session) = self.sessions.get_mut(&link) else {
             return;
         };

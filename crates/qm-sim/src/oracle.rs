@@ -24,13 +24,17 @@
 //!    drains within twenty virtual minutes.
 //! 8. The engine's own audit holds after every step: what it counts as waiting, in memory, leased
 //!    and in flight is what is there, and no peer sends beyond its credit. From time to time: no
-//!    queue holds more than its quota and a window. That memory keeps its limits is not looked at.
+//!    queue holds more than its quota and a window. A message of an
+//!    application is kept in memory beside its copy on disk only while there is room; other limits
+//!    of memory are not looked at.
 //! 9. *A dead letter tells the truth*: its reason is so, and what is dead at its sender was not
 //!    delivered, unless the sender says that it may have been (`uncertain`), the destination may
 //!    have forgotten it, or it is express and a machine died. Purged, deleted and purged in transit
 //!    are taken at their word.
 //! 10. *What waits has a cause*, and the cause that `why` names can be so in the world.
 //! 11. Nobody well-behaved is accused: no peer, no application, no store.
+//! 12. *Peers get what they are owed at once*: a duplicate is acknowledged again, and a routed ack
+//!     for what is not held is answered, unless the session ends.
 
 #[cfg(test)]
 mod tests;

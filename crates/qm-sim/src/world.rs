@@ -3,6 +3,7 @@
 mod faults;
 mod links;
 mod machines;
+mod manners;
 mod operators;
 mod people;
 mod quinn;
@@ -22,12 +23,13 @@ use qm_wire::local::{ClientFrame, NodeFrame, Verdict};
 use qm_wire::{Outcome, QmId, QueueName};
 
 use crate::application::{Receiver, Sender, queue_name};
-use crate::machine::{Committed, Machine, Started, outputs};
+use crate::machine::{Committed, Machine, Running, Started, outputs};
 use crate::network::{End, Network};
 use crate::oracle::{Ended, Fate, Oracle, Put};
 use crate::quic::Wires;
 use crate::report::{Failure, Report};
 use crate::scenario::Scenario;
+use manners::Manners;
 use quinn::Mend;
 use truth::Truth;
 
@@ -210,6 +212,7 @@ struct World {
     next_conn: u64,
     oracle: Oracle,
     truth: Truth,
+    manners: Manners,
     /// Where each machine is, where its name leads, and the next free place.
     homes: Vec<u16>,
     resolved: Vec<u16>,
@@ -274,6 +277,7 @@ impl World {
             next_conn: 0,
             oracle,
             truth: Truth::default(),
+            manners: Manners::default(),
             resolved: homes.clone(),
             homes,
             next_home: 1_000,

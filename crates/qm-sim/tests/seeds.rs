@@ -146,12 +146,16 @@ const NOTICED: &[(&str, u64, &[&str])] = &[
     ("ignore_priority", 0, &["rule 6"]),
     ("ignore_credit", 0, &["rule 11", "rule 8"]),
     ("answer_apart", 13, &["rule 4", "rule 5"]),
-    // A jump ages the duplicate cache, too.
-    ("wall_clock", 0, &["rule 9", "rule 7", "rule 4"]),
+    ("wall_clock", 16, &["rule 9"]),
+    ("wall_clock", 20, &["rule 7"]),
     ("settle_before_durable", 26, &["rule 4"]),
     ("no_spill", 2, &["rule 3"]),
     ("overtake_doubt", 28, &["rule 6"]),
     ("forget_keys", 7, &["rule 5"]),
+    // W-USE-5 and W-USE-6: questions heal it later, so only the frames tell.
+    ("silent_not_held", 35, &["rule 12"]),
+    ("silent_duplicates", 11, &["rule 12"]),
+    ("ignore_memory", 1, &["rule 8"]),
 ];
 
 /// Seeds whose queues are small and whose senders are slow to learn that one is full.
@@ -175,6 +179,55 @@ fn a_queue_over_its_quota_is_noticed() {
         .find_map(|seed| run(tight(Some("ignore_quota"), seed)).err())
         .expect("the oracle must notice");
     assert_eq!(failure.rule(), "rule 8", "{failure}");
+}
+
+/// Queues come and go, the disk is slow and so is the network: what was refused is wanted later.
+/// Nothing is lost with a machine, so that rule 9 has no exemption.
+fn fickle(name: Option<&str>, seed: u64, link_break_every_ms: u64) -> Scenario {
+    Scenario {
+        breaks: name.map_or_else(Breaks::default, |name| {
+            Breaks::named(name).expect("a rule of this name")
+        }),
+        nodes: 2,
+        queues: 1,
+        messages: 120,
+        fault_ms: 20_000,
+        link_break_every_ms,
+        operator_every_ms: 100,
+        slow_disk_every_ms: 1_000,
+        delay_max_us: 200_000,
+        commit_max_us: 60_000,
+        express_per_mille: 0,
+        dedup_capacity: 10_000,
+        window_messages: 64,
+        stall_every_ms: 0,
+        partition_every_ms: 0,
+        move_every_ms: 0,
+        power_loss_every_ms: 0,
+        kill_every_ms: 0,
+        stop_every_ms: 0,
+        sudden_death: 0,
+        disk_full_every_ms: 0,
+        disk_failure_every_ms: 0,
+        block_every_ms: 0,
+        ..Scenario::from_seed(seed)
+    }
+}
+
+/// W-USE-9, from both sides: a refusal holds on its session only, and there for every copy. Each
+/// side covers for the other, so what is broken is both.
+#[test]
+fn refusals_that_come_late_are_noticed() {
+    for (name, link_break_every_ms) in [("late_refusals", 300), ("forget_refusals", 0)] {
+        for seed in 0..6 {
+            run(fickle(None, seed, link_break_every_ms))
+                .unwrap_or_else(|failure| panic!("{failure}"));
+        }
+        let failure = (0..80)
+            .find_map(|seed| run(fickle(Some(name), seed, link_break_every_ms)).err())
+            .unwrap_or_else(|| panic!("the oracle must notice {name}"));
+        assert_eq!(failure.rule(), "rule 9", "{name}: {failure}");
+    }
 }
 
 #[test]

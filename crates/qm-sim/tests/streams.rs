@@ -38,6 +38,7 @@ const NOTICED: &[(&str, u64, &[&str])] = &[
         2,
         &["rule 2", "rule 3", "rule 4", "rule 7"],
     ),
+    ("number_for_link", 0, &["rule 2"]),
     ("ack_before_durable", 0, &["rule 2"]),
     (
         "no_skip",

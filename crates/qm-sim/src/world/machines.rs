@@ -9,7 +9,33 @@ impl World {
         let Some(running) = &mut self.machines[node].running else {
             return Ok(());
         };
+        match &input {
+            Input::Received { link, frames } => self.manners.hears(node, *link, frames),
+            Input::Closed { link, .. } => self.manners.parted(node, *link),
+            _ => {}
+        }
+        let put = matches!(
+            &input,
+            Input::Client {
+                frame: ClientFrame::Put(_),
+                ..
+            }
+        );
+        let held = |running: &Running| {
+            if put {
+                running.engine.sizes().resident_bytes
+            } else {
+                0
+            }
+        };
+        let before = held(running);
         running.engine.handle(now, input);
+        let after = held(running);
+        if after > before && after > self.scenario.resident_bytes_max {
+            return Err(format!(
+                "rule 8: node{node} keeps another message in memory and has {after} bytes there"
+            ));
+        }
         // Now and then several inputs are handled before anything leaves.
         if self.draw(0, 7) == 0 {
             let life = self.life(node);
@@ -38,6 +64,7 @@ impl World {
             self.obey(node, output)?;
         }
         if let Some(running) = &self.machines[node].running {
+            self.manners.check(node)?;
             running
                 .engine
                 .audit()
@@ -72,10 +99,12 @@ impl World {
     pub(super) fn obey(&mut self, node: usize, output: Output) -> Result<(), String> {
         match output {
             Output::Send { link, lane, frames } => {
+                self.manners.says(node, link, &frames);
                 self.send(End { node, link }, lane, frames);
                 Ok(())
             }
             Output::Close { link, reason, text } => {
+                self.manners.parted(node, link);
                 self.note(&format!("node{node} closes {link}: {reason}"));
                 self.close(End { node, link }, reason, &text);
                 Ok(())
@@ -302,7 +331,14 @@ impl World {
         self.note(&format!("node{node}: {event:?}"));
         let me = self.machines[node].identity.qm;
         match event {
-            Event::Acknowledged { id } => self.oracle.acknowledged(me, id),
+            Event::Acknowledged { id } => {
+                self.manners.settled(node, id);
+                self.oracle.acknowledged(me, id)
+            }
+            Event::DuplicateRemoved { id, .. } => {
+                self.manners.removed(node, id);
+                Ok(())
+            }
             // No machine is copied in these worlds, and no disk goes back.
             Event::TwinSeen { .. }
             | Event::OwnTwin { .. }
@@ -397,6 +433,7 @@ impl World {
         };
         let me = self.machines[node].identity.qm;
         let life = self.life(node);
+        self.manners.begins(node);
         self.oracle.starts(node, &found.remembered);
         for stored in &found.known {
             // A commit that the power cut short may still have reached the disk whole.

@@ -1,0 +1,127 @@
+//! What a machine owes its peers, and whether it pays at once (rule 12).
+//!
+//! Questions heal what an answer would have told, only later: nothing is lost when it is missing,
+//! so no other rule notices. Here the frames themselves are compared.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use qm_engine::LinkId;
+use qm_wire::limits::{BODY_BYTES_MAX, data_frame_bytes};
+use qm_wire::{Class, Envelope, MessageId, PeerFrame};
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Manners {
+    /// What arrived under which number of a link, but for transactional messages.
+    numbers: BTreeMap<(usize, LinkId), BTreeMap<u64, MessageId>>,
+    /// Duplicates that are to be acknowledged again: machine, link and number.
+    duplicates: BTreeSet<(usize, LinkId, u64)>,
+    /// Messages that a routed ack named and that were neither settled nor answered.
+    not_held: BTreeSet<(usize, LinkId, MessageId)>,
+}
+
+fn frames(buffer: &Bytes) -> impl Iterator<Item = PeerFrame> {
+    let mut rest = buffer.clone();
+    core::iter::from_fn(move || {
+        PeerFrame::next(&mut rest, data_frame_bytes(BODY_BYTES_MAX as usize)).ok()?
+    })
+}
+
+impl Manners {
+    /// A machine is given what came on a link.
+    pub(super) fn hears(&mut self, node: usize, link: LinkId, buffer: &Bytes) {
+        for frame in frames(buffer) {
+            match frame {
+                PeerFrame::Data(data) => {
+                    if let Ok(envelope) = Envelope::view(&data.envelope)
+                        && envelope.class != Class::Transactional
+                    {
+                        let numbers = self.numbers.entry((node, link)).or_default();
+                        numbers.insert(data.number, envelope.id);
+                    }
+                }
+                PeerFrame::RoutedAck(ack) if !ack.duplicate => {
+                    let named = ack.entries.iter().map(|entry| (node, link, entry.id));
+                    self.not_held.extend(named);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// A machine sends something on a link.
+    pub(super) fn says(&mut self, node: usize, link: LinkId, buffer: &Bytes) {
+        if self.duplicates.is_empty() && self.not_held.is_empty() {
+            return;
+        }
+        for frame in frames(buffer) {
+            match frame {
+                PeerFrame::SessionAck(ack) if ack.duplicate => {
+                    for number in ack.numbers() {
+                        self.duplicates.remove(&(node, link, number));
+                    }
+                }
+                PeerFrame::NotHeld(not_held) => {
+                    for (entry, _) in &not_held.entries {
+                        self.not_held.remove(&(node, link, entry.id));
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// A machine removed a message that it has already.
+    pub(super) fn removed(&mut self, node: usize, id: MessageId) {
+        let links = (node, LinkId(0))..=(node, LinkId(u64::MAX));
+        let newest = self.numbers.range(links).rev().find_map(|((_, link), of)| {
+            let number = of.iter().rev().find(|(_, other)| **other == id);
+            number.map(|(number, _)| (node, *link, *number))
+        });
+        self.duplicates.extend(newest);
+    }
+
+    /// A machine settled a message.
+    pub(super) fn settled(&mut self, node: usize, id: MessageId) {
+        self.not_held
+            .retain(|(at, _, other)| (*at, *other) != (node, id));
+    }
+
+    /// A link of a machine is gone, and what was owed on it.
+    pub(super) fn parted(&mut self, node: usize, link: LinkId) {
+        self.numbers.remove(&(node, link));
+        let elsewhere = |at: &usize, on: &LinkId| (*at, *on) != (node, link);
+        self.duplicates.retain(|(at, on, _)| elsewhere(at, on));
+        self.not_held.retain(|(at, on, _)| elsewhere(at, on));
+    }
+
+    /// A machine begins a life.
+    pub(super) fn begins(&mut self, node: usize) {
+        self.numbers.retain(|(at, _), _| *at != node);
+        self.duplicates.retain(|(at, ..)| *at != node);
+        self.not_held.retain(|(at, ..)| *at != node);
+    }
+
+    /// A machine has said everything that it has to say.
+    ///
+    /// # Errors
+    /// Rule 12.
+    pub(super) fn check(&self, node: usize) -> Result<(), String> {
+        if let Some((_, link, number)) = self.duplicates.iter().find(|(at, ..)| *at == node) {
+            let id = self
+                .numbers
+                .get(&(node, *link))
+                .and_then(|of| of.get(number));
+            return Err(format!(
+                "rule 12: node{node} had {id:?} already and did not say so again on {link}"
+            ));
+        }
+        if let Some((_, link, id)) = self.not_held.iter().find(|(at, ..)| *at == node) {
+            return Err(format!(
+                "rule 12: node{node} does not hold {id} and did not say so on {link}"
+            ));
+        }
+        Ok(())
+    }
+}
