@@ -147,14 +147,14 @@ const NOTICED: &[(&str, u64, &[&str])] = &[
     ("ignore_credit", 0, &["rule 11", "rule 8"]),
     ("answer_apart", 13, &["rule 4", "rule 5"]),
     ("wall_clock", 16, &["rule 9"]),
-    ("wall_clock", 20, &["rule 7"]),
+    ("wall_clock", 27, &["rule 7"]),
     ("settle_before_durable", 26, &["rule 4"]),
     ("no_spill", 2, &["rule 3"]),
     ("overtake_doubt", 28, &["rule 6"]),
     ("forget_keys", 7, &["rule 5"]),
     // W-USE-5 and W-USE-6: questions heal it later, so only the frames tell.
     ("silent_not_held", 35, &["rule 12"]),
-    ("silent_duplicates", 11, &["rule 12"]),
+    ("silent_duplicates", 32, &["rule 12"]),
     ("ignore_memory", 1, &["rule 8"]),
 ];
 

@@ -13,8 +13,8 @@ use qm_wire::{Class, Envelope, MessageId, PeerFrame};
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Manners {
-    /// What arrived under which number of a link, but for transactional messages.
-    numbers: BTreeMap<(usize, LinkId), BTreeMap<u64, MessageId>>,
+    /// Where each message came last at a machine, but for transactional ones: link and number.
+    newest: BTreeMap<(usize, MessageId), (LinkId, u64)>,
     /// Duplicates that are to be acknowledged again: machine, link and number.
     duplicates: BTreeSet<(usize, LinkId, u64)>,
     /// Messages that a routed ack named and that were neither settled nor answered.
@@ -37,8 +37,8 @@ impl Manners {
                     if let Ok(envelope) = Envelope::view(&data.envelope)
                         && envelope.class != Class::Transactional
                     {
-                        let numbers = self.numbers.entry((node, link)).or_default();
-                        numbers.insert(data.number, envelope.id);
+                        let at = (link, data.number);
+                        self.newest.insert((node, envelope.id), at);
                     }
                 }
                 PeerFrame::RoutedAck(ack) if !ack.duplicate => {
@@ -74,12 +74,9 @@ impl Manners {
 
     /// A machine removed a message that it has already.
     pub(super) fn removed(&mut self, node: usize, id: MessageId) {
-        let links = (node, LinkId(0))..=(node, LinkId(u64::MAX));
-        let newest = self.numbers.range(links).rev().find_map(|((_, link), of)| {
-            let number = of.iter().rev().find(|(_, other)| **other == id);
-            number.map(|(number, _)| (node, *link, *number))
-        });
-        self.duplicates.extend(newest);
+        let newest = self.newest.get(&(node, id));
+        let owed = newest.map(|(link, number)| (node, *link, *number));
+        self.duplicates.extend(owed);
     }
 
     /// A machine settled a message.
@@ -90,7 +87,8 @@ impl Manners {
 
     /// A link of a machine is gone, and what was owed on it.
     pub(super) fn parted(&mut self, node: usize, link: LinkId) {
-        self.numbers.remove(&(node, link));
+        self.newest
+            .retain(|(at, _), (on, _)| (*at, *on) != (node, link));
         let elsewhere = |at: &usize, on: &LinkId| (*at, *on) != (node, link);
         self.duplicates.retain(|(at, on, _)| elsewhere(at, on));
         self.not_held.retain(|(at, on, _)| elsewhere(at, on));
@@ -98,7 +96,7 @@ impl Manners {
 
     /// A machine begins a life.
     pub(super) fn begins(&mut self, node: usize) {
-        self.numbers.retain(|(at, _), _| *at != node);
+        self.newest.retain(|(at, _), _| *at != node);
         self.duplicates.retain(|(at, ..)| *at != node);
         self.not_held.retain(|(at, ..)| *at != node);
     }
@@ -109,12 +107,8 @@ impl Manners {
     /// Rule 12.
     pub(super) fn check(&self, node: usize) -> Result<(), String> {
         if let Some((_, link, number)) = self.duplicates.iter().find(|(at, ..)| *at == node) {
-            let id = self
-                .numbers
-                .get(&(node, *link))
-                .and_then(|of| of.get(number));
             return Err(format!(
-                "rule 12: node{node} had {id:?} already and did not say so again on {link}"
+                "rule 12: node{node} had #{number} of {link} already and did not say so again"
             ));
         }
         if let Some((_, link, id)) = self.not_held.iter().find(|(at, ..)| *at == node) {
