@@ -2,6 +2,7 @@
 
 use qm_wire::{QmId, Refusal, Tag};
 
+use crate::dead::Doubt;
 use crate::engine::Engine;
 use crate::io::LinkId;
 use crate::time::Timestamp;
@@ -72,6 +73,7 @@ impl Engine {
                 flight.priority,
                 &flight.message,
                 refusal.outcome,
+                Doubt::None,
             );
             return true;
         }
@@ -85,7 +87,7 @@ impl Engine {
         if let Some((number, priority, message)) =
             doubtful.and_then(|entry| self.take_doubt(peer, &entry))
         {
-            self.bury(number, priority, &message, refusal.outcome);
+            self.bury(number, priority, &message, refusal.outcome, Doubt::None);
             return true;
         }
         false
