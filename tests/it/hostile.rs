@@ -30,8 +30,8 @@ use crate::support::{TestNode, numbered, receive, slow_tests};
 
 /// Share of its throughput that a good peer keeps.
 const KEPT_MIN: f64 = 0.8;
-/// How often an attack comes and goes. The middle one of the rounds' shares is what counts: a machine
-/// that does something else for two seconds spoils one round.
+/// How often an attack comes and goes. The middle one of the rounds' shares is what counts: a
+/// machine that does something else for two seconds spoils one round.
 const ROUNDS: usize = 5;
 /// What the whole process, attackers included, may grow by during one attack.
 const GROWTH_BYTES_MAX: u64 = 512 << 20;

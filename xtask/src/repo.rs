@@ -83,8 +83,9 @@ pub(crate) struct Tests {
 /// Cargo with these arguments.
 pub(crate) fn cargo<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Program {
     let mut program = Program::new("cargo").args(arguments);
-    // What `cargo run` tells this program of its package: ring's build script asks for it, and would
-    // build everything above ring anew each time this program and a person at a shell take turns.
+    // What `cargo run` tells this program of its package: ring's build script asks for it, and
+    // would build everything above ring anew each time this program and a person at a shell take
+    // turns.
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
         if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {

@@ -284,7 +284,9 @@ impl Engine {
                 source: peer,
                 entry,
             });
-            if self.dedup.probe(key) != Some(KeyState::Committed) {
+            if self.dedup.probe(key) != Some(KeyState::Committed)
+                && !self.arrived_lately(peer, &entry)
+            {
                 continue;
             }
             by_life
@@ -416,6 +418,10 @@ impl Engine {
                 Some(KeyState::Reserved) => {
                     crate::reached!(self, AnsweredInFlight);
                     Known::InFlight
+                }
+                None if self.arrived_lately(peer, entry) => {
+                    crate::reached!(self, AnsweredDelivered);
+                    Known::Delivered
                 }
                 // W-USE-8; nobody mints sequence 0.
                 None if query.void && entry.id.sequence > 0 => match self.void(message) {

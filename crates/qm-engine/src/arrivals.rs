@@ -1,5 +1,6 @@
-//! Which messages of peers arrived last, as the disk knows it: the duplicate cache is refilled from
-//! it, so that a restart opens no window for duplicates.
+//! Which messages of peers arrived last, as the disk knows it: what memory knows of them, in the
+//! duplicate cache and of each peer, is filled from it, so that a restart opens no window for
+//! duplicates.
 //!
 //! The log shows the newest messages too, but forgets consumed ones before their senders heard of
 //! their arrival: at once where room is short, and after some of them in any case. So the key of a
@@ -14,6 +15,7 @@ use qm_wire::{Class, Entry, Incarnation, MessageId, MessageKey, QmId, Tag};
 use crate::commits::Then;
 use crate::engine::{ArrivalKey, Engine};
 use crate::io::{Recovered, StoreOp};
+use crate::limits::RECALLED_MAX;
 use crate::record::{StoredMessage, prefixed};
 use crate::undone::{UNDONE, undone_key};
 
@@ -213,7 +215,10 @@ impl Engine {
     /// Fills the duplicate cache from what arrived last, consumed messages included: from the list,
     /// then from the newest messages in the log, which the list may not have yet.
     pub(crate) fn recall_arrivals(&mut self, recovered: &Recovered) {
-        self.arrivals.capacity = self.config.dedup_capacity;
+        self.arrivals.capacity = match self.config.dedup_capacity {
+            0 => 0,
+            capacity => capacity.max(RECALLED_MAX),
+        };
         let mut undone: BTreeSet<MessageKey> = BTreeSet::new();
         let mut values: Vec<(Option<u64>, &Bytes, &Bytes)> = Vec::new();
         for (key, value) in &recovered.state {
@@ -263,6 +268,9 @@ impl Engine {
         // Those that the log has forgotten need no mark any more.
         for arrival in undone.difference(&self.undone_arrivals) {
             self.commits.unset(undone_key(arrival));
+        }
+        for key in &arrivals {
+            self.recent.insert(key.source, key.entry);
         }
         let now_ms = self.now.at.as_ms();
         let newest = arrivals.len().saturating_sub(self.config.dedup_capacity);

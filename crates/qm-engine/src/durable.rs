@@ -74,6 +74,7 @@ impl Engine {
                     }
                     let arrival = MessageKey { source, entry };
                     self.undone_arrivals.remove(&arrival);
+                    self.recent.insert(source, entry);
                     self.list_arrival(arrival);
                     self.note_arrival(source, entry.id, Class::Recoverable);
                     self.arrived(link, put, number, source, entry, acked);

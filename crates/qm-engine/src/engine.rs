@@ -34,6 +34,7 @@ use crate::peers::PeerBook;
 use crate::penalty::Penalties;
 use crate::purge::Purge;
 use crate::queues::LocalQueue;
+use crate::recent::RecentArrivals;
 use crate::record::RemoteKey;
 use crate::reidentify::Reidentifying;
 use crate::room::Room;
@@ -194,6 +195,8 @@ pub struct Engine {
     pub(crate) moved: bool,
     /// Histories that were seen to branch.
     pub(crate) branched: Branched,
+    /// What each peer may send again.
+    pub(crate) recent: RecentArrivals,
     /// Arrivals that were undone and did not come again.
     pub(crate) undone_arrivals: BTreeSet<MessageKey>,
     pub(crate) undo_later: Vec<Undone>,
@@ -323,6 +326,7 @@ impl Engine {
             election: Election::default(),
             moved: false,
             branched: Branched::default(),
+            recent: RecentArrivals::new(config.dedup_capacity > 0),
             undone_arrivals: BTreeSet::new(),
             undo_later: Vec::new(),
             stream_ids: BTreeMap::new(),

@@ -68,24 +68,7 @@ impl Engine {
             entry,
         });
         let reservation = match self.dedup.admit_ticket(key, self.now.at.as_ms()) {
-            // W-USE-6.
-            Admit::Duplicate => {
-                self.counters.duplicates += 1;
-                self.note(peer, envelope.id, What::Duplicate { peer });
-                self.event(Event::DuplicateRemoved {
-                    source: peer,
-                    id: envelope.id,
-                });
-                self.settle_arrival(link, data);
-                crate::reached!(self, DuplicateAcknowledged);
-                if crate::broken!(self, silent_duplicates) {
-                    return;
-                }
-                if let Some(session) = self.sessions.get_mut(&link) {
-                    session.duplicate_acks.push((data.number, data.tag));
-                }
-                return;
-            }
+            Admit::Duplicate => return self.acknowledge_again(link, peer, data, envelope.id),
             Admit::InFlight => {
                 // Being stored: that copy will be acknowledged. This transmission is answered by
                 // the sender's query.
@@ -99,6 +82,12 @@ impl Engine {
                 reservation
             }
         };
+        if self.arrived_lately(peer, &entry) {
+            // Pushed out of the cache by what others sent meanwhile.
+            crate::reached!(self, DuplicateBeyondCache);
+            self.dedup.abort(reservation);
+            return self.acknowledge_again(link, peer, data, envelope.id);
+        }
         if let Some(outcome) = self.refusal_of(peer, data, envelope) {
             self.dedup.abort(reservation);
             return self.refuse(link, data, outcome);
@@ -131,6 +120,26 @@ impl Engine {
             body: data.body.clone(),
         };
         self.take_arrival(link, data, number, message, envelope, reservation);
+    }
+
+    /// Whether this is among the newest arrivals of the peer, which others do not push out.
+    pub(crate) fn arrived_lately(&self, peer: QmId, entry: &Entry) -> bool {
+        self.recent.contains(peer, entry) && !crate::broken!(self, forget_recent)
+    }
+
+    /// What is here already is acknowledged once more and not stored (W-USE-6).
+    fn acknowledge_again(&mut self, link: LinkId, peer: QmId, data: &Data, id: qm_wire::MessageId) {
+        self.counters.duplicates += 1;
+        self.note(peer, id, What::Duplicate { peer });
+        self.event(Event::DuplicateRemoved { source: peer, id });
+        self.settle_arrival(link, data);
+        crate::reached!(self, DuplicateAcknowledged);
+        if crate::broken!(self, silent_duplicates) {
+            return;
+        }
+        if let Some(session) = self.sessions.get_mut(&link) {
+            session.duplicate_acks.push((data.number, data.tag));
+        }
     }
 
     /// Whether a queue takes what is under way, although it may be full; if not, the session ends.
@@ -282,6 +291,7 @@ impl Engine {
             if let Some(reservation) = reservation.take() {
                 self.remember_arrival(reservation, source, entry.id);
             }
+            self.recent.insert(source, entry);
             self.note_arrival(source, entry.id, Class::Express);
             self.arrived(link, put, data.number, source, entry, acked);
         }

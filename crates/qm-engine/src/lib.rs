@@ -65,6 +65,7 @@ mod probe;
 mod purge;
 mod queues;
 mod receiving;
+mod recent;
 mod record;
 mod recover;
 mod reidentify;

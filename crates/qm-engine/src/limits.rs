@@ -65,6 +65,18 @@ pub const FORGOTTEN_LIVES_MAX: usize = 262_144;
 /// was minted. Of what is older nothing is certain.
 pub const MET_LIVES_MAX: usize = 64;
 
+/// Newest arrivals of one peer that are known as such whatever others send: four times what it can
+/// have in flight.
+pub const RECENT_PER_PEER_MAX: usize = 16_384;
+const _: () = assert!(RECENT_PER_PEER_MAX == 4 * FLIGHTS_MAX);
+
+/// The same of all peers: some 16 MiB.
+pub const RECENT_TOTAL_MAX: usize = 262_144;
+
+/// Arrivals that the list on disk names at least, for the next start: 1.3 MiB. With a larger
+/// duplicate cache as many as that holds.
+pub const RECALLED_MAX: usize = 32_768;
+
 /// Acks owed to one life of a peer at most; beyond, the peer's own query fetches them.
 pub const OWED_MAX: usize = 16_384;
 

@@ -73,6 +73,8 @@ breaks! {
     late_refusals,
     /// Tell refusals late, believe them by their tag, and forget what was refused.
     forget_refusals,
+    /// Know what arrived by the duplicate cache alone, which other peers fill.
+    forget_recent,
     /// Judge a transactional message by its number and not by its link.
     number_for_link,
     /// Settle transactional messages by the numbers of an order ack and not by its link.
@@ -158,6 +160,8 @@ reach! {
     ExpiredInQueue,
     /// A duplicate was acknowledged again.
     DuplicateAcknowledged,
+    /// A duplicate that the cache had forgotten was known as one of its sender's newest messages.
+    DuplicateBeyondCache,
     /// A copy arrived while another one was being stored.
     DuplicateInFlight,
     /// A batch was refused by a full disk, and what it should have done was undone.

@@ -47,6 +47,8 @@ pub struct Sizes {
     pub receives: usize,
     /// Bytes that applications hold unsettled.
     pub lease_bytes: u64,
+    /// Newest arrivals of each peer.
+    pub recent: usize,
     /// Bytes of durable messages kept in memory.
     pub resident_bytes: usize,
     /// Bytes of express messages.
@@ -74,6 +76,7 @@ impl Engine {
             owed_acks: self.owed.values().map(Vec::len).sum(),
             routes: self.routes.stats().rows,
             remembered: self.dedup.stats().len,
+            recent: self.recent.len(),
             penalties: self.penalties.len(),
             flights: sessions().map(|s| s.flights.len()).sum(),
             flight_bytes: sessions().map(|s| s.flight_bytes).sum(),

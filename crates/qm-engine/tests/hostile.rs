@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use bytes::{Bytes, BytesMut};
 use qm_engine::admin::{AdminReply, AdminRequest};
 use qm_engine::limits::{
-    CLIENT_RUNS_MAX, DOUBTFUL_MAX, LEASE_BYTES_MAX, OWED_LIVES_PER_PEER_MAX, PENALTY_PAUSE_MIN_MS,
+    CLIENT_RUNS_MAX, DOUBTFUL_MAX, FLIGHTS_MAX, LEASE_BYTES_MAX, OWED_LIVES_PER_PEER_MAX,
+    PENALTY_PAUSE_MIN_MS,
 };
 use qm_engine::{
     ConnId, Engine, EngineConfig, Event, Identity, Input, LinkId, LocalSettings, Now, Output,
@@ -658,6 +659,63 @@ fn one_peer_cannot_push_what_others_sent_out_of_the_duplicate_cache() {
     let before = victim.engine.counters().duplicates;
     send(&mut victim, &good, 1_001, 1..1_001);
     assert_eq!(victim.engine.counters().duplicates - before, 1_000);
+}
+
+/// Two busy peers fill whatever share of the cache they are left; what a third one may still have
+/// in flight is known all the same, when it asks and when it sends it again.
+#[test]
+fn what_a_sender_may_send_again_is_known_whatever_others_send() {
+    let mut victim = Victim::open_to_all();
+    let (cut_off, busy) = (Peer::new(1), [Peer::new(2), Peer::new(3)]);
+    cut_off.open(&mut victim);
+    for peer in &busy {
+        peer.open(&mut victim);
+    }
+    let send = |victim: &mut Victim, peer: &Peer, from: u64, sequences: core::ops::Range<u64>| {
+        let frames: Vec<_> = sequences
+            .zip(from..)
+            .map(|(sequence, number)| peer.data(number, sequence, "orders", Class::Express))
+            .collect();
+        for some in frames.chunks(1_000) {
+            let some: Vec<_> = some.iter().cloned().map(PeerFrame::Data).collect();
+            peer.say(victim, &some);
+        }
+        frames
+    };
+    let in_flight = FLIGHTS_MAX as u64;
+    let lost = send(&mut victim, &cut_off, 1, 1..in_flight + 1);
+    for from in (1..20_001).step_by(1_000) {
+        for peer in &busy {
+            send(&mut victim, peer, from, from..from + 1_000);
+        }
+    }
+    let query = Query {
+        source: cut_off.qm,
+        void: false,
+        entries: lost
+            .iter()
+            .map(|data| Entry {
+                id: data.open().unwrap().id,
+                tag: data.tag,
+            })
+            .collect(),
+    };
+    victim.sent.clear();
+    cut_off.say(&mut victim, &[PeerFrame::Query(query)]);
+    let frames = victim.frames_to(cut_off.link);
+    let answered: Vec<_> = frames
+        .iter()
+        .filter_map(|frame| match frame {
+            PeerFrame::Answer(answer) => Some(&answer.entries),
+            _ => None,
+        })
+        .flatten()
+        .collect();
+    assert_eq!(answered.len(), lost.len());
+    assert!(answered.iter().all(|(_, known)| *known == Known::Delivered));
+    let before = victim.engine.counters().duplicates;
+    send(&mut victim, &cut_off, in_flight + 1, 1..in_flight + 1);
+    assert_eq!(victim.engine.counters().duplicates - before, in_flight);
 }
 
 #[test]

@@ -357,7 +357,11 @@ fn found(recovered: &qm_engine::Recovered, me: QmId, capacity: usize) -> Found {
     // The list and the log tell of the same arrivals: each counts once.
     let mut known = BTreeSet::new();
     arrivals.retain(|arrival| known.insert(*arrival));
-    arrivals.drain(..arrivals.len().saturating_sub(capacity));
+    let most = match capacity {
+        0 => 0,
+        capacity => capacity.max(qm_engine::limits::RECALLED_MAX),
+    };
+    arrivals.drain(..arrivals.len().saturating_sub(most));
     found.remembered.extend(arrivals);
     found
 }

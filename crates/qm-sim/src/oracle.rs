@@ -201,8 +201,8 @@ pub struct Oracle {
     pub disordered: BTreeSet<u32>,
     /// Whether single buffers are lost on living links, or disks turn batches away.
     pub gaps: bool,
-    /// Whether the duplicate cache is too small to hold what may come again.
-    pub small_cache: bool,
+    /// Whether duplicates of what is not transactional are left alone.
+    pub keeps_duplicates: bool,
     /// Duplicates that rule 4 allows.
     pub duplicates_allowed: u64,
 }
@@ -374,7 +374,7 @@ impl Oracle {
         if let Some(earlier) = before {
             // No cache and no log has a part in what is transactional.
             let exact = fate.as_ref().is_some_and(|fate| fate.transactional);
-            let allowed = self.small_cache
+            let allowed = self.keeps_duplicates
                 || self.forgot[node].contains(&key)
                 || (!durable && earlier != life);
             if !allowed || exact {
@@ -397,7 +397,7 @@ impl Oracle {
             && !fate.dead_doubtful
             && !fate.dead_uncertain
             && at != node
-            && (fate.transactional || !fate.forgotten && !fate.mortal && !self.small_cache)
+            && (fate.transactional || !fate.forgotten && !fate.mortal && !self.keeps_duplicates)
         {
             return Err(format!(
                 "rule 9: {put:?} ({id}) was delivered and is dead at node{at}: {outcome}"
@@ -483,7 +483,7 @@ impl Oracle {
         }
         let itself = |stored: &MessageId| !fate.are_apart(*stored, id);
         let delivered = fate.stored_as.iter().any(itself) && fate.towards.0 != node;
-        let knows = fate.transactional || !fate.forgotten && !fate.mortal && !self.small_cache;
+        let knows = fate.transactional || !fate.forgotten && !fate.mortal && !self.keeps_duplicates;
         if delivered && !uncertain && knows {
             return Err(format!(
                 "rule 9: {put:?} ({id}) is dead at node{node} and was delivered: {outcome}"
@@ -501,7 +501,7 @@ impl Oracle {
             return Ok(());
         };
         fate.consumed += 1;
-        let strict = fate.is_exact() && !self.small_cache;
+        let strict = fate.is_exact() && !self.keeps_duplicates;
         if strict && fate.consumed > fate.stored.max(1) {
             return Err(format!("rule 4: {put:?} was consumed twice"));
         }
@@ -516,7 +516,7 @@ impl Oracle {
         let Some(fate) = self.fates.get_mut(&put) else {
             return Err(format!("rule 11: {put:?} was delivered and never put"));
         };
-        let strict = fate.is_exact() && !self.small_cache;
+        let strict = fate.is_exact() && !self.keeps_duplicates;
         if strict && fate.consumed > 0 && fate.stored <= 1 {
             return Err(format!("rule 4: {put:?} was consumed and came back"));
         }

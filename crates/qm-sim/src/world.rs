@@ -256,7 +256,7 @@ impl World {
             }
         }
         let mut oracle = Oracle::new(scenario.nodes);
-        oracle.small_cache = scenario.dedup_capacity < 1_000;
+        oracle.keeps_duplicates = scenario.dedup_capacity == 0;
         oracle.gaps = scenario.lost_buffers_per_mille > 0
             || scenario.repeated_buffers_per_mille > 0
             || scenario.disk_full_every_ms > 0

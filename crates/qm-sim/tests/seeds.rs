@@ -41,6 +41,7 @@ const RARE: &[Reach] = &[
     Reach::AlternativeTried,
     Reach::DuplicateAcknowledged,
     Reach::DuplicateInFlight,
+    Reach::DuplicateBeyondCache,
     Reach::QueueOverrun,
     Reach::KeyPending,
     Reach::KeyRepeated,
@@ -156,6 +157,7 @@ const NOTICED: &[(&str, u64, &[&str])] = &[
     ("silent_not_held", 35, &["rule 12"]),
     ("silent_duplicates", 32, &["rule 12"]),
     ("ignore_memory", 1, &["rule 8"]),
+    ("forget_recent", 25, &["rule 4"]),
 ];
 
 /// Seeds whose queues are small and whose senders are slow to learn that one is full.

@@ -1,6 +1,7 @@
 //! What arrived is remembered over restarts, also when the log has forgotten it.
 
 use qm_engine::admin::{AdminReply, AdminRequest};
+use qm_engine::limits::RECALLED_MAX;
 use qm_engine::{Input, LinkId, Trust};
 use qm_wire::local::{ClientFrame, NodeFrame, Settle, Verdict};
 
@@ -103,33 +104,36 @@ fn restarts_do_not_shorten_the_memory() {
     assert!(b.state.keys().all(|key| !key.starts_with(b"arrivals/")));
 }
 
-/// The list is as long as the cache is large, not as long as the node lives.
+/// The list is as long as its limit says, not as long as the node lives.
 #[test]
 fn the_list_of_arrivals_is_bounded() {
     let (mut a, mut b) = (Node::new(1, Trust::Any), Node::new(2, Trust::Any));
-    let mut settings = config(Trust::Any);
-    settings.dedup_capacity = 40;
-    b = b.restart_with(settings.clone());
     b.create("orders");
     a.put("qm://b/orders", b"x", |_| {});
     connect(&mut a, &mut b, LINK);
-    for round in 0..60 {
-        for _ in 0..5 {
+    let mut all = 1;
+    while all < RECALLED_MAX + 2_000 {
+        for _ in 0..500 {
             a.put("qm://b/orders", b"x", |_| {});
-            carry(&mut a, &mut b, LINK);
         }
-        assert!(consume(&mut b, "orders") >= 5, "{round}");
+        carry(&mut a, &mut b, LINK);
+        all += 500;
+        let mut consumed = 0;
+        while consumed < 500 {
+            let more = consume(&mut b, "orders");
+            assert!(more > 0, "{all}");
+            consumed += more;
+        }
         let listed = b
             .state
             .iter()
             .filter(|(key, _)| key.starts_with(b"arrivals/"));
         let keys: usize = listed.map(|(_, value)| value.len() / 40).sum();
-        let all = 5 * (round + 1) + 1;
         assert!(
-            keys >= all.min(40) && keys <= 40 + 2 * 32,
+            keys >= all.min(RECALLED_MAX) && keys <= RECALLED_MAX + 2 * 32,
             "{keys} of {all}"
         );
     }
-    b = b.restart_with(settings);
-    assert_eq!(remembered(&mut b), 40);
+    b = b.restart(Trust::Any);
+    assert_eq!(remembered(&mut b), 10_000, "as many as the cache holds");
 }
