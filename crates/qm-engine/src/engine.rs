@@ -584,6 +584,7 @@ impl Engine {
         self.forget_lives();
         self.forget_links();
         self.look_after_former();
+        self.follow_election("another live machine keeps it");
         self.forget_voids();
         self.count_stored_bytes();
         let interval = self.config.ack_route_purge_interval_ms.max(1_000);

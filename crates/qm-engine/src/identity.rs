@@ -35,6 +35,7 @@ use self::alarms::Alarms;
 use self::check::{Checks, Current, Told};
 use self::proof::{Proofs, Unverified, Voice};
 use self::relays::{Relays, Word};
+use crate::config::OnTwin;
 use crate::connections::With;
 use crate::engine::Engine;
 use crate::io::{Event, Lane, LinkId, Output};
@@ -118,8 +119,12 @@ impl Engine {
         let Some(newest_life) = life(&newest) else {
             return;
         };
-        // A former identity drains: that the copy which keeps it lives is known.
+        // A former identity drains: that the copy which keeps it lives is known, and that alarm is
+        // over.
         if self.is_draining(newest) {
+            if self.forget_alarm(peer) {
+                self.event(Event::TwinParted { qm: peer });
+            }
             return;
         }
         let others: Vec<LinkId> = self
@@ -380,9 +385,9 @@ impl Engine {
     }
 
     /// This node was shown, with proof, that another copy keeps the identity: it is the one that
-    /// has to take another. Here, and nowhere else, begins what follows from that; so far it is
-    /// told, and the operator decides.
+    /// has to take another. Here, and nowhere else, begins what follows from that.
     fn lost_the_election(&mut self, told_by: Option<QmId>, winner: TwinMachine) {
+        let because = format!("another live machine keeps it: {}", winner.title());
         if self.note_lost() {
             let on_twin = self.config.on_twin;
             self.event(Event::ElectionLost {
@@ -390,6 +395,16 @@ impl Engine {
                 winner: Box::new(winner),
                 on_twin,
             });
+        }
+        self.follow_election(&because);
+    }
+
+    /// Whoever lost takes another identity, unless it is configured to wait for its operator: now,
+    /// or at the next look, when an earlier change still drains or the disk was full.
+    pub(crate) fn follow_election(&mut self, because: &str) {
+        if self.has_lost() && self.config.on_twin == OnTwin::Reidentify {
+            // Refused, it is tried again; until then the alarm stands.
+            drop(self.part_from_copy(because));
         }
     }
 
@@ -446,10 +461,12 @@ impl Engine {
     }
 
     /// The operator forgot a peer.
-    pub(crate) fn forget_alarm(&mut self, qm: QmId) {
-        if self.twins.alarms.forget(qm) {
+    pub(crate) fn forget_alarm(&mut self, qm: QmId) -> bool {
+        let known = self.twins.alarms.forget(qm);
+        if known {
             self.commits.unset(prefixed(ALARM, qm.as_bytes()));
         }
+        known
     }
 
     /// Reads an alarm back. Whether the value was understood, if it is one.

@@ -652,6 +652,12 @@ pub enum Event {
         /// What is to be done, by this node's configuration.
         on_twin: OnTwin,
     },
+    /// One of two live machines with a peer's identity says that it takes one of its own: its
+    /// sessions under this one drain, and the alarm is over.
+    TwinParted {
+        /// The identity that both had.
+        qm: QmId,
+    },
     /// The identity is on another machine than the one it was made on. A hint: told to peers, and
     /// a lower rank among copies.
     Moved,

@@ -63,6 +63,8 @@ pub(crate) struct Reidentifying {
 struct Change {
     because: String,
     reclaims: bool,
+    /// Another machine keeps the identity that this node gives up.
+    splits: bool,
     /// For the tokens of the identity that follows, once it is known.
     token_key: Option<TokenKey>,
     /// Who is told when it is done.
@@ -88,6 +90,24 @@ impl Engine {
         because: &str,
         asked: Option<(ConnId, u64)>,
     ) -> Result<(), Box<AdminReply>> {
+        self.check_reidentify()?;
+        self.begin_change(because, asked, None, false);
+        Ok(())
+    }
+
+    /// Another live copy of this machine keeps the identity: this one takes another, as soon as it
+    /// can. The same as [`Self::reidentify`], but nobody is shown a succession: what stands for the
+    /// former identity elsewhere goes on to stand for the other machine.
+    ///
+    /// # Errors
+    /// Why it cannot be done now.
+    pub(crate) fn part_from_copy(&mut self, because: &str) -> Result<(), Box<AdminReply>> {
+        self.check_reidentify()?;
+        self.begin_change(because, None, None, true);
+        Ok(())
+    }
+
+    fn check_reidentify(&self) -> Result<(), Box<AdminReply>> {
         self.check_change()?;
         let open = self.reidentifying.former.as_ref();
         if let Some(former) = open.filter(|former| former.drained.is_none()) {
@@ -98,7 +118,6 @@ impl Engine {
             let fix = "see qm-node identity show for what it waits for; then try again";
             return Err(Box::new(failed(Outcome::BUSY, cause, fix)));
         }
-        self.begin_change(because, asked, None);
         Ok(())
     }
 
@@ -127,7 +146,7 @@ impl Engine {
             let fix = "wait until those of the former identity are delivered, then try again";
             return Err(Box::new(failed(Outcome::BUSY, cause, fix)));
         }
-        self.begin_change("it was taken back by the operator", asked, Some(key));
+        self.begin_change("it was taken back by the operator", asked, Some(key), false);
         Ok(())
     }
 
@@ -149,6 +168,7 @@ impl Engine {
         because: &str,
         asked: Option<(ConnId, u64)>,
         new_key: Option<[u8; 32]>,
+        splits: bool,
     ) {
         let mut cut = because.len().min(BECAUSE_BYTES_MAX);
         while !because.is_char_boundary(cut) {
@@ -157,6 +177,7 @@ impl Engine {
         self.reidentifying.change = Some(Change {
             because: because.get(..cut).unwrap_or_default().to_owned(),
             reclaims: new_key.is_some(),
+            splits,
             token_key: None,
             asked,
         });
@@ -178,6 +199,7 @@ impl Engine {
             since_us: self.now.wall_us,
             because: change.because.clone(),
             reclaimed: change.reclaims,
+            split: change.splits,
             marks: BTreeMap::new(),
             drained: None,
             gone: false,
@@ -251,6 +273,7 @@ impl Engine {
         let links: Vec<LinkId> = self.sessions.keys().copied().collect();
         for link in links {
             self.tell_succession(link);
+            self.tell_draining(link);
             self.look_for_approval(link);
         }
         self.connect_kept();
@@ -373,7 +396,8 @@ impl Engine {
 
     /// Shows a peer who follows whom (W-SUC-3).
     pub(crate) fn tell_succession(&mut self, link: LinkId) {
-        let Some(former) = &self.reidentifying.former else {
+        let former = self.reidentifying.former.as_ref();
+        let Some(former) = former.filter(|former| !former.split) else {
             return;
         };
         let untold = &self.reidentifying.untold;
@@ -382,6 +406,18 @@ impl Engine {
             let frame = PeerFrame::Succession(former.succession);
             session.push(Lane::Control, &frame);
             self.busy_sessions.insert(link);
+        }
+    }
+
+    /// Where no succession is shown, a session that began under the identity which now drains says
+    /// so by beginning anew.
+    fn tell_draining(&mut self, link: LinkId) {
+        let former = self.reidentifying.former.as_ref();
+        let split = former.filter(|former| former.split).map(|former| former.qm);
+        let own = self.sessions.get(&link).map(|session| session.own);
+        if split.is_some() && split == own {
+            let text = "this machine is taking an identity of its own";
+            self.end_session(link, Outcome::SUPERSEDED, text);
         }
     }
 

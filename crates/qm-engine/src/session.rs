@@ -839,15 +839,16 @@ impl Engine {
     }
 
     /// The session to transmit to this peer on under one of this node's identities: open, and of
-    /// the peer's newest life.
+    /// the peer's newest life. Of two machines with one identity, not the one that gives it up.
     pub(crate) fn sending_session(&self, own: QmId, peer: QmId) -> Option<LinkId> {
         let may_send = |session: &Session| session.own == own && session.may_send();
-        self.by_peer
-            .get(&peer)?
-            .iter()
-            .rev()
-            .copied()
-            .find(|link| self.sessions.get(link).is_some_and(may_send))
+        let links = self.by_peer.get(&peer)?.iter().rev().copied();
+        let mut open = links.filter(|link| self.sessions.get(link).is_some_and(may_send));
+        let newest = open.next()?;
+        if !self.is_draining(newest) {
+            return Some(newest);
+        }
+        Some(open.find(|link| !self.is_draining(*link)).unwrap_or(newest))
     }
 
     /// Whether there is a session with this peer under one of this node's identities.

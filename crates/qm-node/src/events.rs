@@ -19,6 +19,7 @@ const fn caused_by_peers(event: &Event) -> Option<&'static str> {
         Event::IdentityChanged { .. } => "identity_changed",
         Event::TwinSeen { .. } => "twin_seen",
         Event::OwnTwin { .. } => "own_twin",
+        Event::TwinParted { .. } => "twin_parted",
         Event::ElectionLost { .. } => "election_lost",
         Event::HistoryBranched { .. } => "history_branched",
         Event::OwnHistoryBranched { .. } => "own_history_branched",
@@ -141,6 +142,12 @@ pub(crate) fn log(event: &Event) {
                 "another live machine has this node's identity: {other}"
             );
         }
+        Event::TwinParted { qm } => tracing::warn!(
+            event = "twin_parted",
+            peer = %qm,
+            "one of the machines with the identity {qm} takes one of its own; approve that one \
+             when it asks: qm-node peers list"
+        ),
         Event::ElectionLost {
             told_by,
             winner,
@@ -153,8 +160,8 @@ pub(crate) fn log(event: &Event) {
                 told_by,
                 winner,
                 on_twin = on_twin.name(),
-                "another live machine keeps this node's identity: {winner}; this one needs another, \
-                 which it does not take by itself: qm-node identity remint"
+                "another live machine keeps this node's identity: {winner}; this one \
+                 needs another, which it takes when on_twin = reidentify; else: qm-node identity remint"
             );
         }
         Event::Moved => tracing::warn!(

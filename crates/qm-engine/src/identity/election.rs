@@ -197,6 +197,11 @@ impl Engine {
         news
     }
 
+    /// Whether another copy was shown to keep the identity.
+    pub(super) const fn has_lost(&self) -> bool {
+        self.election.lost_us.is_some()
+    }
+
     /// This node has another identity than `old`: ranks are drawn anew.
     pub(crate) fn forget_election(&mut self, old: QmId) {
         self.election = Election::default();

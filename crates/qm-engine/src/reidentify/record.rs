@@ -60,6 +60,8 @@ pub(crate) struct Former {
     pub(crate) because: String,
     /// Whether the change went back to an identity that the node had before.
     pub(crate) reclaimed: bool,
+    /// Another machine keeps the former identity, so nobody follows it: no succession is shown.
+    pub(crate) split: bool,
     /// Destinations that are known to have switched, or not to; of others, those have switched to
     /// which nothing was ever sent under the former identity, which is when it was `reclaimed`.
     pub(crate) marks: BTreeMap<RemoteKey, bool>,
@@ -76,7 +78,8 @@ impl Former {
         to.put_u8(
             u8::from(self.reclaimed)
                 | u8::from(self.drained.is_some()) << 1
-                | u8::from(self.gone) << 2,
+                | u8::from(self.gone) << 2
+                | u8::from(self.split) << 3,
         );
         to.put_u64_le(self.since_us);
         to.put_u64_le(self.drained.map_or(0, |at| at.0));
@@ -103,12 +106,13 @@ impl Former {
             new_signature: take_array(&mut r)?,
         };
         let because = take_text(&mut r)?.as_str().to_owned();
-        (flags < 8 && r.is_empty()).then(|| Self {
+        (flags < 16 && r.is_empty()).then(|| Self {
             qm: QmId::from_ed25519_public_key(&succession.old_key),
             succession,
             since_us,
             because,
             reclaimed: flags & 1 != 0,
+            split: flags & 8 != 0,
             marks: BTreeMap::new(),
             drained: (flags & 2 != 0).then_some(drained),
             gone: flags & 4 != 0,
@@ -174,6 +178,7 @@ mod tests {
                 since_us: 7,
                 because: "a copy was found".to_owned(),
                 reclaimed: drained.is_some(),
+                split: drained.is_none(),
                 marks: BTreeMap::new(),
                 drained,
                 gone: false,

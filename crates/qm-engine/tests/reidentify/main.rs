@@ -5,7 +5,7 @@
 mod world;
 
 use qm_engine::admin::{AdminReply, AdminRequest};
-use qm_engine::{EngineConfig, Event};
+use qm_engine::{EngineConfig, Event, OnTwin};
 use qm_wire::{Class, Outcome};
 
 use world::{Fuse, RECEIVER, SENDER, World, id_of};
@@ -489,4 +489,126 @@ mod broken {
     fn messages_that_overtake_those_of_the_former_identity_are_noticed() {
         assert!(fails(|c| c.breaks.no_barrier = true, held_up));
     }
+}
+
+/// What arrived from each machine, told apart by the bodies' first letter, in order of arrival.
+fn by_machine(bodies: &[String], letter: char) -> Vec<&str> {
+    let of = |body: &&String| body.starts_with(letter);
+    bodies.iter().filter(of).map(String::as_str).collect()
+}
+
+fn named(letter: char, all: std::ops::RangeInclusive<usize>) -> Vec<String> {
+    all.map(|number| format!("{letter}{number:02}")).collect()
+}
+
+fn send_named(world: &mut World, from: usize, bodies: &[String]) {
+    for body in bodies {
+        world.put(from, "b/orders", body, Class::Transactional);
+        world.put(from, "b/notes", body, Class::Recoverable);
+    }
+}
+
+/// A used machine is copied with messages on their way out, and both run: one of them, and only
+/// one, takes an identity of its own; everything arrives, what both inherited arrives once, and
+/// each machine's order holds. `crash` may kill machines meanwhile.
+fn copies_part(configure: fn(&mut EngineConfig), crash: impl Fn(&mut World, usize)) -> World {
+    let mut world = World::new(configure);
+    send_named(&mut world, SENDER, &named('a', 1..=3));
+    world.run(2_000);
+    let old = world.id(SENDER);
+    world.cut();
+    send_named(&mut world, SENDER, &named('i', 1..=5));
+    let copy = world.copy(SENDER);
+    world.cut = false;
+    send_named(&mut world, SENDER, &named('a', 4..=8));
+    send_named(&mut world, copy, &named('c', 1..=8));
+    world.run(5_000);
+    crash(&mut world, copy);
+    world.run(5_000);
+    send_named(&mut world, SENDER, &named('a', 9..=12));
+    send_named(&mut world, copy, &named('c', 9..=12));
+    world.run(120_000);
+
+    let ids = [SENDER, copy].map(|machine| world.id(machine));
+    let kept = ids.iter().filter(|id| **id == old).count();
+    assert_eq!(kept, 1, "one keeps the identity: {ids:?}");
+    let loser = if ids[0] == old { copy } else { SENDER };
+    let new = world.id(loser);
+    world.approve(RECEIVER, new);
+    world.run(120_000);
+    send_named(&mut world, SENDER, &named('a', 13..=14));
+    send_named(&mut world, copy, &named('c', 13..=14));
+    world.run(5_000);
+
+    let orders = world.receive(RECEIVER, "orders");
+    for (letter, last) in [('a', 14), ('i', 5), ('c', 14)] {
+        assert_eq!(by_machine(&orders, letter), named(letter, 1..=last));
+    }
+    let mut notes = world.receive(RECEIVER, "notes");
+    notes.sort_unstable();
+    let mut all: Vec<String> = [('a', 14), ('i', 5), ('c', 14)]
+        .into_iter()
+        .flat_map(|(letter, last)| named(letter, 1..=last))
+        .collect();
+    all.sort_unstable();
+    assert_eq!(notes, all);
+    for machine in [SENDER, copy] {
+        assert_eq!(world.dead(machine), []);
+        let view = world.identity(machine);
+        assert!(view.former.is_none_or(|former| former.waiting == 0));
+    }
+    // The other side goes on to reach the machine that kept the identity by its name.
+    world.put(
+        RECEIVER,
+        &format!("qm:{old}/notes"),
+        "reply",
+        Class::Recoverable,
+    );
+    world.run(5_000);
+    let winner = if loser == copy { SENDER } else { copy };
+    assert_eq!(world.receive(winner, "notes"), ["reply"]);
+    world
+}
+
+#[test]
+fn of_two_copies_one_takes_an_identity_of_its_own_and_nothing_is_lost() {
+    let mut world = copies_part(plain, |_, _| {});
+    let seen = |event: &Event| matches!(event, Event::TwinSeen { .. });
+    assert_eq!(
+        world.machines[RECEIVER]
+            .events
+            .iter()
+            .filter(|e| seen(e))
+            .count(),
+        1
+    );
+    let over = |event: &Event| matches!(event, Event::TwinParted { .. });
+    assert!(world.machines[RECEIVER].events.iter().any(over));
+    let reply = world.ask(RECEIVER, AdminRequest::Status);
+    let AdminReply::Status(status) = reply else {
+        panic!("{reply:?}");
+    };
+    assert_eq!(status.twins, [], "the alarm is over where it was raised");
+}
+
+#[test]
+fn copies_part_although_they_die_meanwhile() {
+    copies_part(plain, |world, copy| {
+        for machine in [SENDER, copy] {
+            world.crash(machine);
+        }
+    });
+    copies_part(plain, |world, _| world.crash(RECEIVER));
+}
+
+#[test]
+fn a_copy_that_is_told_to_keep_still_changes_nothing_by_itself() {
+    let mut world = World::new(|config| config.on_twin = OnTwin::AlarmOnly);
+    let old = world.id(SENDER);
+    let copy = world.copy(SENDER);
+    world.run(120_000);
+    assert_eq!([world.id(SENDER), world.id(copy)], [old, old]);
+    let lost = |event: &Event| matches!(event, Event::ElectionLost { .. });
+    let losers = [SENDER, copy].map(|machine| world.machines[machine].events.iter().any(lost));
+    assert!(losers[0] != losers[1], "{losers:?}");
 }

@@ -198,6 +198,37 @@ impl World {
         world
     }
 
+    /// Another machine with the disk and the keys of this one, which runs on; it gets the next
+    /// number.
+    pub(crate) fn copy(&mut self, of: usize) -> usize {
+        let now = self.now();
+        let original = &self.machines[of];
+        let lives = 50 + self.machines.len() as u64;
+        let (key, trust, configure) = (original.current, original.trust, original.configure);
+        let machine = Machine {
+            engine: start(key, &original.disk, lives, trust, configure, now),
+            disk: original.disk.clone(),
+            keys: original.keys.clone(),
+            current: key,
+            first_key: original.first_key,
+            lives,
+            trust,
+            events: Vec::new(),
+            told: Vec::new(),
+            admin: None,
+            next_sequence: 1,
+            next_request: 1,
+            commits: 0,
+            fuse: None,
+            dead: false,
+            configure,
+        };
+        self.machines.push(machine);
+        let number = self.machines.len() - 1;
+        self.give(number, Input::Tick);
+        number
+    }
+
     pub(crate) fn add_peer(&mut self, at: usize, name: &str, other: usize) {
         let request = AdminRequest::PeerAdd {
             name: name.to_owned(),
