@@ -202,7 +202,7 @@ keys! {
     };
 
     "on_twin", Kind::Word(&["reidentify", "alarm-only"]),
-    "What this node does when another live machine has its identity and proves the higher rank:\n`reidentify` says that this one has to take another, `alarm-only` is for those whose operators\ndecide. Both only alarm in this version.",
+    "What this node does when another live machine has its identity and proves the higher rank:\n`reidentify` takes another at once while it runs, losing nothing; `alarm-only` tells the\noperators, who decide (qm-node identity remint).",
     |s| s.engine.on_twin.name().to_owned(),
     |s, text| {
         s.engine.on_twin = match text {

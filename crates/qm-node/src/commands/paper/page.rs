@@ -199,8 +199,10 @@ const OUTCOMES: &[(&str, Option<&str>)] = &[
     ("poison", None),
     ("transaction_aborted", Some(TRANSACTIONS)),
     ("transaction_too_large", Some(TRANSACTIONS)),
+    ("voided", Some(VOIDS)),
 ];
 
+const VOIDS: &str = "crates/qm-engine/tests/ended/voids.rs";
 const CLI: &str = "crates/qm-node/tests/cli.rs";
 const START: &str = "crates/qm-node/tests/errors/start.rs";
 const COMMAND: &str = "crates/qm-node/tests/errors/command.rs";
