@@ -6,7 +6,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
 
-mod clones;
+mod copies;
 mod hostile;
 mod kills;
 mod lines;

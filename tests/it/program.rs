@@ -26,6 +26,8 @@ pub(crate) struct Program {
     pub(crate) namespace: Option<String>,
     /// Whom it takes messages from.
     trust: &'static str,
+    /// Settings besides those of every test, as the environment names them.
+    pub(crate) settings: Vec<(&'static str, &'static str)>,
     child: Option<Child>,
     identity: String,
     admin: Option<Client>,
@@ -64,6 +66,7 @@ impl Program {
             listen,
             namespace: None,
             trust: "any",
+            settings: Vec::new(),
             child: None,
             identity: String::new(),
             admin: None,
@@ -110,6 +113,20 @@ impl Program {
         assert!(status.success(), "{}: {status}\n{}", self.name, self.log());
     }
 
+    /// Another machine with what is on this one's disk now; it does not run yet.
+    pub(crate) fn copy(&self) -> Self {
+        let mut copy = Self::prepare(self.name, free_port());
+        copy.trust = self.trust;
+        copy.settings.clone_from(&self.settings);
+        copy_all(&self.data(), &copy.data());
+        copy
+    }
+
+    /// A signal by its name.
+    pub(crate) fn signal(&self, name: &str) {
+        signal(self.child.as_ref().expect("it runs"), name);
+    }
+
     pub(crate) fn pid(&self) -> u32 {
         self.child.as_ref().expect("it runs").id()
     }
@@ -154,6 +171,7 @@ impl Program {
             command.env("QM_STORE__SEGMENT_BYTES", "1MiB");
             command.env("QM_STORE__RESERVE_BYTES", "1MiB");
         }
+        command.envs(self.settings.iter().copied());
         command.arg("--data").arg(self.data()).args(args);
         command.stdin(Stdio::null());
         command.stderr(appended(&self.file("log")));
@@ -338,9 +356,19 @@ fn appended(path: &Path) -> File {
 }
 
 fn terminate(child: &Child) {
+    signal(child, "TERM");
+}
+
+fn signal(child: &Child, name: &str) {
     let pid = child.id().to_string();
-    let status = Command::new("kill").args(["-TERM", &pid]).status();
+    let status = Command::new("kill").args(["-s", name, &pid]).status();
     assert!(status.unwrap().success(), "no process {pid}");
+}
+
+/// What operators type: `cp -a`.
+pub(crate) fn copy_all(from: &Path, to: &Path) {
+    let status = Command::new("cp").arg("-a").args([from, to]).status();
+    assert!(status.unwrap().success(), "cannot copy {}", from.display());
 }
 
 /// Waits until something is there, looking often: what a test waits for here passes by.

@@ -76,7 +76,7 @@ impl Sending {
 }
 
 /// Hands messages over until the node has taken them, however often it dies.
-fn accept(socket: &Path, messages: Vec<Message>) {
+pub(crate) fn accept(socket: &Path, messages: Vec<Message>) {
     let began = Instant::now();
     loop {
         if let Ok(client) = Client::connect(socket)

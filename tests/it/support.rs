@@ -67,21 +67,6 @@ impl TestNode {
         config
     }
 
-    /// Another machine with a copy of this one's disk, which must not run meanwhile.
-    pub(crate) fn copy(&self) -> Self {
-        assert!(self.node.is_none(), "{} runs", self.name);
-        let mut copy = Self {
-            dir: tempfile::tempdir().unwrap(),
-            name: self.name.clone(),
-            trust: self.trust,
-            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
-            node: None,
-        };
-        copy_files(self.dir.path(), copy.dir.path());
-        copy.go_on();
-        copy
-    }
-
     pub(crate) fn stop(&mut self) {
         self.node.take().expect("it runs").shutdown().unwrap();
     }
@@ -105,19 +90,6 @@ impl TestNode {
 
     pub(crate) fn create_queue(&self, name: &str) {
         self.admin(&json!({"do": "queue.create", "name": name}));
-    }
-}
-
-fn copy_files(from: &Path, to: &Path) {
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let (kind, to) = (entry.file_type().unwrap(), to.join(entry.file_name()));
-        if kind.is_dir() {
-            std::fs::create_dir(&to).unwrap();
-            copy_files(&entry.path(), &to);
-        } else if kind.is_file() {
-            std::fs::copy(entry.path(), to).unwrap();
-        }
     }
 }
 

@@ -3,7 +3,8 @@
 //! Three places, each a small state machine of its own: the node between finds out that two of its
 //! sessions are two processes ([`check`]), passes their words on ([`relays`]), and each copy proves
 //! to itself that the other holds its key ([`proof`]). What was proven is kept for people
-//! ([`alarms`]). Nothing else follows: no identity changes, and no message's way does.
+//! ([`alarms`]). The same words tell all copies but one that another keeps the identity
+//! ([`election`]); whoever is told so takes another, unless its operator wants to do that.
 
 mod alarms;
 pub(crate) mod branches;
@@ -122,7 +123,10 @@ impl Engine {
         // A former identity drains: that the copy which keeps it lives is known, and that alarm is
         // over.
         if self.is_draining(newest) {
-            if self.forget_alarm(peer) {
+            if let Some(machines) = self.twins.alarms.titles(peer) {
+                self.forget_alarm(peer);
+                let text = format!("of {machines} one takes an identity of its own");
+                self.note_connection(With::Peer(peer), "parted", &text);
                 self.event(Event::TwinParted { qm: peer });
             }
             return;
@@ -505,11 +509,9 @@ impl Engine {
 
     /// Evidence of copies for `why`.
     pub(crate) fn twin_evidence(&self, qm: QmId) -> Option<String> {
-        let view = self.twins.alarms.view(qm)?;
-        let machines: Vec<String> = view.machines.iter().map(TwinMachine::title).collect();
+        let machines = self.twins.alarms.titles(qm)?;
         Some(format!(
-            "several live machines have this identity: {}; see: qm-node doctor",
-            machines.join(", ")
+            "several live machines have this identity: {machines}; see: qm-node doctor"
         ))
     }
 }

@@ -104,8 +104,7 @@ impl Alarms {
         news
     }
 
-    /// The operator forgot a peer.
-    /// The operator forgot a peer. Whether there was an alarm.
+    /// It is over, or the operator forgot the peer. Whether there was an alarm.
     pub(crate) fn forget(&mut self, qm: QmId) -> bool {
         self.of.remove(&qm).is_some()
     }
@@ -150,6 +149,13 @@ impl Alarms {
             last_us: alarm.last_us,
             lost_us: None,
         })
+    }
+
+    /// How people are told of the machines that have an identity.
+    pub(crate) fn titles(&self, qm: QmId) -> Option<String> {
+        let machines = self.of.get(&qm)?.machines.iter();
+        let titles: Vec<String> = machines.map(TwinMachine::title).collect();
+        Some(titles.join(" and "))
     }
 
     pub(crate) fn views(&self) -> Vec<TwinView> {

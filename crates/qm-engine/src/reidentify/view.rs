@@ -73,7 +73,8 @@ impl Engine {
 
     /// Evidence for `why` about messages that wait while this node has two identities.
     pub(crate) fn former_evidence(&self, out: &OutQueue) -> Option<String> {
-        let former = self.former()?;
+        let record = self.reidentifying.former.as_ref()?;
+        let (former, because) = (record.qm, record.because.as_str());
         let remote = self.remotes.get(&out.remote)?;
         if remote.own == former {
             let next = if self.minting_own(&remote.key) == former {
@@ -82,7 +83,7 @@ impl Engine {
                 format!("newer ones are sent under {}", self.me.qm)
             };
             return Some(format!(
-                "sent under this node's former identity {former}; {next}"
+                "sent under this node's former identity {former} ({because}); {next}"
             ));
         }
         let before = self.sibling_of(remote.own, &remote.key, &out.queue)?;

@@ -1,0 +1,373 @@
+//! A used machine is copied, and both run under load: real processes, real keys, `cp -a`, and
+//! operators who approve. One of the copies keeps the identity; the others take identities of their
+//! own by themselves, nothing is lost, and nothing comes twice.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use qm_client::blocking::Client;
+use qm_client::{Class, Message, ReceiveOptions};
+use serde_json::{Value, json};
+
+use crate::program::{Program, eventually, report};
+use crate::remint::accept;
+
+/// The classes that outlive everything, with the queue that each fills.
+const QUEUES: [(Class, &str); 2] = [
+    (Class::Transactional, "orders"),
+    (Class::Recoverable, "notes"),
+];
+
+/// From a copy's first contact until the node between raises the alarm. Below a second on a machine
+/// that has nothing else to do; those that run tests have.
+const ALARM_MAX: Duration = Duration::from_secs(5);
+
+/// Messages with bodies as `a 7`, one of each class at a time.
+fn send(node: &Program, letter: char, numbers: std::ops::Range<u32>) {
+    for number in numbers {
+        accept(&node.data().join("node.sock"), round(letter, number));
+    }
+}
+
+fn round(letter: char, number: u32) -> Vec<Message> {
+    let message = |(class, queue)| {
+        Message::new(format!("hub/{queue}"), format!("{letter} {number}"))
+            .class(class)
+            .idempotency_key(format!("{queue} {letter} {number}"))
+    };
+    QUEUES.map(message).to_vec()
+}
+
+/// An application that sends all the time.
+struct Load {
+    letter: char,
+    stop: Arc<AtomicBool>,
+    accepted: Arc<AtomicU32>,
+    thread: JoinHandle<()>,
+}
+
+impl Load {
+    fn start(node: &Program, letter: char) -> Self {
+        let socket: PathBuf = node.data().join("node.sock");
+        let stop = Arc::new(AtomicBool::new(false));
+        let accepted = Arc::new(AtomicU32::new(0));
+        let (until, count) = (Arc::clone(&stop), Arc::clone(&accepted));
+        let thread = std::thread::spawn(move || {
+            let mut number = 0;
+            while !until.load(Ordering::Relaxed) {
+                accept(&socket, round(letter, number));
+                number += 1;
+                count.store(number, Ordering::Relaxed);
+                std::thread::sleep(Duration::from_millis(4));
+            }
+        });
+        Self {
+            letter,
+            stop,
+            accepted,
+            thread,
+        }
+    }
+
+    /// Waits until so many more rounds are accepted.
+    fn go_on(&self, rounds: u32) {
+        let until = self.accepted.load(Ordering::Relaxed) + rounds;
+        eventually("messages are accepted", || {
+            (self.accepted.load(Ordering::Relaxed) >= until).then_some(())
+        });
+    }
+
+    /// What it sent: its letter, and how many of each class.
+    fn finish(self) -> (char, u32) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().unwrap();
+        (self.letter, self.accepted.load(Ordering::Relaxed))
+    }
+}
+
+/// A node that takes the till's messages, and the till.
+fn hub_and_till(settings: &[(&'static str, &'static str)]) -> (Program, Program) {
+    let hub = Program::approving("hub");
+    let mut till = Program::approving("till");
+    if !settings.is_empty() {
+        till.stop();
+        till.settings = settings.to_vec();
+        till.launch();
+    }
+    hub.done(&["queue", "create", "orders", "--transactional"]);
+    hub.done(&["queue", "create", "notes"]);
+    till.done(&["peers", "add", "hub", &hub.listen.to_string()]);
+    hub.done(&["peers", "approve", &qm(&till)]);
+    (hub, till)
+}
+
+fn identity(node: &Program) -> Value {
+    node.document(&["identity", "show"])
+}
+
+fn qm(node: &Program) -> String {
+    identity(node)["qm"].as_str().unwrap().to_owned()
+}
+
+fn text(node: &Program, args: &[&str]) -> String {
+    // Some tell by their exit code that there is something to do.
+    let output = node.command(args).output().unwrap();
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn whole_log(node: &Program) -> String {
+    std::fs::read_to_string(node.file("log")).unwrap()
+}
+
+/// Waits until nothing is under way from any of these.
+fn drain(nodes: &mut [Program]) {
+    for node in nodes {
+        eventually("the outgoing queues drain", || {
+            (node.status()["outgoing_messages"] == 0).then_some(())
+        });
+        assert_eq!(node.status()["dead_letters"], 0);
+    }
+}
+
+/// Everything that came, in the order of arrival.
+fn receive(node: &Program, queue: &str) -> Vec<String> {
+    let client = Client::connect(node.data().join("node.sock")).unwrap();
+    let options = ReceiveOptions::new()
+        .limit(500)
+        .wait(Duration::from_millis(500));
+    let mut bodies = Vec::new();
+    loop {
+        let deliveries = client.receive_batch(&queue.parse().unwrap(), &options);
+        let mut settlings = Vec::new();
+        for delivery in deliveries.unwrap() {
+            bodies.push(String::from_utf8(delivery.body().to_vec()).unwrap());
+            settlings.push(delivery.consume());
+        }
+        if settlings.is_empty() {
+            return bodies;
+        }
+        for settling in settlings {
+            client.wait(settling).unwrap();
+        }
+    }
+}
+
+/// Everything that these sent has arrived, once; transactional messages of each in their order.
+fn check_arrived(hub: &Program, sent: &[(char, u32)]) {
+    let orders = receive(hub, "orders");
+    let notes = receive(hub, "notes");
+    for (letter, count) in sent {
+        let all: Vec<String> = (0..*count).map(|n| format!("{letter} {n}")).collect();
+        let of = |bodies: &[String]| -> Vec<String> {
+            let mine = bodies.iter().filter(|body| body.starts_with(*letter));
+            mine.cloned().collect()
+        };
+        assert!(of(&orders) == all, "{letter}: {:?}", of(&orders));
+        let mut came = of(&notes);
+        came.sort_by_key(|body| body[2..].parse::<u32>().unwrap());
+        assert!(came == all, "{letter}: {came:?}");
+    }
+    let all: u32 = sent.iter().map(|(_, count)| count).sum();
+    assert_eq!([orders.len(), notes.len()], [all as usize; 2]);
+}
+
+/// A line of the log tells this event of this identity.
+fn is_event(line: &str, event: &str, peer: &str) -> bool {
+    line.contains(&format!("event=\"{event}\"")) && line.contains(&format!("peer={peer}"))
+}
+
+/// Microseconds of the day, of a line of the log.
+fn time_of(line: &str) -> u64 {
+    let number = |range: std::ops::Range<usize>| line[range].parse::<u64>().unwrap();
+    let seconds = (number(11..13) * 60 + number(14..16)) * 60 + number(17..19);
+    seconds * 1_000_000 + number(20..26)
+}
+
+/// How long the hub took from the first session of a second life until it knew. `from` is where its
+/// log begins to count, `lives` are those that had a session there already.
+fn alarm_after(hub: &Program, from: usize, old: &str, lives: &[String]) -> Duration {
+    let log = whole_log(hub);
+    let mut lives = lives.to_vec();
+    let mut contact = None;
+    for line in log[from..].lines() {
+        if contact.is_none() && is_event(line, "session_opened", old) {
+            let life = line.rsplit_once("incarnation=").unwrap().1;
+            let life = life.split(' ').next().unwrap().to_owned();
+            if !lives.contains(&life) {
+                lives.push(life);
+            }
+            contact = (lives.len() >= 2).then(|| time_of(line));
+        }
+        if is_event(line, "twin_seen", old) {
+            const DAY: u64 = 24 * 60 * 60 * 1_000_000;
+            let began = contact.expect("a second life had a session");
+            return Duration::from_micros((time_of(line) + DAY - began) % DAY);
+        }
+    }
+    panic!("the hub raised no alarm:\n{log}");
+}
+
+/// Waits until all but one have identities of their own; the one that kept the old one is moved to
+/// the front. Whoever asks is told of the others, wherever that is.
+fn part(hub: &mut Program, machines: &mut [Program], old: &str) {
+    eventually("all but one take identities of their own", || {
+        let mut kept = machines.iter_mut().map(|node| node.status()["qm"] == old);
+        (kept.by_ref().filter(|kept| *kept).count() == 1).then_some(())
+    });
+    let keeps = machines
+        .iter_mut()
+        .position(|node| node.status()["qm"] == old);
+    machines.swap(0, keeps.unwrap());
+
+    let places: Vec<String> = machines.iter().map(|n| n.listen.to_string()).collect();
+    let (winner, losers) = machines.split_first_mut().unwrap();
+    for command in [
+        ["identity", "show"].as_slice(),
+        &["--json", "status"],
+        &["doctor"],
+        &["why", "hub/orders"],
+    ] {
+        // Of three, those that met it: another may have given up to the second before.
+        let said = text(winner, command);
+        let names_one = places[1..].iter().any(|place| said.contains(place));
+        assert!(names_one, "{command:?} of the winner: {said}");
+        for (number, loser) in losers.iter().enumerate() {
+            let said = text(loser, command);
+            let others = places.iter().enumerate();
+            let mut others = others.filter(|(other, _)| *other != number + 1);
+            let names_one = others.any(|(_, place)| said.contains(place));
+            assert!(names_one, "{command:?} of a loser: {said}");
+        }
+    }
+    for loser in losers.iter() {
+        let former = &identity(loser)["former"];
+        assert_eq!(former["qm"], old);
+        let because = former["because"].as_str().unwrap();
+        assert!(
+            because.starts_with("another live machine keeps it"),
+            "{because}"
+        );
+        assert!(whole_log(loser).contains("event=\"election_lost\""));
+    }
+    eventually("the alarm is over at the hub", || {
+        hub.status()["twins"].is_null().then_some(())
+    });
+    let why = text(hub, &["why", old]);
+    assert!(places.iter().any(|place| why.contains(place)), "{why}");
+    let log = whole_log(hub);
+    let mut seen = log.lines().filter(|line| is_event(line, "twin_seen", old));
+    for place in &places {
+        assert!(seen.clone().any(|line| line.contains(place)), "{log}");
+    }
+    assert!(seen.all(|line| line.contains(" and ")), "both are named");
+}
+
+/// The hub's operator approves those that come anew.
+fn approve(hub: &mut Program, losers: &[Program]) {
+    for loser in losers {
+        let new = qm(loser);
+        eventually("the new identity asks for approval", || {
+            let peers = hub.ask(&json!({"do": "peers.list"}));
+            let peers = peers["items"].as_array().unwrap().clone();
+            let asks = |peer: &Value| peer["qm"] == new.as_str() && peer["approval"] == "pending";
+            peers.iter().any(asks).then_some(())
+        });
+        hub.done(&["peers", "approve", &new]);
+        eventually("the destination switches", || {
+            let destinations = &identity(loser)["former"]["destinations"];
+            (destinations[0]["switched"] == true).then_some(())
+        });
+    }
+}
+
+fn life(node: &mut Program) -> String {
+    node.status()["incarnation"].as_str().unwrap().to_owned()
+}
+
+/// A used till is stopped while messages wait there, copied so many times, and all run under load.
+fn copies_of_a_stopped_machine(copies: usize) {
+    let (mut hub, mut till) = hub_and_till(&[]);
+    let old = qm(&till);
+    send(&till, 'u', 0..20);
+    eventually("the till is used", || {
+        (till.status()["outgoing_messages"] == 0).then_some(())
+    });
+    hub.stop();
+    send(&till, 'i', 0..30);
+    till.stop();
+    let mut machines = vec![till];
+    for _ in 0..copies {
+        machines.push(machines[0].copy());
+    }
+    let from = whole_log(&hub).len();
+    hub.launch();
+    let mut loads = Vec::new();
+    for (machine, letter) in machines.iter_mut().zip('a'..) {
+        machine.launch();
+        loads.push(Load::start(machine, letter));
+    }
+    part(&mut hub, &mut machines, &old);
+    let after = alarm_after(&hub, from, &old, &[]);
+    report(&format!("{copies} copies: the alarm after {after:?}"));
+    assert!(after < ALARM_MAX, "{after:?}");
+
+    // Nobody waits for the hub's operator; then he approves.
+    for load in &loads {
+        load.go_on(20);
+    }
+    approve(&mut hub, &machines[1..]);
+    for load in &loads {
+        load.go_on(20);
+    }
+    let mut sent = vec![('u', 20), ('i', 30)];
+    sent.extend(loads.into_iter().map(Load::finish));
+    drain(&mut machines);
+    check_arrived(&hub, &sent);
+}
+
+#[test]
+fn of_two_copies_of_a_stopped_machine_one_takes_an_identity_of_its_own() {
+    copies_of_a_stopped_machine(1);
+}
+
+#[test]
+fn of_three_copies_two_take_identities_of_their_own() {
+    copies_of_a_stopped_machine(2);
+}
+
+#[test]
+fn a_copy_taken_while_the_machine_runs_takes_an_identity_of_its_own() {
+    let (mut hub, mut till) = hub_and_till(&[]);
+    let old = qm(&till);
+    let load = Load::start(&till, 'a');
+    load.go_on(50);
+    let lives = [life(&mut till)];
+    let from = whole_log(&hub).len();
+    till.signal("STOP");
+    let mut copy = till.copy();
+    till.signal("CONT");
+    load.go_on(20);
+    copy.launch();
+    let loads = [load, Load::start(&copy, 'c')];
+    let mut machines = [till, copy];
+    part(&mut hub, &mut machines, &old);
+    let after = alarm_after(&hub, from, &old, &lives);
+    report(&format!(
+        "a copy of a running one: the alarm after {after:?}"
+    ));
+    assert!(after < ALARM_MAX, "{after:?}");
+
+    for load in &loads {
+        load.go_on(20);
+    }
+    approve(&mut hub, &machines[1..]);
+    for load in &loads {
+        load.go_on(20);
+    }
+    let sent = loads.map(Load::finish);
+    drain(&mut machines);
+    check_arrived(&hub, &sent);
+}
