@@ -12,7 +12,7 @@ use qm_client::blocking::Client;
 use qm_client::{Class, Message, ReceiveOptions};
 use serde_json::{Value, json};
 
-use crate::program::{Program, eventually, report};
+use crate::program::{Program, copy_all, eventually, report};
 use crate::remint::accept;
 
 /// The classes that outlive everything, with the queue that each fills.
@@ -155,23 +155,41 @@ fn receive(node: &Program, queue: &str) -> Vec<String> {
     }
 }
 
-/// Everything that these sent has arrived, once; transactional messages of each in their order.
-fn check_arrived(hub: &Program, sent: &[(char, u32)]) {
-    let orders = receive(hub, "orders");
-    let notes = receive(hub, "notes");
-    for (letter, count) in sent {
-        let all: Vec<String> = (0..*count).map(|n| format!("{letter} {n}")).collect();
-        let of = |bodies: &[String]| -> Vec<String> {
-            let mine = bodies.iter().filter(|body| body.starts_with(*letter));
-            mine.cloned().collect()
-        };
-        assert!(of(&orders) == all, "{letter}: {:?}", of(&orders));
-        let mut came = of(&notes);
-        came.sort_by_key(|body| body[2..].parse::<u32>().unwrap());
-        assert!(came == all, "{letter}: {came:?}");
+/// What arrived, in the order of arrival.
+#[derive(Default)]
+struct Arrived {
+    orders: Vec<String>,
+    notes: Vec<String>,
+}
+
+impl Arrived {
+    fn take(&mut self, hub: &Program) {
+        self.orders.extend(receive(hub, "orders"));
+        self.notes.extend(receive(hub, "notes"));
     }
-    let all: u32 = sent.iter().map(|(_, count)| count).sum();
-    assert_eq!([orders.len(), notes.len()], [all as usize; 2]);
+
+    /// Everything that these sent has arrived, once; transactional messages of each in their order.
+    fn check(&self, sent: &[(char, u32)]) {
+        for (letter, count) in sent {
+            let all: Vec<String> = (0..*count).map(|n| format!("{letter} {n}")).collect();
+            let of = |bodies: &[String]| -> Vec<String> {
+                let mine = bodies.iter().filter(|body| body.starts_with(*letter));
+                mine.cloned().collect()
+            };
+            assert!(of(&self.orders) == all, "{:?}", of(&self.orders));
+            let mut came = of(&self.notes);
+            came.sort_by_key(|body| body[2..].parse::<u32>().unwrap());
+            assert!(came == all, "{letter}: {came:?}");
+        }
+        let all: u32 = sent.iter().map(|(_, count)| count).sum();
+        assert_eq!([self.orders.len(), self.notes.len()], [all as usize; 2]);
+    }
+}
+
+fn check_arrived(hub: &Program, sent: &[(char, u32)]) {
+    let mut arrived = Arrived::default();
+    arrived.take(hub);
+    arrived.check(sent);
 }
 
 /// A line of the log tells this event of this identity.
@@ -292,9 +310,7 @@ fn copies_of_a_stopped_machine(copies: usize) {
     let (mut hub, mut till) = hub_and_till(&[]);
     let old = qm(&till);
     send(&till, 'u', 0..20);
-    eventually("the till is used", || {
-        (till.status()["outgoing_messages"] == 0).then_some(())
-    });
+    drain(std::slice::from_mut(&mut till));
     hub.stop();
     send(&till, 'i', 0..30);
     till.stop();
@@ -370,4 +386,188 @@ fn a_copy_taken_while_the_machine_runs_takes_an_identity_of_its_own() {
     let sent = loads.map(Load::finish);
     drain(&mut machines);
     check_arrived(&hub, &sent);
+}
+
+#[test]
+fn a_restored_backup_keeps_its_identity_and_doubles_nothing() {
+    let (mut hub, mut till) = hub_and_till(&[]);
+    let old = qm(&till);
+    let mut arrived = Arrived::default();
+    send(&till, 'u', 0..20);
+    drain(std::slice::from_mut(&mut till));
+    hub.stop();
+    send(&till, 'i', 0..20);
+    till.stop();
+    let backup = till.file("backup");
+    copy_all(&till.data(), &backup);
+    hub.launch();
+    till.launch();
+    drain(std::slice::from_mut(&mut till));
+    // One session further could be one whose end the node did not live to write down; two cannot.
+    till.stop();
+    till.launch();
+    send(&till, 'b', 0..30);
+    drain(std::slice::from_mut(&mut till));
+    arrived.take(&hub);
+
+    // What was sent since is delivered; what the backup believes unsent is, too.
+    till.stop();
+    std::fs::remove_dir_all(till.data()).unwrap();
+    copy_all(&backup, &till.data());
+    till.launch();
+    send(&till, 'r', 0..30);
+    drain(std::slice::from_mut(&mut till));
+    arrived.take(&hub);
+    arrived.check(&[('u', 20), ('i', 20), ('b', 30), ('r', 30)]);
+
+    assert_eq!(till.status()["qm"], old.as_str());
+    assert!(identity(&till)["former"].is_null());
+    for node in [&mut hub, &mut till] {
+        assert!(node.status()["twins"].is_null());
+        let log = whole_log(node);
+        for event in ["twin_seen", "own_twin", "election_lost", "reidentified"] {
+            assert!(!log.contains(&format!("event=\"{event}\"")), "{log}");
+        }
+    }
+    assert!(whole_log(&hub).contains("event=\"history_branched\""));
+    assert!(whole_log(&till).contains("event=\"own_store_went_back\""));
+}
+
+#[test]
+fn copies_that_shall_only_raise_the_alarm_keep_their_identity_and_go_on() {
+    let (mut hub, mut till) = hub_and_till(&[("QM_ON_TWIN", "alarm-only")]);
+    let old = qm(&till);
+    send(&till, 'u', 0..20);
+    drain(std::slice::from_mut(&mut till));
+    assert!(hub.status()["twins"].is_null(), "a restart is no copy");
+    till.stop();
+    let mut machines = [till.copy(), till];
+    let from = whole_log(&hub).len();
+    for machine in &mut machines {
+        machine.launch();
+    }
+    let loads = [('a', &machines[0]), ('c', &machines[1])];
+    let loads = loads.map(|(letter, machine)| Load::start(machine, letter));
+    eventually("one has lost", || {
+        let lost = |node: &Program| whole_log(node).contains("event=\"election_lost\"");
+        machines.iter().any(lost).then_some(())
+    });
+    let after = alarm_after(&hub, from, &old, &[]);
+    report(&format!("alarm-only: the alarm after {after:?}"));
+    assert!(after < ALARM_MAX, "{after:?}");
+    for load in &loads {
+        load.go_on(50);
+    }
+
+    let hub_id = qm(&hub);
+    let places = [0, 1].map(|at: usize| machines[at].listen.to_string());
+    for (at, machine) in machines.iter_mut().enumerate() {
+        let other = &places[1 - at];
+        let twins = eventually("the alarm stands", || {
+            Some(machine.status()["twins"][0].clone()).filter(|twin| !twin.is_null())
+        });
+        assert_eq!(twins["told_by"], hub_id.as_str());
+        assert_eq!(twins["qm"], old.as_str());
+        for command in [
+            ["identity", "show"].as_slice(),
+            &["--json", "status"],
+            &["doctor"],
+            &["why", "hub/orders"],
+        ] {
+            let said = text(machine, command);
+            assert!(said.contains(other), "{command:?}: {said}");
+        }
+    }
+    for command in [
+        ["peers", "show", &old].as_slice(),
+        &["--json", "status"],
+        &["doctor"],
+        &["why", &old],
+    ] {
+        let said = text(&hub, command);
+        assert!(
+            places.iter().all(|p| said.contains(p)),
+            "{command:?}: {said}"
+        );
+    }
+
+    let mut sent = vec![('u', 20)];
+    sent.extend(loads.map(Load::finish));
+    drain(&mut machines);
+    check_arrived(&hub, &sent);
+    let lost = |node: &Program| whole_log(node).contains("event=\"election_lost\"");
+    assert_eq!(machines.iter().filter(|node| lost(node)).count(), 1);
+    for machine in &mut machines {
+        assert_eq!(machine.status()["qm"], old.as_str());
+        assert!(identity(machine)["former"].is_null());
+    }
+}
+
+#[test]
+fn of_two_copies_of_a_receiver_one_takes_an_identity_of_its_own_and_none_loses_a_message() {
+    let (mut hub, till) = hub_and_till(&[]);
+    let old = qm(&hub);
+    till.done(&["queue", "create", "replies"]);
+    hub.done(&["peers", "add", "till", &till.listen.to_string()]);
+    let mut senders = [till];
+    send(&senders[0], 'u', 0..20);
+    drain(&mut senders);
+    let mut arrived = Arrived::default();
+    arrived.take(&hub);
+    hub.stop();
+    let mut copy = hub.copy();
+    hub.launch();
+    send(&senders[0], 'p', 0..20);
+    drain(&mut senders);
+    hub.stop();
+
+    // From now on the copy is where the sender knows the receiver to be. It lacks what it was sent
+    // and acknowledged according to the sender: a stream does not go on over that gap.
+    std::mem::swap(&mut hub.listen, &mut copy.listen);
+    copy.launch();
+    send(&senders[0], 'q', 0..20);
+    eventually("the stream stands, and tells why", || {
+        let why = text(&senders[0], &["why", "hub/orders"]);
+        why.contains("the transactional stream stands")
+            .then_some(())
+    });
+
+    // The other one speaks up.
+    let from = whole_log(&senders[0]).len();
+    let lives = [life(&mut copy)];
+    hub.launch();
+    let reply = Message::new("till/replies", "here");
+    accept(&hub.data().join("node.sock"), vec![reply]);
+    let mut machines = [hub, copy];
+    eventually("one takes an identity of its own", || {
+        let kept = |node: &mut Program| node.status()["qm"] == old.as_str();
+        (machines
+            .iter_mut()
+            .filter_map(|n| kept(n).then_some(()))
+            .count()
+            == 1)
+            .then_some(())
+    });
+    let after = alarm_after(&senders[0], from, &old, &lives);
+    report(&format!("two receivers: the alarm after {after:?}"));
+    assert!(after < ALARM_MAX, "{after:?}");
+    let [one, other] = [0, 1].map(|at: usize| machines[at].listen.to_string());
+    for (machine, place) in machines.iter().zip([other, one]) {
+        let said = text(machine, &["doctor"]);
+        assert!(said.contains(&place), "{said}");
+    }
+    assert_eq!(receive(&senders[0], "replies"), ["here"]);
+
+    // The stream goes on where the gap is not. Where it stays closed to the sender, the operator
+    // decides; what is said to be lost is where it was acknowledged.
+    let till = &mut senders[0];
+    std::thread::sleep(Duration::from_secs(2));
+    if till.status()["outgoing_messages"] != 0 {
+        till.done(&["stream", "rebase", "hub/orders", "--yes"]);
+    }
+    drain(&mut senders);
+    for machine in &machines {
+        arrived.take(machine);
+    }
+    arrived.check(&[('u', 20), ('p', 20), ('q', 20)]);
 }
