@@ -39,6 +39,19 @@ pub(crate) struct Asking {
     durable: bool,
     /// On which session it was asked last, and when.
     asked: Option<(LinkId, Timestamp)>,
+    /// Its destination is about to know: it is not asked again before.
+    not_before: Timestamp,
+    /// What ends it as soon as this is on disk and nobody holds its dead letter.
+    word: Option<Word>,
+}
+
+/// What was learnt about a message that ended here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Word {
+    /// Its destination has it.
+    There,
+    /// Its destination will not speak about it.
+    Refused,
 }
 
 /// See the module.
@@ -94,6 +107,8 @@ impl Asking {
             letter,
             durable: true,
             asked: None,
+            not_before: Timestamp(0),
+            word: None,
         })
     }
 }
@@ -153,6 +168,8 @@ impl Engine {
             letter: letter.map(|letter| (letter, message.credit())),
             durable: false,
             asked: None,
+            not_before: Timestamp(0),
+            word: None,
         };
         let (key, value) = (ask_key(message.id), asking.encode());
         if letter.is_some() {
@@ -182,6 +199,9 @@ impl Engine {
         };
         asking.durable = true;
         let queue = asking.queue;
+        if asking.word.is_some() {
+            return self.end_by_word(id);
+        }
         self.asks.fresh.insert(queue);
         self.nudge_out(queue);
     }
@@ -230,13 +250,15 @@ impl Engine {
         let (mut entries, mut open) = (Vec::new(), false);
         'queues: for queue in self.queues_towards(own, peer) {
             for (_, id) in self.asks.by_queue.range(Asks::span(queue)) {
-                let Some(asking) = self.asks.open.get(id).filter(|a| a.durable) else {
+                let asked = |a: &&Asking| a.durable && a.word.is_none();
+                let Some(asking) = self.asks.open.get(id).filter(asked) else {
                     continue;
                 };
                 open = true;
-                let due = asking
-                    .asked
-                    .is_none_or(|(on, at)| on != link || at.plus_ms(interval) <= now);
+                let due = asking.not_before <= now
+                    && asking
+                        .asked
+                        .is_none_or(|(on, at)| on != link || at.plus_ms(interval) <= now);
                 if due {
                     let (id, tag) = (*id, asking.tag);
                     entries.push(Entry { id, tag });
@@ -296,10 +318,12 @@ impl Engine {
             // be known soon.
             Known::Unknown => {}
             Known::InFlight => {
-                if let Some(asking) = self.asks.open.get_mut(&entry.id) {
-                    asking.asked = None;
-                }
                 let soon = self.now.at.plus_ms(1_000);
+                if let Some(asking) = self.asks.open.get_mut(&entry.id) {
+                    // Not at once: every query would be answered so, without end.
+                    asking.asked = None;
+                    asking.not_before = soon;
+                }
                 if let Some(session) = self.sessions.get_mut(&link) {
                     session.next_query = session.next_query.min(soon);
                 }
@@ -308,6 +332,8 @@ impl Engine {
             Known::Delivered => self.ended_is_there(entry),
             // What was received there, or ended in its queue there, had arrived.
             Known::Outcome(outcome) if outcome.is_of_arrived() => self.ended_is_there(entry),
+            // Its dead letter is not on disk yet; when it is, it is asked for.
+            Known::Outcome(_) if !self.is_ask_durable(entry.id) => {}
             Known::Outcome(_) => {
                 let Some(asking) = self.end_ask(entry.id) else {
                     return true;
@@ -337,13 +363,70 @@ impl Engine {
         asked
     }
 
+    fn is_ask_durable(&self, id: MessageId) -> bool {
+        let asking = self.asks.open.get(&id);
+        asking.is_some_and(|asking| asking.durable)
+    }
+
     fn ended_is_there(&mut self, entry: &Entry) {
-        let Some(asking) = self.end_ask(entry.id) else {
+        if let Some(asking) = self.asks.open.get_mut(&entry.id) {
+            asking.word = Some(Word::There);
+            self.end_by_word(entry.id);
+        }
+    }
+
+    /// A dead letter is not in an application's hands any more: what was learnt meanwhile counts.
+    pub(crate) fn letter_let_go(&mut self, id: MessageId) {
+        self.end_by_word(id);
+    }
+
+    /// A peer will not speak about what ended in an outgoing queue towards it.
+    pub(crate) fn refused_asks(&mut self, queue: u32) {
+        let asked = self.asks.by_queue.range(Asks::span(queue));
+        let asked: Vec<_> = asked.map(|(_, id)| *id).collect();
+        for id in asked {
+            if let Some(asking) = self.asks.open.get_mut(&id)
+                && asking.word.is_none()
+            {
+                asking.word = Some(Word::Refused);
+                self.end_by_word(id);
+            }
+        }
+    }
+
+    /// Ends an ask with what was learnt, unless its dead letter cannot be touched just now: it is
+    /// on its way to the disk, or an application holds it. The ask stays on disk as long, so that
+    /// a crash forgets nothing.
+    fn end_by_word(&mut self, id: MessageId) {
+        let Some(asking) = self.asks.open.get(&id) else {
             return;
         };
-        crate::reached!(self, EndedDelivered);
-        self.commits.unset(ask_key(entry.id));
-        self.was_delivered(asking.queue, *entry, asking.letter);
+        let letter = asking.letter.map(|(position, _)| position);
+        let (Some(word), true) = (asking.word, asking.durable) else {
+            return;
+        };
+        if word == Word::There && letter.is_some_and(|at| self.is_letter_held(at)) {
+            return;
+        }
+        let Some(asking) = self.end_ask(id) else {
+            return;
+        };
+        self.commits.unset(ask_key(id));
+        match word {
+            Word::There => {
+                crate::reached!(self, EndedDelivered);
+                let entry = Entry {
+                    id,
+                    tag: asking.tag,
+                };
+                self.was_delivered(asking.queue, entry, asking.letter);
+            }
+            Word::Refused => {
+                self.counters.uncertain_by_refusal += 1;
+                self.letter_uncertain(letter, id);
+                self.tell_fate(id, asking.outcome);
+            }
+        }
     }
 
     /// Reads back what is asked for. Returns whether the value was understood.
@@ -385,6 +468,8 @@ mod tests {
                 letter,
                 durable: true,
                 asked: None,
+                not_before: Timestamp(0),
+                word: None,
             };
             let value = asking.encode();
             assert_eq!(Asking::decode(&value), Some(asking));

@@ -81,13 +81,17 @@ impl Engine {
                 }
                 Then::DeadLetter { put, died, from } => {
                     self.put_durable(true, put);
-                    if let Some(from) = from.filter(|from| !from.local) {
+                    let from = from.filter(|from| !from.local);
+                    if let Some(from) = &from {
                         self.skip_of_letter_durable(from.queue, from.message.position);
                         self.left_unplaced(from.queue, from.message.position);
-                        self.ask_durable(from.message.id);
                     }
                     if let Some(died) = died {
                         self.died(died);
+                    }
+                    if let Some(from) = from {
+                        // What was learnt meanwhile comes behind its death.
+                        self.ask_durable(from.message.id);
                     }
                     self.busy_queues.insert(put.queue);
                 }

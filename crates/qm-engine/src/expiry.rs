@@ -152,6 +152,9 @@ impl Engine {
             first: message.position,
             last: message.position,
         });
+        if self.is_dead_queue(number) {
+            self.letter_closes(message.position);
+        }
         if kept {
             let from = Some(Origin {
                 local: true,

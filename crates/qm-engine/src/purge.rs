@@ -201,6 +201,7 @@ impl Engine {
             .map(|(priority, lane)| (*priority, lane.backlog.next_position()))
             .collect();
         let outcome = Outcome::ACCESS_DENIED;
+        self.refused_asks(number);
         for entry in doubts {
             if let Some((number, priority, message)) = self.take_doubt(by, &entry) {
                 let end = End {
@@ -261,7 +262,10 @@ impl Engine {
             return Step::Waits;
         }
         let (job, discard, outcome) = (purge.job, purge.discard, purge.outcome);
-        let by = purge.refused_by.unwrap_or(self.me.qm);
+        let (refused, by) = (
+            purge.refused_by.is_some(),
+            purge.refused_by.unwrap_or(self.me.qm),
+        );
         let ends = purge.ends.clone();
         if self.disk_refuses() && !discard {
             return self.purge_failed(job);
@@ -292,8 +296,11 @@ impl Engine {
                 if transmitted {
                     self.place_in_stream(number, &message);
                 }
+                // Who refused this node's word will not be asked; a place is begun anew.
+                let lost = refused && !self.is_placed(number, &message);
                 let end = End {
-                    unconfirmed: transmitted,
+                    unconfirmed: transmitted && !refused,
+                    uncertain: transmitted && lost,
                     discard,
                     ..End::here(by, outcome)
                 };
@@ -309,7 +316,7 @@ impl Engine {
             if local {
                 self.refill_local(number, priority);
             } else {
-                taken += self.purge_doubts(number, priority, end, job, discard);
+                taken += self.purge_doubts(number, priority, end, (job, discard), refused);
                 self.refill_out(number, priority);
             }
         }
@@ -323,8 +330,8 @@ impl Engine {
         number: u32,
         priority: u8,
         end: u64,
-        job: JobId,
-        discard: bool,
+        (job, discard): (JobId, bool),
+        refused: bool,
     ) -> usize {
         let lane = self
             .outs
@@ -341,10 +348,16 @@ impl Engine {
                 continue;
             };
             taken += 1;
+            let outcome = if refused {
+                Outcome::ACCESS_DENIED
+            } else {
+                Outcome::PURGED_IN_TRANSIT
+            };
             let end = End {
-                unconfirmed: true,
+                unconfirmed: !refused,
+                uncertain: refused,
                 discard,
-                ..End::here(self.own_of(number), Outcome::PURGED_IN_TRANSIT)
+                ..End::here(self.own_of(number), outcome)
             };
             self.tally_one(job, &message, end);
             self.bury_as(number, priority, &message, end);

@@ -49,6 +49,7 @@ impl Engine {
         self.order_voids();
         self.count_asks();
         self.remember_met();
+        self.drop_stale_letters(&recovered.streams);
         for _ in 0..self.recover_streams(&recovered) {
             self.event(Event::Unreadable {
                 what: "a stored value of a transactional stream",

@@ -140,6 +140,10 @@ impl Engine {
                 last,
             });
         }
+        if self.is_dead_queue(number) {
+            self.letter_closes(message.position);
+            self.letter_let_go(message.id);
+        }
         self.reopen_if_room(number);
         self.tell_received(message.id);
     }
@@ -158,13 +162,16 @@ impl Engine {
         {
             return;
         }
-        let durable = message.class.is_durable();
+        let (durable, id) = (message.class.is_durable(), message.id);
         let lane = self
             .locals
             .get_mut(&number)
             .and_then(|q| q.lanes.get_mut(&priority));
         if let Some(cost) = lane.map(|lane| lane.give_back(message)) {
             self.hold(durable, cost);
+        }
+        if self.is_dead_queue(number) {
+            self.letter_let_go(id);
         }
         self.busy_queues.insert(number);
     }

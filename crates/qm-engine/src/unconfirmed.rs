@@ -6,12 +6,12 @@
 use std::collections::BTreeMap;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use qm_wire::{Entry, MessageId, Outcome};
+use qm_wire::{Entry, MessageId, Outcome, QueueName};
 
 use crate::engine::Engine;
 use crate::history::What;
-use crate::io::{Event, StoreOp};
-use crate::queues::lookup_of;
+use crate::io::{Event, StoreOp, StreamId, StreamSummary};
+use crate::queues::{DEAD_QUEUE, lookup_of};
 use crate::record::prefixed;
 
 /// What is open about a dead letter.
@@ -107,6 +107,13 @@ impl Engine {
         }
     }
 
+    /// Whether an application holds this dead letter.
+    pub(crate) fn is_letter_held(&mut self, position: u64) -> bool {
+        let number = self.dead_queue();
+        let queue = self.locals.get(&number);
+        queue.is_some_and(|queue| queue.leased.contains_key(&lookup_of(0, position)))
+    }
+
     fn withdraw_letter(&mut self, position: u64, bytes: u64) {
         if !self.open_letters.contains_key(&position) {
             // It was dropped or sent again meanwhile.
@@ -116,10 +123,6 @@ impl Engine {
         let Some(queue) = self.locals.get_mut(&number) else {
             return;
         };
-        if queue.leased.contains_key(&lookup_of(0, position)) {
-            // An application holds it; it was told that the letter is unconfirmed.
-            return;
-        }
         let Some(lane) = queue.lanes.get_mut(&0) else {
             return;
         };
@@ -136,6 +139,22 @@ impl Engine {
             last: position,
         });
         self.reopen_if_room(number);
+    }
+
+    /// Drops what is noted of letters that are no longer stored: an earlier version left it behind
+    /// when a letter was received.
+    pub(crate) fn drop_stale_letters(&mut self, streams: &BTreeMap<StreamId, StreamSummary>) {
+        let name: QueueName = DEAD_QUEUE.parse().expect("the name follows the rules");
+        let number = self.local_names.get(&name);
+        let stored = number.and_then(|number| streams.get(&Self::stream_of(*number, 0)));
+        let stored = stored.filter(|summary| summary.live_records > 0);
+        let stored = stored.map_or(0..0, |s| s.first_live..s.next_position);
+        let open = self.open_letters.keys();
+        let gone: Vec<_> = open.copied().filter(|at| !stored.contains(at)).collect();
+        for position in gone {
+            self.letter_closes(position);
+            self.seal_if_large();
+        }
     }
 
     /// Reads what is open about a letter back. Returns whether the value was understood.

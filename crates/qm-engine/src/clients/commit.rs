@@ -342,6 +342,7 @@ impl Engine {
         };
         for (stream, first, last) in runs {
             let (number, priority) = Self::queue_of(stream);
+            let dead = self.is_dead_queue(number);
             let lane = self
                 .locals
                 .get_mut(&number)
@@ -349,6 +350,9 @@ impl Engine {
             if let Some(lane) = lane {
                 for position in first..=last {
                     lane.take_ahead(position, 0);
+                }
+                for position in (first..=last).filter(|_| dead) {
+                    self.letter_closes(position);
                 }
                 self.commits.settle(StoreOp::Remove {
                     stream,

@@ -10,7 +10,9 @@
 mod support;
 
 mod certainty;
+mod letters;
 mod voids;
+mod words;
 
 use qm_engine::LinkId;
 use qm_engine::admin::{AdminRequest, Selector};

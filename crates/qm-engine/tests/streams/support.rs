@@ -9,7 +9,9 @@ use qm_engine::{
     Recovered, SeededEntropy, StoreOp, StoredRecord, StreamId, StreamSummary, Ticket, Timestamp,
     Trust,
 };
-use qm_wire::local::{ClientFrame, ClientHello, NodeFrame, Put, Receive, Settle, Verdict};
+use qm_wire::local::{
+    ClientFrame, ClientHello, Delivery, NodeFrame, Put, Receive, Settle, Verdict,
+};
 use qm_wire::{Class, ClientId, PeerFrame, Priority, QmId};
 
 const APPLICATION: ConnId = ConnId(1);
@@ -313,38 +315,52 @@ impl Node {
         }
     }
 
+    /// Takes up to this many messages of a queue, at this lookup id if one is named: they are held
+    /// until they are settled.
+    pub(crate) fn take(
+        &mut self,
+        queue: &str,
+        messages: u32,
+        lookup: Option<u64>,
+    ) -> Vec<Delivery> {
+        let mut receive = Receive::new(self.next_request, queue.parse().unwrap());
+        self.next_request += 1;
+        receive.messages_max = messages;
+        receive.bytes_max = u32::MAX;
+        receive.wait_ms = 0;
+        receive.lookup = lookup;
+        self.told.clear();
+        self.client(ClientFrame::Receive(receive));
+        let told = std::mem::take(&mut self.told).into_iter();
+        told.filter_map(|frame| match frame {
+            NodeFrame::Delivery(delivery) => Some(delivery),
+            _ => None,
+        })
+        .collect()
+    }
+
+    /// Settles one delivery.
+    pub(crate) fn settle(&mut self, queue: &str, lookup: u64, verdict: Verdict) {
+        self.client(ClientFrame::Settle(Settle {
+            request: self.next_request,
+            queue: queue.parse().unwrap(),
+            verdict,
+            ranges: vec![(lookup, lookup)],
+        }));
+        self.next_request += 1;
+    }
+
     /// Receives and consumes everything.
     pub(crate) fn receive(&mut self, queue: &str) -> Vec<String> {
-        let name: qm_wire::QueueName = queue.parse().unwrap();
         let mut all = Vec::new();
         loop {
-            let mut receive = Receive::new(self.next_request, name.clone());
-            self.next_request += 1;
-            receive.messages_max = 1_000;
-            receive.bytes_max = u32::MAX;
-            receive.wait_ms = 0;
-            self.told.clear();
-            self.client(ClientFrame::Receive(receive));
-            let told = std::mem::take(&mut self.told);
-            let deliveries: Vec<_> = told
-                .into_iter()
-                .filter_map(|frame| match frame {
-                    NodeFrame::Delivery(delivery) => Some(delivery),
-                    _ => None,
-                })
-                .collect();
+            let deliveries = self.take(queue, 1_000, None);
             if deliveries.is_empty() {
                 return all;
             }
             for delivery in deliveries {
                 all.push(String::from_utf8(delivery.body.to_vec()).unwrap());
-                self.client(ClientFrame::Settle(Settle {
-                    request: self.next_request,
-                    queue: name.clone(),
-                    verdict: Verdict::Consume,
-                    ranges: vec![(delivery.lookup, delivery.lookup)],
-                }));
-                self.next_request += 1;
+                self.settle(queue, delivery.lookup, Verdict::Consume);
             }
         }
     }

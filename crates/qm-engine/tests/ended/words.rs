@@ -1,0 +1,122 @@
+//! The word of a destination that comes at a moment when nothing can be done with it.
+
+use qm_wire::local::Verdict;
+use qm_wire::{Answer, Class, Entry, Known, PeerFrame};
+
+use super::support::{Node, carry, carry_but, plug};
+use super::{LINK, NEXT, asks_of, is_answer, met, put};
+
+/// A message that arrived, although its sender did not hear so. Its sender has met the destination
+/// again, and what this would say of the message is kept back and returned.
+fn arrived_unheard() -> (Node, Node, Vec<(Entry, Known)>) {
+    let (mut a, mut b) = met();
+    put(&mut a, Class::Recoverable, "1", Some(5_000));
+    carry_but(&mut a, &mut b, LINK, is_answer);
+    a.lose_link(LINK);
+    b.lose_link(LINK);
+    a.wait(1_000);
+    plug(&mut a, &mut b, NEXT);
+    let mut words: Vec<(Entry, Known)> = Vec::new();
+    carry_but(&mut a, &mut b, NEXT, |frame| match frame {
+        PeerFrame::Answer(answer) => {
+            words.extend(answer.entries.iter().filter(|(e, _)| e.id.sequence > 0));
+            true
+        }
+        _ => false,
+    });
+    assert_eq!(words.len(), 1);
+    assert_eq!(words[0].1, Known::Delivered);
+    (a, b, words)
+}
+
+fn say(a: &mut Node, entries: &[(Entry, Known)]) {
+    let source = a.identity.qm;
+    let entries = entries.to_vec();
+    a.hear(NEXT, &PeerFrame::Answer(Answer { source, entries }));
+}
+
+#[test]
+fn what_is_heard_before_the_letter_is_on_disk_withdraws_it_then() {
+    for refused in [0, 1] {
+        let (mut a, mut b, words) = arrived_unheard();
+        a.hold_disk = true;
+        a.wait(5_000);
+        say(&mut a, &words);
+        a.release_disk(refused);
+        carry(&mut a, &mut b, NEXT);
+        if refused > 0 {
+            // The message was where it was, and its time was out once more.
+            a.wait(60_000);
+            carry(&mut a, &mut b, NEXT);
+        }
+        assert_eq!(a.dead().len(), 0, "{refused}");
+        assert_eq!(asks_of(&a), 0, "{refused}");
+        assert_eq!(a.crash().dead().len(), 0, "{refused}");
+        assert_eq!(b.receive("orders"), ["1"]);
+    }
+}
+
+/// Nothing may be ended before what began it is on disk: the end would be written first.
+#[test]
+fn no_word_before_the_letter_is_on_disk_leaves_it_open() {
+    let (mut a, mut b, mut words) = arrived_unheard();
+    a.hold_disk = true;
+    a.wait(5_000);
+    words[0].1 = Known::Outcome(qm_wire::Outcome::VOIDED);
+    say(&mut a, &words);
+    a.release_disk(0);
+    carry(&mut a, &mut b, NEXT);
+    assert_eq!((a.dead().len(), asks_of(&a)), (0, 0));
+}
+
+/// The letter is in an application's hands when its destination says that it has the message.
+#[test]
+fn a_letter_that_is_held_goes_when_it_is_settled() {
+    for (verdict, crash) in [
+        (Verdict::GiveBack, false),
+        (Verdict::Consume, false),
+        (Verdict::GiveBack, true),
+    ] {
+        let (mut a, mut b, words) = arrived_unheard();
+        a.wait(5_000);
+        let held = a.take("dead$", 1, None);
+        assert_eq!(held.len(), 1);
+        say(&mut a, &words);
+        assert!(a.dead()[0].unconfirmed && a.dead()[0].leased);
+        if crash {
+            a = a.crash();
+            b.lose_link(NEXT);
+            a.wait(60_000);
+            super::support::connect(&mut a, &mut b, super::LATER);
+        } else {
+            a.settle("dead$", held[0].lookup, verdict);
+        }
+        assert_eq!(a.dead().len(), 0, "{verdict:?} {crash}");
+        assert_eq!(asks_of(&a), 0, "{verdict:?} {crash}");
+        let notes = |key: &&bytes::Bytes| key.starts_with(b"letter/");
+        assert_eq!(a.disk.state.keys().filter(notes).count(), 0);
+        assert_eq!(a.crash().dead().len(), 0);
+    }
+}
+
+#[test]
+fn what_is_being_stored_there_is_asked_again_after_a_second() {
+    let (mut a, _b, mut words) = arrived_unheard();
+    a.wait(5_000);
+    words[0].1 = Known::InFlight;
+    let queries = |a: &mut Node| {
+        let sent = a.sent_on(NEXT);
+        sent.iter()
+            .filter(|frame| matches!(frame, PeerFrame::Query(query) if query.void))
+            .count()
+    };
+    assert_eq!(queries(&mut a), 1);
+    for _ in 0..10 {
+        say(&mut a, &words);
+    }
+    assert_eq!(queries(&mut a), 0, "asked although no time passed");
+    a.wait(999);
+    assert_eq!(queries(&mut a), 0);
+    a.wait(1);
+    assert_eq!(queries(&mut a), 1);
+}
