@@ -433,6 +433,7 @@ impl Engine {
                     Voiding::Pending => Known::InFlight,
                     Voiding::Full => Known::Unknown,
                 },
+                None if self.voids.is_pending(&message) => Known::InFlight,
                 None if self.voids.has(&message) => Known::Outcome(Outcome::VOIDED),
                 None => {
                     crate::reached!(self, AnsweredUnknown);

@@ -206,8 +206,12 @@ impl Engine {
         self.drop_surplus();
     }
 
+    /// Drops the oldest values that are too many, as far as the batch takes it: the rest goes with
+    /// a later one.
     fn drop_surplus(&mut self) {
-        while let Some(number) = self.arrivals.surplus() {
+        while self.commits.gathered_bytes() < self.config.batch_bytes_max
+            && let Some(number) = self.arrivals.surplus()
+        {
             self.commits.unset(arrivals_key(number));
         }
     }
@@ -266,8 +270,11 @@ impl Engine {
             }
         }
         // Those that the log has forgotten need no mark any more.
-        for arrival in undone.difference(&self.undone_arrivals) {
-            self.commits.unset(undone_key(arrival));
+        let gone = undone.difference(&self.undone_arrivals);
+        let gone: Vec<_> = gone.map(undone_key).collect();
+        for key in gone {
+            self.commits.unset(key);
+            self.seal_if_large();
         }
         for key in &arrivals {
             self.recent.insert(key.source, key.entry);
@@ -282,7 +289,12 @@ impl Engine {
             self.commits.after_settling(value.then());
             self.seal_if_large();
         }
+        // All of it at once only when the list became much shorter than it was.
         self.drop_surplus();
+        while self.commits.gathered_bytes() >= self.config.batch_bytes_max {
+            self.seal();
+            self.drop_surplus();
+        }
     }
 
     /// The arrival that a head in the log tells of, if it does.

@@ -20,7 +20,7 @@ use self::answers::{ClientState, KeyState};
 pub(crate) use self::commit::Commit;
 use self::transactions::Transaction;
 use crate::digests::Digests;
-use crate::engine::Engine;
+use crate::engine::{Engine, Timer};
 use crate::io::{ConnId, Output};
 use crate::limits::{REMEMBERED_MAX, REMEMBERED_SLACK_MAX};
 
@@ -139,7 +139,7 @@ impl Engine {
                 });
                 self.outputs.push_back(Output::Client { conn, frame });
                 if self.clients.states.len() >= REMEMBERED_MAX + REMEMBERED_SLACK_MAX {
-                    self.purge_outcomes();
+                    self.arm(self.now.at, Timer::Outcomes);
                 }
             }
             ClientFrame::Put(put) => match self.clients.conns.get(&conn).and_then(|c| c.client) {

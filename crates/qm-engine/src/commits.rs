@@ -219,11 +219,12 @@ impl Commits {
     }
 
     pub(crate) fn set(&mut self, key: Bytes, value: Bytes) {
-        self.settling.bytes += key.len() + value.len();
+        self.settling.bytes += OP_BYTES + key.len() + value.len();
         self.settling.ops.push(StoreOp::Set { key, value });
     }
 
     pub(crate) fn unset(&mut self, key: Bytes) {
+        self.settling.bytes += OP_BYTES + key.len();
         self.settling.ops.push(StoreOp::Unset { key });
     }
 
@@ -231,6 +232,7 @@ impl Commits {
     pub(crate) fn change(&mut self, op: StoreOp) {
         match op {
             StoreOp::Set { key, value } => self.set(key, value),
+            StoreOp::Unset { key } => self.unset(key),
             op => self.settle(op),
         }
     }
@@ -244,7 +246,8 @@ impl Commits {
         self.putting.bytes += match &op {
             StoreOp::Put { head, body, .. } => OP_BYTES + head.len() + body.len(),
             StoreOp::Set { key, value } => OP_BYTES + key.len() + value.len(),
-            StoreOp::Remove { .. } | StoreOp::Unset { .. } => OP_BYTES,
+            StoreOp::Unset { key } => OP_BYTES + key.len(),
+            StoreOp::Remove { .. } => OP_BYTES,
         };
         self.putting.ops.push(op);
     }
@@ -360,5 +363,30 @@ impl Commits {
     /// For how long the oldest batch has waited for the disk, milliseconds.
     pub(crate) fn oldest_ms(&self, now: Timestamp) -> Option<u64> {
         self.waiting.front().map(|first| now.ms_since(first.since))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_is_added_counts() {
+        let key = || Bytes::from_static(b"name");
+        let mut commits = Commits::default();
+        let mut before = 0;
+        let mut grew = |commits: &Commits, least: usize| {
+            assert!(commits.gathered_bytes() >= before + least);
+            before = commits.gathered_bytes();
+        };
+        commits.unset(key());
+        grew(&commits, OP_BYTES + 4);
+        commits.change(StoreOp::Unset { key: key() });
+        grew(&commits, OP_BYTES + 4);
+        commits.set(key(), key());
+        grew(&commits, OP_BYTES + 8);
+        let mut commits = Commits::default();
+        commits.put(StoreOp::Unset { key: key() });
+        assert!(commits.gathered_bytes() >= OP_BYTES + 4);
     }
 }

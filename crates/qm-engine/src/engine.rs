@@ -94,6 +94,8 @@ pub(crate) enum Timer {
     Receivers(u32),
     Expiry,
     Maintenance,
+    /// More applications or keys are remembered than there should be.
+    Outcomes,
     StoreRetry,
     StoreRoom,
     Purge,
@@ -500,6 +502,7 @@ impl Engine {
                 Timer::Receivers(queue) => self.on_receivers_timer(queue),
                 Timer::Expiry => self.expire_due(),
                 Timer::Maintenance => self.on_maintenance(),
+                Timer::Outcomes => self.purge_outcomes(),
                 Timer::StoreRetry => self.on_store_retry(),
                 Timer::StoreRoom => self.on_store_room(),
                 Timer::Transaction(conn, transaction) => {

@@ -88,6 +88,10 @@ impl Engine {
             self.dedup.abort(reservation);
             return self.acknowledge_again(link, peer, data, envelope.id);
         }
+        if self.is_being_voided(peer, data, envelope) {
+            self.dedup.abort(reservation);
+            return self.settle_arrival(link, data);
+        }
         if let Some(outcome) = self.refusal_of(peer, data, envelope) {
             self.dedup.abort(reservation);
             return self.refuse(link, data, outcome);
@@ -230,6 +234,24 @@ impl Engine {
             tag: data.tag,
         };
         self.voids.has(&MessageKey {
+            source: peer,
+            entry,
+        })
+    }
+
+    /// The same, while that promise is on its way to the disk: this transmission is answered by the
+    /// sender's query.
+    pub(crate) fn is_being_voided(
+        &self,
+        peer: QmId,
+        data: &Data,
+        envelope: &EnvelopeView<'_>,
+    ) -> bool {
+        let entry = Entry {
+            id: envelope.id,
+            tag: data.tag,
+        };
+        self.voids.is_pending(&MessageKey {
             source: peer,
             entry,
         })

@@ -108,8 +108,13 @@ pub const PENALTY_PAUSE_MAX_MS: u64 = 60_000;
 /// application makes outgoing ones by naming destinations.
 pub const QUEUES_MAX: usize = 65_536;
 
-/// Runs of answers kept per client.
-pub const CLIENT_RUNS_MAX: usize = 1_024;
+/// Runs of answers kept per client: as many as it may have requests unanswered, because each
+/// message is a run of its own when applications take turns. 32 bytes each in memory.
+pub const CLIENT_RUNS_MAX: usize = 8_192;
+
+/// Bytes that the stored answers of one client take at most, beyond which the oldest are
+/// forgotten: they are written with every batch that answers it.
+pub const CLIENT_ANSWERS_BYTES_MAX: usize = 48 << 10;
 
 /// Runs kept per idempotency key; beyond, only its next number is taken.
 pub const KEY_RUNS_MAX: usize = 4_096;

@@ -7,8 +7,10 @@
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use qm_wire::{Destination, MessageId, QmId, QueueName, Text};
 
+mod answers;
 mod head;
 
+pub(crate) use answers::{Answers, decode_answers, encode_answers};
 pub use head::StoredMessage;
 pub(crate) use head::{DeadReason, HEAD_BYTES, StoredHead};
 

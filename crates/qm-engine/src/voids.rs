@@ -67,6 +67,12 @@ impl Voids {
         !self.known.is_empty() && self.known.contains_key(key)
     }
 
+    /// Whether a message is not to be taken once the disk has that; nothing is said of it before.
+    pub(crate) fn is_pending(&self, key: &MessageKey) -> bool {
+        let void = self.known.get(key);
+        void.is_some_and(|void| !void.durable)
+    }
+
     /// Voids remembered.
     pub(crate) fn len(&self) -> usize {
         self.known.len()
@@ -157,7 +163,9 @@ impl Engine {
             while let Some((_, void)) = self.voids.oldest(source)
                 && self.now.at.ms_since(void.at) >= VOID_AGE_MS
                 && self.forget_oldest_void(source)
-            {}
+            {
+                self.seal_if_large();
+            }
         }
     }
 

@@ -10,7 +10,7 @@ use crate::backlog::Message;
 use crate::commits::{PutAt, Then};
 use crate::destination::Target;
 use crate::digests::content_digest;
-use crate::engine::Engine;
+use crate::engine::{Engine, Timer};
 use crate::io::{ConnId, StoreOp};
 use crate::limits::{FOLLOWED_MAX, KEY_RUNS_MAX, REMEMBERED_MAX, REMEMBERED_SLACK_MAX};
 
@@ -357,7 +357,7 @@ impl Engine {
         let key = put.idempotency.as_ref()?;
         let hash = hash16(&[&key.key]);
         if self.clients.keys.len() >= REMEMBERED_MAX + REMEMBERED_SLACK_MAX {
-            self.purge_outcomes();
+            self.arm(self.now.at, Timer::Outcomes);
         }
         let state = self.clients.keys.entry(hash).or_default();
         state.touched = self.now.at;

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
+use qm_wire::limits::FATE_RUNS_MAX;
 use qm_wire::local::{Accepted, Fate, NodeFrame, Put, Refused};
 use qm_wire::{Class, ClientId, MessageId, Outcome, Text};
 
@@ -10,8 +11,12 @@ use crate::commits::PutAt;
 use crate::engine::Engine;
 use crate::history::What;
 use crate::io::{ConnId, Event, Output, StoreOp};
-use crate::limits::{CLIENT_REFUSALS_MAX, CLIENT_RUNS_MAX, REMEMBERED_MAX};
-use crate::record::{Run, decode_runs, encode_runs, prefixed};
+use crate::limits::{
+    CLIENT_ANSWERS_BYTES_MAX, CLIENT_REFUSALS_MAX, CLIENT_RUNS_MAX, REMEMBERED_MAX,
+};
+use crate::record::{
+    Answers, Run, decode_answers, decode_runs, encode_answers, encode_runs, prefixed,
+};
 use crate::time::Timestamp;
 
 /// What is remembered of one application.
@@ -53,16 +58,32 @@ impl ClientState {
         {
             return;
         }
-        if self.runs.len() >= CLIENT_RUNS_MAX
-            && let Some(oldest) = self.runs.pop_front()
-        {
-            self.forgotten_below = self.forgotten_below.max(oldest.last.saturating_add(1));
+        if self.runs.len() >= CLIENT_RUNS_MAX {
+            self.forget_oldest(1);
         }
         self.runs.push_back(Run {
             first: sequence,
             last: sequence,
             first_id: id,
         });
+    }
+
+    fn forget_oldest(&mut self, runs: usize) {
+        for oldest in self.runs.drain(..runs.min(self.runs.len())) {
+            self.forgotten_below = self.forgotten_below.max(oldest.last.saturating_add(1));
+        }
+    }
+
+    /// What is stored of it. An application that skips numbers far leaves little room for each.
+    fn encode(&mut self) -> Bytes {
+        loop {
+            let (at, below) = (self.touched.0, self.forgotten_below);
+            let value = encode_answers(at, below, self.runs.iter());
+            if value.len() <= CLIENT_ANSWERS_BYTES_MAX || self.runs.len() <= 1 {
+                return value;
+            }
+            self.forget_oldest(self.runs.len().div_ceil(4));
+        }
     }
 }
 
@@ -245,7 +266,7 @@ impl Engine {
         for client in core::mem::take(&mut self.clients.dirty_clients) {
             if let Some(state) = self.clients.states.get_mut(&client) {
                 state.dirty = false;
-                let value = encode_runs(state.touched.0, [0; 16], state.runs.iter());
+                let value = state.encode();
                 values.push((client_key(client), value));
             }
         }
@@ -397,7 +418,7 @@ impl Engine {
             }
         }
         for (conn, fates) in core::mem::take(&mut self.clients.fates) {
-            for chunk in fates.chunks(CLIENT_RUNS_MAX) {
+            for chunk in fates.chunks(FATE_RUNS_MAX) {
                 let frame = NodeFrame::Fate(Fate {
                     runs: chunk.to_vec(),
                 });
@@ -406,7 +427,8 @@ impl Engine {
         }
     }
 
-    /// Forgets answers and keys that were not asked for within their time.
+    /// Forgets answers and keys that were not asked for within their time. Not while a request is
+    /// being taken: it may close a batch.
     pub(crate) fn purge_outcomes(&mut self) {
         let now = self.now.at;
         let retention = self.config.outcome_retention_ms;
@@ -425,6 +447,7 @@ impl Engine {
                 self.clients.states.remove(&client);
                 self.clients.dirty_clients.remove(&client);
                 self.commits.unset(client_key(client));
+                self.seal_if_large();
             }
         }
         let mut keys: Vec<_> = self
@@ -439,6 +462,7 @@ impl Engine {
             for forgotten in self.clients.digests.forget(key) {
                 self.commits.unset(forgotten);
             }
+            self.seal_if_large();
         }
         keys.sort_unstable();
         let surplus = self.clients.keys.len().saturating_sub(REMEMBERED_MAX);
@@ -456,6 +480,7 @@ impl Engine {
                 for forgotten in self.clients.digests.forget(hash) {
                     self.commits.unset(forgotten);
                 }
+                self.seal_if_large();
             }
         }
     }
@@ -473,33 +498,37 @@ impl Engine {
             (_, Some(id)) => (false, id),
             _ => return None,
         };
-        let Some((id, (at, digest, runs))) = <[u8; 16]>::try_from(id).ok().zip(decode_runs(value))
-        else {
+        let Ok(id) = <[u8; 16]>::try_from(id) else {
             return Some(false);
         };
-        let touched = Timestamp(at);
         if client {
-            let highest = runs.iter().map(|run| run.last).max().unwrap_or(0);
-            let oldest = runs.first().map_or(0, |run| run.first);
-            let forgotten_below = if runs.len() < CLIENT_RUNS_MAX {
-                0
-            } else {
-                oldest
+            let Some(answers) = decode_answers(value) else {
+                return Some(false);
             };
-            let runs = runs.into();
-            let state = ClientState {
-                highest,
-                runs,
+            let Answers {
+                at_us,
                 forgotten_below,
-                touched,
+                runs,
+            } = answers;
+            let highest = runs.iter().map(|run| run.last).max().unwrap_or(0);
+            let state = ClientState {
+                highest: highest.max(forgotten_below.saturating_sub(1)),
+                runs: runs.into(),
+                forgotten_below,
+                touched: Timestamp(at_us),
                 ..ClientState::default()
             };
             self.clients.states.insert(ClientId(id), state);
-        } else if !crate::broken!(self, forget_keys) {
+            return Some(true);
+        }
+        let Some((at_us, digest, runs)) = decode_runs(value) else {
+            return Some(false);
+        };
+        if !crate::broken!(self, forget_keys) {
             let state = KeyState {
                 runs,
                 digest,
-                touched,
+                touched: Timestamp(at_us),
                 durable: true,
                 ..KeyState::default()
             };

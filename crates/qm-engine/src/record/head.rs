@@ -206,16 +206,16 @@ fn envelope_times(envelope: &[u8]) -> [u64; 3] {
 }
 
 /// Small differences, up or down, become small numbers.
-const fn fold(difference: u64) -> u64 {
+pub(super) const fn fold(difference: u64) -> u64 {
     (difference << 1) ^ 0u64.wrapping_sub(difference >> 63)
 }
 
-const fn unfold(folded: u64) -> u64 {
+pub(super) const fn unfold(folded: u64) -> u64 {
     (folded >> 1) ^ 0u64.wrapping_sub(folded & 1)
 }
 
 /// Seven bits a byte, lowest first, the eighth set on all but the last.
-fn put_varint(to: &mut BytesMut, mut value: u64) {
+pub(super) fn put_varint(to: &mut BytesMut, mut value: u64) {
     while value >= 0x80 {
         to.put_u8(value.to_le_bytes()[0] | 0x80);
         value >>= 7;
@@ -223,7 +223,7 @@ fn put_varint(to: &mut BytesMut, mut value: u64) {
     to.put_u8(value.to_le_bytes()[0]);
 }
 
-fn take_varint(from: &mut Bytes) -> Option<u64> {
+pub(super) fn take_varint(from: &mut Bytes) -> Option<u64> {
     let mut value = 0u64;
     for shift in (0..64).step_by(7) {
         let byte = from.try_get_u8().ok()?;

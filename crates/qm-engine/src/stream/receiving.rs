@@ -161,6 +161,9 @@ impl Engine {
             }
             Judged::InFlight => self.settle_arrival(link, data),
             Judged::Next { .. } | Judged::Need => {
+                if self.is_being_voided(peer, data, envelope) {
+                    return self.settle_arrival(link, data);
+                }
                 if let Some(outcome) = self.stream_refusal_of(peer, data, envelope) {
                     return self.refuse(link, data, outcome);
                 }

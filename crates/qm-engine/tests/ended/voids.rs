@@ -301,3 +301,84 @@ fn a_destination_is_asked_only_about_letters_that_are_on_disk() {
     a.release_disk(0);
     assert_eq!(voiding(&a.sent_on(NEXT)).len(), 1);
 }
+
+/// A crash would forget the promise that was spoken of.
+#[test]
+fn of_a_void_that_is_not_on_disk_nothing_is_said() {
+    let (mut a, mut b) = met();
+    put(&mut a, Class::Recoverable, "1", None);
+    let data = a.sent_on(LINK);
+    let entry = data.iter().find_map(|frame| match frame {
+        PeerFrame::Data(data) => data.view().ok().map(|view| Entry {
+            id: view.id,
+            tag: data.tag,
+        }),
+        _ => None,
+    });
+    let query = |void| {
+        PeerFrame::Query(Query {
+            source: a.identity.qm,
+            void,
+            entries: vec![entry.unwrap()],
+        })
+    };
+    b.hold_disk = true;
+    b.hear(LINK, &query(true));
+    assert_eq!(b.sent_on(LINK), []);
+    b.hear_all(LINK, &data);
+    assert_eq!(b.sent_on(LINK), [], "it would be refused for good");
+    for void in [false, true] {
+        b.hear(LINK, &query(void));
+        let sent = b.sent_on(LINK);
+        let [PeerFrame::Answer(answer)] = sent.as_slice() else {
+            panic!("{sent:?}")
+        };
+        assert_eq!(answer.entries[0].1, Known::InFlight, "{void}");
+    }
+    b.release_disk(0);
+    let voided = Known::Outcome(Outcome::VOIDED);
+    let answers = b.sent_on(LINK);
+    assert!(
+        matches!(answers.as_slice(), [PeerFrame::Answer(answer)] if answer.entries[0].1 == voided),
+        "{answers:?}"
+    );
+    b.hear_all(LINK, &data);
+    let refused = b.sent_on(LINK);
+    assert!(matches!(refused.as_slice(), [PeerFrame::Reject(_)]));
+}
+
+#[test]
+fn many_voids_are_forgotten_in_several_batches() {
+    use qm_engine::StoreOp;
+    use qm_wire::{Incarnation, MessageId, Tag};
+    const MONTH_MS: u64 = 31 * 24 * 60 * 60 * 1_000;
+    let small = |config: &mut qm_engine::EngineConfig| config.batch_bytes_max = 16 << 10;
+    let (mut a, mut b) = (Node::new(1), Node::with(2, small));
+    b.create("orders", |settings| settings.transactional = false);
+    put(&mut a, Class::Express, "first", None);
+    connect(&mut a, &mut b, LINK);
+    let entry = |sequence| Entry {
+        id: MessageId {
+            incarnation: Incarnation(1),
+            sequence,
+        },
+        tag: Tag([1; 8]),
+    };
+    let query = Query {
+        source: a.identity.qm,
+        void: true,
+        entries: (1..=1_000).map(entry).collect(),
+    };
+    b.hear(LINK, &PeerFrame::Query(query));
+    assert_eq!(voids_of(&b), 1_000);
+    b.lose_link(LINK);
+    b.hold_disk = true;
+    b.wait(MONTH_MS);
+    let unset = |op: &&StoreOp| matches!(op, StoreOp::Unset { .. });
+    let batches = b.waiting.iter();
+    let most = batches.map(|(_, ops)| ops.iter().filter(unset).count());
+    // A name takes some fifty bytes, and the store's own.
+    assert!(most.max().unwrap() <= (16 << 10) / 50);
+    b.release_disk(0);
+    assert_eq!(voids_of(&b), 0);
+}

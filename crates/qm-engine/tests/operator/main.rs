@@ -1,6 +1,7 @@
 //! What an operator asks and does, and that the answers are true.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
+mod answers;
 mod drain;
 mod emptying;
 mod questions;

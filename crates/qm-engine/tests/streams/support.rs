@@ -93,7 +93,7 @@ pub(crate) struct Node {
     admin: Option<AdminReply>,
     /// What the disk has not confirmed yet, when it keeps that back.
     pub(crate) hold_disk: bool,
-    waiting: Vec<(Ticket, Vec<StoreOp>)>,
+    pub(crate) waiting: Vec<(Ticket, Vec<StoreOp>)>,
     next_sequence: u64,
     next_request: u64,
     lives: u64,
