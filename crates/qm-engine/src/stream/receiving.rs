@@ -671,6 +671,8 @@ impl Engine {
                 self.commits.unset(run_key(&key, name));
             }
             crate::reached!(self, LinksForgotten);
+            // Between streams only: what is left of one is told in the same batch.
+            self.seal_if_large();
         }
     }
 
