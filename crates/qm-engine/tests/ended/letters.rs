@@ -1,8 +1,9 @@
 //! What is noted of open dead letters goes with them.
 
+use qm_engine::Input;
 use qm_engine::admin::{AdminReply, AdminRequest, DeadFilter, DeadLetterView};
 use qm_wire::Class;
-use qm_wire::local::Verdict;
+use qm_wire::local::{ClientFrame, EndTransaction, Receive, Verdict};
 
 use super::support::{Node, carry_but, connect};
 use super::{LINK, NEXT, is_answer, met, put};
@@ -95,4 +96,34 @@ fn purged_letters_take_their_notes_along() {
     });
     assert!(matches!(reply, AdminReply::Purged(_)), "{reply:?}");
     assert_eq!(notes(&a), 0);
+}
+
+/// The commit is on disk, the removal of what it received is not.
+#[test]
+fn a_letter_that_a_transaction_took_takes_its_note_along_also_over_a_crash() {
+    for removed in [false, true] {
+        let (mut a, _b) = open_letters(2);
+        let conn = qm_engine::ConnId(1);
+        let mut receive = Receive::new(700, "dead$".parse().unwrap());
+        receive.messages_max = 1;
+        receive.bytes_max = u32::MAX;
+        receive.wait_ms = 0;
+        receive.transaction = Some(1);
+        let frame = ClientFrame::Receive(receive);
+        a.give(Input::Client { conn, frame });
+        a.hold_disk = true;
+        let frame = ClientFrame::EndTransaction(EndTransaction {
+            sequence: 1_000,
+            transaction: 1,
+            commit: true,
+        });
+        a.give(Input::Client { conn, frame });
+        if removed {
+            a.release_disk(0);
+            assert_eq!(notes(&a), 1);
+        }
+        let a = a.die_with(|_| true);
+        assert_eq!(notes(&a), 1, "{removed}");
+        assert_eq!(a.crash().dead().len(), 2);
+    }
 }
