@@ -342,6 +342,10 @@ fn copies_of_a_stopped_machine(copies: usize) {
     sent.extend(loads.into_iter().map(Load::finish));
     drain(&mut machines);
     check_arrived(&hub, &sent);
+
+    // Who kept the identity cannot know that it is alone; its operator can.
+    machines[0].done(&["peers", "forget", &old, "--yes"]);
+    assert!(!text(&machines[0], &["doctor"]).contains("own_twin"));
 }
 
 #[test]
@@ -557,6 +561,9 @@ fn of_two_copies_of_a_receiver_one_takes_an_identity_of_its_own_and_none_loses_a
         assert!(said.contains(&place), "{said}");
     }
     assert_eq!(receive(&senders[0], "replies"), ["here"]);
+    eventually("the alarm is over at the sender", || {
+        senders[0].status()["twins"].is_null().then_some(())
+    });
 
     // The stream goes on where the gap is not. Where it stays closed to the sender, the operator
     // decides; what is said to be lost is where it was acknowledged.

@@ -123,12 +123,7 @@ impl Engine {
         // A former identity drains: that the copy which keeps it lives is known, and that alarm is
         // over.
         if self.is_draining(newest) {
-            if let Some(machines) = self.twins.alarms.titles(peer) {
-                self.forget_alarm(peer);
-                let text = format!("of {machines} one takes an identity of its own");
-                self.note_connection(With::Peer(peer), "parted", &text);
-                self.event(Event::TwinParted { qm: peer });
-            }
+            self.twin_parts(peer);
             return;
         }
         let others: Vec<LinkId> = self
@@ -161,6 +156,16 @@ impl Engine {
                     self.busy_sessions.insert(link);
                 }
             }
+        }
+    }
+
+    /// One of two machines says that it takes an identity of its own: the alarm is over.
+    pub(crate) fn twin_parts(&mut self, peer: QmId) {
+        if let Some(machines) = self.twins.alarms.titles(peer) {
+            self.forget_alarm(peer);
+            let text = format!("of {machines} one takes an identity of its own");
+            self.note_connection(With::Peer(peer), "parted", &text);
+            self.event(Event::TwinParted { qm: peer });
         }
     }
 

@@ -417,7 +417,7 @@ impl Engine {
         let own = self.sessions.get(&link).map(|session| session.own);
         if split.is_some() && split == own {
             let text = "this machine is taking an identity of its own";
-            self.end_session(link, Outcome::SUPERSEDED, text);
+            self.end_session(link, Outcome::WRONG_IDENTITY, text);
         }
     }
 

@@ -715,8 +715,12 @@ impl Engine {
         );
         if let Some(session) = self.sessions.get(&link) {
             let peer = session.peer;
+            // One of several machines gives the identity up; it says nothing of the others.
+            let leaves = goodbye.reason == Outcome::WRONG_IDENTITY && session.opened;
+            if leaves {
+                self.twin_parts(peer);
             // A session that gave way to another one says nothing about the peer.
-            if goodbye.reason != Outcome::SUPERSEDED && goodbye.reason != Outcome::IDLE {
+            } else if goodbye.reason != Outcome::SUPERSEDED && goodbye.reason != Outcome::IDLE {
                 self.connections.ended(peer, goodbye.reason);
                 for remote in self.remotes.values_mut() {
                     if remote.peer() == Some(peer) {

@@ -627,6 +627,11 @@ impl Engine {
             self.unpin(&entry.remote);
             return done(1);
         }
+        let mine = who.parse() == Ok(self.me.qm);
+        if mine && self.forget_alarm(self.me.qm) {
+            // The machine that had this node's identity has none any more, says its operator.
+            return done(1);
+        }
         self.for_peer(who, |engine, peer| {
             engine.peers.known.remove(&peer);
             engine.forget_alarm(peer);

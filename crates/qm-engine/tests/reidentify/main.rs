@@ -592,6 +592,51 @@ fn of_two_copies_one_takes_an_identity_of_its_own_and_nothing_is_lost() {
     assert_eq!(status.twins, [], "the alarm is over where it was raised");
 }
 
+fn twins(world: &mut World, at: usize) -> usize {
+    let AdminReply::Status(status) = world.ask(at, AdminRequest::Status) else {
+        panic!("no status");
+    };
+    status.twins.len()
+}
+
+#[test]
+fn the_alarm_ends_when_the_copy_that_parts_has_nothing_to_send() {
+    let mut world = World::new(plain);
+    for (at, name, other) in [(SENDER, "b", RECEIVER), (RECEIVER, "a", SENDER)] {
+        let request = AdminRequest::PeerAdd {
+            name: name.to_owned(),
+            address: Some(world::place(other)),
+            qm: None,
+            keep_connected: false,
+        };
+        world.ask(at, request);
+    }
+    let old = world.id(SENDER);
+    send_named(&mut world, SENDER, &named('a', 1..=1));
+    // Until idle connections are closed.
+    world.run(900_000);
+    let copy = world.copy(SENDER);
+    send_named(&mut world, copy, &named('c', 1..=1));
+    world.run(30_000);
+    // The copy has a session there, and all that it had to send is delivered.
+    send_named(&mut world, SENDER, &named('a', 2..=2));
+    world.run(5_000);
+    assert_eq!(world.id(SENDER), old, "it served for longer");
+    assert_ne!(world.id(copy), old);
+    let parted = |event: &Event| matches!(event, Event::TwinParted { .. });
+    assert!(world.machines[RECEIVER].events.iter().any(parted));
+    assert_eq!(twins(&mut world, RECEIVER), 0);
+
+    // To the machine that keeps the identity nobody can prove that it is alone; its operator says
+    // so.
+    assert_eq!(twins(&mut world, SENDER), 1);
+    let forget = AdminRequest::PeerForget {
+        who: old.to_string(),
+    };
+    world.ask(SENDER, forget);
+    assert_eq!(twins(&mut world, SENDER), 0);
+}
+
 #[test]
 fn copies_part_although_they_die_meanwhile() {
     copies_part(plain, |world, copy| {

@@ -1,7 +1,7 @@
 //! Other nodes: who may send here, and where they are.
 
 use qm_node::admin_json::{DoneDocument, PeerDocument, Request};
-use qm_wire::{Destination, Outcome};
+use qm_wire::{Destination, Outcome, QmId};
 
 use crate::cli::PeersCommand;
 use crate::exit::{Exit, Failure};
@@ -65,10 +65,17 @@ pub(crate) async fn peers(
         }
         PeersCommand::Forget { who, confirm } => {
             let known = all(node).await?;
-            let what = format!(
-                "forget {} and the identity remembered for its address",
-                titles(named(&known, who)?)
-            );
+            let what = match named(&known, who) {
+                Ok(peers) => format!(
+                    "forget {} and the identity remembered for its address",
+                    titles(peers)
+                ),
+                // It may be the node's own.
+                Err(_) if who.parse::<QmId>().is_ok() => {
+                    format!("forget that other machines have the identity {who}")
+                }
+                Err(failure) => return Err(failure),
+            };
             if agreed(*confirm, &what, 1, out)? {
                 let done: DoneDocument =
                     node.ask(&Request::PeersForget { who: who.clone() }).await?;
@@ -211,7 +218,7 @@ fn show(peer: &PeerDocument, out: &Output) -> Result<(), Failure> {
             .as_ref()
             .map(|twins| ("copies", twins.sentence())),
     );
-    let id = |qm: &qm_wire::QmId| format!("{qm}, proven with both keys");
+    let id = |qm: &QmId| format!("{qm}, proven with both keys");
     facts.extend(peer.succeeds.as_ref().map(|qm| ("was", id(qm))));
     facts.extend(peer.succeeded_by.as_ref().map(|qm| ("is now", id(qm))));
     out.facts(&facts)?;
