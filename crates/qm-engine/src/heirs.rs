@@ -89,8 +89,17 @@ impl Engine {
         };
         let (old, new) = ids(&succession);
         let peer = session.peer;
-        if peer != old && peer != new {
+        if (peer != old && peer != new) || old == new {
             return self.misbehaved(link, "a succession of other identities than its own");
+        }
+        if !session.opened {
+            return self.misbehaved(link, "a succession before the session is open");
+        }
+        // A stranger's successions are nobody's business: there is nothing to move.
+        let approval = self.peers.known.get(&old).map(|record| record.approval);
+        let pinned = self.remotes.values().any(|remote| remote.pin == Some(old));
+        if !pinned && !approval.is_some_and(Approval::is_heard) {
+            return;
         }
         if self.heirs.known.get(&old) == Some(&new) {
             session.succeeded = peer == old;
@@ -231,6 +240,16 @@ impl Engine {
         let towards = remotes.filter(|(_, remote)| remote.peer() == Some(heir));
         for number in towards.map(|(number, _)| *number).collect::<Vec<_>>() {
             self.want_connection(number);
+        }
+    }
+
+    /// The operator forgot a peer: nobody follows it, and it follows nobody.
+    pub(crate) fn forget_heirs(&mut self, peer: QmId) {
+        let known = self.heirs.known.iter();
+        let of = known.filter(|(old, new)| **old == peer || **new == peer);
+        for old in of.map(|(old, _)| *old).collect::<Vec<_>>() {
+            self.heirs.known.remove(&old);
+            self.commits.unset(heir_key(old));
         }
     }
 

@@ -274,7 +274,22 @@ impl Engine {
     /// A node between tells this one of a copy: only a signature over a fresh challenge makes that
     /// believable.
     fn on_twin(&mut self, link: LinkId, twin: Twin) {
-        self.ask_with_rank(link, twin);
+        // The rank is frozen by the first word of a copy: not by a stranger's. And of a former
+        // identity nothing is left to decide.
+        let heard = self.sessions.get(&link).is_some_and(|session| {
+            let record = self.peers.known.get(&session.peer);
+            let stranger = record.is_none_or(|record| !record.approval.is_heard());
+            session.own == self.me.qm && (session.peer == self.me.qm || !stranger)
+        });
+        if heard {
+            self.ask_with_rank(link, twin);
+        }
+    }
+
+    /// Whether a session is under the identity that this node has now.
+    fn is_current(&self, link: LinkId) -> bool {
+        let session = self.sessions.get(&link);
+        session.is_some_and(|session| session.own == self.me.qm)
     }
 
     fn ask_copy(&mut self, link: LinkId, twin: Twin, rank: Rank) {
@@ -309,7 +324,9 @@ impl Engine {
         if let Some(to) = self.twins.relays.pass(&ask.relay, link, Word::Ask) {
             return self.pass_on(to, &PeerFrame::Ask(ask));
         }
-        self.answer_with_rank(link, ask);
+        if self.is_current(link) {
+            self.answer_with_rank(link, ask);
+        }
     }
 
     fn answer_copy(&mut self, link: LinkId, ask: &Ask, rank: Rank) {
@@ -342,6 +359,9 @@ impl Engine {
     fn on_claim(&mut self, link: LinkId, claim: Claim) {
         if let Some(to) = self.twins.relays.pass(&claim.relay, link, Word::Claim) {
             return self.pass_on(to, &PeerFrame::Claim(claim));
+        }
+        if !self.is_current(link) {
+            return;
         }
         let own: Vec<Voice> = self
             .sessions
@@ -408,12 +428,18 @@ impl Engine {
         self.follow_election(&because);
     }
 
+    /// Whether another live machine is known to have this node's identity.
+    pub(crate) fn knows_own_copy(&self) -> bool {
+        let own = |view: &TwinView| view.qm == self.me.qm;
+        self.has_lost() || self.twins.alarms.views().iter().any(own)
+    }
+
     /// Whoever lost takes another identity, unless it is configured to wait for its operator: now,
     /// or at the next look, when an earlier change still drains or the disk was full.
     pub(crate) fn follow_election(&mut self, because: &str) {
         if self.has_lost() && self.config.on_twin == OnTwin::Reidentify {
             // Refused, it is tried again; until then the alarm stands.
-            drop(self.part_from_copy(because));
+            drop(self.reidentify(because, None));
         }
     }
 

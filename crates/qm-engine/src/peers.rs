@@ -30,6 +30,11 @@ pub(crate) enum Approval {
 }
 
 impl Approval {
+    /// Whether what such a peer says of others is listened to: not a stranger's word.
+    pub(crate) const fn is_heard(self) -> bool {
+        matches!(self, Self::Approved | Self::Known)
+    }
+
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Approved => "approved",

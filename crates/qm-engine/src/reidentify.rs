@@ -91,26 +91,18 @@ impl Engine {
         asked: Option<(ConnId, u64)>,
     ) -> Result<(), Box<AdminReply>> {
         self.check_reidentify()?;
-        self.begin_change(because, asked, None, false);
-        Ok(())
-    }
-
-    /// Another live copy of this machine keeps the identity: this one takes another, as soon as it
-    /// can. The same as [`Self::reidentify`], but nobody is shown a succession: what stands for the
-    /// former identity elsewhere goes on to stand for the other machine.
-    ///
-    /// # Errors
-    /// Why it cannot be done now.
-    pub(crate) fn part_from_copy(&mut self, because: &str) -> Result<(), Box<AdminReply>> {
-        self.check_reidentify()?;
-        self.begin_change(because, None, None, true);
+        // While another live machine keeps the identity, nobody follows it: no succession is shown,
+        // and what stands for it elsewhere goes on to stand for that machine.
+        let splits = self.knows_own_copy();
+        self.begin_change(because, asked, None, splits);
         Ok(())
     }
 
     fn check_reidentify(&self) -> Result<(), Box<AdminReply>> {
         self.check_change()?;
         let open = self.reidentifying.former.as_ref();
-        if let Some(former) = open.filter(|former| former.drained.is_none()) {
+        let holds = |former: &&Former| former.drained.is_none() || self.former_holds(former.qm);
+        if let Some(former) = open.filter(holds) {
             let cause = format!(
                 "messages still wait under the former identity {}",
                 former.qm
@@ -193,6 +185,14 @@ impl Engine {
             return;
         };
         change.token_key = Some(token_key);
+        let reclaims = change.reclaims;
+        let holds = |former: &Former| !reclaims && self.former_holds(former.qm);
+        if self.reidentifying.former.as_ref().is_some_and(holds) {
+            return self.on_not_succeeded("messages wait under the former identity again");
+        }
+        let Some(change) = &self.reidentifying.change else {
+            return;
+        };
         let mut former = Former {
             qm: self.me.qm,
             succession,
@@ -222,6 +222,11 @@ impl Engine {
         }
         for (key, mark) in &former.marks {
             self.commits.set(mark_key(key), encode_mark(*mark));
+        }
+        // What was decided about either identity is over with the change, not some time after it.
+        let new = QmId::from_ed25519_public_key(&former.succession.new_key);
+        for qm in [former.qm, new] {
+            self.unset_election(qm);
         }
         self.commits
             .set(Bytes::from_static(IDENTITY), former.encode());
@@ -320,7 +325,8 @@ impl Engine {
         match &self.reidentifying.former {
             Some(former) if !self.reidentifying.going && !crate::broken!(self, switch_at_once) => {
                 let switched = former.marks.get(key).copied();
-                if switched.unwrap_or(former.reclaimed) {
+                // Nothing new begins under an identity that has drained.
+                if switched.unwrap_or_else(|| former.reclaimed || former.drained.is_some()) {
                     self.me.qm
                 } else {
                     former.qm
@@ -552,16 +558,7 @@ impl Engine {
         self.make_siblings();
         let peers: Vec<QmId> = self.by_peer.keys().copied().collect();
         self.busy_peers.extend(peers);
-        let drains = self
-            .remotes
-            .values()
-            .filter(|remote| remote.own == qm)
-            .any(|remote| {
-                let outs = remote.queues.values().filter_map(|n| self.outs.get(n));
-                let waits = |out: &OutQueue| out.has_work() || out.in_flight > 0;
-                let unswitched = !remote.queues.is_empty() && self.minting_own(&remote.key) == qm;
-                unswitched || outs.into_iter().any(waits)
-            });
+        let drains = self.former_holds(qm);
         let now = self.now.at;
         match known {
             _ if self.reidentifying.going || self.reidentifying.change.is_some() => {}
@@ -573,6 +570,17 @@ impl Engine {
             }
             _ => {}
         }
+    }
+
+    /// Whether something waits under a former identity, or may come to.
+    fn former_holds(&self, qm: QmId) -> bool {
+        let mut remotes = self.remotes.values().filter(|remote| remote.own == qm);
+        remotes.any(|remote| {
+            let outs = remote.queues.values().filter_map(|n| self.outs.get(n));
+            let waits = |out: &OutQueue| out.has_work() || out.in_flight > 0;
+            let unswitched = !remote.queues.is_empty() && self.minting_own(&remote.key) == qm;
+            unswitched || outs.into_iter().any(waits)
+        })
     }
 
     fn note_drained(&mut self, at: Option<Timestamp>) {

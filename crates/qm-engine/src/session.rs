@@ -848,11 +848,11 @@ impl Engine {
         let may_send = |session: &Session| session.own == own && session.may_send();
         let links = self.by_peer.get(&peer)?.iter().rev().copied();
         let mut open = links.filter(|link| self.sessions.get(link).is_some_and(may_send));
-        let newest = open.next()?;
-        if !self.is_draining(newest) {
-            return Some(newest);
-        }
-        Some(open.find(|link| !self.is_draining(*link)).unwrap_or(newest))
+        open.find(|link| {
+            let session = self.sessions.get(link);
+            // Who follows a machine that drains was shown; else another one keeps its identity.
+            session.is_some_and(|session| session.succeeded) || !self.is_draining(*link)
+        })
     }
 
     /// Whether there is a session with this peer under one of this node's identities.

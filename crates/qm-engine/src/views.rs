@@ -654,9 +654,11 @@ impl Engine {
                 .copied()
                 .collect();
             for link in links {
-                engine.end_session(link, Outcome::BLOCKED, "the operator removed this peer");
+                // Not *blocked*, for that would make dead letters of what waits there.
+                engine.end_session(link, Outcome::SUPERSEDED, "the operator removed this peer");
             }
             engine.forget_tokens(peer);
+            engine.forget_heirs(peer);
         })
     }
 

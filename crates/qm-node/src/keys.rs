@@ -122,6 +122,8 @@ impl NodeKeys {
                 held.ok_or_else(missing)?
             }
             None => {
+                // A key that has a role may lie there alone, after a disk that was full.
+                self.arrange()?;
                 let made = identity_file::create_key(&self.data, NEXT_FILE)?;
                 self.next = Some(made.clone());
                 made

@@ -205,8 +205,12 @@ impl Engine {
     /// This node has another identity than `old`: ranks are drawn anew.
     pub(crate) fn forget_election(&mut self, old: QmId) {
         self.election = Election::default();
+        self.unset_election(old);
+    }
+
+    pub(crate) fn unset_election(&mut self, qm: QmId) {
         for name in [RANK, LOST] {
-            self.commits.unset(prefixed(name, old.as_bytes()));
+            self.commits.unset(prefixed(name, qm.as_bytes()));
         }
     }
 

@@ -2,6 +2,7 @@
 //! order, whenever it dies on the way.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
+mod attacked;
 mod blocked;
 mod world;
 

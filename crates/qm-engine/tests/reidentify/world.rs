@@ -140,6 +140,7 @@ pub(crate) struct World {
     pub(crate) now_ms: u64,
     /// Times that somebody died.
     pub(crate) deaths: usize,
+    pub(crate) away: Option<usize>,
 }
 
 impl World {
@@ -156,6 +157,7 @@ impl World {
             next_link: 0,
             now_ms: 1_000,
             deaths: 0,
+            away: None,
         };
         for key in [1, 2] {
             world.machines.push(Machine {
@@ -425,6 +427,24 @@ impl World {
         }
     }
 
+    pub(crate) fn leave(&mut self, who: Option<usize>) {
+        self.away = who;
+        let Some(who) = who else { return };
+        let links: Vec<LinkId> = self
+            .links
+            .iter()
+            .filter(|(_, e)| e.contains(&who))
+            .map(|(l, _)| *l)
+            .collect();
+        for link in links {
+            if let Some(ends) = self.links.remove(&link) {
+                for end in ends {
+                    self.close(end, link);
+                }
+            }
+        }
+    }
+
     /// One identity loses its connections and gets no others until this is taken back.
     pub(crate) fn shut(&mut self, who: Option<QmId>) {
         self.shut = who;
@@ -444,7 +464,8 @@ impl World {
         let held = |machine: &Machine, qm: QmId| machine.keys.iter().any(|key| id_of(*key) == qm);
         let to = (0..self.machines.len()).find(|to| place(*to) == address);
         let open = !self.cut && self.shut != Some(own);
-        let Some(to) = to.filter(|_| open && held(&self.machines[from], own)) else {
+        let here = self.away != Some(from) && (to.is_none() || self.away != to);
+        let Some(to) = to.filter(|_| here && open && held(&self.machines[from], own)) else {
             let input = Input::DialFailed {
                 dial,
                 failure: DialFailure::Unreachable,
