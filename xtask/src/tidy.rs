@@ -38,6 +38,9 @@ pub(crate) fn run() -> anyhow::Result<()> {
     dependencies(&files, &mut findings)?;
     findings.errors.extend(crate::limits::check()?);
     findings.errors.extend(crate::delivery::check()?);
+    for manifest in ["Cargo.toml", "fuzz/Cargo.toml"] {
+        lock_file(manifest, &mut findings);
+    }
     for warning in &findings.warnings {
         println!("warning: {warning}");
     }
@@ -57,6 +60,17 @@ pub(crate) fn run() -> anyhow::Result<()> {
         findings.warnings.len()
     );
     Ok(())
+}
+
+/// A change of a crate's dependencies belongs into the lock file of either workspace.
+fn lock_file(manifest: &str, findings: &mut Findings) {
+    let metadata = ["metadata", "--locked", "--format-version", "1"];
+    let program = repo::cargo(metadata).args(["--manifest-path", manifest]);
+    if !program.succeeds() {
+        findings.errors.push(format!(
+            "{manifest}: its lock file is out of step; build once without --locked and commit it"
+        ));
+    }
 }
 
 #[derive(Debug, Default)]

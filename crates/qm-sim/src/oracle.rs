@@ -221,7 +221,9 @@ impl Oracle {
             return Ok(());
         };
         fate.dead_uncertain = false;
-        if fate.stored > 0 {
+        // What was put twice, to two lives of its node, is two messages.
+        let itself = |stored: &MessageId| !fate.are_apart(*stored, id);
+        if fate.stored_as.iter().any(itself) {
             return Err(format!(
                 "rule 9: {put:?} ({id}) was confirmed dead and was delivered"
             ));

@@ -278,9 +278,10 @@ impl World {
                 self.scenario.approval || self.truth.blocked.contains(&(target, node))
             }
             "queue_full" => self.scenario.quota_messages < u64::MAX,
-            "moving" | "idle" | "no_credit" => {
-                !long_apart || matches!(view.state, OutgoingState::Paused)
-            }
+            // With nothing in flight nobody asks for a sign of life: that a way is cut is noticed
+            // by QUIC's idle timeout, which links between engines have not.
+            "no_credit" => true,
+            "moving" | "idle" => !long_apart || matches!(view.state, OutgoingState::Paused),
             // What nothing in this world can be.
             "handshake" | "version" | "peer_busy" | "queue_type" | "damaged" | "received"
             | "stream_held" | "empty" | "unknown" => false,
