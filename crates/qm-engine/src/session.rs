@@ -716,6 +716,7 @@ impl Engine {
         if let Some(session) = self.sessions.get(&link) {
             let peer = session.peer;
             // One of several machines gives the identity up; it says nothing of the others.
+            // W-TWN-5.
             let leaves = goodbye.reason == Outcome::WRONG_IDENTITY && session.opened;
             if leaves {
                 self.twin_parts(peer);

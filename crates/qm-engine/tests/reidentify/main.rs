@@ -600,6 +600,7 @@ fn twins(world: &mut World, at: usize) -> usize {
     status.twins.len()
 }
 
+/// W-TWN-5.
 #[test]
 fn the_alarm_ends_when_the_copy_that_parts_has_nothing_to_send() {
     let mut world = World::new(plain);
