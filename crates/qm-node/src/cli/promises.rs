@@ -107,13 +107,15 @@ fn commands(text: &str) -> Vec<&str> {
 fn missing(typed: &str) -> Option<String> {
     let root = Cli::command();
     let mut command = &root;
-    for word in typed.split_whitespace() {
+    let mut words = typed.split_whitespace();
+    while let Some(word) = words.next() {
         // `[--json]`, `pause|resume`, `--quota-bytes=…`, the end of a sentence.
         let word = word.trim_matches(|c| matches!(c, '[' | ']' | '.' | ':' | '…' | '&'));
         if word == "help" || word == "|" {
             return None;
         }
         if let Some(option) = word.strip_prefix("--") {
+            let has_value = option.contains('=');
             let option = option.split(['=', '|', '<']).next().unwrap_or(option);
             let known = |command: &clap::Command| {
                 command
@@ -126,6 +128,11 @@ fn missing(typed: &str) -> Option<String> {
                 || ["help", "version"].contains(&option))
             {
                 return Some(format!("`{}` has no option --{option}", command.get_name()));
+            }
+            let mut arguments = command.get_arguments().chain(root.get_arguments());
+            let of_option = arguments.find(|arg| arg.get_long() == Some(option));
+            if !has_value && of_option.is_some_and(|arg| arg.get_action().takes_values()) {
+                words.next();
             }
             continue;
         }
