@@ -92,9 +92,7 @@ impl Engine {
         if (peer != old && peer != new) || old == new {
             return self.misbehaved(link, "a succession of other identities than its own");
         }
-        if !session.opened {
-            return self.misbehaved(link, "a succession before the session is open");
-        }
+        // It may come before this side's session is open: that waits for this side's disk.
         // A stranger's successions are nobody's business: there is nothing to move.
         let approval = self.peers.known.get(&old).map(|record| record.approval);
         let pinned = self.remotes.values().any(|remote| remote.pin == Some(old));
