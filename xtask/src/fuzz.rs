@@ -2,10 +2,13 @@
 //! LLVM's, which the stable compiler carries.
 
 use std::fs;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 
 use crate::repo::{Program, cargo, host, target_dir};
 
@@ -24,8 +27,8 @@ const TAIL_LINES: usize = 40;
 
 /// The checked-in inputs of every target, run by an ordinary test.
 pub(crate) fn replay() -> Program {
-    cargo(["test", "--manifest-path", MANIFEST])
-        .args([Path::new("--target-dir"), &target_dir("fuzz")])
+    // Beside the ordinary build: what both need from others is compiled once.
+    cargo(["test", "--manifest-path", MANIFEST]).args([Path::new("--target-dir"), &target_dir("")])
 }
 
 /// `[TARGET] [--seconds N]`
@@ -51,17 +54,45 @@ pub(crate) fn search(arguments: &[&str]) -> anyhow::Result<()> {
         .env("RUSTFLAGS", RUSTFLAGS)
         .run()
         .context("building the targets; libFuzzer needs a C++ compiler")?;
-    let mut broken = Vec::new();
-    for target in &chosen {
-        let binary = folder.join(&triple).join("release").join(target);
-        if !run(target, &binary, seconds)? {
-            broken.push(target.as_str());
-        }
-    }
+    let broken = search_all(&chosen, &folder.join(&triple).join("release"), seconds)?;
     if !broken.is_empty() {
         bail!("a promise was broken in: {}", broken.join(", "));
     }
     Ok(())
+}
+
+/// Runs the targets, one a processor at a time, and names those that broke a promise.
+///
+/// A search has one thread, and they share nothing but the disk.
+fn search_all<'a>(
+    targets: &'a [String],
+    binaries: &Path,
+    seconds: u64,
+) -> anyhow::Result<Vec<&'a str>> {
+    let next = AtomicUsize::new(0);
+    let worker = || -> anyhow::Result<Vec<&str>> {
+        let mut broken = Vec::new();
+        while let Some(target) = targets.get(next.fetch_add(1, Ordering::Relaxed)) {
+            if !run(target, &binaries.join(target), seconds)? {
+                broken.push(target.as_str());
+            }
+        }
+        Ok(broken)
+    };
+    let processors = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    thread::scope(|scope| {
+        let workers: Vec<_> = (0..processors.min(targets.len()))
+            .map(|_| scope.spawn(worker))
+            .collect();
+        let mut broken = Vec::new();
+        for worker in workers {
+            let found = worker
+                .join()
+                .map_err(|_panic| anyhow!("a search panicked"))??;
+            broken.extend(found);
+        }
+        Ok(broken)
+    })
 }
 
 fn number(text: &str) -> anyhow::Result<u64> {
