@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::parse_duration;
+use crate::config::units::parse_duration;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum LabCommand {

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use qm_wire::Class;
 
-use super::{parse_class, parse_duration};
+use super::messages::parse_class;
+use crate::config::units::parse_duration;
 
 #[derive(Args, Debug)]
 pub(crate) struct DemoArgs {

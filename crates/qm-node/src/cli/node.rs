@@ -1,0 +1,105 @@
+//! The node itself: its start, its supervision, its store and its configuration.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
+use super::Confirm;
+use crate::config::units::parse_duration;
+
+#[derive(Args, Debug)]
+pub(crate) struct RunArgs {
+    /// UDP address for peers [default: [::]:1801]
+    #[arg(long, value_name = "ADDR")]
+    pub(super) listen: Option<String>,
+    /// Name under which people know the node; kept for later starts
+    #[arg(long)]
+    pub(super) name: Option<String>,
+    /// Who may send to the node [default: approve]
+    #[arg(long, value_name = "approve|any")]
+    pub(super) trust: Option<String>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct TopArgs {
+    /// Time between two looks
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = parse_duration)]
+    pub(crate) interval: u64,
+    /// End after so many looks [default: on a terminal never, on a pipe 1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) count: Option<u64>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct CheckArgs {
+    /// Dead letters from which it warns
+    #[arg(long, value_name = "N", default_value = "1")]
+    pub(crate) warn_dead: u64,
+    /// Dead letters from which it is critical
+    #[arg(long, value_name = "N", default_value = "1000")]
+    pub(crate) crit_dead: u64,
+    /// Age of the oldest message for another node from which it warns
+    #[arg(long, value_name = "TIME", default_value = "15min", value_parser = parse_duration)]
+    pub(crate) warn_age: u64,
+    /// The same, critical
+    #[arg(long, value_name = "TIME", default_value = "1d", value_parser = parse_duration)]
+    pub(crate) crit_age: u64,
+    /// Messages for other nodes from which it warns [default: never]
+    #[arg(long, value_name = "N")]
+    pub(crate) warn_outgoing: Option<u64>,
+    /// The same, critical [default: never]
+    #[arg(long, value_name = "N")]
+    pub(crate) crit_outgoing: Option<u64>,
+    /// Messages in queues of this node from which it warns [default: never]
+    #[arg(long, value_name = "N")]
+    pub(crate) warn_queued: Option<u64>,
+    /// The same, critical [default: never]
+    #[arg(long, value_name = "N")]
+    pub(crate) crit_queued: Option<u64>,
+    /// Per cent of the disk, and of the node's own quota, from which it warns
+    #[arg(long, value_name = "PERCENT", default_value = "80")]
+    pub(crate) warn_disk: u64,
+    /// The same, critical
+    #[arg(long, value_name = "PERCENT", default_value = "95")]
+    pub(crate) crit_disk: u64,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct InitArgs {
+    /// Name under which people know the node; kept for later starts
+    #[arg(long)]
+    pub(super) name: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum StoreCommand {
+    /// Verify every byte and name what is damaged; changes nothing
+    Check,
+    /// Save everything undamaged into a new store; the damaged one is kept
+    Repair {
+        /// Write the new store into this directory, which must not be there yet, and leave the
+        /// node's as it is
+        #[arg(long, value_name = "DIR", required_unless_present = "in_place")]
+        #[arg(value_hint = clap::ValueHint::DirPath)]
+        out: Option<PathBuf>,
+        /// Put the new store in the place of the damaged one, which stays beside it as
+        /// store.damaged-N
+        #[arg(long, conflicts_with = "out")]
+        in_place: bool,
+        #[command(flatten)]
+        confirm: Confirm,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Every key with its value and where it comes from
+    Show,
+    /// Is the configuration right?
+    Check {
+        /// A file; without it what `run` would read
+        file: Option<PathBuf>,
+    },
+    /// A file with every key, its meaning and its default
+    Example,
+}
