@@ -81,7 +81,8 @@ impl Engine {
             | PeerFrame::Twin(_)
             | PeerFrame::Ask(_)
             | PeerFrame::Claim(_)
-            | PeerFrame::Succession(_)) => self.on_identity_frame(link, frame),
+            | PeerFrame::Succession(_)
+            | PeerFrame::Parted(_)) => self.on_identity_frame(link, frame),
             frame => self.on_unoffered(link, frame),
         }
     }

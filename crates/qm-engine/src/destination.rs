@@ -50,7 +50,7 @@ impl Engine {
             Destination::Id { qm, .. } => RemoteKey::Id(*qm),
             _ => return Err(bad("this form of destination is not known here".to_owned())),
         };
-        if key == RemoteKey::Id(self.me.qm) {
+        if matches!(&key, RemoteKey::Id(qm) if *qm == self.me.qm || self.was_here(*qm)) {
             return self.local_target(destination.queue());
         }
         Ok(Target::Remote(key, destination.queue().clone()))

@@ -25,6 +25,7 @@ use crate::history::History;
 use crate::identity::branches::Branched;
 use crate::identity::election::Election;
 use crate::identity::handshake::Tokens;
+use crate::identity::parted::Partings;
 use crate::identity::{TokenKey, Twins};
 use crate::io::{ConnId, Event, Input, LinkId, LoadId, Output, Recovered, StreamId};
 use crate::jobs::{JobId, Jobs};
@@ -193,6 +194,8 @@ pub struct Engine {
     pub(crate) tokens: Tokens,
     /// Which of two copies keeps the identity.
     pub(crate) election: Election,
+    /// Machines that left an identity to another.
+    pub(crate) partings: Partings,
     /// Whether the identity is on another machine than the one it was made on.
     pub(crate) moved: bool,
     /// Histories that were seen to branch.
@@ -326,6 +329,7 @@ impl Engine {
             arrivals: Arrivals::default(),
             tokens: Tokens::default(),
             election: Election::default(),
+            partings: Partings::default(),
             moved: false,
             branched: Branched::default(),
             recent: RecentArrivals::new(config.dedup_capacity > 0),

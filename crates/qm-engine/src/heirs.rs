@@ -74,7 +74,7 @@ fn heir_key(qm: QmId) -> Bytes {
     prefixed(HEIR, qm.as_bytes())
 }
 
-fn ids(succession: &Succession) -> (QmId, QmId) {
+pub(crate) fn ids(succession: &Succession) -> (QmId, QmId) {
     (
         QmId::from_ed25519_public_key(&succession.old_key),
         QmId::from_ed25519_public_key(&succession.new_key),

@@ -15,6 +15,7 @@ mod election_model;
 pub(crate) mod handshake;
 #[cfg(test)]
 mod model;
+pub(crate) mod parted;
 mod proof;
 mod relays;
 mod seal;
@@ -36,11 +37,13 @@ use self::alarms::Alarms;
 use self::check::{Checks, Current, Told};
 use self::proof::{Proofs, Unverified, Voice};
 use self::relays::{Relays, Word};
+use crate::admin::AdminReply;
 use crate::config::OnTwin;
 use crate::connections::With;
 use crate::engine::Engine;
 use crate::io::{Event, Lane, LinkId, Output};
 use crate::record::prefixed;
+use crate::session::Session;
 
 /// Other sessions of a peer that are asked because of a new one.
 const ASKED_MAX: usize = 8;
@@ -120,10 +123,9 @@ impl Engine {
         let Some(newest_life) = life(&newest) else {
             return;
         };
-        // A former identity drains: that the copy which keeps it lives is known, and that alarm is
-        // over.
+        // A former identity drains: that the copy which keeps it lives is known.
         if self.is_draining(newest) {
-            self.twin_parts(peer);
+            self.twin_parts(newest);
             return;
         }
         let others: Vec<LinkId> = self
@@ -159,14 +161,47 @@ impl Engine {
         }
     }
 
-    /// One of two machines says that it takes an identity of its own: the alarm is over.
-    pub(crate) fn twin_parts(&mut self, peer: QmId) {
-        if let Some(machines) = self.twins.alarms.titles(peer) {
-            self.forget_alarm(peer);
-            let text = format!("of {machines} one takes an identity of its own");
-            self.note_connection(With::Peer(peer), "parted", &text);
-            self.event(Event::TwinParted { qm: peer });
+    /// The machine at the other end of a session takes an identity of its own. It speaks for itself
+    /// and for no other with that key: the alarm is over when one machine is left.
+    pub(crate) fn twin_parts(&mut self, link: LinkId) {
+        let Some(session) = self.sessions.get(&link) else {
+            return;
+        };
+        let (peer, address) = (session.peer, session.remote.to_string());
+        let Some(hello) = session.hello.as_ref() else {
+            return;
+        };
+        let (life, host) = (hello.incarnation, hello.host.as_str().to_owned());
+        let is_it = |machine: &TwinMachine| {
+            machine.incarnation == life || (machine.host == host && machine.address == address)
+        };
+        self.machine_parted(peer, is_it);
+    }
+
+    /// A machine has an identity no longer. Others that have it at this moment stay, whatever is
+    /// said of them.
+    fn machine_parted(&mut self, qm: QmId, is_it: impl Fn(&TwinMachine) -> bool) {
+        let links = self.by_peer.get(&qm).into_iter().flatten();
+        let lives: Vec<_> = links
+            .filter(|link| !self.is_draining(**link))
+            .filter_map(|link| self.sessions.get(link))
+            .filter(|session| session.opened && !session.ends)
+            .filter_map(Session::incarnation)
+            .collect();
+        let parts = |machine: &TwinMachine| is_it(machine) && !lives.contains(&machine.incarnation);
+        let Some((title, over)) = self.twins.alarms.parted(qm, parts) else {
+            return;
+        };
+        if over {
+            self.forget_alarm(qm);
+        } else {
+            self.save_alarm(qm);
         }
+        let text = format!("{title} takes an identity of its own");
+        if qm != self.me.qm {
+            self.note_connection(With::Peer(qm), "parted", &text);
+        }
+        self.event(Event::TwinParted { qm, title, over });
     }
 
     /// A frame about identities.
@@ -179,6 +214,7 @@ impl Engine {
             PeerFrame::Ask(ask) => self.on_ask(link, ask),
             PeerFrame::Claim(claim) => self.on_claim(link, claim),
             PeerFrame::Succession(succession) => self.on_succession(link, succession),
+            PeerFrame::Parted(parted) => self.on_parted(link, parted),
             // Their histories are not compared in this version.
             _ => {}
         }
@@ -221,6 +257,7 @@ impl Engine {
             return;
         };
         let wall_us = self.now.wall_us;
+        self.make_room_for_alarm(peer);
         let news = self.twins.alarms.raise(peer, None, &machines, wall_us);
         if news {
             self.save_alarm(peer);
@@ -277,9 +314,8 @@ impl Engine {
         // The rank is frozen by the first word of a copy: not by a stranger's. And of a former
         // identity nothing is left to decide.
         let heard = self.sessions.get(&link).is_some_and(|session| {
-            let record = self.peers.known.get(&session.peer);
-            let stranger = record.is_none_or(|record| !record.approval.is_heard());
-            session.own == self.me.qm && (session.peer == self.me.qm || !stranger)
+            let peer = session.peer;
+            session.own == self.me.qm && (peer == self.me.qm || self.is_heard(peer))
         });
         if heard {
             self.ask_with_rank(link, twin);
@@ -349,6 +385,9 @@ impl Engine {
 
     /// The key's holder has signed.
     pub(crate) fn on_signed(&mut self, sign: u64, signature: [u8; 64]) {
+        if self.on_parted_signed(sign, signature) {
+            return;
+        }
         let Some((link, mut claim)) = self.twins.signing.remove(&sign) else {
             return;
         };
@@ -389,6 +428,9 @@ impl Engine {
 
     /// Whether a signature was by this node's own key.
     pub(crate) fn on_verified(&mut self, verify: u64, good: bool) {
+        if self.on_parted_verified(verify, good) {
+            return;
+        }
         let Some((link, claim)) = self.twins.verifying.remove(&verify) else {
             return self.on_succession_verified(verify, good);
         };
@@ -437,10 +479,15 @@ impl Engine {
     /// Whoever lost takes another identity, unless it is configured to wait for its operator: now,
     /// or at the next look, when an earlier change still drains or the disk was full.
     pub(crate) fn follow_election(&mut self, because: &str) {
-        if self.has_lost() && self.config.on_twin == OnTwin::Reidentify {
-            // Refused, it is tried again; until then the alarm stands.
-            drop(self.reidentify(because, None));
+        if !self.has_lost() || self.config.on_twin != OnTwin::Reidentify {
+            return;
         }
+        // Refused, it is tried again; until then the alarm stands, and says why.
+        let refused = self.reidentify(because, None).err();
+        self.election.held_up = match refused.map(|reply| *reply) {
+            Some(AdminReply::Failed { cause, .. }) => Some(cause),
+            _ => None,
+        };
     }
 
     /// An open session with a copy of this node: both ask directly, without a node between.
@@ -476,6 +523,7 @@ impl Engine {
         };
         let (qm, wall_us) = (self.me.qm, self.now.wall_us);
         let machines = [me, other.clone()];
+        self.make_room_for_alarm(qm);
         if self.twins.alarms.raise(qm, told_by, &machines, wall_us) {
             self.save_alarm(qm);
             if let Some(by) = told_by {
@@ -486,6 +534,19 @@ impl Engine {
                 told_by,
                 other: Box::new(other),
             });
+        }
+    }
+
+    /// Whether what a peer says about identities counts: one that was approved or dialled.
+    pub(crate) fn is_heard(&self, peer: QmId) -> bool {
+        let record = self.peers.known.get(&peer);
+        record.is_some_and(|record| record.approval.is_heard())
+    }
+
+    fn make_room_for_alarm(&mut self, qm: QmId) {
+        let is_stranger = |qm: QmId| !self.is_heard(qm);
+        if let Some(gone) = self.twins.alarms.makes_room(qm, self.me.qm, is_stranger) {
+            self.forget_alarm(gone);
         }
     }
 
@@ -516,8 +577,16 @@ impl Engine {
         let mut views = self.twins.alarms.views();
         for view in views.iter_mut().filter(|view| view.qm == self.me.qm) {
             view.lost_us = self.election.lost_us;
+            view.held_up.clone_from(&self.election.held_up);
         }
         views
+    }
+
+    /// The same of this node's own identity alone.
+    pub(crate) fn own_twin_view(&self) -> Option<TwinView> {
+        self.twin_views()
+            .into_iter()
+            .find(|view| view.qm == self.me.qm)
     }
 
     fn pass_on(&mut self, link: LinkId, frame: &PeerFrame) {

@@ -652,11 +652,15 @@ pub enum Event {
         /// What is to be done, by this node's configuration.
         on_twin: OnTwin,
     },
-    /// One of two live machines with a peer's identity says that it takes one of its own: its
-    /// sessions under this one drain, and the alarm is over.
+    /// One of several live machines with one identity takes one of its own: its sessions under this
+    /// one drain.
     TwinParted {
-        /// The identity that both had.
+        /// The identity that they had; this node's own, when its copy parted.
         qm: QmId,
+        /// That machine.
+        title: String,
+        /// Whether one machine is left, and the alarm is over.
+        over: bool,
     },
     /// The identity is on another machine than the one it was made on. A hint: told to peers, and
     /// a lower rank among copies.

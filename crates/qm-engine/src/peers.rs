@@ -326,6 +326,7 @@ impl Engine {
                     self.peers.known.remove(&oldest);
                     self.forget_tokens(oldest);
                     self.forget_branches(oldest);
+                    self.forget_alarm(oldest);
                     self.commits.unset(peer_key(oldest));
                 }
             }

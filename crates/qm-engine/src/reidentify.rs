@@ -46,6 +46,8 @@ const BECAUSE_BYTES_MAX: usize = 256;
 pub(crate) struct Reidentifying {
     /// What drains.
     former: Option<Former>,
+    /// What has drained and whose key is erased, of the last change.
+    gone: Option<Former>,
     /// A change that is not durable yet.
     change: Option<Change>,
     /// Destinations whose switch is on its way to the disk.
@@ -200,6 +202,7 @@ impl Engine {
             because: change.because.clone(),
             reclaimed: change.reclaims,
             split: change.splits,
+            lives: self.lives_to_leave(),
             marks: BTreeMap::new(),
             drained: None,
             gone: false,
@@ -239,6 +242,9 @@ impl Engine {
         let Some(change) = self.reidentifying.change.take() else {
             return;
         };
+        if self.has_lost() {
+            self.election.held_up = Some(text.to_owned());
+        }
         if let Some((conn, request)) = change.asked {
             let cause = format!("the identity stays as it is: {text}");
             let reply = failed(Outcome::STORE_FULL, cause, "make room, then try again");
@@ -279,6 +285,7 @@ impl Engine {
         for link in links {
             self.tell_succession(link);
             self.tell_draining(link);
+            self.tell_parted(link);
             self.look_for_approval(link);
         }
         self.connect_kept();
@@ -299,6 +306,14 @@ impl Engine {
 
     pub(crate) fn is_own(&self, qm: QmId) -> bool {
         qm == self.me.qm || self.former() == Some(qm)
+    }
+
+    /// Whether an identity was this node's and is nobody else's: what is for it is for this node.
+    /// Not where copies parted, and another machine kept it.
+    pub(crate) fn was_here(&self, qm: QmId) -> bool {
+        let former = self.reidentifying.former.as_ref();
+        let former = former.or(self.reidentifying.gone.as_ref());
+        former.is_some_and(|former| former.qm == qm && !former.split)
     }
 
     /// The tokens of a former identity, which a start finds draining, are made with this secret:
@@ -398,6 +413,16 @@ impl Engine {
             let hello = session.hello.as_ref();
             session.succeeded || hello.is_some_and(|h| h.flags.contains(HelloFlags::DRAINING))
         })
+    }
+
+    /// What is on disk of the former identity.
+    pub(crate) fn former_record(&self) -> Option<&Former> {
+        self.reidentifying.former.as_ref()
+    }
+
+    /// Whether a peer has no use for frames about identities.
+    pub(crate) fn is_untold(&self, peer: QmId) -> bool {
+        self.reidentifying.untold.contains(&peer)
     }
 
     /// Shows a peer who follows whom (W-SUC-3).
@@ -617,7 +642,7 @@ impl Engine {
         if refused {
             return;
         }
-        self.reidentifying.former = None;
+        self.reidentifying.gone = self.reidentifying.former.take();
         self.reidentifying.switching.clear();
         self.drop_former(former);
         self.outputs.push_back(Output::Keys {
@@ -677,9 +702,8 @@ impl Engine {
             let former = Former::decode(value);
             let mine = |f: &Former| f.succession.new_key == self.me.public_key;
             match former.filter(mine) {
-                Some(former) => {
-                    self.reidentifying.former = Some(former).filter(|former| !former.gone);
-                }
+                Some(former) if former.gone => self.reidentifying.gone = Some(former),
+                Some(former) => self.reidentifying.former = Some(former),
                 None => self.event(unreadable.clone()),
             }
         }

@@ -76,6 +76,10 @@ pub(crate) struct Session {
     pub(crate) opened: bool,
     /// Whether the peer proved that its identity is a former one.
     pub(crate) succeeded: bool,
+    /// Words about machines that left an identity.
+    pub(crate) parted_heard: u8,
+    /// Whether the peer said goodbye.
+    pub(crate) ends: bool,
     pub(crate) last_activity: Timestamp,
     /// How long acks take, smoothed, milliseconds.
     ack_takes_ms: u64,
@@ -150,6 +154,8 @@ impl Session {
             pending: false,
             opened: false,
             succeeded: false,
+            parted_heard: 0,
+            ends: false,
             last_activity: now,
             ack_takes_ms: 0,
             last_ack: Timestamp(0),
@@ -437,7 +443,7 @@ impl Engine {
             session.pending = welcome.flags.contains(WelcomeFlags::PENDING);
             session.welcome = Some(welcome);
         }
-        self.take_token(link, &token, branched);
+        self.take_token(link, &token, branched, repeated);
     }
 
     /// Opens the session once both hellos are answered, and both answers confirmed.
@@ -508,6 +514,8 @@ impl Engine {
         self.connected_to(own, peer);
         self.query_doubts(own, peer);
         self.tell_succession(link);
+        self.tell_parted(link);
+        self.tell_who_parted(link);
         self.look_for_approval(link);
         self.busy_peers.insert(peer);
         self.arm_session(link, self.now.at.plus_ms(self.config.idle_session_ms));
@@ -719,7 +727,10 @@ impl Engine {
             // W-TWN-5.
             let leaves = goodbye.reason == Outcome::WRONG_IDENTITY && session.opened;
             if leaves {
-                self.twin_parts(peer);
+                if let Some(session) = self.sessions.get_mut(&link) {
+                    session.ends = true;
+                }
+                self.twin_parts(link);
             // A session that gave way to another one says nothing about the peer.
             } else if goodbye.reason != Outcome::SUPERSEDED && goodbye.reason != Outcome::IDLE {
                 self.connections.ended(peer, goodbye.reason);

@@ -636,6 +636,7 @@ impl Engine {
             engine.peers.known.remove(&peer);
             engine.forget_alarm(peer);
             engine.forget_branches(peer);
+            engine.forget_partings(peer);
             engine.commits.unset(peer_key(peer));
             let keys: Vec<_> = engine
                 .remotes

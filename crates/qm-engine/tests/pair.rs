@@ -987,8 +987,8 @@ fn frames_that_are_not_offered_are_answered_by_type() {
         relay: [1; 16],
         challenge: [2; 32],
         points: vec![qm_wire::ForkPoint {
-            commit: 1,
-            hash: [3; 16],
+            from_us: 1,
+            mark: [3; 16],
         }],
         signature: [4; 64],
     };

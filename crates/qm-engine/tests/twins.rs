@@ -10,7 +10,10 @@ use qm_engine::{
     BranchEvidence, ConnId, Engine, EngineConfig, Event, Identity, Input, LinkId, Now, OnTwin,
     Output, Recovered, SeededEntropy, StoreOp, Ticket, Timestamp, Trust, TwinView,
 };
-use qm_wire::{Challenge, Claim, Incarnation, PeerFrame, QmId, Rank, Twin};
+use qm_wire::{
+    Challenge, Claim, Goodbye, Incarnation, Outcome, PeerFrame, QmId, Rank, Twin, Welcome,
+    WelcomeFlags,
+};
 
 const HUB: usize = 0;
 
@@ -819,4 +822,119 @@ fn the_machine_that_the_identity_was_made_on_keeps_it() {
     world.connect(1, HUB);
     assert_eq!(world.twins(1)[0].lost_us, None, "it is where it was made");
     assert!(world.twins(copy)[0].lost_us.is_some());
+}
+
+/// What was said about a first copy does not decide about one that is made later.
+#[test]
+fn a_machine_that_served_for_years_keeps_its_identity_from_a_copy_of_it() {
+    for seed in 0..8 {
+        let mut world = World::new();
+        let first = world.copy(1, "till-2");
+        world.now_ms = 10_000;
+        world.connect(1, HUB);
+        world.restart(first);
+        world.connect(first, HUB);
+        assert_eq!(world.twins(1)[0].lost_us, None);
+        // Its operator says that the incident is over.
+        let who = world.machines[1].identity.qm.to_string();
+        let (conn, request) = (ConnId(1), 1);
+        let what = AdminRequest::PeerForget { who };
+        let input = Input::Admin {
+            conn,
+            request,
+            what,
+        };
+        world.give(1, input);
+        world.now_ms += 400 * 24 * 3_600_000 + seed;
+        // Its rank is copied with its disk.
+        let second = world.copy(1, "till-3");
+        world.restart(second);
+        world.connect(second, HUB);
+        world.connect(1, HUB);
+        assert_eq!(world.twins(1)[0].lost_us, None, "seed {seed}");
+        assert!(world.twins(second)[0].lost_us.is_some(), "seed {seed}");
+    }
+}
+
+/// Whoever has the key may say that it takes another identity: of itself, not of others.
+#[test]
+fn a_machine_that_parts_says_nothing_of_the_others() {
+    let mut world = World::new();
+    let copies = [1, world.copy(1, "till-2"), world.copy(1, "till-3")];
+    for copy in copies {
+        world.connect(copy, HUB);
+    }
+    // W-TWN-5.
+    let parts = |world: &mut World, copy: usize| {
+        let mut links = world.links.iter();
+        let link = links.find(|(_, ends)| ends.contains(&copy));
+        let (link, reason) = (*link.unwrap().0, Outcome::WRONG_IDENTITY);
+        let text = "it takes another".into();
+        world.say(HUB, link, &PeerFrame::Goodbye(Goodbye { reason, text }));
+    };
+    assert_eq!(world.twins(HUB)[0].machines.len(), 3);
+    parts(&mut world, copies[2]);
+    let left = world.twins(HUB);
+    assert_eq!(left.len(), 1, "two are left");
+    let hosts: Vec<&str> = places(&left[0]).into_iter().map(|(host, _)| host).collect();
+    assert_eq!(hosts, ["till", "till-2"]);
+    parts(&mut world, copies[1]);
+    assert!(world.twins(HUB).is_empty(), "one is left");
+}
+
+fn welcome(attempt: u64, nonce: u8, flags: WelcomeFlags, token: u8) -> PeerFrame {
+    PeerFrame::Welcome(Welcome {
+        flags,
+        protocol: 1,
+        incarnation: Incarnation(5),
+        attempt,
+        nonce: [nonce; 16],
+        store_id: [1; 16],
+        token: vec![token; 56].into(),
+    })
+}
+
+/// Each costs a write of this node's disk.
+#[test]
+fn a_session_that_does_not_open_gets_a_few_welcomes() {
+    let mut world = World::new();
+    let link = world.dial(1, HUB);
+    world.under_way.clear();
+    for n in 0..400_u16 {
+        let token = n.to_le_bytes()[0];
+        world.say(1, link, &welcome(1, 3, WelcomeFlags::NONE, token));
+    }
+    assert_eq!(world.machines[1].closed, [link]);
+    assert!(world.machines[1].persisted < 300);
+}
+
+/// A node that nobody knows says that this one's history branched, minute by minute.
+#[test]
+fn a_strangers_word_begins_no_new_life_and_others_begin_few() {
+    for (trust, lives_max) in [(Trust::Approve, 1), (Trust::Any, 12)] {
+        let mut world = World::new();
+        let now = world.now();
+        let mut config = EngineConfig::default();
+        config.trust = trust;
+        let identity = world.machines[1].identity;
+        let entropy = Box::new(SeededEntropy::new(9));
+        let recovered = Recovered::default();
+        world.machines[1].engine = Engine::new(config, identity, recovered, entropy, now);
+        let mut lives = std::collections::BTreeSet::new();
+        for attempt in 1..=2_000 {
+            world.now_ms += 61_000;
+            world.tick(1);
+            let link = world.dial(HUB, 1);
+            world.under_way.clear();
+            world.say(1, link, &welcome(attempt, 3, WelcomeFlags::BRANCHED, 1));
+            lives.insert(world.machines[1].engine.incarnation());
+            let text = "lost".to_owned();
+            for end in [HUB, 1] {
+                let text = text.clone();
+                world.give(end, Input::Closed { link, text });
+            }
+        }
+        assert!(lives.len() <= lives_max, "{trust:?}: {} lives", lives.len());
+        assert_eq!(lives.len() > 1, trust == Trust::Any);
+    }
 }

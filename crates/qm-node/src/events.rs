@@ -142,11 +142,13 @@ pub(crate) fn log(event: &Event) {
                 "another live machine has this node's identity: {other}"
             );
         }
-        Event::TwinParted { qm } => tracing::warn!(
+        Event::TwinParted { qm, title, over } => tracing::warn!(
             event = "twin_parted",
-            peer = %qm,
-            "one of the machines with the identity {qm} takes one of its own; approve that one \
-             when it asks: qm-node peers list"
+            %qm,
+            machine = title.as_str(),
+            over,
+            "{title} takes an identity of its own instead of {qm}; approve that one when it asks: \
+             qm-node peers list"
         ),
         Event::ElectionLost {
             told_by,

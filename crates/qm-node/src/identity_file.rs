@@ -14,6 +14,9 @@ pub(crate) const KEY_FILE: &str = "identity.key";
 pub(crate) const FORMER_FILE: &str = "identity.former";
 /// A key that has no role yet.
 pub(crate) const NEXT_FILE: &str = "identity.next";
+/// Beginning of the names of files with keys that a store from before knows nothing of; the
+/// identity follows.
+const KEPT: &str = "identity.kept-";
 /// The display name, one line.
 pub(crate) const NAME_FILE: &str = "name";
 /// A PKCS#8 Ed25519 key has 48 to 83 bytes; more is some other file.
@@ -138,6 +141,25 @@ pub(crate) fn erase_key(data: &Path, file: &str) -> Result<(), IdentityError> {
         Err(e) => return Err(io_error("remove", &path)(e)),
     }
     sync_dir(data)
+}
+
+/// Where a key is kept of which the store knows nothing.
+pub(crate) fn kept_file(key: &NodeKey) -> String {
+    format!("{KEPT}{}", key.qm_id())
+}
+
+/// The files with such keys, in order of their names.
+pub(crate) fn kept_files(data: &Path) -> Result<Vec<String>, IdentityError> {
+    let entries = match fs::read_dir(data) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(io_error("read", data)(e)),
+    };
+    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let is_kept = |name: &String| name.starts_with(KEPT) && !name.ends_with(".new");
+    let mut kept: Vec<String> = names.filter(is_kept).collect();
+    kept.sort_unstable();
+    Ok(kept)
 }
 
 /// The display name kept in a data directory.

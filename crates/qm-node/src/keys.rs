@@ -2,7 +2,8 @@
 //!
 //! Which key is which, the store says ([`Roles`]); the files only have to hold them. A new key is
 //! on disk before the store is told of it, and no file is given up before its key lies in another
-//! one, so a crash at any moment leaves both keys and a store that tells them apart.
+//! one, so a crash at any moment leaves both keys and a store that tells them apart. A store that
+//! went back knows nothing of the newer key: that is put aside, for the newer store may come back.
 
 use std::path::{Path, PathBuf};
 
@@ -40,9 +41,20 @@ impl NodeKeys {
 
     /// The keys in their roles, and the files put in order; `None` when a key is missing.
     pub(crate) fn open(data: &Path, roles: Option<Roles>) -> Result<Option<Self>, IdentityError> {
+        let kept = identity_file::kept_files(data)?;
+        let kept: Vec<&str> = kept.iter().map(String::as_str).collect();
         let mut found = Vec::new();
         for file in [FORMER_FILE, KEY_FILE, NEXT_FILE] {
             found.extend(identity_file::load_key_file(data, file)?.map(|key| (file, key)));
+        }
+        for file in &kept {
+            match identity_file::load_key_file(data, file) {
+                Ok(key) => found.extend(key.map(|key| (*file, key))),
+                // Most likely nobody needs it; if it is needed, a key is missing.
+                Err(error) => {
+                    tracing::warn!(event = "kept_key_unreadable", %error, "a key that was put aside");
+                }
+            }
         }
         let of = |public_key: &[u8; 32]| {
             let mut keys = found.iter().map(|(_, key)| key);
@@ -59,20 +71,39 @@ impl NodeKeys {
             }
             // The store knows of no change: a key that was the node's before one is the store's.
             None => {
-                let mut first = found.iter().filter(|(file, _)| *file != NEXT_FILE);
-                let Some((file, key)) = first.next() else {
+                let in_use = [FORMER_FILE, KEY_FILE];
+                let mut first = found.iter().filter(|(file, _)| in_use.contains(file));
+                let Some((_, key)) = first.next() else {
                     return Ok(None);
                 };
-                if *file == FORMER_FILE {
-                    tracing::warn!(
-                        event = "identity_went_back",
-                        qm = %key.qm_id(),
-                        "the store is older than the last change of identity; its own identity is taken"
-                    );
-                }
                 (key.clone(), None)
             }
         };
+        let has_role = |key: &NodeKey| {
+            let mut roles = [Some(&current), former.as_ref()].into_iter().flatten();
+            roles.any(|of| of.public_key() == key.public_key())
+        };
+        let in_place = found.iter().find(|(file, _)| *file == KEY_FILE);
+        if in_place.is_some_and(|(_, key)| !has_role(key)) {
+            // The store went back. Another one may know more, so nothing is thrown away.
+            for (_, key) in found.iter().filter(|(_, key)| !has_role(key)) {
+                let file = identity_file::kept_file(key);
+                identity_file::save_key(data, &file, key)?;
+                tracing::warn!(
+                    event = "identity_went_back",
+                    qm = %current.qm_id(),
+                    newer = %key.qm_id(),
+                    kept = file.as_str(),
+                    "the store is older than the last change of identity: its own identity is \
+                     taken, and the newer key is kept for a newer store"
+                );
+            }
+        }
+        let own: Vec<&str> = found
+            .iter()
+            .filter(|(file, key)| kept.contains(file) && has_role(key))
+            .map(|(file, _)| *file)
+            .collect();
         let keys = Self {
             data: data.to_owned(),
             current,
@@ -81,6 +112,9 @@ impl NodeKeys {
         };
         if found.len() > 1 {
             keys.arrange()?;
+        }
+        for file in own {
+            identity_file::erase_key(data, file)?;
         }
         Ok(Some(keys))
     }
@@ -243,7 +277,19 @@ mod tests {
         // A store from before the change belongs to the former key.
         let restored = tempfile::tempdir().unwrap();
         copy(restored.path());
-        assert_eq!(ids(restored.path(), None), Some((old.qm_id(), None)));
+        for _ in 0..2 {
+            assert_eq!(ids(restored.path(), None), Some((old.qm_id(), None)));
+        }
+        // And the newer key is there when the newer store is back.
+        let kept = identity_file::kept_files(restored.path()).unwrap();
+        assert_eq!(kept, [format!("identity.kept-{new}")]);
+        assert_eq!(ids(restored.path(), changed), expected);
+        assert_eq!(ids(restored.path(), changed), expected);
+        assert!(
+            identity_file::kept_files(restored.path())
+                .unwrap()
+                .is_empty()
+        );
 
         // Back again: each key lies where the other one is to be written.
         let (back, _) = keys

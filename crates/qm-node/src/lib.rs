@@ -45,6 +45,7 @@ compile_error!("a node serves applications over Unix domain sockets, which this 
 mod adapter;
 pub mod admin_json;
 mod clock;
+mod data_lock;
 mod driver;
 mod embed;
 pub mod errors;

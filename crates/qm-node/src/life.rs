@@ -19,6 +19,7 @@ use tracing::Instrument as _;
 
 use crate::adapter::{Disk, Opened};
 use crate::clock::{NodeClock, SavedClock};
+use crate::data_lock::DataLock;
 use crate::driver::{Driver, Ended, GATHERED_BYTES_MAX};
 use crate::health::StoreHealth;
 use crate::identity_file;
@@ -54,6 +55,8 @@ pub(crate) struct Owned {
     name: String,
     created: bool,
     health: Arc<StoreHealth>,
+    /// Until the node has ended.
+    _lock: DataLock,
 }
 
 impl Owned {
@@ -83,14 +86,16 @@ impl Owned {
     }
 }
 
-/// Opens the data directory: the store first, for its lock, then the identity.
+/// Opens the data directory: its lock, the store, then the identity.
 pub(crate) fn own(config: &NodeConfig, fs: Arc<dyn Fs>) -> Result<(Disk, Owned), RunError> {
     let data = &config.data;
-    let generalized = sysprep::finish(data)?;
-    if !config.create && !generalized && !NodeKeys::exist(data)? {
+    if !config.create && !sysprep::is_prepared(data) && !NodeKeys::exist(data)? {
         return Err(RunError::NotInitialised { data: data.clone() });
     }
     identity_file::create_data_dir(data)?;
+    // Before anything is erased: another start may be at work here, or a node.
+    let lock = DataLock::take(data)?;
+    sysprep::finish(data)?;
     store_tools::check_interrupted(data)?;
     let health = Arc::new(StoreHealth::default());
     let (disk, recovered, store_id) = Disk::open(
@@ -129,6 +134,7 @@ pub(crate) fn own(config: &NodeConfig, fs: Arc<dyn Fs>) -> Result<(Disk, Owned),
             name,
             created,
             health,
+            _lock: lock,
         },
     ))
 }

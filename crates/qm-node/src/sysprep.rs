@@ -12,9 +12,11 @@ use std::sync::Arc;
 use qm_store::RealFs;
 
 use crate::adapter::Disk;
+use crate::data_lock::DataLock;
 use crate::health::StoreHealth;
 use crate::identity_file::{
-    FORMER_FILE, IdentityError, KEY_FILE, NAME_FILE, NEXT_FILE, io_error, replace_file, sync_dir,
+    FORMER_FILE, IdentityError, KEY_FILE, NAME_FILE, NEXT_FILE, io_error, kept_files, replace_file,
+    sync_dir,
 };
 use crate::life::{STORE_DIR, store_options};
 use crate::reading::Pace;
@@ -24,7 +26,8 @@ use crate::run::{NodeConfig, RunError};
 pub(crate) const GENERALIZED_FILE: &str = "generalized";
 /// Records that were damaged, beside the store.
 const ASIDE_DIR: &str = "damaged";
-/// What a machine has of its own in a data directory; the socket is the node's that runs.
+/// What a machine has of its own in a data directory beside keys that were put aside; the socket is
+/// the node's that runs.
 const OWN: [&str; 6] = [
     KEY_FILE,
     FORMER_FILE,
@@ -64,15 +67,16 @@ pub struct Held {
 /// [`RunError`]: the node runs, the directory is no node's, or files cannot be read or written.
 pub fn sysprep(config: &NodeConfig, waiting: &Waiting) -> Result<Held, RunError> {
     let data = &config.data;
-    if data.join(GENERALIZED_FILE).exists() {
+    if !is_prepared(data) && !data.join(KEY_FILE).exists() {
+        return Err(RunError::NotInitialised { data: data.clone() });
+    }
+    let _lock = DataLock::take(data)?;
+    if is_prepared(data) {
         finish(data)?;
         return Ok(Held {
             messages: 0,
             refused: false,
         });
-    }
-    if !data.join(KEY_FILE).exists() {
-        return Err(RunError::NotInitialised { data: data.clone() });
     }
     let (disk, recovered, _) = Disk::open(
         Arc::new(RealFs),
@@ -87,7 +91,6 @@ pub fn sysprep(config: &NodeConfig, waiting: &Waiting) -> Result<Held, RunError>
         if let Waiting::Export(to) = waiting {
             export(data, to)?;
         }
-        // The lock is held until everything is gone.
         replace_file(data, GENERALIZED_FILE, b"qm\n")?;
         erase(data)?;
     }
@@ -95,13 +98,17 @@ pub fn sysprep(config: &NodeConfig, waiting: &Waiting) -> Result<Held, RunError>
     Ok(Held { messages, refused })
 }
 
-/// Finishes what [`sysprep`] began. Returns whether the directory is to get a new identity.
-pub(crate) fn finish(data: &Path) -> Result<bool, IdentityError> {
-    let marked = data.join(GENERALIZED_FILE).exists();
-    if marked {
+/// Whether the next start gives the directory a new identity.
+pub(crate) fn is_prepared(data: &Path) -> bool {
+    data.join(GENERALIZED_FILE).exists()
+}
+
+/// Finishes what [`sysprep`] began, for whoever has the directory's lock.
+pub(crate) fn finish(data: &Path) -> Result<(), IdentityError> {
+    if is_prepared(data) {
         erase(data)?;
     }
-    Ok(marked)
+    Ok(())
 }
 
 /// The new identity is on disk.
@@ -110,8 +117,14 @@ pub(crate) fn begin(data: &Path) -> Result<(), IdentityError> {
     sync_dir(data)
 }
 
+fn own(data: &Path) -> Result<Vec<String>, IdentityError> {
+    let mut own = kept_files(data)?;
+    own.extend(OWN.map(str::to_owned));
+    Ok(own)
+}
+
 fn erase(data: &Path) -> Result<(), IdentityError> {
-    for name in OWN {
+    for name in own(data)? {
         remove(&data.join(name))?;
     }
     sync_dir(data)
@@ -132,8 +145,8 @@ fn remove(path: &Path) -> Result<(), IdentityError> {
 /// Moves rather than copies: there is never more than one directory with this identity.
 fn export(data: &Path, to: &Path) -> Result<(), IdentityError> {
     crate::identity_file::create_new_dir(to)?;
-    for name in OWN {
-        let (from, to) = (data.join(name), to.join(name));
+    for name in own(data)? {
+        let (from, to) = (data.join(&name), to.join(&name));
         match fs::rename(&from, &to) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => {
                 return Err(io_error("move", &from)(e));
@@ -165,6 +178,8 @@ mod tests {
             let dir = tempfile::tempdir().unwrap();
             let config = config(dir.path());
             let before = init(&config).unwrap();
+            let aside = config.data.join("identity.kept-x");
+            fs::copy(config.data.join(KEY_FILE), &aside).unwrap();
             replace_file(&config.data, GENERALIZED_FILE, b"qm\n").unwrap();
             for name in OWN.iter().take(erased) {
                 remove(&config.data.join(name)).unwrap();
@@ -172,9 +187,34 @@ mod tests {
             let after = init(&config).unwrap();
             assert!(after.created, "after {erased}");
             assert_ne!(after.qm, before.qm, "after {erased}");
+            assert!(!aside.exists());
             assert!(!config.data.join(GENERALIZED_FILE).exists());
             assert_eq!(init(&config).unwrap().qm, after.qm);
         }
+    }
+
+    /// Two starts at once on a prepared directory: the second must not erase what the first makes.
+    #[test]
+    fn nothing_is_erased_under_a_process_that_is_at_work() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = config(dir.path());
+        let before = init(&config).unwrap();
+        let first = DataLock::take(&config.data).unwrap();
+        replace_file(&config.data, GENERALIZED_FILE, b"qm\n").unwrap();
+        let second = init(&config);
+        assert!(
+            matches!(second, Err(RunError::DataInUse { .. })),
+            "{second:?}"
+        );
+        let prepared = sysprep(&config, &Waiting::Purge);
+        assert!(
+            matches!(prepared, Err(RunError::DataInUse { .. })),
+            "{prepared:?}"
+        );
+        assert!(config.data.join(STORE_DIR).is_dir());
+        assert_eq!(identity(&config.data).unwrap().qm, before.qm);
+        drop(first);
+        assert_ne!(init(&config).unwrap().qm, before.qm);
     }
 
     #[test]

@@ -118,6 +118,9 @@ def check_computed(path):
     keys = bytes_of(folder / "succession.hex")[16:]
     digests = qmwire.key_digest(keys[:32]) + qmwire.key_digest(keys[32:64])
     assert (b"qm-succession" + digests).hex() == computed["signed"]["succession"]
+    body = bytes_of(folder / "parted.hex")[16:-64]
+    digests = qmwire.key_digest(body[:32]) + qmwire.key_digest(body[32:64])
+    assert (b"qm-parted" + digests + body[192:]).hex() == computed["signed"]["parted"]
 
 
 def main(folder):

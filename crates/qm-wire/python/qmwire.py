@@ -297,7 +297,7 @@ ENTRY = [("incarnation", U64), ("sequence", U64), ("tag", TAG)]
 RANGE = [("first lookup id", U64), ("last lookup id", U64)]
 RANK = [("sealed", BOOL), ("served, s", U64), ("draw", U64)]
 COMMIT = Struct([("incarnation of the commit", U64), ("sequence of the commit", U64)])
-POINT = [("commit", U64), ("hash", ID)]
+POINT = [("from", U64), ("mark", ID)]
 PLACE = [("stream id", ID), ("position", ONE), ("low", ONE), ("previous link", ID)]
 LINK_AT = [("position", ONE), ("link", ID)]
 
@@ -361,12 +361,18 @@ class Envelope:
 
 
 def check_points(value):
-    commits = [point["commit"] for point in value["points"]]
-    need(all(a < b for a, b in zip(commits, commits[1:])), "NotCanonical", "points")
+    starts = [point["from"] for point in value["points"]]
+    need(all(a < b for a, b in zip(starts, starts[1:])), "NotCanonical", "points")
 
 
 def check_succession(value):
     need(value["old public key"] != value["new public key"], "Invalid", "new public key")
+
+
+def check_parted(value):
+    check_succession(value)
+    lives = [life["left incarnation"] for life in value["lives"]]
+    need(all(a < b for a, b in zip(lives, lives[1:])), "NotCanonical", "lives")
 
 
 def check_place(place):
@@ -638,6 +644,18 @@ KINDS = {
             ("signature by the new key", Raw(64)),
         ],
         check_succession,
+    ),
+    0x0E: Frame(
+        "peer",
+        [
+            ("old public key", Raw(32)),
+            ("new public key", Raw(32)),
+            ("signature by the old key", Raw(64)),
+            ("signature by the new key", Raw(64)),
+            ("lives", Many(1, 16, [("left incarnation", U64)])),
+            ("signature", Raw(64)),
+        ],
+        check_parted,
     ),
     0x10: Data(message=True),
     0x11: Frame(

@@ -53,6 +53,8 @@ pub enum FrameKind {
     ForkPoints = 0x0C,
     /// An identity is succeeded by another one.
     Succession = 0x0D,
+    /// A machine left an identity to another machine.
+    Parted = 0x0E,
     /// A message.
     Data = 0x10,
     /// A message that left its stream otherwise than by delivery.
@@ -141,6 +143,7 @@ impl FrameKind {
         Self::Claim,
         Self::ForkPoints,
         Self::Succession,
+        Self::Parted,
         Self::Data,
         Self::Skip,
         Self::Announce,

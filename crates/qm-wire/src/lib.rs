@@ -163,4 +163,4 @@ pub use queue_name::{AsQueueName, QueueName, QueueNameView};
 pub use remote::{RemoteAnswer, RemoteAsk, RemoteReply, RemoteRequest};
 pub use stream::{Hold, Link, LinkAt, Need, OrderAck, Place, Run, Skip, Skipped, StreamId};
 pub use text::{Text, TextView};
-pub use twin::{Ask, Claim, ForkPoint, ForkPoints, Rank, Succession, Twin};
+pub use twin::{Ask, Claim, ForkPoint, ForkPoints, Parted, Rank, Succession, Twin};

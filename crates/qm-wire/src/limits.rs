@@ -82,6 +82,10 @@ pub const WINDOW_MESSAGES_MAX: u64 = 4096;
 /// Past incarnations announced in a hello. A node with more announces the newest.
 pub const PRIOR_INCARNATIONS_MAX: usize = 256;
 
+/// Lives of a machine that left an identity to another machine, in one frame: those in which it met
+/// copies of it.
+pub const PARTED_LIVES_MAX: usize = 16;
+
 /// Bytes of an enrolment token: a signed grant of another authority.
 pub const ENROLMENT_BYTES_MAX: usize = 512;
 

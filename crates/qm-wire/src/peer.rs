@@ -13,7 +13,7 @@ use crate::large::{Announce, BodyPart, BodyWanted};
 use crate::limits::{ACK_RANGES_MAX, ENTRIES_MAX, EVICTED_MARKS_MAX};
 use crate::remote::{RemoteAnswer, RemoteRequest};
 use crate::stream::{Hold, Need, OrderAck, Skip, Skipped};
-use crate::twin::{Ask, Claim, ForkPoints, Succession, Twin};
+use crate::twin::{Ask, Claim, ForkPoints, Parted, Succession, Twin};
 
 /// A frame between two queue managers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,6 +45,8 @@ pub enum PeerFrame {
     ForkPoints(ForkPoints),
     /// See [`Succession`].
     Succession(Succession),
+    /// See [`Parted`].
+    Parted(Parted),
     /// See [`Data`].
     Data(Data),
     /// See [`Skip`].
@@ -110,6 +112,7 @@ impl PeerFrame {
             Self::Claim(_) => FrameKind::Claim,
             Self::ForkPoints(_) => FrameKind::ForkPoints,
             Self::Succession(_) => FrameKind::Succession,
+            Self::Parted(_) => FrameKind::Parted,
             Self::Data(_) => FrameKind::Data,
             Self::Skip(_) => FrameKind::Skip,
             Self::Announce(_) => FrameKind::Announce,
@@ -209,6 +212,7 @@ impl PeerFrame {
             Self::Claim(frame) => frame.write(to),
             Self::ForkPoints(frame) => frame.write(to),
             Self::Succession(frame) => frame.write(to),
+            Self::Parted(frame) => frame.write(to),
             Self::Skip(frame) => frame.write(to),
             Self::BodyWanted(frame) => frame.write(to),
             Self::BodyPart(frame) => frame.write(to),
@@ -284,6 +288,7 @@ impl PeerFrame {
             FrameKind::Claim => Self::Claim(Claim::read(&mut r)?),
             FrameKind::ForkPoints => Self::ForkPoints(ForkPoints::read(&mut r)?),
             FrameKind::Succession => Self::Succession(Succession::read(&mut r)?),
+            FrameKind::Parted => Self::Parted(Parted::read(&mut r)?),
             FrameKind::Skip => Self::Skip(Skip::read(&mut r)?),
             FrameKind::BodyWanted => Self::BodyWanted(BodyWanted::read(&mut r)?),
             FrameKind::BodyPart => Self::BodyPart(BodyPart::read(&mut r)?),

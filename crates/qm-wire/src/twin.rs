@@ -8,7 +8,7 @@ use bytes::{BufMut, BytesMut};
 
 use crate::codec::{DecodeError, Reader, put_count, put_line};
 use crate::id::{Incarnation, key_digest};
-use crate::limits::{FORK_POINTS_MAX, NAME_BYTES_MAX};
+use crate::limits::{FORK_POINTS_MAX, NAME_BYTES_MAX, PARTED_LIVES_MAX};
 use crate::text::Text;
 
 /// Another live session speaks with the receiver's identity: ask it over this relay.
@@ -49,13 +49,15 @@ pub struct Ask {
     pub rank: Rank,
 }
 
-/// One commit of a store in the hash chain over all of them.
+/// A course of a store: from its beginning until the next one begins, one process wrote to it
+/// (W-TWN-3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ForkPoint {
-    /// Number of the commit.
-    pub commit: u64,
-    /// First bytes of the hash chain up to it.
-    pub hash: [u8; 16],
+    /// Node time of its beginning, microseconds: whatever is stored later is of this course, or of
+    /// one that follows.
+    pub from_us: u64,
+    /// Random bytes that were drawn then.
+    pub mark: [u8; 16],
 }
 
 /// The proof: signed with the common key over the asker's fresh challenge (W-TWN-2).
@@ -73,7 +75,7 @@ pub struct Claim {
     pub rank: Rank,
     /// The rank of the ask.
     pub asked_rank: Rank,
-    /// Commits of the claimer's store, ascending, at most [`FORK_POINTS_MAX`].
+    /// Courses of the claimer's store, ascending, the newest at most [`FORK_POINTS_MAX`].
     pub points: Vec<ForkPoint>,
     /// Ed25519 over [`Claim::signed_bytes`].
     pub signature: [u8; 64],
@@ -86,7 +88,7 @@ pub struct ForkPoints {
     pub relay: [u8; 16],
     /// The challenge of the ask.
     pub challenge: [u8; 32],
-    /// Commits of the sender's store, ascending, 1 to [`FORK_POINTS_MAX`].
+    /// Courses of the sender's store, ascending, 1 to [`FORK_POINTS_MAX`].
     pub points: Vec<ForkPoint>,
     /// Ed25519 over [`ForkPoints::signed_bytes`].
     pub signature: [u8; 64],
@@ -103,6 +105,18 @@ pub struct Succession {
     pub old_signature: [u8; 64],
     /// By the new key over the same.
     pub new_signature: [u8; 64],
+}
+
+/// A machine has another identity, and left the one that it had to another machine (W-TWN-6).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Parted {
+    /// From the identity that it left to the one that it has: here it moves no name.
+    pub succession: Succession,
+    /// The lives of this machine in which it had the one that it left, ascending, 1 to
+    /// [`PARTED_LIVES_MAX`].
+    pub lives: Vec<Incarnation>,
+    /// By the new key over [`Parted::signed_bytes`].
+    pub signature: [u8; 64],
 }
 
 const POINT_BYTES: usize = 24;
@@ -168,8 +182,8 @@ fn put_points(to: &mut BytesMut, points: &[ForkPoint]) {
     let points = points.get(..FORK_POINTS_MAX).unwrap_or(points);
     put_count(to, points.len());
     for point in points {
-        to.put_u64_le(point.commit);
-        to.put_slice(&point.hash);
+        to.put_u64_le(point.from_us);
+        to.put_slice(&point.mark);
     }
 }
 
@@ -177,12 +191,12 @@ fn read_points(r: &mut Reader<'_>, least: usize) -> Result<Vec<ForkPoint>, Decod
     const WHAT: &str = "fork points";
     let points = r.list((least, FORK_POINTS_MAX), POINT_BYTES, WHAT, |r| {
         Ok(ForkPoint {
-            commit: r.u64("commit of a fork point")?,
-            hash: r.array("hash of a fork point")?,
+            from_us: r.u64("beginning of a course")?,
+            mark: r.array("mark of a course")?,
         })
     })?;
     // W-TWN-3.
-    if points.is_sorted_by(|one, next| one.commit < next.commit) {
+    if points.is_sorted_by(|one, next| one.from_us < next.from_us) {
         Ok(points)
     } else {
         Err(DecodeError::NotCanonical { what: WHAT })
@@ -292,6 +306,48 @@ impl Succession {
             });
         }
         Ok(succession)
+    }
+}
+
+impl Parted {
+    /// What the new key signs: the domain, the digests of both keys and the lives (W-TWN-6).
+    #[must_use]
+    pub fn signed_bytes(&self) -> BytesMut {
+        signed(b"qm-parted", |to| {
+            to.put_slice(&key_digest(&self.succession.old_key));
+            to.put_slice(&key_digest(&self.succession.new_key));
+            self.write_lives(to);
+        })
+    }
+
+    fn write_lives(&self, to: &mut BytesMut) {
+        let lives = self.lives.get(..PARTED_LIVES_MAX).unwrap_or(&self.lives);
+        put_count(to, lives.len());
+        for life in lives {
+            to.put_u64_le(life.0);
+        }
+    }
+
+    pub(crate) fn write(&self, to: &mut BytesMut) {
+        self.succession.write(to);
+        self.write_lives(to);
+        to.put_slice(&self.signature);
+    }
+
+    pub(crate) fn read(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        const WHAT: &str = "lives of a machine that parted";
+        let succession = Succession::read(r)?;
+        let lives = r.list((1, PARTED_LIVES_MAX), 8, WHAT, |r| {
+            Ok(Incarnation(r.u64("life")?))
+        })?;
+        if !lives.is_sorted_by(|one, next| one < next) {
+            return Err(DecodeError::NotCanonical { what: WHAT });
+        }
+        Ok(Self {
+            succession,
+            lives,
+            signature: r.array("signature")?,
+        })
     }
 }
 

@@ -9,8 +9,10 @@ use crate::record::{put_bytes, take_array, take_text};
 
 const VERSION: u8 = 1;
 
-/// Identities with copies that are remembered; of others only the event tells.
+/// Peers with copies that are remembered; the one proven longest ago goes first.
 const IDENTITIES_MAX: usize = 64;
+/// The same of strangers, who take no room from others.
+const STRANGERS_MAX: usize = 16;
 /// Machines remembered of each; the one heard of longest ago goes first.
 const MACHINES_MAX: usize = 8;
 /// Bytes of a host name or address that are kept: names of hosts have 253.
@@ -45,6 +47,8 @@ pub struct TwinView {
     /// Of this node's own identity: when it was shown that another machine keeps it, wall clock,
     /// microseconds.
     pub lost_us: Option<u64>,
+    /// Why this node, having lost, cannot take another identity now; it is tried every minute.
+    pub held_up: Option<String>,
 }
 
 #[derive(Clone, Debug)]
@@ -70,9 +74,6 @@ impl Alarms {
         machines: &[TwinMachine; 2],
         wall_us: u64,
     ) -> bool {
-        if self.of.len() >= IDENTITIES_MAX && !self.of.contains_key(&qm) {
-            return true;
-        }
         let alarm = self.of.entry(qm).or_insert_with(|| Alarm {
             told_by,
             machines: VecDeque::new(),
@@ -104,6 +105,51 @@ impl Alarms {
         news
     }
 
+    /// Who is forgotten for a new alarm about an identity. Strangers make as many as they have
+    /// keys, so only their own are forgotten for theirs; an alarm of the `own` identity stays.
+    pub(crate) fn makes_room(
+        &self,
+        qm: QmId,
+        own: QmId,
+        is_stranger: impl Fn(QmId) -> bool,
+    ) -> Option<QmId> {
+        if qm == own || self.of.contains_key(&qm) {
+            return None;
+        }
+        let (stranger, most) = if is_stranger(qm) {
+            (true, STRANGERS_MAX)
+        } else {
+            (false, IDENTITIES_MAX)
+        };
+        let same = |of: &QmId| *of != own && is_stranger(*of) == stranger;
+        let known = self.of.iter().filter(|(of, _)| same(of));
+        if known.clone().count() < most {
+            return None;
+        }
+        known
+            .min_by_key(|(_, alarm)| alarm.last_us)
+            .map(|(of, _)| *of)
+    }
+
+    /// One machine has the identity no longer: the one of this life, or that was where this one is.
+    /// Its title, and whether the alarm is over with it, if it was one of those that are known.
+    pub(crate) fn parted(
+        &mut self,
+        qm: QmId,
+        is_it: impl Fn(&TwinMachine) -> bool,
+    ) -> Option<(String, bool)> {
+        let alarm = self.of.get_mut(&qm)?;
+        let mut gone = Vec::new();
+        alarm.machines.retain(|machine| {
+            let parts = is_it(machine);
+            gone.extend(parts.then(|| machine.title()));
+            !parts
+        });
+        // One machine alone is no alarm.
+        let over = alarm.machines.len() < 2;
+        (!gone.is_empty()).then(|| (gone.join(" and "), over))
+    }
+
     /// It is over, or the operator forgot the peer. Whether there was an alarm.
     pub(crate) fn forget(&mut self, qm: QmId) -> bool {
         self.of.remove(&qm).is_some()
@@ -133,9 +179,7 @@ impl Alarms {
     pub(crate) fn recover(&mut self, qm: QmId, value: &Bytes) -> bool {
         let alarm = decode(value);
         let understood = alarm.is_some();
-        if self.of.len() < IDENTITIES_MAX {
-            self.of.extend(alarm.map(|alarm| (qm, alarm)));
-        }
+        self.of.extend(alarm.map(|alarm| (qm, alarm)));
         understood
     }
 
@@ -148,6 +192,7 @@ impl Alarms {
             first_us: alarm.first_us,
             last_us: alarm.last_us,
             lost_us: None,
+            held_up: None,
         })
     }
 
@@ -249,12 +294,53 @@ mod tests {
         });
         assert_eq!(lives.len(), MACHINES_MAX);
         assert_eq!(lives[..2], [39, 1]);
-        for other in 2..200 {
-            alarms.raise(QmId::from_bytes([other; 16]), None, &again, 1);
-        }
-        assert_eq!(alarms.views().len(), IDENTITIES_MAX);
         alarms.forget(qm);
         assert_eq!(alarms.view(qm), None);
+    }
+
+    /// However many keys strangers make, and whoever was there first.
+    #[test]
+    fn strangers_take_no_room_from_others() {
+        let id = |n: u8| QmId::from_bytes([n; 16]);
+        let own = id(255);
+        let is_stranger = |qm: QmId| qm.as_bytes()[0] < 100;
+        let mut alarms = Alarms::default();
+        let mut raise = |qm: QmId, at: u64| {
+            let gone = alarms.makes_room(qm, own, is_stranger);
+            if let Some(gone) = gone {
+                alarms.forget(gone);
+            }
+            alarms.raise(qm, None, &[machine(1), machine(2)], at);
+            gone
+        };
+        for n in 0..100 {
+            let gone = (n >= 16).then(|| id(n - 16));
+            assert_eq!(raise(id(n), u64::from(n)), gone, "the oldest one goes");
+        }
+        assert_eq!(raise(own, 1), None);
+        for n in 100..164 {
+            assert_eq!(raise(id(n), 1_000 + u64::from(n)), None);
+        }
+        assert_eq!(raise(id(100), 1_000), None, "it is known");
+        assert_eq!(raise(id(164), 1_000), Some(id(100)));
+        assert_eq!(
+            raise(id(1), 2_000),
+            Some(id(84)),
+            "and not one of the others"
+        );
+        assert_eq!(alarms.views().len(), 16 + 64 + 1);
+    }
+
+    #[test]
+    fn an_alarm_ends_when_one_machine_is_left() {
+        let mut alarms = Alarms::default();
+        let qm = QmId::from_bytes([1; 16]);
+        alarms.raise(qm, None, &[machine(1), machine(2)], 100);
+        alarms.raise(qm, None, &[machine(1), machine(3)], 100);
+        let life = |life| move |m: &TwinMachine| m.incarnation == Incarnation(life);
+        assert_eq!(alarms.parted(qm, life(4)), None);
+        assert!(alarms.parted(qm, life(3)).is_some_and(|(_, over)| !over));
+        assert!(alarms.parted(qm, life(2)).is_some_and(|(_, over)| over));
     }
 
     #[test]

@@ -210,6 +210,7 @@ impl Engine {
     pub(crate) fn begin_incarnation(&mut self) {
         let former = self.incarnation;
         self.prior_incarnations.insert(former);
+        self.partings.life_ended(former);
         if !self.life_saved {
             // As long as it holds messages of that life, their acks must find it.
             self.commits.set(life_key(former), Bytes::from_static(&[1]));

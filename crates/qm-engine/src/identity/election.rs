@@ -11,10 +11,13 @@ use crate::commits::Then;
 use crate::engine::Engine;
 use crate::io::LinkId;
 use crate::record::prefixed;
+use crate::time::Timestamp;
 
 const RANK: &[u8] = b"rank/";
 const LOST: &[u8] = b"rank-lost/";
 const VERSION: u8 = 1;
+/// Without an alarm the rank is raised at most so often: each time is a write.
+const RANKED_AGAIN_MS: u64 = 60 * 60 * 1_000;
 /// Words that wait for the disk to have the rank.
 const WAITING_MAX: usize = 64;
 
@@ -38,12 +41,15 @@ pub(crate) fn judge(own: Rank, other: Rank) -> Verdict {
     }
 }
 
-/// A higher rank, by chance; the same when there is none.
-pub(crate) const fn raised(rank: Rank, chance: u64) -> Rank {
+/// A higher rank, by chance; the same when there is none. Of two copies with the rank of one image,
+/// the one on the machine that it was made for rises higher.
+pub(crate) const fn raised(rank: Rank, chance: u64, moved: bool) -> Rank {
     // A part of what is left above, so that there is room for more.
     let room = (u64::MAX - rank.draw) >> 8;
-    let step = match chance.checked_rem(room) {
-        Some(step) => step + 1,
+    let half = room / 2;
+    let step = match chance.checked_rem(half) {
+        Some(step) if moved => step + 1,
+        Some(step) => half + step + 1,
         None => (rank.draw < u64::MAX) as u64,
     };
     Rank {
@@ -60,15 +66,19 @@ enum Waiting {
     Again(LinkId, [u8; 16]),
 }
 
-/// The rank of this node, frozen when it is first told of a copy, for ever.
+/// The rank of this node, frozen while copies of it are known, and never lowered.
 #[derive(Debug, Default)]
 pub(crate) struct Election {
     rank: Option<Rank>,
     /// Whether the disk has it.
     durable: bool,
+    /// When this process drew or raised it.
+    ranked_at: Option<Timestamp>,
     waiting: Vec<Waiting>,
     /// Whether a higher rank was shown, and when, by the wall clock.
     pub(crate) lost_us: Option<u64>,
+    /// Why what follows from that has to wait.
+    pub(crate) held_up: Option<String>,
 }
 
 impl Election {
@@ -89,7 +99,9 @@ impl Engine {
     }
 
     fn when_ranked(&mut self, link: LinkId, waiting: Waiting) {
-        if self.election.rank.is_none() {
+        let known = self.election.rank;
+        if known.is_none() || self.is_later_incident() {
+            self.election.ranked_at = Some(self.now.at);
             let mut draw = [0; 40];
             self.entropy.fill(&mut draw);
             // Copies of a running machine may draw the same; what a peer named their sessions
@@ -104,12 +116,16 @@ impl Engine {
                 .as_bytes()
                 .split_first_chunk()
                 .unwrap_or((&[0; 8], &[]));
-            self.election.rank = Some(Rank {
+            let fresh = Rank {
                 sealed: !self.moved,
                 served_s: self.now.at.ms_since(self.started) / 1_000,
                 // The lower half: so it can be raised.
                 draw: u64::from_le_bytes(*draw) >> 1,
-            });
+            };
+            // Never lower than what was said once: somebody may have given up because of it.
+            let rank = known.map_or(fresh, |known| known.max(fresh));
+            self.election.durable &= known == Some(rank);
+            self.election.rank = Some(rank);
         }
         if self.election.durable {
             return self.say_ranked(waiting);
@@ -118,6 +134,14 @@ impl Engine {
             self.election.waiting.push(waiting);
         }
         self.keep_rank();
+    }
+
+    /// Whether the rank is of an incident that is over: what it says of this process is old, and a
+    /// copy that was made meanwhile has inherited it.
+    fn is_later_incident(&self) -> bool {
+        let over = !self.has_lost() && self.twins.alarms.view(self.me.qm).is_none();
+        let waits = |at| self.now.at.ms_since(at) < RANKED_AGAIN_MS;
+        over && !self.election.ranked_at.is_some_and(waits)
     }
 
     fn keep_rank(&mut self) {
@@ -173,7 +197,7 @@ impl Engine {
             Verdict::Tied if self.election.lost_us.is_some() => false,
             Verdict::Tied => {
                 let chance = self.entropy.next_u64();
-                self.election.rank = Some(raised(own, chance));
+                self.election.rank = Some(raised(own, chance, self.moved));
                 self.election.durable = false;
                 self.election.waiting.push(Waiting::Again(link, relay));
                 self.keep_rank();
@@ -198,7 +222,7 @@ impl Engine {
     }
 
     /// Whether another copy was shown to keep the identity.
-    pub(super) const fn has_lost(&self) -> bool {
+    pub(crate) const fn has_lost(&self) -> bool {
         self.election.lost_us.is_some()
     }
 

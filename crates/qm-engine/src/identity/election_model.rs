@@ -18,6 +18,8 @@ enum Rule {
     Right,
     /// The rank is drawn anew at a restart.
     Forgotten,
+    /// The rank is drawn anew, up or down, when a copy believes that the incident is over.
+    Thawed,
     /// A tie is broken by a new draw, up or down.
     Redrawn,
     /// A copy that answered a lower rank once does not give up any more.
@@ -53,6 +55,7 @@ struct World {
     asked: u8,
     draws: u8,
     restarts: u8,
+    raises: u8,
 }
 
 const fn rank(draw: u64) -> Rank {
@@ -77,6 +80,7 @@ impl World {
             asked: 0,
             draws: 0,
             restarts: 0,
+            raises: 0,
         }
     }
 
@@ -97,7 +101,7 @@ impl World {
         copy.rank = match rule {
             Rule::Redrawn => rank(chance),
             // Two copies draw apart sooner or later.
-            _ => raised(copy.rank, 2 * chance + who as u64),
+            _ => raised(copy.rank, 2 * chance + who as u64, false),
         };
     }
 
@@ -139,7 +143,7 @@ impl World {
         }
     }
 
-    fn next(&self, rule: Rule, asks: u8, restarts: u8) -> Vec<Self> {
+    fn next(&self, rule: Rule, asks: u8, (restarts, raises): (u8, u8)) -> Vec<Self> {
         let mut next = Vec::new();
         let mut after = |step: &dyn Fn(&mut Self)| {
             let mut world = self.clone();
@@ -149,6 +153,19 @@ impl World {
         for who in 0..2 {
             if self.copies[who].active && self.asked < asks {
                 after(&|world| world.ask(who));
+            }
+            // Who believes that the incident is over is worth more by now; it may be wrong in that.
+            if self.copies[who].active && self.raises < raises {
+                for draw in [1, 4, 5] {
+                    after(&|world| {
+                        world.raises += 1;
+                        let copy = &mut world.copies[who];
+                        copy.rank = match rule {
+                            Rule::Thawed => rank(draw),
+                            _ => copy.rank.max(rank(draw)),
+                        };
+                    });
+                }
             }
             if self.restarts < restarts {
                 let draws = if rule == Rule::Forgotten { 1..5 } else { 1..2 };
@@ -198,7 +215,13 @@ impl World {
     }
 }
 
-fn explore(name: &str, rule: Rule, same: bool, asks: u8, restarts: u8) -> Option<&'static str> {
+fn explore(
+    name: &str,
+    rule: Rule,
+    same: bool,
+    asks: u8,
+    (restarts, raises): (u8, u8),
+) -> Option<&'static str> {
     let set = std::env::var("QM_MODEL_STATES").ok();
     let most = set.and_then(|set| set.parse().ok()).unwrap_or(20_000);
     let first = World::new(same);
@@ -216,7 +239,7 @@ fn explore(name: &str, rule: Rule, same: bool, asks: u8, restarts: u8) -> Option
             println!("{name}: {} states, then: {wrong:?}", seen.len());
             return wrong;
         }
-        for next in world.next(rule, asks, restarts) {
+        for next in world.next(rule, asks, (restarts, raises)) {
             if seen.len() < most && seen.insert(next.clone()) {
                 open.push_back(next);
             }
@@ -233,17 +256,29 @@ fn explore(name: &str, rule: Rule, same: bool, asks: u8, restarts: u8) -> Option
 
 #[test]
 fn one_copy_keeps_the_identity() {
-    assert_eq!(explore("equal ranks", Rule::Right, true, 3, 1), None);
-    assert_eq!(explore("different ranks", Rule::Right, false, 3, 2), None);
+    assert_eq!(explore("equal ranks", Rule::Right, true, 3, (1, 0)), None);
+    assert_eq!(
+        explore("different ranks", Rule::Right, false, 3, (2, 0)),
+        None
+    );
+    assert_eq!(explore("raised later", Rule::Right, false, 3, (0, 2)), None);
 }
 
 #[test]
 fn each_rule_of_the_election_is_needed() {
-    let forgotten = explore("drawn anew at a restart", Rule::Forgotten, false, 2, 1);
+    let forgotten = explore("drawn anew at a restart", Rule::Forgotten, false, 2, (1, 0));
     assert_eq!(forgotten, Some("both gave up"));
-    let redrawn = explore("ties drawn up or down", Rule::Redrawn, true, 2, 0);
+    let thawed = explore(
+        "drawn anew when it seems over",
+        Rule::Thawed,
+        false,
+        2,
+        (0, 1),
+    );
+    assert_eq!(thawed, Some("both gave up"));
+    let redrawn = explore("ties drawn up or down", Rule::Redrawn, true, 2, (0, 0));
     assert_eq!(redrawn, Some("both gave up"));
-    let once = explore("who won once stays", Rule::WinsOnce, true, 4, 1);
+    let once = explore("who won once stays", Rule::WinsOnce, true, 4, (1, 0));
     assert_eq!(once, Some("it never settles"));
 }
 
@@ -251,8 +286,15 @@ fn each_rule_of_the_election_is_needed() {
 fn a_rank_is_only_ever_raised() {
     for draw in [0, 1, 77, u64::MAX / 2, u64::MAX - 300, u64::MAX - 1] {
         for chance in [0, 1, u64::MAX] {
-            assert!(raised(rank(draw), chance) > rank(draw), "{draw} {chance}");
+            for moved in [false, true] {
+                let raised = raised(rank(draw), chance, moved);
+                assert!(raised > rank(draw), "{draw} {chance}");
+            }
         }
     }
-    assert_eq!(raised(rank(u64::MAX), 5), rank(u64::MAX));
+    assert_eq!(raised(rank(u64::MAX), 5, false), rank(u64::MAX));
+    for chance in [0, 1, 77, u64::MAX] {
+        let moved = raised(rank(7), chance, true);
+        assert!(moved < raised(rank(7), !chance, false), "{chance}");
+    }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use qm_wire::limits::PRIOR_INCARNATIONS_MAX;
 use qm_wire::{Challenge, Confirm, Outcome, PeerFrame, QmId, Welcome, WelcomeFlags};
 
 use super::branches::BranchEvidence;
@@ -16,9 +17,10 @@ use crate::time::Timestamp;
 
 const HELD: &[u8] = b"token/";
 const LEDGER: &[u8] = b"ledger/";
-/// A peer whose welcomes said that this node's history branched is not heard again about it for so
-/// long: each time, a new life begins.
+/// For so long after a welcome said that this node's history branched, and a new life began, no
+/// other does so; it doubles each time, up to a day.
 const BRANCHED_AGAIN_MS: u64 = 60_000;
+const BRANCHED_AGAIN_MAX_MS: u64 = 24 * 60 * 60 * 1_000;
 
 /// An identity of this node, and a peer.
 type Pair = (QmId, QmId);
@@ -36,8 +38,10 @@ struct Kept {
 pub(crate) struct Tokens {
     held: BTreeMap<Pair, Held<Bytes>>,
     ledgers: BTreeMap<Pair, Kept>,
-    /// When a new life began because a peer said that the history of this node branched.
-    branched_at: Option<Timestamp>,
+    /// Until when no new life begins because a peer says that the history of this node branched,
+    /// and how long that was.
+    branched_until: Timestamp,
+    branched_again_ms: u64,
 }
 
 /// The tokens of one session.
@@ -277,7 +281,13 @@ impl Engine {
     }
 
     /// The first welcome of a session, or a repeated one: its token is stored, then confirmed.
-    pub(crate) fn take_token(&mut self, link: LinkId, fresh: &Bytes, branched: bool) {
+    pub(crate) fn take_token(
+        &mut self,
+        link: LinkId,
+        fresh: &Bytes,
+        branched: bool,
+        repeated: bool,
+    ) {
         let Some(session) = self.sessions.get_mut(&link) else {
             return;
         };
@@ -286,7 +296,8 @@ impl Engine {
             session.tokens.confirmed = true;
             return self.try_open(link);
         }
-        if session.opened && !session.tokens.repeated.admits(self.now.at) {
+        // Each costs a write, whether or not the session is open.
+        if repeated && !session.tokens.repeated.admits(self.now.at) {
             return self.misbehaved(link, "one welcome after the other");
         }
         let held = self.tokens.held.entry((own, peer));
@@ -388,14 +399,22 @@ impl Engine {
 
     /// A peer has seen this node's history branch: what is minted from now on bears another life's
     /// name, and what was minted before is asked for before it is sent.
+    ///
+    /// Nothing is lost without a new life: two messages with one name still have two tags. So a
+    /// stranger's word begins none, and there is an end to how many there are at a time.
     fn on_branched(&mut self, link: LinkId, peer: QmId) {
         let now = self.now.at;
-        let again = |at: &Timestamp| now.ms_since(*at) < BRANCHED_AGAIN_MS;
-        if self.tokens.branched_at.as_ref().is_some_and(again) {
+        if !self.is_heard(peer) || now < self.tokens.branched_until {
             return;
         }
-        self.tokens.branched_at = Some(now);
+        let again_ms =
+            (2 * self.tokens.branched_again_ms).clamp(BRANCHED_AGAIN_MS, BRANCHED_AGAIN_MAX_MS);
+        self.tokens.branched_again_ms = again_ms;
+        self.tokens.branched_until = now.plus_ms(again_ms);
         self.own_history_branched(peer);
+        if self.prior_incarnations.len() >= PRIOR_INCARNATIONS_MAX {
+            return;
+        }
         self.begin_incarnation();
         if self.sessions.get(&link).is_some_and(|s| s.opened) {
             // Its peer knows the former life only.

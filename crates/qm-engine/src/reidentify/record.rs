@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use qm_wire::{QmId, Succession};
+use qm_wire::limits::PARTED_LIVES_MAX;
+use qm_wire::{Incarnation, QmId, Succession};
 
 use crate::record::{RemoteKey, prefixed, put_bytes, take_array, take_text};
 use crate::time::Timestamp;
@@ -62,6 +63,9 @@ pub(crate) struct Former {
     pub(crate) reclaimed: bool,
     /// Another machine keeps the former identity, so nobody follows it: no succession is shown.
     pub(crate) split: bool,
+    /// Lives of this node in which it met copies of the former identity, for the proof that it left
+    /// it to one of them.
+    pub(crate) lives: Vec<Incarnation>,
     /// Destinations that are known to have switched, or not to; of others, those have switched to
     /// which nothing was ever sent under the former identity, which is when it was `reclaimed`.
     pub(crate) marks: BTreeMap<RemoteKey, bool>,
@@ -88,6 +92,9 @@ impl Former {
         to.put_slice(&self.succession.old_signature);
         to.put_slice(&self.succession.new_signature);
         put_bytes(&mut to, self.because.as_bytes());
+        for life in &self.lives {
+            to.put_u64_le(life.0);
+        }
         to.freeze()
     }
 
@@ -106,6 +113,10 @@ impl Former {
             new_signature: take_array(&mut r)?,
         };
         let because = take_text(&mut r)?.as_str().to_owned();
+        let mut lives = Vec::new();
+        while !r.is_empty() && lives.len() < PARTED_LIVES_MAX {
+            lives.push(Incarnation(r.try_get_u64_le().ok()?));
+        }
         (flags < 16 && r.is_empty()).then(|| Self {
             qm: QmId::from_ed25519_public_key(&succession.old_key),
             succession,
@@ -113,6 +124,7 @@ impl Former {
             because,
             reclaimed: flags & 1 != 0,
             split: flags & 8 != 0,
+            lives,
             marks: BTreeMap::new(),
             drained: (flags & 2 != 0).then_some(drained),
             gone: flags & 4 != 0,
@@ -179,13 +191,21 @@ mod tests {
                 because: "a copy was found".to_owned(),
                 reclaimed: drained.is_some(),
                 split: drained.is_none(),
+                lives: if drained.is_none() {
+                    vec![Incarnation(6), Incarnation(7)]
+                } else {
+                    Vec::new()
+                },
                 marks: BTreeMap::new(),
                 drained,
                 gone: false,
             };
             let value = former.encode();
+            // Of the lives, whole ones may be missing.
+            let whole = (1..=former.lives.len()).map(|n| value.len() - 8 * n);
+            let whole: Vec<usize> = whole.collect();
             assert_eq!(Former::decode(&value), Some(former));
-            for cut in 0..value.len() {
+            for cut in (0..value.len()).filter(|cut| !whole.contains(cut)) {
                 assert_eq!(Former::decode(&value.slice(..cut)), None, "{cut}");
             }
             let state = BTreeMap::from([(Bytes::from_static(IDENTITY), value)]);

@@ -66,7 +66,7 @@ impl Engine {
         AdminReply::Identity(Box::new(IdentityView {
             qm: self.me.qm,
             public_key: self.me.public_key,
-            twins: self.twins.alarms.view(self.me.qm),
+            twins: self.own_twin_view(),
             former: self.former_view(),
         }))
     }

@@ -7,7 +7,7 @@ use qm_engine::admin::{AdminReply, AdminRequest, Selector};
 use qm_engine::{EngineConfig, Event, Input, LinkId, OnTwin};
 use qm_wire::{Class, Hello, HelloFlags, Incarnation, PROTOCOL_MAX, PROTOCOL_MIN, PeerFrame};
 
-use crate::world::{Fuse, RECEIVER, SENDER, World, id_of, succession};
+use crate::world::{Fuse, RECEIVER, SENDER, World, id_of, parted, succession};
 use crate::{check, named, plain, send, send_named};
 
 fn has_lost(world: &World, machine: usize) -> bool {
@@ -194,4 +194,133 @@ fn a_peer_that_was_forgotten_makes_no_dead_letters() {
     world.ask(RECEIVER, AdminRequest::PeerForget { who });
     world.run(5_000);
     assert_eq!(world.dead(SENDER), []);
+}
+
+/// What a node does not do by itself, it says.
+#[test]
+fn a_change_that_has_to_wait_says_for_what() {
+    let mut world = World::new(plain);
+    send_named(&mut world, SENDER, &named('a', 1..=1));
+    world.run(2_000);
+    // An earlier change drains, and its destination approves nobody.
+    world.remint(SENDER);
+    let between = world.id(SENDER);
+    world.run(2_000);
+    let copy = world.copy(SENDER);
+    world.run(200_000);
+    let loser = [SENDER, copy].into_iter().find(|m| has_lost(&world, *m));
+    let loser = loser.unwrap();
+    assert_eq!(world.id(loser), between);
+    let view = world.identity(loser).twins.unwrap();
+    let held_up = view.held_up.unwrap();
+    assert!(held_up.contains("former identity"), "{held_up}");
+    // Once nothing holds it up, it is not said any more.
+    world.approve(RECEIVER, between);
+    world.run(400_000);
+    assert_ne!(world.id(loser), between);
+    assert_eq!(world.identity(loser).twins, None);
+}
+
+/// An address by the identity that this node had: nobody else has it.
+#[test]
+fn messages_for_an_own_former_identity_are_for_this_node() {
+    let mut world = World::new(plain);
+    let old = world.id(SENDER);
+    world.remint(SENDER);
+    world.run(1_000);
+    world.put(
+        SENDER,
+        &format!("qm:{old}/notes"),
+        "mine",
+        Class::Recoverable,
+    );
+    assert_eq!(world.receive(SENDER, "notes"), ["mine"]);
+    // Where copies parted, another machine has it.
+    let mut world = World::new(plain);
+    let (loser, winner) = copied(&mut world);
+    let old = world.id(winner);
+    world.put(
+        loser,
+        &format!("qm:{old}/notes"),
+        "yours",
+        Class::Recoverable,
+    );
+    assert_eq!(world.receive(loser, "notes"), [""; 0]);
+}
+
+/// The open session of a machine with another one that has this identity.
+fn open_link(world: &World, at: usize, with: qm_wire::QmId) -> LinkId {
+    let mut open = Vec::new();
+    for event in &world.machines[at].events {
+        match event {
+            Event::SessionOpened { link, peer, .. } if *peer == with => open.push(*link),
+            Event::SessionClosed { link, .. } => open.retain(|of| of != link),
+            _ => {}
+        }
+    }
+    *open.last().unwrap()
+}
+
+/// W-TWN-6: whoever has no key of both proves nothing, and who has speaks of itself.
+#[test]
+fn a_copy_that_parted_is_believed_when_its_keys_say_so_and_of_itself() {
+    let mut world = World::new(alarm_only);
+    let (_, winner) = copied(&mut world);
+    let told = |world: &mut World, lives: &[u64], spoilt: Option<usize>| {
+        let mut parted = parted(1, 90, lives);
+        match spoilt {
+            Some(0) => parted.succession.old_signature[0] ^= 1,
+            Some(1) => parted.succession.new_signature[0] ^= 1,
+            Some(_) => parted.signature[0] ^= 1,
+            None => {}
+        }
+        let mut frames = BytesMut::new();
+        PeerFrame::Parted(parted).encode(&mut frames);
+        let link = open_link(world, winner, id_of(2));
+        let frames = frames.freeze();
+        world.give(winner, Input::Received { link, frames });
+        world.identity(winner).twins.is_some()
+    };
+    let view = world.identity(winner).twins.unwrap();
+    let lives: Vec<u64> = view.machines.iter().map(|m| m.incarnation.0).collect();
+    let other = view
+        .machines
+        .iter()
+        .find(|m| !m.address.is_empty())
+        .unwrap();
+    let other = other.incarnation.0;
+    let own = lives.iter().copied().find(|life| *life != other).unwrap();
+    assert!(told(&mut world, &[77], None), "of another life");
+    assert!(
+        told(&mut world, &[own], None),
+        "of the life that it is told to"
+    );
+    for spoilt in 0..3 {
+        assert!(told(&mut world, &[other], Some(spoilt)), "{spoilt}");
+        let accused = |event: &Event| matches!(event, Event::PeerMisbehaved { .. });
+        let events = &world.machines[winner].events;
+        assert_eq!(events.iter().filter(|e| accused(e)).count(), spoilt + 1);
+        world.run(400_000);
+    }
+    assert!(!told(&mut world, &[other], None));
+}
+
+#[test]
+fn the_alarm_of_three_ends_when_two_have_parted() {
+    let mut world = World::new(plain);
+    send_named(&mut world, SENDER, &named('a', 1..=1));
+    world.run(2_000);
+    let old = world.id(SENDER);
+    let copies = [SENDER, world.copy(SENDER), world.copy(SENDER)];
+    for (copy, letter) in copies.into_iter().zip(['b', 'c', 'd']) {
+        send_named(&mut world, copy, &named(letter, 1..=2));
+    }
+    world.run(400_000);
+    let kept = copies.map(|copy| world.id(copy) == old);
+    assert_eq!(kept.iter().filter(|kept| **kept).count(), 1, "{kept:?}");
+    let winner = copies.into_iter().find(|copy| world.id(*copy) == old);
+    assert_eq!(world.identity(winner.unwrap()).twins, None);
+    let parted = |event: &Event| matches!(event, Event::TwinParted { .. });
+    let events = &world.machines[winner.unwrap()].events;
+    assert_eq!(events.iter().filter(|e| parted(e)).count(), 2);
 }

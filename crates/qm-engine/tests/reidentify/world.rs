@@ -15,7 +15,7 @@ use qm_engine::{
 use qm_wire::local::{
     ClientFrame, ClientHello, IdempotencyKey, NodeFrame, Put, Receive, Settle, Verdict,
 };
-use qm_wire::{Class, ClientId, Priority, QmId, Succession};
+use qm_wire::{Class, ClientId, Incarnation, Parted, Priority, QmId, Succession};
 
 const APPLICATION: ConnId = ConnId(1);
 pub(crate) const SENDER: usize = 0;
@@ -718,6 +718,17 @@ pub(crate) fn succession(old: u8, new: u8) -> Succession {
     succession.old_signature = signature(old, &bytes);
     succession.new_signature = signature(new, &bytes);
     succession
+}
+
+/// Says that these lives left the identity of one key for that of the other.
+pub(crate) fn parted(old: u8, new: u8, lives: &[u64]) -> Parted {
+    let mut parted = Parted {
+        succession: succession(old, new),
+        lives: lives.iter().copied().map(Incarnation).collect(),
+        signature: [0; 64],
+    };
+    parted.signature = signature(new, &parted.signed_bytes());
+    parted
 }
 
 fn start(

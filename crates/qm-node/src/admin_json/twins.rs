@@ -24,6 +24,10 @@ pub struct TwinDocument {
     /// long as that is not so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lost_at: Option<String>,
+    /// Why this node, having lost, cannot take another identity now. Missing when nothing holds it
+    /// up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_up: Option<String>,
 }
 
 /// One of the machines.
@@ -49,6 +53,7 @@ impl TwinDocument {
             first_seen: rfc3339(view.first_us),
             last_seen: rfc3339(view.last_us),
             lost_at: view.lost_us.map(rfc3339),
+            held_up: view.held_up.clone(),
         }
     }
 
@@ -66,8 +71,12 @@ impl TwinDocument {
             ),
             None => String::new(),
         };
+        let held_up = match &self.held_up {
+            Some(cause) => format!("; it cannot yet: {cause}"),
+            None => String::new(),
+        };
         format!(
-            "{} live machines have this identity: {}{lost}",
+            "{} live machines have this identity: {}{lost}{held_up}",
             self.machines.len(),
             machines.join("; ")
         )
@@ -194,6 +203,7 @@ mod tests {
             first_us: 1_700_000_001_000_000,
             last_us: 1_700_000_002_000_000,
             lost_us: None,
+            held_up: None,
         });
         expect![[r#"
             {

@@ -139,6 +139,7 @@ fn the_limits_are_those_of_the_specification() {
             "points of a claim or of fork points",
             limits::FORK_POINTS_MAX,
         ),
+        ("lives in a parted frame", limits::PARTED_LIVES_MAX),
         ("enrolment token", limits::ENROLMENT_BYTES_MAX),
         ("node name, host name, program name", limits::NAME_BYTES_MAX),
         ("token", limits::TOKEN_BYTES_MAX),

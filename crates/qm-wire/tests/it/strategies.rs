@@ -4,6 +4,7 @@ use bytes::Bytes;
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
+use qm_wire::limits::PARTED_LIVES_MAX;
 use qm_wire::local::{
     Accepted, Admin, AdminReply, ClientFrame, ClientHello, Delivery, EndTransaction, Fate, Follow,
     IdempotencyKey, NodeFrame, NodeHello, Put, Receive, ReceiveDone, ReceiveMode, Refused, Settle,
@@ -13,7 +14,7 @@ use qm_wire::{
     AckWishes, Announce, Answer, Ask, BodyPart, BodyWanted, Challenge, Claim, Class, ClientId,
     Confirm, Credit, Data, Entry, Envelope, Evicted, Final, FinalConfirm, ForkPoint, ForkPoints,
     Goodbye, Hello, HelloFlags, Hold, Incarnation, Known, Link, LinkAt, MessageFlags, MessageId,
-    Need, NotHeld, OrderAck, Outcome, PeerFrame, Place, Priority, Properties, QmId, Query,
+    Need, NotHeld, OrderAck, Outcome, Parted, PeerFrame, Place, Priority, Properties, QmId, Query,
     QueueName, QueueState, Rank, Refusal, Reject, RemoteAnswer, RemoteAsk, RemoteRequest, Route,
     RoutedAck, Run, Salt, SessionAck, Skip, Skipped, StreamId, Succession, Tag, Text, Transit,
     Twin, Wanted, Welcome, WelcomeFlags,
@@ -302,13 +303,25 @@ fn rank() -> impl Strategy<Value = Rank> {
 
 fn points(least: usize) -> impl Strategy<Value = Vec<ForkPoint>> {
     proptest::collection::btree_map(any::<u64>(), any::<[u8; 16]>(), least..20).prop_map(|points| {
-        let point = |(commit, hash)| ForkPoint { commit, hash };
+        let point = |(from_us, mark)| ForkPoint { from_us, mark };
         points.into_iter().map(point).collect()
     })
 }
 
 fn bytes64() -> impl Strategy<Value = [u8; 64]> {
     any::<[[u8; 32]; 2]>().prop_map(|halves| halves.concat().try_into().unwrap())
+}
+
+fn succession() -> impl Strategy<Value = Succession> {
+    let drawn = (any::<[[u8; 32]; 2]>(), bytes64(), bytes64());
+    drawn.prop_filter_map("two keys", |([old_key, new_key], old, new)| {
+        (old_key != new_key).then_some(Succession {
+            old_key,
+            new_key,
+            old_signature: old,
+            new_signature: new,
+        })
+    })
 }
 
 fn twins() -> impl Strategy<Value = PeerFrame> {
@@ -358,17 +371,17 @@ fn twins() -> impl Strategy<Value = PeerFrame> {
             signature,
         })
     });
-    let succession = (any::<[[u8; 32]; 2]>(), bytes64(), bytes64());
-    let succession = succession.prop_filter_map("two keys", |(keys, old, new)| {
-        let [old_key, new_key] = keys;
-        (old_key != new_key).then_some(PeerFrame::Succession(Succession {
-            old_key,
-            new_key,
-            old_signature: old,
-            new_signature: new,
-        }))
+    let lives = proptest::collection::btree_set(any::<u64>(), 1..=PARTED_LIVES_MAX);
+    let parted = (succession(), lives, bytes64());
+    let parted = parted.prop_map(|(succession, lives, signature)| {
+        PeerFrame::Parted(Parted {
+            succession,
+            lives: lives.into_iter().map(Incarnation).collect(),
+            signature,
+        })
     });
-    prop_oneof![twin, ask, claim, fork, succession]
+    let succession = succession().prop_map(PeerFrame::Succession);
+    prop_oneof![twin, ask, claim, fork, succession, parted]
 }
 
 fn place() -> impl Strategy<Value = Place> {

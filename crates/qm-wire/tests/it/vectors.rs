@@ -9,7 +9,7 @@ use bytes::Bytes;
 use qm_wire::local::{ClientFrame, NodeFrame};
 use qm_wire::{DecodeError, Envelope, Link, PeerFrame, QmId, Salt, StreamId, Tag, key_digest};
 
-use crate::catalogue::identity::{SUCCESSION, claim, fork_points};
+use crate::catalogue::identity::{SUCCESSION, claim, fork_points, parted};
 use crate::catalogue::{Invalid, Reader, Valid, Value, full_envelope, ignorable, invalid, valid};
 use crate::layout::hex;
 
@@ -251,15 +251,16 @@ fn links(text: &mut String, sender: &QmId) {
     text.push_str("]\n");
 }
 
-/// W-TWN-2, W-SUC-1: what is signed in the vectors of these names.
+/// W-TWN-2, W-TWN-6, W-SUC-1: what is signed in the vectors of these names.
 fn signed(text: &mut String) {
     text.push_str(
-        "\n# What is signed in the vectors of these names (W-TWN-2, W-SUC-1)\n[signed]\n",
+        "\n# What is signed in the vectors of these names (W-TWN-2, W-TWN-6, W-SUC-1)\n[signed]\n",
     );
     for (name, bytes) in [
         ("claim", claim().signed_bytes()),
         ("fork_points", fork_points().signed_bytes()),
         ("succession", SUCCESSION.signed_bytes()),
+        ("parted", parted().signed_bytes()),
     ] {
         writeln!(text, "{name} = {}", quoted(&hex(&bytes))).unwrap();
     }

@@ -178,7 +178,11 @@ fn rest(seen: &Seen, findings: &mut Vec<Finding>) {
             code,
             place,
             twin.sentence(),
-            "give all but one of these machines an identity of their own: docs/identity.md tells how",
+            if twin.held_up.is_some() {
+                "qm-node identity show names what its former identity waits for: have that approved"
+            } else {
+                "give all but one of these machines an identity of their own: docs/identity.md tells how"
+            },
         ));
     }
     for branch in &status.branched {
@@ -199,7 +203,9 @@ fn rest(seen: &Seen, findings: &mut Vec<Finding>) {
             "own_store_went_back",
             status.node.data.clone(),
             back.sentence(),
-            "what was acknowledged after that state may be missing: send it again from its source",
+            "if a backup was restored here: what was acknowledged after it may be missing, send it \
+             again from its source; if this is a copy of a machine that went on: stop it, or \
+             qm-node identity remint",
         ));
     }
     if let Some(former) = status.former.as_ref().filter(|f| f.erased_in_ms.is_none()) {

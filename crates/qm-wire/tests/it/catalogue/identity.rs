@@ -1,9 +1,9 @@
 //! Vectors of the frames that tell a node from its copies.
 
 use bytes::Bytes;
-use qm_wire::limits::FORK_POINTS_MAX;
+use qm_wire::limits::{FORK_POINTS_MAX, PARTED_LIVES_MAX};
 use qm_wire::{
-    Ask, Challenge, Claim, Confirm, ForkPoint, ForkPoints, Incarnation, PeerFrame, Rank,
+    Ask, Challenge, Claim, Confirm, ForkPoint, ForkPoints, Incarnation, Parted, PeerFrame, Rank,
     Succession, Twin,
 };
 
@@ -12,10 +12,10 @@ use super::{Invalid, Reader, Valid, Value, frame, le16};
 pub(crate) const RELAY: [u8; 16] = [0x2e; 16];
 const CHALLENGE: [u8; 32] = [0xc4; 32];
 
-fn point(commit: u64) -> ForkPoint {
+fn point(from_us: u64) -> ForkPoint {
     ForkPoint {
-        commit,
-        hash: [0xf0; 16],
+        from_us,
+        mark: [0xf0; 16],
     }
 }
 
@@ -56,6 +56,14 @@ pub(crate) const SUCCESSION: Succession = Succession {
     old_signature: [0x51; 64],
     new_signature: [0x52; 64],
 };
+
+pub(crate) fn parted() -> Parted {
+    Parted {
+        succession: SUCCESSION,
+        lives: vec![Incarnation(0x51), Incarnation(0x52)],
+        signature: [0x53; 64],
+    }
+}
 
 pub(super) fn valid(list: &mut Vec<Valid>) {
     let mut add = |name, about, frame| {
@@ -106,18 +114,23 @@ pub(super) fn valid(list: &mut Vec<Valid>) {
     );
     add(
         "claim",
-        "the proof, with two commits; the signature is made up",
+        "the proof, with two courses; the signature is made up",
         PeerFrame::Claim(claim()),
     );
     add(
         "fork_points",
-        "a commit between; the signature is made up",
+        "a course; the signature is made up",
         PeerFrame::ForkPoints(fork_points()),
     );
     add(
         "succession",
         "a new key; the signatures are made up",
         PeerFrame::Succession(SUCCESSION),
+    );
+    add(
+        "parted",
+        "the identity stays with another machine; the signatures are made up",
+        PeerFrame::Parted(parted()),
     );
 }
 
@@ -153,8 +166,8 @@ pub(super) fn invalid(list: &mut Vec<Invalid>) {
     let claim_with = |points: &[u64]| {
         let mut body = vec![0; 106];
         body.extend(le16(points.len()));
-        for commit in points {
-            body.extend(commit.to_le_bytes());
+        for from_us in points {
+            body.extend(from_us.to_le_bytes());
             body.extend([0; 16]);
         }
         body.extend([0; 64]);
@@ -168,13 +181,13 @@ pub(super) fn invalid(list: &mut Vec<Invalid>) {
     add(
         "claim_points_descend",
         "W-TWN-3",
-        "commit 2 before commit 1",
+        "one from 2 on before one from 1 on",
         frame(0x0b, 0, &claim_with(&[2, 1])),
     );
     add(
         "claim_points_twice",
         "W-TWN-3",
-        "one commit twice",
+        "one twice",
         frame(0x0b, 0, &claim_with(&[1, 1])),
     );
     let many: Vec<u64> = (0..=FORK_POINTS_MAX as u64).collect();
@@ -195,5 +208,34 @@ pub(super) fn invalid(list: &mut Vec<Invalid>) {
         "W-SUC-1",
         "the same key twice",
         frame(0x0d, 0, &[7; 192]),
+    );
+    let parted_with = |lives: &[u64]| {
+        let mut body = vec![7; 192];
+        body[32] = 8;
+        body.extend(le16(lives.len()));
+        for life in lives {
+            body.extend(life.to_le_bytes());
+        }
+        body.extend([0; 64]);
+        body
+    };
+    add(
+        "parted_lives_none",
+        "W-ACK-4",
+        "no life",
+        frame(0x0e, 0, &parted_with(&[])),
+    );
+    add(
+        "parted_lives_descend",
+        "W-TWN-6",
+        "life 2 before life 1",
+        frame(0x0e, 0, &parted_with(&[2, 1])),
+    );
+    let many: Vec<u64> = (0..=PARTED_LIVES_MAX as u64).collect();
+    add(
+        "parted_lives_over_limit",
+        "W-LIM-1",
+        "17 lives",
+        frame(0x0e, 0, &parted_with(&many)),
     );
 }

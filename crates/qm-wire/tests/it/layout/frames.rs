@@ -23,8 +23,8 @@ impl Rows {
     fn points(&mut self, points: &[ForkPoint]) {
         self.count("points", points.len());
         for point in points {
-            self.u64("commit", point.commit);
-            self.hex("hash", &point.hash);
+            self.u64("from", point.from_us);
+            self.hex("mark", &point.mark);
         }
     }
 
@@ -363,6 +363,18 @@ pub(super) fn peer(frame: &PeerFrame) -> Rows {
             rows.hex("signature by the old key", &succession.old_signature);
             rows.hex("signature by the new key", &succession.new_signature);
             0x0d
+        }
+        PeerFrame::Parted(parted) => {
+            rows.hex("old public key", &parted.succession.old_key);
+            rows.hex("new public key", &parted.succession.new_key);
+            rows.hex("signature by the old key", &parted.succession.old_signature);
+            rows.hex("signature by the new key", &parted.succession.new_signature);
+            rows.count("lives", parted.lives.len());
+            for life in &parted.lives {
+                rows.u64_hex("left incarnation", life.0);
+            }
+            rows.hex("signature", &parted.signature);
+            0x0e
         }
         PeerFrame::Skip(skip) => {
             rows.skip(skip);
