@@ -22,7 +22,6 @@ const EXCEPTIONS: &[(&str, Lacks, &str)] = &[
         Lacks::Both,
         "a rule for whoever changes the document",
     ),
-    ("W-FIN-1", Lacks::Test, NO_FINALS),
     ("W-SES-7", Lacks::Both, NO_LEDGER),
     (
         "W-RMT-2",
@@ -31,7 +30,6 @@ const EXCEPTIONS: &[(&str, Lacks, &str)] = &[
     ),
 ];
 
-const NO_FINALS: &str = "the engine keeps no final outcomes";
 const NO_LEDGER: &str = "the engine keeps no ledger of branch tokens";
 
 /// What an exception does without.

@@ -75,6 +75,8 @@ impl Engine {
             PeerFrame::Need(need) => self.on_need(link, &need),
             PeerFrame::Hold(hold) => self.on_hold(link, &hold),
             PeerFrame::Evicted(evicted) => self.on_evicted(link, &evicted),
+            PeerFrame::Final(told) => self.on_final(link, &told),
+            PeerFrame::FinalConfirm(confirm) => self.on_final_confirm(link, &confirm),
             frame @ (PeerFrame::Confirm(_)
             | PeerFrame::Challenge(_)
             | PeerFrame::ChallengeOk(_)
@@ -193,7 +195,7 @@ impl Engine {
     /// Message numbers of the entries in flight towards a peer, over all its sessions: at least of
     /// those that are asked for. What an ack of one entry costs does not grow with the window more
     /// than a glance at each message does: peers may send nothing else.
-    fn flights_by_id<'a>(
+    pub(crate) fn flights_by_id<'a>(
         &self,
         peer: QmId,
         wanted: impl ExactSizeIterator<Item = &'a Entry> + Clone,
@@ -264,7 +266,7 @@ impl Engine {
         self.busy_peers.insert(peer);
     }
 
-    fn ever_mine(&self, entry: &Entry) -> bool {
+    pub(crate) fn ever_mine(&self, entry: &Entry) -> bool {
         entry.id.incarnation == self.incarnation
             || self.prior_incarnations.contains(&entry.id.incarnation)
     }
@@ -280,11 +282,12 @@ impl Engine {
         }
         let mut by_life: BTreeMap<RouteKey, Vec<Entry>> = BTreeMap::new();
         for (entry, _) in not_held.entries {
+            let source = peer;
+            if self.final_not_held(link, MessageKey { source, entry }) {
+                continue;
+            }
             // Only what is really here can be owed.
-            let key = ArrivalKey(MessageKey {
-                source: peer,
-                entry,
-            });
+            let key = ArrivalKey(MessageKey { source, entry });
             if self.dedup.probe(key) != Some(KeyState::Committed)
                 && !self.arrived_lately(peer, &entry)
             {
@@ -388,23 +391,36 @@ impl Engine {
 
     /// What this node knows of messages that a peer sent it.
     fn on_query(&mut self, link: LinkId, query: &Query) {
-        let Some(session) = self.sessions.get(&link) else {
+        let now = self.now.at;
+        let Some(session) = self.sessions.get_mut(&link) else {
             return;
         };
-        let peer = session.peer;
-        if query.source != peer {
+        // Whoever asks waits for something that may yet come.
+        session.last_activity = now;
+        let (peer, peer_pending) = (session.peer, session.peer_pending);
+        // W-FIN-4: how messages ended, their source may ask also when it has another identity now.
+        let former = query.source != peer && !query.void && self.is_or_was(peer, query.source);
+        if query.source != peer && !former {
             return self.misbehaved(link, "a query about another queue manager's messages");
         }
-        if query.void && session.peer_pending {
+        if query.void && peer_pending {
             return self.misbehaved(link, "a void from a peer that awaits approval");
         }
         let mut entries = Vec::with_capacity(query.entries.len());
         let mut voids = Vec::new();
         for entry in &query.entries {
             let message = MessageKey {
-                source: peer,
+                source: query.source,
                 entry: *entry,
             };
+            if let Some(outcome) = self.finals.of(&message) {
+                entries.push((*entry, Known::Outcome(outcome)));
+                continue;
+            }
+            if former {
+                entries.push((*entry, Known::Unknown));
+                continue;
+            }
             let key = ArrivalKey(message);
             if let Some(known) = self.known_in_streams(peer, entry) {
                 crate::reached!(self, AnsweredFromStream);
@@ -444,7 +460,7 @@ impl Engine {
             entries.push((*entry, known));
         }
         self.after_voiding(link, peer, voids);
-        self.answer_query(link, peer, entries);
+        self.answer_query(link, query.source, entries);
     }
 
     /// The destination's word on messages in doubt (W-USE-7).
@@ -453,12 +469,14 @@ impl Engine {
             return;
         };
         let (own, peer) = (session.own, session.peer);
-        if !self.is_own(answer.source) {
+        if !self.is_own(answer.source) && !self.awaits_finals_as(answer.source) {
             return self.misbehaved(link, "an answer for another queue manager");
         }
         let flights = self.flights_by_id(peer, answer.entries.iter().map(|(entry, _)| entry));
         for (entry, known) in answer.entries {
-            if self.answer_ended(link, &entry, known) {
+            if self.answer_ended(link, &entry, known)
+                || self.answer_awaited(link, answer.source, &entry, known)
+            {
                 continue;
             }
             if let Some((at, number, tag)) = flights.get(&entry.id)
@@ -498,6 +516,7 @@ impl Engine {
             }
         }
         self.query_ended(own, peer);
+        self.query_more_awaited(link);
         self.busy_peers.insert(peer);
     }
 
@@ -554,7 +573,11 @@ impl Engine {
         outcome: Outcome,
     ) {
         if outcome.is_of_arrived() {
-            return self.settle_delivered(number, priority, message);
+            self.settle_delivered(number, priority, message);
+            if let Some(peer) = self.sessions.get(&link).map(|session| session.peer) {
+                self.final_heard(link, peer, message.source, &message.entry(), outcome);
+            }
+            return;
         }
         let unsure = self.unsure_of(link, &message.entry());
         if let Some(unsure) = unsure {

@@ -312,6 +312,16 @@ pub struct Counters {
     pub uncertain_by_limit: u64,
     /// Messages of others that this node promised never to take.
     pub voids: u64,
+    /// Messages of others that ended here and of which their senders wait to hear how.
+    pub finals: u64,
+    /// Of these, those whose senders confirmed that they know.
+    pub finals_confirmed: u64,
+    /// Those that were forgotten unconfirmed, for want of room or after 30 days.
+    pub finals_forgotten: u64,
+    /// Messages of this node of which it became known how they ended at their destinations.
+    pub finals_heard: u64,
+    /// The same of which nobody can tell any more.
+    pub finals_unknown: u64,
 }
 
 /// What `status` shows.

@@ -101,6 +101,8 @@ causes! {
     Dead = "dead";
     /// Its destination has it.
     Delivered = "delivered";
+    /// Its destination has it, and is to tell what becomes of it there.
+    AwaitingEnd = "awaiting_end";
     /// An application consumed it.
     Received = "received";
     /// It was settled here; how is no longer remembered.

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use qm_cache::Ticket as DedupTicket;
 use qm_wire::local::Settled;
-use qm_wire::{Class, ClientId, Entry, MessageId, QmId, Rank};
+use qm_wire::{Class, ClientId, Entry, MessageId, MessageKey, QmId, Rank};
 
 use crate::admin::LetterFate;
 use crate::backlog::Message;
@@ -104,6 +104,16 @@ pub(crate) enum Then {
     Skipping { number: u32, position: u64 },
     /// A message that ended here without a dead letter is asked for.
     Asking { id: MessageId },
+    /// How a message of a peer ended is on disk. `putting`: with its removal, in a batch that puts.
+    Final { key: MessageKey, putting: bool },
+    /// How a message of this node ended elsewhere is on disk: to be confirmed where it was told.
+    FinalHeard {
+        link: LinkId,
+        source: QmId,
+        entry: Entry,
+        /// It was not known before.
+        first: bool,
+    },
     /// Messages are never to be taken: their sender may hear so.
     Voided {
         link: LinkId,

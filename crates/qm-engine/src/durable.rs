@@ -103,6 +103,13 @@ impl Engine {
                 Then::Skipping { number, position } => self.skip_durable(number, position),
                 Then::Listed { number, keys } => self.arrivals.durable(number, keys),
                 Then::Asking { id } => self.ask_durable(id),
+                Then::Final { key, .. } => self.final_durable(key),
+                Then::FinalHeard {
+                    link,
+                    source,
+                    entry,
+                    first,
+                } => self.final_noted(link, source, entry, first),
                 Then::Voided {
                     link,
                     source,
@@ -250,6 +257,8 @@ impl Engine {
                 }
                 Then::Listed { number, .. } => self.arrivals.refused(number),
                 Then::Asking { id } => self.ask_refused(id),
+                Then::Final { key, putting } => self.final_refused(key, putting),
+                Then::FinalHeard { entry, first, .. } => self.final_unheard(entry, first),
                 Then::Voided {
                     source, entries, ..
                 } => self.voids_refused(source, &entries),
@@ -301,6 +310,7 @@ impl Engine {
         }
         if !local {
             self.unask(message.id);
+            self.unawait(message.id);
             self.unleave_stream(queue, message.position);
             self.left_unplaced(queue, message.position);
         }

@@ -11,6 +11,7 @@ use qm_wire::{Entry, Incarnation, MessageId, MessageKey, QmId, QueueName};
 use crate::admin::Counters;
 use crate::arrivals::Arrivals;
 use crate::asking::Asks;
+use crate::awaited::Awaiting;
 use crate::backlog::Message;
 use crate::clients::Clients;
 use crate::commits::Commits;
@@ -18,6 +19,7 @@ use crate::config::EngineConfig;
 use crate::connections::Connections;
 use crate::dead::LetterDo;
 use crate::entropy::Entropy;
+use crate::finals::Finals;
 use crate::forgotten::Forgotten;
 use crate::handed::HandOut;
 use crate::heirs::Heirs;
@@ -217,6 +219,10 @@ pub struct Engine {
     pub(crate) open_letters: OpenLetters,
     /// Messages that ended here and that their destinations are asked for.
     pub(crate) asks: Asks,
+    /// Messages that arrived at their destinations and whose ends there are awaited.
+    pub(crate) awaiting: Awaiting,
+    /// How messages of others ended here, for their senders.
+    pub(crate) finals: Finals,
     /// Lives of destinations, and from which message on they were known.
     pub(crate) met: MetLives,
     /// Of these, those that are to be written.
@@ -341,6 +347,8 @@ impl Engine {
             ins: InStreams::default(),
             open_letters: OpenLetters::new(),
             asks: Asks::default(),
+            awaiting: Awaiting::default(),
+            finals: Finals::default(),
             voids: Voids::default(),
             met: MetLives::new(),
             met_dirty: BTreeSet::new(),
@@ -593,6 +601,8 @@ impl Engine {
         self.look_after_former();
         self.follow_election("another live machine keeps it");
         self.forget_voids();
+        self.forget_finals();
+        self.forget_awaited();
         self.count_stored_bytes();
         let interval = self.config.ack_route_purge_interval_ms.max(1_000);
         self.arm(self.now.at.plus_ms(interval), Timer::Maintenance);

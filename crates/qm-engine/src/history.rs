@@ -65,6 +65,11 @@ pub(crate) enum What {
         id: MessageId,
     },
     LetterDropped,
+    /// It had arrived, and ended so at its destination.
+    EndedThere {
+        peer: QmId,
+        outcome: Outcome,
+    },
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -145,7 +150,7 @@ impl History {
             let outcome = match noted.what {
                 What::Acknowledged { .. } => Outcome::REACHED_QUEUE,
                 What::Received => Outcome::RECEIVED,
-                What::Dead { outcome, .. } => outcome,
+                What::Dead { outcome, .. } | What::EndedThere { outcome, .. } => outcome,
                 _ => continue,
             };
             ends.insert(noted.id, outcome);
@@ -161,6 +166,7 @@ impl History {
                 What::Acknowledged { .. }
                     | What::Received
                     | What::Dead { .. }
+                    | What::EndedThere { .. }
                     | What::ResentAs { .. }
                     | What::LetterDropped
                     | What::Refused { .. }
@@ -304,6 +310,10 @@ impl Engine {
                     "made of the dead letter of message {id} of {}",
                     peer(Some(source))
                 ),
+            ),
+            What::EndedThere { peer: by, outcome } => (
+                "ended_there",
+                format!("{}: {outcome}, by the word of its node", peer(Some(by))),
             ),
             What::LetterDropped => (
                 "letter_dropped",

@@ -54,6 +54,29 @@ pub const VOIDS_MAX: usize = 262_144;
 /// For how long such a promise is remembered: 30 days.
 pub const VOID_AGE_MS: u64 = 30 * 24 * 60 * 60 * 1_000;
 
+/// Messages of one sender of which is kept how they ended, until it has confirmed that it knows.
+/// Beyond, its oldest are forgotten, and it hears that nobody can tell.
+pub const FINALS_PER_PEER_MAX: usize = 65_536;
+
+/// The same of all senders: some 40 MiB. Beyond, only a sender that has some may replace them.
+pub const FINALS_MAX: usize = 262_144;
+
+/// For how long that is kept, and for how long a sender waits behind the time when its message must
+/// have ended: 30 days.
+pub const FINAL_AGE_MS: u64 = 30 * 24 * 60 * 60 * 1_000;
+
+/// How often somebody else is told of an end when whoever was told does not hold the message; then
+/// its sender has to ask.
+pub const FINAL_TRIES_MAX: u8 = 3;
+
+/// After how long a destination is asked again how messages ended, on a session that stays open.
+/// Nothing that is told gets lost there, but a session on which nothing is asked ends as idle.
+pub const FINAL_QUERY_MS: u64 = 4 * 60 * 1_000;
+
+/// Messages of this node whose ends are awaited: some 60 MiB. Beyond, none is accepted that wishes
+/// to hear of its end.
+pub const AWAITED_MAX: usize = 262_144;
+
 /// Lives of one sender of which is known up to where arrivals may be forgotten. Of a sender with
 /// more lives everything may be.
 pub const FORGOTTEN_LIVES_PER_PEER_MAX: usize = 256;

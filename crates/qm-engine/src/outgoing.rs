@@ -658,6 +658,9 @@ impl Engine {
             .get(&number)
             .and_then(|out| self.remotes.get(&out.remote))
             .and_then(Remote::peer);
+        if let Some(peer) = peer {
+            self.await_final(message, peer);
+        }
         self.note(message.source, message.id, What::Acknowledged { peer });
         self.event(Event::Acknowledged { id: message.id });
         self.tell_fate(message.id, Outcome::REACHED_QUEUE);
@@ -767,6 +770,9 @@ impl Engine {
             if asks {
                 self.ask_for(number, message, end.outcome, letter);
             }
+            if end.unconfirmed {
+                self.await_word(message, self.peer_of(number), end.outcome, true);
+            }
             // The letter, its removal and its skip are in one batch.
             self.seal_if_large();
         } else {
@@ -778,6 +784,9 @@ impl Engine {
             }
             if asks {
                 self.ask_for(number, message, end.outcome, None);
+            }
+            if end.unconfirmed {
+                self.await_word(message, self.peer_of(number), end.outcome, false);
             }
             self.counters.discarded += 1;
             self.died(Died {

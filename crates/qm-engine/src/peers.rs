@@ -427,10 +427,13 @@ impl Engine {
                     .get(queue)
                     .is_some_and(|out| !out.paused && out.has_work())
             })
+            || remote
+                .peer()
+                .is_some_and(|peer| self.awaits_finals(remote.own, peer))
             || (mints
-                && remote
-                    .peer()
-                    .is_some_and(|peer| self.owed.keys().any(|(qm, _)| *qm == peer)))
+                && remote.peer().is_some_and(|peer| {
+                    self.owed.keys().any(|(qm, _)| *qm == peer) || self.has_final_for(peer)
+                }))
     }
 
     fn addresses(&self, remote: &Remote) -> Vec<String> {

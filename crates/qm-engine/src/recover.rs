@@ -37,6 +37,8 @@ impl Engine {
                     .or_else(|| self.recover_letter(key, value))
                     .or_else(|| self.recover_ask(key, value))
                     .or_else(|| self.recover_void(key, value))
+                    .or_else(|| self.recover_final(key, value))
+                    .or_else(|| self.recover_awaited(key, value))
                     .or_else(|| self.recover_met(key, value))
                     .unwrap_or(true),
             };
@@ -47,6 +49,7 @@ impl Engine {
             }
         }
         self.order_voids();
+        self.order_finals();
         self.count_asks();
         self.remember_met();
         self.drop_stale_letters(&recovered.streams);

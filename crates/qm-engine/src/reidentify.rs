@@ -478,7 +478,7 @@ impl Engine {
             remote.own == session.own
                 && remote.peer() == Some(session.peer)
                 && (self.is_kept(remote) || self.asks_for_approval(remote))
-        })
+        }) || self.awaits_finals(session.own, session.peer)
     }
 
     /// Whether there is a session with this peer on which messages may leave.

@@ -170,6 +170,7 @@ impl Engine {
         self.undo_again();
         self.skip_again();
         self.ask_again();
+        self.note_finals_again();
         self.look_for_room();
         self.room.try_disk = self.room.disk.is_some();
         match (self.full_by(), self.room.told) {

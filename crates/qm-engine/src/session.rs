@@ -15,6 +15,7 @@ use crate::backlog::Message;
 use crate::config::EngineConfig;
 use crate::connections::With;
 use crate::engine::{Engine, Route, Timer};
+use crate::finals::push_finals;
 use crate::identity::handshake::SessionTokens;
 use crate::io::{Event, Lane, LinkId, Output};
 use crate::limits::{DOUBTFUL_MAX, DOUBTFUL_SPAN_MS, FLIGHT_BYTES_MAX, FLIGHTS_MAX};
@@ -116,6 +117,14 @@ pub(crate) struct Session {
     /// What was refused on this session (W-USE-9); the oldest are forgotten first.
     pub(crate) refused: BTreeMap<Entry, Outcome>,
     refused_order: VecDeque<Entry>,
+    /// How messages of the peer ended, to be told to it.
+    pub(crate) finals: Vec<(Entry, Outcome)>,
+    /// What it told of, is on disk here and is to be confirmed: with their sources.
+    pub(crate) finals_noted: Vec<(QmId, Entry)>,
+    /// When it is asked next how messages ended.
+    pub(crate) next_finals: Timestamp,
+    /// Whether not all that it is to be asked for fitted into one query.
+    pub(crate) more_finals: bool,
     /// Acks that did not fit what they named.
     pub(crate) unverified: Allowance,
     /// When messages were last asked for because of one.
@@ -179,6 +188,10 @@ impl Session {
             strange_streams: StrangeStreams::default(),
             refused: BTreeMap::new(),
             refused_order: VecDeque::new(),
+            finals: Vec::new(),
+            finals_noted: Vec::new(),
+            next_finals: Timestamp(0),
+            more_finals: false,
             unverified: Allowance::default(),
             asked_instead: None,
             told_full: BTreeSet::new(),
@@ -513,6 +526,8 @@ impl Engine {
         self.pay_owed_acks(peer);
         self.connected_to(own, peer);
         self.query_doubts(own, peer);
+        self.query_awaited(own, peer);
+        self.tell_finals(link, peer);
         self.tell_succession(link);
         self.tell_parted(link);
         self.tell_who_parted(link);
@@ -627,6 +642,8 @@ impl Engine {
         for frame in session.stream_answers.take() {
             session.push(Lane::Ack, &frame);
         }
+        // Behind the acks of their messages.
+        push_finals(session);
         for (lane, buffer) in session.take_buffers() {
             if !buffer.is_empty() {
                 self.outputs.push_back(Output::Send {
@@ -692,6 +709,7 @@ impl Engine {
             return self.end_session(link, Outcome::IDLE, "nothing was sent for a while");
         }
         self.query_overdue(link);
+        self.query_awaited_when_due(link);
         if session_due(self.sessions.get(&link), now) {
             self.rotate(link);
         }

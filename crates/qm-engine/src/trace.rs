@@ -129,6 +129,20 @@ impl Engine {
 
     fn state_of_gone(&self, id: MessageId, all: bool) -> (&'static str, String) {
         match self.history.end_of(id).map(|(_, what)| what) {
+            _ if self.awaits_end_of(id).is_some() => {
+                let there = self.awaits_end_of(id).map(|peer| self.peer_title(peer));
+                let there = there.unwrap_or_default();
+                (
+                    "awaiting_end",
+                    format!("{there} has it, stored to its class; what becomes of it there is awaited"),
+                )
+            }
+            Some(What::EndedThere { peer, outcome }) => {
+                let there = self.peer_title(peer);
+                let text = format!("{outcome}, at {there}");
+                let received = outcome == Outcome::RECEIVED;
+                (if received { "received" } else { "ended_there" }, text)
+            }
             Some(What::Acknowledged { peer }) => {
                 let there = peer.map_or_else(|| "its destination".to_owned(), |p| self.peer_title(p));
                 ("delivered", format!("{there} has it, stored to its class"))
@@ -174,7 +188,8 @@ impl Engine {
                 .and_then(|remote| remote.peer()),
             Found::Nowhere { .. } => match self.history.end_of(id) {
                 Some((_, What::Acknowledged { peer })) => peer,
-                _ => None,
+                Some((_, What::EndedThere { peer, .. })) => Some(peer),
+                _ => self.awaits_end_of(id),
             },
             _ => None,
         };

@@ -73,6 +73,7 @@ impl Engine {
         if let Some(position) = letter {
             self.letter_closes(position);
         }
+        self.death_stands(id);
         self.event(Event::DeathConfirmed { id });
     }
 
@@ -87,6 +88,7 @@ impl Engine {
             self.commits
                 .set(letter_key(position), letter_value(Open::Uncertain));
         }
+        self.death_stands(id);
         self.event(Event::DeathUncertain { id });
     }
 
@@ -101,6 +103,7 @@ impl Engine {
         let me = self.own_of(number);
         self.note(me, entry.id, What::Acknowledged { peer });
         self.event(Event::Acknowledged { id: entry.id });
+        self.doubted_arrived(entry.id);
         self.tell_fate(entry.id, Outcome::REACHED_QUEUE);
         if let Some((position, bytes)) = letter {
             self.withdraw_letter(position, bytes);

@@ -125,6 +125,7 @@ impl Engine {
                 if commit.noted {
                     self.commits.unset(commit.taken_key());
                 }
+                self.unset_finals(&commit.finals);
                 let then = Then::Uncommitted(commit.clone());
                 return self.commits.after_settling(then);
             }

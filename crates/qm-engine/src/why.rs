@@ -233,7 +233,20 @@ impl Engine {
     fn why_gone(&self, subject: &str, id: MessageId, all: bool) -> WhyView {
         let trace = Some(format!("qm-node trace {id}"));
         let end = self.history.end_of(id).map(|(_, what)| what);
+        if let Some(view) = self.why_awaited(subject, id) {
+            return view;
+        }
         let reason = match end {
+            Some(What::EndedThere { peer, outcome }) => {
+                let there = self.peer_title(peer);
+                let cause = if outcome == Outcome::RECEIVED {
+                    Cause::Received
+                } else {
+                    Cause::of_death(outcome)
+                };
+                let text = format!("at {there}: {} ({outcome})", outcome.describe());
+                Reason(cause, text, trace)
+            }
             Some(What::Acknowledged { peer }) => {
                 let there =
                     peer.map_or_else(|| "its destination".to_owned(), |p| self.peer_title(p));
@@ -284,6 +297,26 @@ impl Engine {
             ),
         };
         view(subject, reason, vec![])
+    }
+
+    /// A message that arrived elsewhere, and of which somebody waits to hear how it ends there.
+    fn why_awaited(&self, subject: &str, id: MessageId) -> Option<WhyView> {
+        let peer = self.awaits_end_of(id)?;
+        let awaited = self.awaiting.get(id)?;
+        let there = self.peer_title(peer);
+        let text =
+            format!("{there} has it, and nobody has received it there yet, as far as is known");
+        let fix = Some(format!("on {there}, run: qm-node why {id}"));
+        let since = self.now.at.ms_since(awaited.at);
+        let mut evidence = vec![format!("its end there is awaited for {since} ms")];
+        if !self.is_connected(peer) {
+            evidence.push(format!("there is no session with {there} that could tell"));
+        }
+        Some(view(
+            subject,
+            Reason(Cause::AwaitingEnd, text, fix),
+            evidence,
+        ))
     }
 
     /// When the queue moves, a message in it waits for those before it.

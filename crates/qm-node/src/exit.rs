@@ -211,6 +211,9 @@ pub(crate) const fn fix_of(outcome: Outcome) -> &'static str {
             "do it again in a new transaction; client.transaction_time says how long one may be open"
         }
         Outcome::TRANSACTION_TOO_LARGE => "commit smaller transactions",
+        Outcome::END_UNKNOWN => {
+            "ask its destination: `qm-node trace` and `qm-node why` there tell what it remembers"
+        }
         Outcome::VOIDED => "look where its sender gave it up: `qm-node trace` there says why",
         Outcome::POISON => "look at it with `qm-node peek QUEUE:poison`",
         _ => "update this command: the node knows more outcomes than it",

@@ -213,7 +213,18 @@ impl Envelope {
     pub fn view(encoded: &[u8]) -> Result<EnvelopeView<'_>, DecodeError> {
         codec::view(encoded)
     }
+
+    /// The ack wishes of an encoded envelope that was checked before; nothing else of it is looked
+    /// at. None when these bytes are no envelope.
+    #[must_use]
+    pub fn peek_ack_wishes(encoded: &[u8]) -> AckWishes {
+        let bits = encoded.get(ACK_WISHES_AT).copied().unwrap_or(0);
+        AckWishes::from_bits(bits).unwrap_or_default()
+    }
 }
+
+/// Where the ack wishes stand: before the report, at the end of the head.
+const ACK_WISHES_AT: usize = ENVELOPE_HEAD_BYTES - 3;
 
 /// Bytes of an envelope whose texts are all absent.
 pub(crate) const ENVELOPE_FIXED_BYTES: usize = ENVELOPE_HEAD_BYTES + 8 * 2;

@@ -120,6 +120,8 @@ outcomes! {
     TRANSACTION_TOO_LARGE = 0x9017, "transaction_too_large", "the transaction holds as much as one may";
     /// Its sender gave the message up, and the destination promised never to take it.
     VOIDED = 0x9018, "voided", "its sender gave the message up; its destination does not take it any more";
+    /// Nobody can tell what became of a message after it had arrived.
+    END_UNKNOWN = 0x9019, "end_unknown", "it arrived; what became of it there nobody can tell any more";
 }
 
 impl Outcome {

@@ -2,7 +2,7 @@
 
 use bytes::BytesMut;
 use qm_wire::local::{Follow, Put};
-use qm_wire::{Class, ClientId, Envelope, MessageId, Outcome, QmId, Tag};
+use qm_wire::{AckWishes, Class, ClientId, Envelope, MessageId, Outcome, QmId, Tag};
 
 use super::Followed;
 use super::answers::hash16;
@@ -82,11 +82,28 @@ impl Engine {
         }
         let target = self.resolve(&put.destination)?;
         self.check_class(put.class, &target)?;
-        if put.follow == Follow::Received && matches!(target, Target::Remote(..)) {
-            let text = "this version tells when a message was received only for queues of this node; wait for delivered";
-            return Err((Outcome::UNSUPPORTED, text.to_owned()));
-        }
+        self.check_final_wish(put, &target)?;
         Ok(target)
+    }
+
+    /// Whether this node can wait for what becomes of a message elsewhere, if that is wished.
+    fn check_final_wish(&self, put: &Put, target: &Target) -> Result<(), (Outcome, String)> {
+        if matches!(target, Target::Local(_)) {
+            return Ok(());
+        }
+        let wishes = put.ack_wishes;
+        let wished = wishes.contains(AckWishes::POSITIVE_RECEIVE)
+            || wishes.contains(AckWishes::NEGATIVE_RECEIVE);
+        let follows = put.follow == Follow::Received;
+        if follows && !wished && wishes != AckWishes::NONE {
+            let text = "waiting for received asks the destination for what receive acknowledgements tell, too; wish for these (--ack receive), or wait for delivered";
+            return Err((Outcome::BAD_REQUEST, text.to_owned()));
+        }
+        if (wished || follows) && !self.awaiting.has_room() {
+            let text = "of too many messages it is not known yet what became of them at their destinations; wait, or send without receive acknowledgements";
+            return Err((Outcome::BUSY, text.to_owned()));
+        }
+        Ok(())
     }
 
     /// Whether the fates of so many more messages can be followed.
@@ -250,6 +267,13 @@ impl Engine {
         envelope.priority = put.priority;
         envelope.flags = put.flags;
         envelope.ack_wishes = put.ack_wishes;
+        if put.follow == Follow::Received
+            && put.ack_wishes == AckWishes::NONE
+            && matches!(target, Target::Remote(..))
+        {
+            // So that its destination tells how it ends there.
+            envelope.ack_wishes = AckWishes::POSITIVE_RECEIVE.with(AckWishes::NEGATIVE_RECEIVE);
+        }
         envelope.sent_at_us = self.now.wall_us;
         envelope.time_to_reach_queue_ms = put.time_to_reach_queue_ms.unwrap_or(match put.class {
             Class::Express => self.config.express_reach_queue_ms,

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use qm_wire::local::EndTransaction;
-use qm_wire::{ClientId, MessageId, Outcome};
+use qm_wire::{ClientId, MessageId, MessageKey, Outcome};
 
 use super::transactions::{Refusal, Transaction};
 use crate::commits::Then;
@@ -35,6 +35,8 @@ pub(crate) struct Commit {
     pub(crate) taken: Vec<(u32, u64)>,
     /// Whether what was taken is noted on disk.
     pub(crate) noted: bool,
+    /// Of what it received, those whose senders wait to hear so.
+    pub(crate) finals: Vec<MessageKey>,
 }
 
 impl Commit {
@@ -128,6 +130,7 @@ impl Engine {
             id,
             taken: found.taken.iter().copied().collect(),
             noted: false,
+            finals: Vec::new(),
         };
         self.note_taken(&mut commit);
         self.note_pending(conn, client, end.sequence, id);
@@ -249,10 +252,14 @@ impl Engine {
                 continue;
             };
             held.committing = true;
-            let (conn, bytes) = (held.conn, held.message.credit());
-            let durable = held.message.class.is_durable();
+            let message = held.message.clone();
+            let (conn, bytes) = (held.conn, message.credit());
+            let durable = message.class.is_durable();
             queue.leased_bytes = queue.leased_bytes.saturating_sub(bytes);
             self.unleased(conn, bytes);
+            commit
+                .finals
+                .extend(self.note_final_taken(*number, &message));
             if durable {
                 let (priority, position) = split_lookup(*lookup);
                 let runs = streams
@@ -285,6 +292,9 @@ impl Engine {
                 }
             }
         }
+        for key in &commit.finals {
+            self.final_durable(*key);
+        }
         if commit.noted {
             self.commits.unset(commit.taken_key());
             self.commits
@@ -311,6 +321,7 @@ impl Engine {
     /// The disk had no room for a commit: nothing of it happened. Its answer is still owed.
     pub(crate) fn uncommitted(&mut self, commit: &Commit) {
         self.withdraw(commit.client, commit.end.sequence, commit.id, None);
+        self.finals_void(&commit.finals);
         for (number, lookup) in commit.taken.iter().rev() {
             if let Some(held) = self.take_committing(*number, *lookup) {
                 self.give_back(*number, held.priority, held.message);

@@ -6,6 +6,7 @@ use qm_wire::local::{Follow, Put};
 use qm_wire::{ClientId, MessageId, Outcome};
 
 use super::Followed;
+use crate::awaited::Wait;
 use crate::engine::Engine;
 use crate::limits::FOLLOWED_MAX;
 
@@ -79,6 +80,19 @@ impl Engine {
         if ids.is_empty() {
             return;
         }
+        ids.retain(
+            |id| match self.awaiting.get(*id).map(|awaited| awaited.wait) {
+                Some(Wait::Open) => {
+                    self.tell_fate(*id, Outcome::REACHED_QUEUE);
+                    false
+                }
+                Some(Wait::Ended(outcome)) => {
+                    self.tell_fate(*id, outcome);
+                    false
+                }
+                Some(Wait::Doubt(_)) | None => true,
+            },
+        );
         let (held, all) = self.ids_in_memory();
         let ends = self.history.ends_of(&ids);
         for id in ids.difference(&held) {

@@ -88,11 +88,13 @@ pub(crate) struct Node {
     pub(crate) now_ms: u64,
     sent: Vec<(LinkId, Bytes)>,
     dials: Vec<u64>,
-    told: Vec<NodeFrame>,
+    pub(crate) told: Vec<NodeFrame>,
     pub(crate) events: Vec<Event>,
     admin: Option<AdminReply>,
     /// What the disk has not confirmed yet, when it keeps that back.
     pub(crate) hold_disk: bool,
+    /// Whether every signature that it asks about is good.
+    pub(crate) believes: bool,
     pub(crate) waiting: Vec<(Ticket, Vec<StoreOp>)>,
     next_sequence: u64,
     next_request: u64,
@@ -145,6 +147,7 @@ impl Node {
             events: Vec::new(),
             admin: None,
             hold_disk: false,
+            believes: false,
             waiting: Vec::new(),
             next_sequence: 1,
             next_request: 1,
@@ -210,6 +213,10 @@ impl Node {
                     self.engine.handle(now, Input::Loaded { load, records });
                 }
                 Output::Close { .. } | Output::Trust { .. } => {}
+                Output::Verify { verify, .. } if self.believes => {
+                    let good = true;
+                    self.engine.handle(now, Input::Verified { verify, good });
+                }
                 // That copies prove themselves to each other is another test's business.
                 Output::Sign { .. } | Output::Verify { .. } => {}
                 other => panic!("unexpected {other:?}"),

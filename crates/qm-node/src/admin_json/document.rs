@@ -446,6 +446,16 @@ counters! {
     uncertain_by_limit,
     /// Messages of others that this node promised never to take.
     voids,
+    /// Messages of others that ended here and of which their senders wait to hear how.
+    finals,
+    /// Of these, those whose senders confirmed that they know.
+    finals_confirmed,
+    /// Those that were forgotten unconfirmed.
+    finals_forgotten,
+    /// Messages of this node of which it became known how they ended at their destinations.
+    finals_heard,
+    /// The same of which nobody can tell any more.
+    finals_unknown,
 }
 
 /// A local queue, `qm.queue/1`.

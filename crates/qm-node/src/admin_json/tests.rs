@@ -577,7 +577,12 @@ fn documents_keep_their_fields() {
                 "uncertain_by_forgetting": 0,
                 "uncertain_by_refusal": 0,
                 "uncertain_by_limit": 0,
-                "voids": 0
+                "voids": 0,
+                "finals": 0,
+                "finals_confirmed": 0,
+                "finals_forgotten": 0,
+                "finals_heard": 0,
+                "finals_unknown": 0
               },
               "node": {
                 "schema": "qm.node/1",

@@ -189,6 +189,11 @@ async fn until(
 fn from_fate(error: &FateError) -> (&'static str, Result<(), Failure>) {
     match error {
         FateError::Send(error) => ("open", Err(from_send(error))),
+        // It may have been received, or may still be: nothing that can be told as its end.
+        FateError::Ended {
+            outcome: outcome @ Outcome::END_UNKNOWN,
+            ..
+        } => ("open", Err(Failure::of("fate_open", outcome.describe()))),
         FateError::Ended { outcome, .. } => (
             "ended",
             Err(Failure::rejected(*outcome, outcome.describe())),

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use qm_client::{FateError, PutTicket, SendError};
+use qm_wire::Outcome;
 use qm_wire::limits::BODY_BYTES_MAX;
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
@@ -252,7 +253,7 @@ impl Tally {
     fn fate(&mut self, number: u64, error: Option<&FateError>) {
         match error {
             None => self.settled = self.settled.saturating_add(1),
-            Some(FateError::Ended { outcome, .. }) => {
+            Some(FateError::Ended { outcome, .. }) if *outcome != Outcome::END_UNKNOWN => {
                 let failure = Failure::rejected(*outcome, outcome.describe());
                 self.tell(number, &failure);
                 count(&mut self.ended, &failure.code);

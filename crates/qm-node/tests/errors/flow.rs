@@ -116,11 +116,40 @@ fn classes_that_do_not_fit_are_rejected() {
 }
 
 #[test]
-fn nobody_waits_for_what_will_not_be_told() {
-    let node = with_queue();
-    let far = ["--json", "send", "qm://127.0.0.1:1/orders", "x"];
-    let args = [&far[..], &["--wait", "received"]].concat();
-    fails(&ended(&mut node.command(&args)), "unsupported");
+fn a_sender_hears_how_its_message_ended_at_another_node() {
+    let (node, other) = (Running::start(), with_queue());
+    let to = format!("qm://{}/orders", other.listen);
+    let send = |body: &str| {
+        let args = ["--json", "send", &to, body, "--wait", "received"];
+        let mut command = node.command(&[&args[..], &["--timeout", "20s"]].concat());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.spawn().unwrap()
+    };
+    let waits = send("apples");
+    assert_eq!(
+        other.done(&["receive", "orders", "--wait", "10s"]),
+        "apples\n"
+    );
+    let heard = waits.wait_with_output().unwrap();
+    let out = String::from_utf8(heard.stdout).unwrap();
+    assert_eq!(heard.status.code(), Some(0), "{out}");
+    assert!(out.contains("\"state\":\"received\""), "{out}");
+    let waits = send("pears");
+    let begun = Instant::now();
+    let id = loop {
+        let peeked = ended(&mut other.command(&["peek", "orders", "--json"]));
+        if let Ok(message) = serde_json::from_slice::<serde_json::Value>(&peeked.stdout) {
+            break message["id"].as_str().unwrap().to_owned();
+        }
+        assert!(begun.elapsed() < Duration::from_secs(20));
+        std::thread::sleep(Duration::from_millis(50));
+    };
+    let why = node.done(&["why", &id, "--json"]);
+    assert!(why.contains("\"code\":\"awaiting_end\""), "{why}");
+    other.done(&["queue", "purge", "orders", "--yes"]);
+    fails(&waits.wait_with_output().unwrap(), "queue_purged");
+    let trace = node.done(&["trace", &id]);
+    assert!(trace.contains("C001 queue_purged"), "{trace}");
 }
 
 #[test]

@@ -248,6 +248,7 @@ proptest! {
         prop_assert_eq!(bytes.len(), envelope.encoded_len());
         let read = Envelope::decode(&bytes).unwrap();
         prop_assert_eq!(&Value::Envelope(read.clone()).encode(), &bytes);
+        prop_assert_eq!(Envelope::peek_ack_wishes(&bytes), envelope.ack_wishes);
         prop_assert_eq!(read, envelope);
         for end in 0..bytes.len() {
             prop_assert!(Envelope::decode(&bytes.slice(..end)).is_err());

@@ -183,7 +183,7 @@ const OUTCOMES: &[(&str, Option<&str>)] = &[
     ("bad_destination_name", Some(FLOW)),
     ("store_full", Some(FLOW)),
     ("store_failed", None),
-    ("unsupported", Some(FLOW)),
+    ("unsupported", Some(PAIR)),
     ("wrong_identity", Some(FLOW)),
     ("pending_approval", Some(FLOW)),
     ("protocol", Some(HOSTILE)),
@@ -200,8 +200,10 @@ const OUTCOMES: &[(&str, Option<&str>)] = &[
     ("transaction_aborted", Some(TRANSACTIONS)),
     ("transaction_too_large", Some(TRANSACTIONS)),
     ("voided", Some(VOIDS)),
+    ("end_unknown", Some(END_UNKNOWN)),
 ];
 
+const END_UNKNOWN: &str = "crates/qm-engine/tests/finals/unknown.rs";
 const VOIDS: &str = "crates/qm-engine/tests/ended/voids.rs";
 const CLI: &str = "crates/qm-node/tests/cli.rs";
 const START: &str = "crates/qm-node/tests/errors/start.rs";

@@ -1,0 +1,137 @@
+//! A crash at every commit, of either node.
+
+use qm_engine::{ConnId, Input};
+use qm_wire::local::{ClientFrame, EndTransaction, Receive, Verdict};
+use qm_wire::{Class, Outcome};
+
+use super::support::{Node, carry, carry_but, connect};
+use super::{LINK, NEXT, awaited_of, finals_of, is_confirm, is_final, met, put};
+
+/// Classes that a crash of their destination spares.
+const DURABLE: [Class; 2] = [Class::Recoverable, Class::Transactional];
+
+/// Receives in a transaction, and ends it.
+pub(crate) fn transact(b: &mut Node, commit: bool) {
+    let conn = ConnId(1);
+    let mut receive = Receive::new(900, "orders".parse().unwrap());
+    receive.messages_max = 10;
+    receive.bytes_max = u32::MAX;
+    receive.wait_ms = 0;
+    receive.transaction = Some(1);
+    // The hello of an application.
+    b.put("elsewhere", "nothing", |_| {});
+    let frame = ClientFrame::Receive(receive);
+    b.give(Input::Client { conn, frame });
+    let end = EndTransaction {
+        sequence: 100,
+        transaction: 1,
+        commit,
+    };
+    let frame = ClientFrame::EndTransaction(end);
+    b.give(Input::Client { conn, frame });
+}
+
+/// The message lies in its queue, or its sender will hear how it ended: never neither, never both.
+#[test]
+fn a_destination_that_dies_at_any_commit_has_the_message_or_its_final() {
+    for class in DURABLE {
+        for way in ["consume", "reject", "transaction"] {
+            for reached in 0.. {
+                let what = format!("{class:?} {way}, {reached} batches");
+                let (mut a, mut b) = met(class);
+                put(&mut a, class, "1");
+                carry(&mut a, &mut b, LINK);
+                if way == "transaction" {
+                    b.put("elsewhere", "nothing", |_| {});
+                }
+                b.hold_disk = true;
+                match way {
+                    "transaction" => transact(&mut b, true),
+                    _ => {
+                        let held = b.take("orders", 1, None);
+                        b.release_disk(0);
+                        b.hold_disk = true;
+                        let verdict = if way == "consume" {
+                            Verdict::Consume
+                        } else {
+                            Verdict::Reject
+                        };
+                        let lookup = held.first().map_or(0, |held| held.lookup);
+                        b.settle("orders", lookup, verdict);
+                    }
+                }
+                let batches = b.waiting.len();
+                let mut b = b.die_with(|n| n < reached);
+                let told = finals_of(&b);
+                // Whatever was left is consumed now; its sender hears of it once.
+                let left = b.receive("orders").len();
+                assert_eq!(left + told, 1, "{what}");
+                a.lose_link(LINK);
+                a.wait(60_000);
+                connect(&mut a, &mut b, NEXT);
+                assert_eq!(a.engine.counters().finals_heard, 1, "{what}");
+                assert_eq!((awaited_of(&a), finals_of(&b)), (1, 0), "{what}");
+                if reached >= batches {
+                    break;
+                }
+            }
+        }
+    }
+}
+
+/// From the ack to the confirmation: whenever it dies, it hears of the end, and the destination may
+/// forget it.
+#[test]
+fn a_sender_that_dies_at_any_commit_hears_of_the_end() {
+    for class in DURABLE {
+        for reached in 0..8 {
+            for heard in [false, true] {
+                let what = format!("{class:?}, {reached} batches, {heard}");
+                let (mut a, mut b) = met(class);
+                put(&mut a, class, "1");
+                if heard {
+                    carry(&mut a, &mut b, LINK);
+                    assert_eq!(b.receive("orders"), ["1"]);
+                    a.hold_disk = true;
+                    carry_but(&mut a, &mut b, LINK, is_confirm);
+                } else {
+                    a.hold_disk = true;
+                    carry_but(&mut a, &mut b, LINK, is_final);
+                    assert_eq!(b.receive("orders"), ["1"]);
+                    carry_but(&mut a, &mut b, LINK, is_final);
+                }
+                let mut a = a.die_with(|n| n < reached);
+                b.lose_link(LINK);
+                a.wait(60_000);
+                b.wait(60_000);
+                connect(&mut a, &mut b, NEXT);
+                let ended = a.disk.state.iter();
+                let ended = ended.filter(|(name, _)| name.starts_with(b"await/"));
+                let ended: Vec<_> = ended.map(|(_, value)| value[value.len() - 3]).collect();
+                assert_eq!(ended, [2], "{what}");
+                assert_eq!(finals_of(&b), 0, "{what}");
+                assert!(b.receive("orders").is_empty(), "{what}");
+            }
+        }
+    }
+}
+
+/// A dead letter that finds no room stays a message, and has no final.
+#[test]
+fn a_full_disk_of_the_destination_ends_nothing() {
+    let (mut a, mut b) = met(Class::Recoverable);
+    put(&mut a, Class::Recoverable, "1");
+    carry(&mut a, &mut b, LINK);
+    let lookup = b.take("orders", 1, None)[0].lookup;
+    b.hold_disk = true;
+    b.settle("orders", lookup, Verdict::Reject);
+    b.release_disk(1);
+    carry(&mut a, &mut b, LINK);
+    assert_eq!((finals_of(&b), a.engine.counters().finals_heard), (0, 0));
+    assert_eq!(b.receive("orders"), ["1"]);
+    carry(&mut a, &mut b, LINK);
+    assert_eq!(
+        super::fates(&mut a),
+        [Outcome::REACHED_QUEUE, Outcome::RECEIVED]
+    );
+}
