@@ -93,6 +93,10 @@ breaks! {
     believe_strange_tokens,
     /// Confirm a token before it is on disk.
     confirm_before_stored,
+    /// Store the messages of a transaction in batches of their own.
+    commit_in_parts,
+    /// Keep in memory alone what a committed transaction took.
+    taken_in_memory,
 }
 
 macro_rules! reach {

@@ -1,4 +1,7 @@
-//! Applications: one kind puts messages, the other consumes a queue.
+//! Applications: one kind puts messages, another consumes a queue, a third does both in
+//! transactions.
+
+mod mover;
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -14,11 +17,26 @@ use crate::machine::Machine;
 use crate::oracle::{Fate, Put};
 use crate::scenario::Scenario;
 
+pub(crate) use mover::{Moved, Mover, Stage};
+
 /// Name of a queue of every machine; beyond those there is none of that name anywhere.
 pub(crate) fn queue_name(number: usize) -> String {
     match number {
         0 => "inbox".to_owned(),
         other => format!("work{other}"),
+    }
+}
+
+/// How a queue of a machine is addressed from another one, or from itself.
+fn destination(scenario: &Scenario, from: usize, to: usize, queue: usize) -> String {
+    let name = queue_name(queue);
+    if to == from {
+        name
+    } else if scenario.nat && to == scenario.nodes - 1 {
+        // Nobody can dial it: it is a peer of the address book that holds a connection.
+        format!("node{to}/{name}")
+    } else {
+        format!("qm://node{to}:1801/{name}")
     }
 }
 
@@ -156,15 +174,7 @@ impl Sender {
             queue = scenario.queues;
         }
         fate.towards = (to, queue);
-        let name = queue_name(queue);
-        let destination = if to == self.node {
-            name
-        } else if scenario.nat && to == scenario.nodes - 1 {
-            // Nobody can dial it: it is a peer of the address book that holds a connection.
-            format!("node{to}/{name}")
-        } else {
-            format!("qm://node{to}:1801/{name}")
-        };
+        let destination = destination(scenario, self.node, to, queue);
         let mut bytes = usize::try_from(below(scenario.body_bytes_max)).unwrap_or(0);
         if below(1_000) < scenario.oversized_per_mille {
             bytes = 5_000;

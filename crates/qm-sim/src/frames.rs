@@ -5,7 +5,7 @@ use qm_engine::ConnId;
 
 use qm_wire::limits::{BODY_BYTES_MAX, data_frame_bytes};
 use qm_wire::local::{ClientFrame, NodeFrame};
-use qm_wire::{Envelope, PeerFrame};
+use qm_wire::{Envelope, MessageFlags, PeerFrame};
 
 use crate::oracle::Put;
 
@@ -54,13 +54,33 @@ pub(crate) fn describe(buffer: &Bytes) -> Vec<String> {
 /// What an application asks of its machine.
 pub(crate) fn describe_request(conn: ConnId, frame: &ClientFrame) -> String {
     match frame {
-        ClientFrame::Put(put) => format!(
-            "{conn:?} > Put {} {:?} to {} = {:?}",
-            put.sequence,
-            put.class,
-            put.destination,
-            Put::from_body(&put.body)
-        ),
+        ClientFrame::Put(put) => {
+            let mut wishes = String::new();
+            for (flag, wish) in [
+                (MessageFlags::FAIL_WHEN_FULL, " fails when full"),
+                (MessageFlags::DEAD_LETTER, " dead letter"),
+            ] {
+                if put.flags.contains(flag) {
+                    wishes += wish;
+                }
+            }
+            for (what, time) in [
+                ("to reach", put.time_to_reach_queue_ms),
+                ("to be received", put.time_to_be_received_ms),
+            ] {
+                if let Some(ms) = time {
+                    wishes += &format!(" {ms} ms {what}");
+                }
+            }
+            format!(
+                "{conn:?} > Put {} {:?} {:?}{wishes} to {} = {:?}",
+                put.sequence,
+                put.class,
+                put.priority,
+                put.destination,
+                Put::from_body(&put.body)
+            )
+        }
         other => format!("{conn:?} > {other:?}"),
     }
 }

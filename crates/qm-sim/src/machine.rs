@@ -213,6 +213,7 @@ impl Machine {
         config.ack_wait_ms = 5_000;
         config.query_interval_ms = 3_000;
         config.batch_bytes_max = 16 * 1024;
+        config.transaction_ms_max = 4_000;
         config.breaks = scenario.breaks;
         let entropy = Box::new(SeededEntropy::new(life_seed));
         let now = self.now(world_us);

@@ -36,8 +36,8 @@ pub(crate) struct Network {
     /// Which link an end belongs to.
     ends: BTreeMap<End, u64>,
     next: u64,
-    /// Directions in which nothing gets through, and until when.
-    blocked: BTreeMap<(usize, usize), u64>,
+    /// Directions in which nothing gets through, since when and until when.
+    blocked: BTreeMap<(usize, usize), (u64, u64)>,
     /// Machines that read nothing from another one, and until when.
     stalled: BTreeMap<(usize, usize), u64>,
 }
@@ -86,7 +86,6 @@ impl Network {
         Some((link.ends[1 - direction], &mut link.lanes[direction]))
     }
 
-    /// Whether buffers still arrive at this end.
     /// Nothing that an end sends arrives from now on. Tells whether that is new.
     pub(crate) fn mute(&mut self, end: End) -> bool {
         self.ends
@@ -105,6 +104,7 @@ impl Network {
             .is_some_and(|link| link.mute[usize::from(link.ends[1] == end)])
     }
 
+    /// Whether buffers still arrive at this end.
     pub(crate) fn hears(&self, id: u64, end: End) -> bool {
         self.links.get(&id).is_some_and(|link| {
             let which = usize::from(link.ends[1] == end);
@@ -128,10 +128,24 @@ impl Network {
         }
     }
 
-    /// Lets nothing through from one machine to another until then.
-    pub(crate) fn block(&mut self, from: usize, to: usize, until: u64) {
-        let at = self.blocked.entry((from, to)).or_insert(0);
-        *at = until.max(*at);
+    /// Lets nothing through from one machine to another until then. Returns since when and until
+    /// when that is so.
+    pub(crate) fn block(&mut self, from: usize, to: usize, now: u64, until: u64) -> (u64, u64) {
+        let at = self.blocked.entry((from, to)).or_insert((now, now));
+        if at.1 <= now {
+            *at = (now, until);
+        }
+        at.1 = until.max(at.1);
+        *at
+    }
+
+    /// For how long nothing has got through between two machines, in one direction at least.
+    pub(crate) fn silent_for(&self, a: usize, b: usize, now: u64) -> u64 {
+        let of = |pair| match self.blocked.get(&pair) {
+            Some((since, until)) if *until > now => now.saturating_sub(*since),
+            _ => 0,
+        };
+        of((a, b)).max(of((b, a)))
     }
 
     /// A machine reads nothing from another one until then.
@@ -142,14 +156,14 @@ impl Network {
 
     /// When what one machine sends to another can arrive at the earliest.
     pub(crate) fn opens_at(&self, from: usize, to: usize) -> u64 {
-        let blocked = self.blocked.get(&(from, to)).copied().unwrap_or(0);
+        let blocked = self.blocked.get(&(from, to)).map_or(0, |at| at.1);
         let stalled = self.stalled.get(&(from, to)).copied().unwrap_or(0);
         blocked.max(stalled)
     }
 
     /// Until when two machines cannot hear each other, in one direction at least.
     pub(crate) fn apart_until(&self, a: usize, b: usize) -> u64 {
-        let of = |pair| self.blocked.get(&pair).copied().unwrap_or(0);
+        let of = |pair| self.blocked.get(&pair).map_or(0, |at| at.1);
         of((a, b)).max(of((b, a)))
     }
 

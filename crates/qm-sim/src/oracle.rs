@@ -35,7 +35,13 @@
 //! 11. Nobody well-behaved is accused: no peer, no application, no store.
 //! 12. *Peers get what they are owed at once*: a duplicate is acknowledged again, and a routed ack
 //!     for what is not held is answered, unless the session ends.
+//! 13. *A transaction happens whole or not at all*: none of its messages is on a disk before its
+//!     commit was asked for, none is seen in a queue when its application was told that it was
+//!     aborted; once one is seen or its application is told so, what it took does not come back. At
+//!     the end every token that transactions moved between queues of several machines left the
+//!     world once, in a last transaction, or is a dead letter.
 
+mod deals;
 #[cfg(test)]
 mod tests;
 mod undone;
@@ -45,6 +51,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use qm_engine::StreamId;
 use qm_wire::{MessageId, Outcome, QmId};
 
+pub use deals::Token;
 pub use undone::Before;
 use undone::order_of;
 
@@ -109,6 +116,8 @@ pub struct Fate {
     pub oversized: bool,
     /// Whether it may be refused by a queue that is full.
     pub fails_when_full: bool,
+    /// Whether it was: its queue was full when it came.
+    pub turned_away: bool,
     /// Whether it wishes no dead letter.
     pub careless: bool,
     /// The ids it was accepted under.
@@ -205,6 +214,7 @@ pub struct Oracle {
     pub keeps_duplicates: bool,
     /// Duplicates that rule 4 allows.
     pub duplicates_allowed: u64,
+    deals: deals::Deals,
 }
 
 /// Stands for the priority of transactional messages, which have none.
@@ -356,7 +366,7 @@ impl Oracle {
     /// A message entered a queue of its destination, to its class.
     ///
     /// # Errors
-    /// Rules 4, 6 and 9.
+    /// Rules 4, 6, 9 and 13.
     pub fn stored(
         &mut self,
         node: usize,
@@ -371,6 +381,9 @@ impl Oracle {
             self.names.insert(id, put);
         }
         let put = put.or_else(|| self.names.get(&id).copied());
+        if let Some(put) = put {
+            self.deal_seen(put)?;
+        }
         let mut fate = put.and_then(|put| self.fates.get_mut(&put));
         let durable = fate.as_ref().is_some_and(|fate| fate.durable);
         if let Some(earlier) = before {
@@ -408,14 +421,23 @@ impl Oracle {
         let in_order = fate.durable && before.is_none() && (fate.transactional || !self.gaps);
         if in_order && !self.disordered.contains(&put.application) {
             let last = self.last.entry(order_of(put, fate)).or_insert(0);
-            if put.number < *last {
+            // What was turned away alone, by its own wish, comes again when that was lost.
+            if put.number < *last && !fate.turned_away {
                 return Err(format!(
-                    "rule 6: {put:?} ({id}) was stored at node{node} after number {last}"
+                    "rule 6: {put:?} ({id}) was stored at node{node} after number {last}: {fate:?}"
                 ));
             }
-            *last = put.number;
+            *last = put.number.max(*last);
         }
         Ok(())
+    }
+
+    /// A destination refuses a message because its queue is full.
+    pub fn turned_away(&mut self, id: MessageId) {
+        let put = self.names.get(&id);
+        if let Some(fate) = put.and_then(|put| self.fates.get_mut(put)) {
+            fate.turned_away |= fate.fails_when_full && !fate.transactional;
+        }
     }
 
     /// A dead letter is on disk.
@@ -435,7 +457,7 @@ impl Oracle {
     /// A machine declares a message dead.
     ///
     /// # Errors
-    /// Rule 9.
+    /// Rules 9 and 13.
     pub fn died(
         &mut self,
         id: MessageId,
@@ -448,6 +470,9 @@ impl Oracle {
             outcome,
             uncertain,
         } = end;
+        if let Some(put) = self.names.get(&id).copied() {
+            self.deal_seen(put)?;
+        }
         let Some((put, fate)) = self
             .names
             .get(&id)
@@ -503,7 +528,7 @@ impl Oracle {
             return Ok(());
         };
         fate.consumed += 1;
-        let strict = fate.is_exact() && !self.keeps_duplicates;
+        let strict = fate.is_exact() && (fate.transactional || !self.keeps_duplicates);
         if strict && fate.consumed > fate.stored.max(1) {
             return Err(format!("rule 4: {put:?} was consumed twice"));
         }
@@ -513,29 +538,29 @@ impl Oracle {
     /// An application gets a message into its hands.
     ///
     /// # Errors
-    /// Rule 4.
+    /// Rules 4 and 13.
     pub fn handed_out(&mut self, put: Put) -> Result<(), String> {
         let Some(fate) = self.fates.get_mut(&put) else {
             return Err(format!("rule 11: {put:?} was delivered and never put"));
         };
-        let strict = fate.is_exact() && !self.keeps_duplicates;
+        let strict = fate.is_exact() && (fate.transactional || !self.keeps_duplicates);
         if strict && fate.consumed > 0 && fate.stored <= 1 {
             return Err(format!("rule 4: {put:?} was consumed and came back"));
         }
-        Ok(())
+        self.deal_seen(put)
     }
 
     /// At the end, after the last fault and a bounded time.
     ///
     /// # Errors
-    /// Rule 3.
+    /// Rules 3 and 13.
     pub fn finish(&self) -> Result<(), String> {
         for (put, fate) in &self.fates {
             if Self::is_open(fate) {
                 return Err(format!("rule 3: {put:?} {fate:?} was accepted and is lost"));
             }
         }
-        Ok(())
+        self.finish_deals()
     }
 
     fn is_open(fate: &Fate) -> bool {
@@ -550,6 +575,6 @@ impl Oracle {
     /// Accepted puts of which nothing is known yet.
     #[must_use]
     pub fn open(&self) -> usize {
-        self.fates.values().filter(|f| Self::is_open(f)).count()
+        self.fates.values().filter(|f| Self::is_open(f)).count() + self.open_deals()
     }
 }

@@ -63,6 +63,14 @@ pub struct Report {
     pub duplicates_allowed: u64,
     /// Arrivals that a node took out of its store again before it told anybody of them.
     pub undone: u64,
+    /// Transactions that their applications know to have happened.
+    pub committed: u64,
+    /// Transactions of which nothing happened.
+    pub aborted: u64,
+    /// Transactions of which their applications never heard.
+    pub ends_unknown: u64,
+    /// Tokens that a transaction took from one queue and put into another.
+    pub tokens_moved: u64,
     /// Acks sent off their session.
     pub routed_acks: u64,
     /// Messages whose fate was asked.
@@ -117,6 +125,10 @@ impl Report {
         self.duplicates += other.duplicates;
         self.duplicates_allowed += other.duplicates_allowed;
         self.undone += other.undone;
+        self.committed += other.committed;
+        self.aborted += other.aborted;
+        self.ends_unknown += other.ends_unknown;
+        self.tokens_moved += other.tokens_moved;
         self.routed_acks += other.routed_acks;
         self.queried += other.queried;
         self.datagrams += other.datagrams;

@@ -83,6 +83,11 @@ pub struct Scenario {
     pub transactional_queues: usize,
     /// Of a thousand messages this many are of the wrong class for their queue.
     pub mistyped_per_mille: u64,
+    /// Applications of each machine that move tokens between queues of all machines in
+    /// transactions.
+    pub movers: usize,
+    /// Tokens that each of them brings into the world.
+    pub tokens: u64,
     /// Whether priorities vary.
     pub priorities: bool,
     /// Whether the last machine cannot be dialled and holds connections of its own.
@@ -166,6 +171,8 @@ impl Scenario {
             express_per_mille: 0,
             transactional_queues: 0,
             mistyped_per_mille: 0,
+            movers: 0,
+            tokens: 0,
             priorities: false,
             nat: false,
             approval: false,
@@ -263,6 +270,8 @@ impl Scenario {
         ("express messages", |s| s.express_per_mille = 0),
         ("wrong classes", |s| s.mistyped_per_mille = 0),
         ("transactional queues", |s| s.transactional_queues = 0),
+        ("transactions", |s| s.movers = 0),
+        ("fewer tokens", |s| s.tokens = (s.tokens / 2).max(1)),
         ("priorities", |s| s.priorities = false),
         ("no dialling in", |s| s.nat = false),
         ("approval", |s| s.approval = false),

@@ -4,6 +4,7 @@ mod faults;
 mod links;
 mod machines;
 mod manners;
+mod movers;
 mod operators;
 mod people;
 mod quinn;
@@ -22,7 +23,7 @@ use qm_store::{Applied, Fault};
 use qm_wire::local::{ClientFrame, NodeFrame, Verdict};
 use qm_wire::{Outcome, QmId, QueueName};
 
-use crate::application::{Receiver, Sender, queue_name};
+use crate::application::{Mover, Receiver, Sender, queue_name};
 use crate::machine::{Committed, Machine, Running, Started, outputs};
 use crate::network::{End, Network};
 use crate::oracle::{Ended, Fate, Oracle, Put};
@@ -93,6 +94,10 @@ enum What {
     Work {
         sender: usize,
     },
+    /// An application goes on with its transactions.
+    Trade {
+        mover: usize,
+    },
     /// A receiver asks again on the connection that it had.
     Ask {
         conn: ConnId,
@@ -101,6 +106,11 @@ enum What {
     /// Both ends of a link heard nothing for too long.
     Silence {
         link: u64,
+    },
+    /// Nothing got through in one direction for too long.
+    LongSilence {
+        from: usize,
+        to: usize,
     },
     BreakLink,
     Trouble,
@@ -185,6 +195,7 @@ enum Death {
 enum Who {
     Sender(usize),
     Receiver(usize),
+    Mover(usize),
 }
 
 struct Conn {
@@ -208,6 +219,7 @@ struct World {
     frozen: BTreeMap<usize, u64>,
     senders: Vec<Sender>,
     receivers: Vec<Receiver>,
+    movers: Vec<Mover>,
     conns: BTreeMap<ConnId, Conn>,
     next_conn: u64,
     oracle: Oracle,
@@ -255,6 +267,13 @@ impl World {
                 senders.push(Sender::new(number, node, &mut random));
             }
         }
+        let mut movers = Vec::new();
+        for node in 0..scenario.nodes {
+            for _ in 0..scenario.movers {
+                let number = u32::try_from(senders.len() + movers.len()).unwrap_or(0);
+                movers.push(Mover::new(number, node, &scenario, &mut random));
+            }
+        }
         let mut oracle = Oracle::new(scenario.nodes);
         oracle.keeps_duplicates = scenario.dedup_capacity == 0;
         oracle.gaps = scenario.lost_buffers_per_mille > 0
@@ -273,11 +292,14 @@ impl World {
             frozen: BTreeMap::new(),
             senders,
             receivers,
+            movers,
             conns: BTreeMap::new(),
             next_conn: 0,
             oracle,
             truth: Truth::default(),
-            manners: Manners::default(),
+            manners: Manners::new(
+                scenario.hasty_per_mille > 0 && scenario.quota_messages < u64::MAX,
+            ),
             resolved: homes.clone(),
             homes,
             next_home: 1_000,
@@ -389,6 +411,10 @@ impl World {
             let delay = self.draw(20_000, 200_000);
             self.plan(delay, What::Work { sender });
         }
+        for mover in 0..self.movers.len() {
+            let delay = self.draw(20_000, 200_000);
+            self.plan(delay, What::Trade { mover });
+        }
         self.plan_faults();
         self.plan(500_000, What::AskWhy);
     }
@@ -436,6 +462,12 @@ impl World {
         }
         self.report.duplicates_allowed = self.oracle.duplicates_allowed;
         self.report.undone = self.oracle.undone;
+        [
+            self.report.committed,
+            self.report.aborted,
+            self.report.ends_unknown,
+            self.report.tokens_moved,
+        ] = self.oracle.deal_counts();
         for node in 0..self.scenario.nodes {
             self.keep_counters(node);
         }
@@ -476,6 +508,7 @@ impl World {
             .senders
             .iter()
             .all(|s| s.is_done(&self.scenario) && s.unanswered.is_empty());
+        let idle = idle && self.movers.iter().all(Mover::is_idle);
         if !idle
             || self
                 .receivers
@@ -676,6 +709,7 @@ impl World {
             }
             What::Connect { who } => self.connect(who),
             What::Work { sender } => self.work(sender),
+            What::Trade { mover } => self.trade(mover),
             What::Ask { conn, number } => {
                 self.ask(conn, number);
                 Ok(())
@@ -705,6 +739,7 @@ impl World {
     fn go_wrong(&mut self, what: &What) {
         match what {
             What::BreakLink => self.break_some_link(),
+            What::LongSilence { from, to } => self.give_up_silent(*from, *to),
             What::Mend(what) => self.mend(*what),
             What::Stall => self.stall(),
             What::Partition => self.partition(),

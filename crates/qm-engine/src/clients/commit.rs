@@ -123,6 +123,9 @@ impl Engine {
         self.next_sequence = id.sequence.saturating_add(1);
         for (put, draft) in found.puts.iter().zip(drafts) {
             self.place(conn, client, put, draft);
+            if crate::broken!(self, commit_in_parts) {
+                self.seal();
+            }
         }
         let mut commit = Commit {
             client,
@@ -271,7 +274,7 @@ impl Engine {
                 }
             }
         }
-        if !streams.is_empty() {
+        if !streams.is_empty() && !crate::broken!(self, taken_in_memory) {
             commit.noted = true;
             self.commits.put(StoreOp::Set {
                 key: commit.taken_key(),

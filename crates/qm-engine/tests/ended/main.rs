@@ -14,8 +14,8 @@ mod letters;
 mod voids;
 mod words;
 
-use qm_engine::LinkId;
 use qm_engine::admin::{AdminRequest, Selector};
+use qm_engine::{EngineConfig, LinkId};
 use qm_wire::{Class, PeerFrame};
 use support::{Node, connect};
 
@@ -28,7 +28,12 @@ pub(crate) const CLASSES: [Class; 2] = [Class::Express, Class::Recoverable];
 
 /// Two nodes that have met; the second has the queue.
 pub(crate) fn met() -> (Node, Node) {
-    let (mut a, mut b) = (Node::new(1), Node::new(2));
+    met_with(|_| {})
+}
+
+/// The same, with settings of both.
+pub(crate) fn met_with(configure: fn(&mut EngineConfig)) -> (Node, Node) {
+    let (mut a, mut b) = (Node::with(1, configure), Node::with(2, configure));
     b.create("orders", |settings| settings.transactional = false);
     a.put("qm://b/orders", "first", |put| put.class = Class::Express);
     connect(&mut a, &mut b, LINK);

@@ -1,10 +1,10 @@
 //! Asking, voiding, and keeping what was promised.
 
-use qm_engine::Event;
+use qm_engine::{EngineConfig, Event};
 use qm_wire::{Answer, Class, Entry, Known, Outcome, PeerFrame, Query};
 
 use super::support::{Node, carry, carry_but, connect, reconnect};
-use super::{CLASSES, LATER, LINK, NEXT, asks_of, is_answer, met, purge, put, voids_of};
+use super::{CLASSES, LATER, LINK, NEXT, asks_of, is_answer, met, met_with, purge, put, voids_of};
 
 /// What a node asks to be voided.
 fn voiding(frames: &[PeerFrame]) -> Vec<Entry> {
@@ -96,9 +96,10 @@ fn what_was_purged_in_doubt_is_asked_for_whether_it_waits_or_was_transmitted() {
     assert_eq!(voids_of(&b), 2);
 }
 
-#[test]
-fn what_was_voided_is_refused_when_it_comes_later_also_over_a_crash() {
-    let (mut a, mut b) = met();
+/// A message is voided, its destination dies, and a copy of the sender, or what was under way,
+/// brings it nevertheless. Whether it is refused, and what is in the queue.
+fn voided_and_brought(configure: fn(&mut EngineConfig)) -> (bool, Vec<String>) {
+    let (mut a, mut b) = met_with(configure);
     put(&mut a, Class::Recoverable, "1", Some(5_000));
     let frames = a.sent_on(LINK);
     let data: Vec<_> = frames
@@ -108,7 +109,6 @@ fn what_was_voided_is_refused_when_it_comes_later_also_over_a_crash() {
     assert_eq!(data.len(), 1);
     reconnect(&mut a, &mut b, LINK, NEXT);
     assert_eq!(a.engine.counters().letters_confirmed, 1);
-    // A copy of the sender, or what was under way, brings it nevertheless.
     let mut b = b.crash();
     a.wait(60_000);
     reconnect(&mut a, &mut b, NEXT, LATER);
@@ -117,8 +117,21 @@ fn what_was_voided_is_refused_when_it_comes_later_also_over_a_crash() {
         PeerFrame::Reject(reject) => reject.refusals[0].outcome == Outcome::VOIDED,
         _ => false,
     };
-    assert!(b.sent_on(LATER).iter().any(refused));
-    assert!(b.receive("orders").is_empty());
+    let refused = b.sent_on(LATER).iter().any(refused);
+    (refused, b.receive("orders"))
+}
+
+#[test]
+fn what_was_voided_is_refused_when_it_comes_later_also_over_a_crash() {
+    assert_eq!(voided_and_brought(|_| {}), (true, Vec::new()));
+}
+
+#[cfg(feature = "__breaks")]
+#[test]
+fn a_void_that_a_crash_forgets_is_noticed() {
+    let (refused, queue) = voided_and_brought(|config| config.breaks.void_in_memory = true);
+    assert!(!refused);
+    assert_eq!(queue, ["1"], "confirmed dead, and delivered");
 }
 
 #[test]
@@ -352,7 +365,7 @@ fn many_voids_are_forgotten_in_several_batches() {
     use qm_engine::StoreOp;
     use qm_wire::{Incarnation, MessageId, Tag};
     const MONTH_MS: u64 = 31 * 24 * 60 * 60 * 1_000;
-    let small = |config: &mut qm_engine::EngineConfig| config.batch_bytes_max = 16 << 10;
+    let small = |config: &mut EngineConfig| config.batch_bytes_max = 16 << 10;
     let (mut a, mut b) = (Node::new(1), Node::with(2, small));
     b.create("orders", |settings| settings.transactional = false);
     put(&mut a, Class::Express, "first", None);

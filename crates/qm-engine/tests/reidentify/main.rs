@@ -4,6 +4,7 @@
 
 mod attacked;
 mod blocked;
+mod slow;
 mod world;
 
 use qm_engine::admin::{AdminReply, AdminRequest};

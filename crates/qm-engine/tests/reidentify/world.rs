@@ -10,7 +10,7 @@ use qm_engine::admin::{
 use qm_engine::{
     ConnId, DialFailure, Engine, EngineConfig, Event, Identity, Input, LinkId, LocalSettings, Now,
     Output, Recovered, Roles, SeededEntropy, StoreOp, StoredRecord, StreamId, StreamSummary,
-    Timestamp, TokenKey, Trust,
+    Ticket, Timestamp, TokenKey, Trust,
 };
 use qm_wire::local::{
     ClientFrame, ClientHello, IdempotencyKey, NodeFrame, Put, Receive, Settle, Verdict,
@@ -122,6 +122,8 @@ pub(crate) struct Machine {
     pub(crate) commits: usize,
     pub(crate) fuse: Option<Fuse>,
     dead: bool,
+    /// What a slow disk has yet to write; `None` when it is fast.
+    unwritten: Option<VecDeque<(Ticket, Vec<StoreOp>)>>,
     configure: fn(&mut EngineConfig),
 }
 
@@ -183,6 +185,7 @@ impl World {
                 commits: 0,
                 fuse: None,
                 dead: false,
+                unwritten: None,
                 configure,
             });
         }
@@ -223,6 +226,7 @@ impl World {
             commits: 0,
             fuse: None,
             dead: false,
+            unwritten: None,
             configure,
         };
         self.machines.push(machine);
@@ -282,6 +286,10 @@ impl World {
                     }
                 }
                 Output::Persist { ticket, ops } => {
+                    if let Some(unwritten) = &mut machine.unwritten {
+                        unwritten.push_back((ticket, ops));
+                        continue;
+                    }
                     let fuse = machine.fuse.filter(|fuse| fuse.commit == 0);
                     machine.commits += 1;
                     if let Some(fuse) = &mut machine.fuse {
@@ -372,6 +380,7 @@ impl World {
         let now = self.now();
         let machine = &mut self.machines[number];
         machine.dead = false;
+        machine.unwritten = None;
         machine.fuse = None;
         machine.lives += 1;
         machine.told.clear();
@@ -409,6 +418,29 @@ impl World {
 
     pub(crate) fn crash(&mut self, number: usize) {
         self.revive(number);
+    }
+
+    /// From now on a disk writes only what [`Self::write_one`] tells it to.
+    pub(crate) fn slow_down(&mut self, number: usize) {
+        self.machines[number].unwritten = Some(VecDeque::new());
+    }
+
+    /// A slow disk writes one batch. Returns whether there was one.
+    pub(crate) fn write_one(&mut self, number: usize) -> bool {
+        let machine = &mut self.machines[number];
+        let next = machine.unwritten.as_mut().and_then(VecDeque::pop_front);
+        let Some((ticket, ops)) = next else {
+            return false;
+        };
+        machine.disk.apply(ops);
+        self.give(number, Input::Persisted { ticket });
+        true
+    }
+
+    /// A slow disk writes everything, and is fast again.
+    pub(crate) fn speed_up(&mut self, number: usize) {
+        while self.write_one(number) {}
+        self.machines[number].unwritten = None;
     }
 
     fn close(&mut self, at: usize, link: LinkId) {

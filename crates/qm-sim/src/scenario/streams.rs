@@ -7,7 +7,8 @@ use super::Scenario;
 
 impl Scenario {
     /// The same world with transactional queues: the last of each machine, or all of them. Some
-    /// messages are of the wrong class for their queue in some of these worlds.
+    /// messages are of the wrong class for their queue in some of these worlds. In half of them
+    /// applications move tokens between one more transactional queue of each machine.
     #[must_use]
     pub fn streams_from_seed(seed: u64) -> Self {
         let world = Self::from_seed(seed);
@@ -16,17 +17,29 @@ impl Scenario {
         let all = draw(2) == 0;
         let mistyped = draw(3) == 0;
         let per_mille = 5 + draw(100);
+        let moves = draw(2) == 0;
+        let movers = 1 + usize::from(draw(2) == 0);
+        let tokens = 2 + draw(5);
         Self {
             transactional_queues: if all { world.queues } else { 1 },
             mistyped_per_mille: if mistyped { per_mille } else { 0 },
+            movers: if moves { movers } else { 0 },
+            tokens,
             ..world
         }
+    }
+
+    /// The queue of every machine in which tokens lie: behind the one that does not exist.
+    #[must_use]
+    pub const fn token_queue(&self) -> usize {
+        self.queues + 1
     }
 
     /// Whether a queue of every machine is transactional.
     #[must_use]
     pub const fn is_transactional(&self, queue: usize) -> bool {
-        queue < self.queues && queue + self.transactional_queues >= self.queues
+        let last = queue < self.queues && queue + self.transactional_queues >= self.queues;
+        last || queue == self.token_queue()
     }
 
     /// The class with which a message for a queue is put: transactional where the queue is, and

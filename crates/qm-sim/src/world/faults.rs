@@ -157,7 +157,7 @@ impl World {
         self.break_client(conn)
     }
 
-    fn break_client(&mut self, conn: ConnId) -> Result<(), String> {
+    pub(super) fn break_client(&mut self, conn: ConnId) -> Result<(), String> {
         let Some(Conn { node, who, .. }) = self.conns.get(&conn) else {
             return Ok(());
         };
@@ -175,9 +175,12 @@ impl World {
     /// key and forgets the rest.
     pub(super) fn crash_some_client(&mut self) -> Result<(), String> {
         self.plan_fault(self.scenario.client_crash_every_ms, What::CrashClient);
-        let sender = self.pick(self.senders.len());
+        let sender = self.pick(self.senders.len() + self.movers.len());
         self.note(&format!("application {sender} crashes"));
         self.report.client_crashes += 1;
+        if let Some(mover) = sender.checked_sub(self.senders.len()) {
+            return self.crash_mover(mover);
+        }
         let mut random = SeededEntropy::new(self.random.next_u64());
         let idle = self.senders[sender].is_done(&self.scenario)
             && self.senders[sender].unanswered.is_empty();

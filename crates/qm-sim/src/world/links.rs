@@ -4,8 +4,11 @@ use qm_wire::PeerFrame;
 
 use super::*;
 
-/// A link over which nothing is heard for this long is given up.
-const SILENCE_US: u64 = 10_000_000;
+/// A link over which nothing is heard for this long is given up, used or not: QUIC asks a quiet
+/// peer for a sign of life.
+pub(super) const SILENCE_US: u64 = 10_000_000;
+/// After this time at the latest both ends know that their link is gone.
+pub(super) const NOTICED_US: u64 = 2_000_000;
 /// The port at which a machine that cannot be dialled is seen.
 const SEEN_PORT: u16 = 40_000;
 
@@ -212,7 +215,7 @@ impl World {
         if let Some(ends) = self.network.break_link(link, fading) {
             self.report.broken_links += 1;
             for end in ends {
-                let delay = self.draw(1, 2_000_000);
+                let delay = self.draw(1, NOTICED_US);
                 self.plan(
                     delay,
                     What::LinkDown {
@@ -262,16 +265,34 @@ impl World {
             self.truth.part(from, to, self.now);
         }
         self.note(&format!("nothing gets from node{from} to node{to}"));
-        self.network.block(from, to, until);
+        self.block(from, to, until);
         if both {
             self.report.partitions += 1;
-            self.network.block(to, from, until);
+            self.block(to, from, until);
         } else {
             self.report.one_way_partitions += 1;
         }
         if until > self.now + SILENCE_US {
             for link in self.network.alive_between(from, to) {
                 self.plan(SILENCE_US, What::Silence { link });
+            }
+        }
+    }
+
+    /// A separation that another one prolongs is silent from its beginning.
+    fn block(&mut self, from: usize, to: usize, until: u64) {
+        let (since, until) = self.network.block(from, to, self.now, until);
+        let given_up = since + SILENCE_US;
+        if since < self.now && (self.now..until).contains(&given_up) {
+            self.plan_at(given_up, What::LongSilence { from, to });
+        }
+    }
+
+    /// What could be heard in this direction was not, for so long that no link lives.
+    pub(super) fn give_up_silent(&mut self, from: usize, to: usize) {
+        if self.network.silent_for(from, to, self.now) >= SILENCE_US {
+            for link in self.network.alive_between(from, to) {
+                self.break_link(link);
             }
         }
     }

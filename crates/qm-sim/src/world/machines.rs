@@ -99,6 +99,9 @@ impl World {
     pub(super) fn obey(&mut self, node: usize, output: Output) -> Result<(), String> {
         match output {
             Output::Send { link, lane, frames } => {
+                for id in self.manners.turned_away(node, link, &frames) {
+                    self.oracle.turned_away(id);
+                }
                 self.manners.says(node, link, &frames);
                 self.send(End { node, link }, lane, frames);
                 Ok(())
@@ -300,6 +303,7 @@ impl World {
             }
             if source == me {
                 self.note(&format!("node{node} stores {put:?} as {id}"));
+                self.oracle.deal_stored(put)?;
                 self.oracle.names.insert(id, put);
             } else if stored.dead.is_none() && stored.envelope.class.is_durable() {
                 self.oracle.stored(node, life, source, id, Some(put))?;
@@ -452,6 +456,9 @@ impl World {
         for queue in 0..scenario.queues {
             self.create(node, queue)?;
         }
+        if scenario.movers > 0 {
+            self.create(node, scenario.token_queue())?;
+        }
         if scenario.nat && node == scenario.nodes - 1 {
             for other in 0..scenario.nodes - 1 {
                 self.add_peer(node, other)?;
@@ -480,6 +487,11 @@ impl World {
         for receiver in 0..self.receivers.len() {
             if self.receivers[receiver].node == node {
                 self.connect(Who::Receiver(receiver))?;
+            }
+        }
+        for mover in 0..self.movers.len() {
+            if self.movers[mover].node == node {
+                self.connect(Who::Mover(mover))?;
             }
         }
         Ok(())

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use qm_engine::LinkId;
 use qm_wire::limits::{BODY_BYTES_MAX, data_frame_bytes};
-use qm_wire::{Class, Envelope, MessageId, PeerFrame};
+use qm_wire::{Class, Envelope, MessageId, Outcome, PeerFrame};
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -19,6 +19,8 @@ pub(super) struct Manners {
     duplicates: BTreeSet<(usize, LinkId, u64)>,
     /// Messages that a routed ack named and that were neither settled nor answered.
     not_held: BTreeSet<(usize, LinkId, MessageId)>,
+    /// Whether queues of this world can be full, and messages may wish to fail then.
+    may_fail_when_full: bool,
 }
 
 fn frames(buffer: &Bytes) -> impl Iterator<Item = PeerFrame> {
@@ -29,6 +31,32 @@ fn frames(buffer: &Bytes) -> impl Iterator<Item = PeerFrame> {
 }
 
 impl Manners {
+    pub(super) fn new(may_fail_when_full: bool) -> Self {
+        Self {
+            may_fail_when_full,
+            ..Self::default()
+        }
+    }
+
+    /// Messages that a machine turns away with this buffer because their queue is full.
+    pub(super) fn turned_away(&self, node: usize, link: LinkId, buffer: &Bytes) -> Vec<MessageId> {
+        if !self.may_fail_when_full {
+            return Vec::new();
+        }
+        let full = frames(buffer).flat_map(|frame| match frame {
+            PeerFrame::Reject(reject) => reject.refusals,
+            _ => Vec::new(),
+        });
+        let full = full.filter(|refusal| refusal.outcome == Outcome::QUOTA_EXCEEDED);
+        full.flat_map(|refusal| {
+            let at = (link, refusal.number);
+            let newest = self.newest.iter();
+            newest.filter(move |((of, _), on)| *of == node && **on == at)
+        })
+        .map(|((_, id), _)| *id)
+        .collect()
+    }
+
     /// A machine is given what came on a link.
     pub(super) fn hears(&mut self, node: usize, link: LinkId, buffer: &Bytes) {
         for frame in frames(buffer) {

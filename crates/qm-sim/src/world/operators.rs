@@ -2,6 +2,7 @@
 
 use qm_engine::admin::{OutgoingState, OutgoingView, Selector};
 
+use super::links::{NOTICED_US, SILENCE_US};
 use super::*;
 
 /// Messages that wait for longer than this towards a machine that cannot be reached must not be
@@ -46,6 +47,8 @@ impl World {
                 let which = Selector::All;
                 self.admin(node, AdminRequest::OutgoingRetry { which })?;
             }
+            // Where every token is, is known only while nobody throws any away.
+            6 if self.scenario.movers > 0 => {}
             5 => {
                 self.note(&format!("node{node}: {name} is purged"));
                 self.mark_purged(node, |fate| {
@@ -180,6 +183,9 @@ impl World {
         for queue in 0..self.scenario.queues {
             self.put_queue_right(node, queue)?;
         }
+        if self.scenario.movers > 0 {
+            self.put_queue_right(node, self.scenario.token_queue())?;
+        }
         let (which, paused) = (Selector::All, false);
         self.admin(node, AdminRequest::OutgoingPause { which, paused })?;
         for other in 0..self.scenario.nodes {
@@ -278,9 +284,11 @@ impl World {
                 self.scenario.approval || self.truth.blocked.contains(&(target, node))
             }
             "queue_full" => self.scenario.quota_messages < u64::MAX,
-            // With nothing in flight nobody asks for a sign of life: that a way is cut is noticed
-            // by QUIC's idle timeout, which links between engines have not.
-            "no_credit" => true,
+            // A link over which nothing gets is given up, also while nothing may be sent on it.
+            "no_credit" => {
+                let silent = self.network.silent_for(node, target, self.now);
+                silent <= SILENCE_US + NOTICED_US
+            }
             "moving" | "idle" => !long_apart || matches!(view.state, OutgoingState::Paused),
             // What nothing in this world can be.
             "handshake" | "version" | "peer_busy" | "queue_type" | "damaged" | "received"

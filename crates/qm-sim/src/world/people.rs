@@ -15,6 +15,7 @@ impl World {
                 receiver.in_hand.clear();
                 receiver.settling.clear();
             }
+            Who::Mover(mover) => self.mover_is_alone(mover),
         }
     }
 
@@ -28,6 +29,7 @@ impl World {
                 self.receivers[receiver].node,
                 self.receivers[receiver].conn.is_some(),
             ),
+            Who::Mover(mover) => (self.movers[mover].node, self.movers[mover].conn.is_some()),
         };
         let running = self.machines[node].running.as_ref();
         if connected || running.is_none_or(|running| running.stopping) {
@@ -46,6 +48,7 @@ impl World {
         let frames = match who {
             Who::Sender(sender) => self.senders[sender].reconnect(conn),
             Who::Receiver(receiver) => self.receivers[receiver].reconnect(conn),
+            Who::Mover(mover) => self.movers[mover].reconnect(conn),
         };
         for frame in frames {
             self.request(conn, frame);
@@ -104,6 +107,7 @@ impl World {
         match who {
             Who::Sender(sender) => self.sender_answered(sender, frame),
             Who::Receiver(receiver) => self.receiver_answered(conn, receiver, frame),
+            Who::Mover(mover) => self.mover_answered(mover, frame),
         }
     }
 
@@ -288,6 +292,9 @@ impl World {
         {
             fate.done |= *verdict != Verdict::GiveBack;
             fate.rejected |= *verdict == Verdict::Reject;
+        }
+        if let (ClientFrame::EndTransaction(end), Who::Mover(mover)) = (&frame, who) {
+            self.end_is_asked(mover, *end);
         }
         self.give(node, Input::Client { conn, frame })
     }

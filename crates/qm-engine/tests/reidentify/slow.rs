@@ -1,0 +1,70 @@
+//! A change of identity that is told while the other side waits for its disk.
+
+use std::collections::BTreeSet;
+
+use qm_engine::{Event, LinkId};
+
+use crate::world::{RECEIVER, SENDER, World};
+use crate::{check, plain, send};
+
+fn opened(world: &World, machine: usize) -> BTreeSet<LinkId> {
+    let events = world.machines[machine].events.iter();
+    let link = |event: &Event| match event {
+        Event::SessionOpened { link, .. } => Some(*link),
+        _ => None,
+    };
+    events.filter_map(link).collect()
+}
+
+fn saw(world: &World, machine: usize, what: impl Fn(&Event) -> bool) -> bool {
+    world.machines[machine].events.iter().any(what)
+}
+
+/// W-SUC-1. The side that changed opens the session as soon as its own disk is done, and tells;
+/// the other side's disk has not stored yet that this session goes forward.
+#[test]
+fn a_succession_is_heard_before_this_sides_disk_is_done() {
+    let mut world = World::new(plain);
+    send(&mut world, 1..=3);
+    world.run(1_000);
+    world.cut();
+    let old = world.id(SENDER);
+    world.remint(SENDER);
+    let new = world.id(SENDER);
+    world.cut = false;
+    world.slow_down(RECEIVER);
+    // The disk writes one batch at a time until one side has opened what the other has not.
+    let ahead = |world: &World| -> BTreeSet<LinkId> {
+        let both = [SENDER, RECEIVER].map(|machine| opened(world, machine));
+        both[0].difference(&both[1]).copied().collect()
+    };
+    for _ in 0..100 {
+        world.run(250);
+        if !ahead(&world).is_empty() {
+            break;
+        }
+        world.write_one(RECEIVER);
+    }
+    let early = ahead(&world);
+    assert!(!early.is_empty(), "no session opened at one side first");
+    world.carry(1_000);
+    let succeeded = |event: &Event| matches!(event, Event::PeerSucceeded { .. });
+    let accused = |event: &Event| matches!(event, Event::PeerMisbehaved { .. });
+    assert!(
+        !saw(&world, RECEIVER, accused),
+        "an approved peer is accused"
+    );
+    assert!(saw(&world, RECEIVER, succeeded), "what it said is heard");
+    assert_eq!(ahead(&world), early, "and the session was not open then");
+    // The session goes on: nobody begins anew.
+    world.speed_up(RECEIVER);
+    world.run(1_000);
+    assert!(early.is_subset(&opened(&world, RECEIVER)));
+    let peers = world.peers(RECEIVER);
+    let known = peers.iter().find(|peer| peer.qm == Some(new)).unwrap();
+    assert_eq!(known.succeeds, Some(old));
+    send(&mut world, 4..=6);
+    world.approve(RECEIVER, new);
+    world.run(10_000);
+    check(&mut world, 1..=6);
+}

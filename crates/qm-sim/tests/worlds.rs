@@ -1,0 +1,158 @@
+//! Worlds made so that one rule matters, which worlds drawn at random seldom are: they keep every
+//! rule, and when that one is switched off, the oracle notices.
+
+use qm_sim::{Breaks, Failure, Report, Scenario, run};
+
+/// A small world in which nothing goes wrong but what a test adds.
+fn calm(seed: u64) -> Scenario {
+    Scenario {
+        nodes: 2,
+        senders: 1,
+        queues: 1,
+        messages: 120,
+        fault_ms: 20_000,
+        stall_every_ms: 0,
+        partition_every_ms: 0,
+        move_every_ms: 0,
+        power_loss_every_ms: 0,
+        kill_every_ms: 0,
+        stop_every_ms: 0,
+        sudden_death: 0,
+        client_crash_every_ms: 0,
+        disk_full_every_ms: 0,
+        disk_failure_every_ms: 0,
+        clock_jump_every_ms: 0,
+        operator_every_ms: 0,
+        block_every_ms: 0,
+        misaddressed_per_mille: 0,
+        oversized_per_mille: 0,
+        careless_per_mille: 0,
+        nat: false,
+        approval: false,
+        window_messages: 64,
+        quota_messages: u64::MAX,
+        express_bytes_max: 64 << 20,
+        store_bytes_max: 64 << 30,
+        dedup_capacity: 10_000,
+        ..Scenario::from_seed(seed)
+    }
+}
+
+/// Express messages with little time, acks that are lost, destinations that die and forget.
+fn forgetful(seed: u64) -> Scenario {
+    Scenario {
+        express_per_mille: 1_000,
+        hasty_per_mille: 1_000,
+        lost_buffers_per_mille: 300,
+        kill_every_ms: 1_500,
+        link_break_every_ms: 1_000,
+        delay_max_us: 20_000,
+        ..calm(seed)
+    }
+}
+
+/// Queues come and go, links too, and the disk is slow: what was refused on one session is taken on
+/// the next, and acknowledged late.
+fn hesitant(seed: u64) -> Scenario {
+    Scenario {
+        senders: 2,
+        link_break_every_ms: 500,
+        operator_every_ms: 150,
+        slow_disk_every_ms: 200,
+        delay_max_us: 500,
+        commit_max_us: 60_000,
+        express_per_mille: 0,
+        ..calm(seed)
+    }
+}
+
+/// Many tokens on the move between machines that lose power all the time.
+fn trading(seed: u64) -> Scenario {
+    Scenario {
+        messages: 5,
+        transactional_queues: 1,
+        movers: 2,
+        tokens: 8,
+        power_loss_every_ms: 300,
+        delay_max_us: 500,
+        commit_max_us: 60_000,
+        ..calm(seed)
+    }
+}
+
+fn keeps_every_rule(world: impl Fn(u64) -> Scenario, seeds: u64) -> Report {
+    let mut sum = Report::default();
+    for seed in 0..seeds {
+        match run(world(seed)) {
+            Ok(report) => sum.add(&report),
+            Err(failure) => panic!("{failure}"),
+        }
+    }
+    sum
+}
+
+/// The failure of a seed that is known to notice a break, or of the first one that does, by one of
+/// these rules.
+fn noticed(
+    world: impl Fn(u64) -> Scenario,
+    name: &str,
+    known: u64,
+    rules: &[&str],
+) -> Box<Failure> {
+    core::iter::once(known)
+        .chain(0..80)
+        .find_map(|seed| {
+            run(Scenario {
+                breaks: Breaks::named(name).expect("a rule of this name"),
+                ..world(seed)
+            })
+            .err()
+            .filter(|failure| rules.contains(&failure.rule()))
+        })
+        .unwrap_or_else(|| panic!("the oracle must notice {name}"))
+}
+
+/// W-FIN-2.
+#[test]
+fn the_word_of_a_destination_that_forgot_is_not_believed() {
+    keeps_every_rule(forgetful, 4);
+    let failure = noticed(forgetful, "trust_any_void", 0, &["rule 9"]);
+    assert!(failure.text.contains("confirmed dead"), "{failure}");
+}
+
+/// W-USE-9.
+#[test]
+fn a_refusal_that_comes_late_is_not_believed() {
+    keeps_every_rule(hesitant, 3);
+    noticed(hesitant, "late_refusals", 15, &["rule 9"]);
+}
+
+/// W-LOC-7, W-LOC-8.
+#[test]
+fn transactions_over_several_machines_are_whole_or_nothing() {
+    let report = keeps_every_rule(trading, 4);
+    for (what, count) in [
+        ("committed", report.committed),
+        ("aborted", report.aborted),
+        ("tokens moved", report.tokens_moved),
+        ("deaths in a commit", report.deaths_in_commit),
+    ] {
+        assert!(count > 0, "no {what}");
+    }
+    noticed(trading, "taken_in_memory", 0, &["rule 4", "rule 13"]);
+    noticed(trading, "commit_in_parts", 0, &["rule 13"]);
+    noticed(trading, "answer_apart", 4, &["rule 13"]);
+}
+
+/// An application that lost its memory never hears of its last transaction, and still nothing is
+/// lost or doubled.
+#[test]
+fn a_transaction_whose_end_nobody_hears_of_is_whole_or_nothing() {
+    let forgetting = |seed| Scenario {
+        client_crash_every_ms: 200,
+        client_break_every_ms: 200,
+        ..trading(seed)
+    };
+    let report = keeps_every_rule(forgetting, 4);
+    assert!(report.ends_unknown > 0, "every end was heard of");
+}
