@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use qm_wire::local::{self, Verdict};
-use qm_wire::{Envelope, INFINITE_MS, MessageId, OpenError, QmId, QueueName, Tag};
+use qm_wire::{Envelope, INFINITE_MS, MessageId, OpenError, Outcome, QmId, QueueName, Tag};
 use tokio::sync::oneshot;
 
 use crate::error::{ClientError, SettleError};
@@ -70,6 +70,13 @@ impl Received {
     #[must_use]
     pub fn label(&self) -> &str {
         &self.envelope.label
+    }
+
+    /// What became of one of this node's messages, when this is an acknowledgement that its
+    /// application wished for; the correlation id is the id of that message, as it is written.
+    #[must_use]
+    pub const fn report(&self) -> Option<Outcome> {
+        self.envelope.report
     }
 
     /// The value of an application property.

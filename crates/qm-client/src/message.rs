@@ -78,7 +78,9 @@ impl Message {
         self
     }
 
-    /// Which administration messages are wanted, and where they should go.
+    /// Which acknowledgements are wanted, and in which queue of this node they should be put:
+    /// messages of which [`Received::report`](crate::Received::report) tells what became of this
+    /// one. The queue must be there, and not transactional.
     pub fn admin_queue(mut self, queue: impl Into<Text>, wishes: AckWishes) -> Self {
         self.put.admin_queue = queue.into();
         self.put.ack_wishes = wishes;

@@ -12,8 +12,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use qm_wire::limits::ENTRIES_MAX;
 use qm_wire::{
-    Class, Entry, Final, Incarnation, Known, MessageId, NotHeld, Outcome, PeerFrame, QmId, Query,
-    Tag,
+    AckWishes, Class, Entry, Envelope, Final, Incarnation, Known, MessageId, NotHeld, Outcome,
+    PeerFrame, QmId, Query, Tag,
 };
 
 use crate::backlog::Message;
@@ -22,8 +22,9 @@ use crate::engine::Engine;
 use crate::finals::wishes_final;
 use crate::history::What;
 use crate::io::{Lane, LinkId, StoreOp};
-use crate::limits::{AWAITED_MAX, FINAL_AGE_MS, FINAL_QUERY_MS};
+use crate::limits::{AWAITED_BYTES_MAX, AWAITED_MAX, FINAL_AGE_MS, FINAL_QUERY_MS};
 use crate::record::{prefixed, take_array};
+use crate::reports::{Wanted, With};
 use crate::session::Session;
 use crate::time::Timestamp;
 
@@ -57,6 +58,10 @@ pub(crate) struct Awaited {
     /// When the wait is over.
     until: Timestamp,
     pub(crate) wait: Wait,
+    /// Whether its end is wished to be known, and not only whether it arrived.
+    final_wished: bool,
+    /// What an application wishes to hear of it in a queue of this node.
+    wanted: Option<Box<Wanted>>,
     /// On which session it was asked for last, and when.
     asked: Option<(LinkId, Timestamp)>,
 }
@@ -71,6 +76,8 @@ pub(crate) struct Awaiting {
     open: BTreeSet<Open>,
     /// Those whose ends are known, in the order in which that came.
     ended: BTreeSet<(Timestamp, MessageId)>,
+    /// Bytes of all.
+    bytes: usize,
 }
 
 fn await_key(id: MessageId) -> Bytes {
@@ -113,9 +120,18 @@ impl Awaited {
             Wait::Doubt(outcome) => (1, outcome),
             Wait::Ended(outcome) => (2, outcome),
         };
-        to.put_u8(wait);
+        to.put_u8(wait | u8::from(self.final_wished) << 4);
         to.put_u16_le(outcome.0);
+        if let Some(wanted) = &self.wanted {
+            wanted.encode(&mut to);
+        }
         to.freeze()
+    }
+
+    /// What it takes on disk, about.
+    fn bytes(&self) -> usize {
+        let wanted = self.wanted.as_ref();
+        96 + wanted.map_or(0, |wanted| wanted.encoded_len())
     }
 
     fn decode(value: &Bytes) -> Option<Self> {
@@ -132,11 +148,17 @@ impl Awaited {
         let until = Timestamp(r.try_get_u64_le().ok()?);
         let wait = r.try_get_u8().ok()?;
         let outcome = Outcome(r.try_get_u16_le().ok()?);
-        let wait = match wait {
+        let final_wished = wait & 0x10 != 0;
+        let wait = match wait & !0x10 {
             0 => Wait::Open,
             1 => Wait::Doubt(outcome),
             2 => Wait::Ended(outcome),
             _ => return None,
+        };
+        let wanted = if r.is_empty() {
+            None
+        } else {
+            Some(Box::new(Wanted::decode(&mut r)?))
         };
         r.is_empty().then_some(Self {
             own,
@@ -147,6 +169,8 @@ impl Awaited {
             at,
             until,
             wait,
+            final_wished,
+            wanted,
             asked: None,
         })
     }
@@ -161,6 +185,7 @@ impl Awaiting {
             Wait::Ended(_) => drop(self.ended.insert((awaited.at, id))),
             Wait::Doubt(_) => {}
         }
+        self.bytes += awaited.bytes();
         self.all.insert(id, awaited);
     }
 
@@ -168,6 +193,7 @@ impl Awaiting {
         let awaited = self.all.remove(&id)?;
         self.open.remove(&(awaited.own, awaited.peer, id));
         self.ended.remove(&(awaited.at, id));
+        self.bytes = self.bytes.saturating_sub(awaited.bytes());
         Some(awaited)
     }
 
@@ -178,7 +204,7 @@ impl Awaiting {
 
     /// Whether there is room for another, perhaps in the place of one whose end is known.
     pub(crate) fn has_room(&self) -> bool {
-        self.all.len() - self.ended.len() < AWAITED_MAX
+        self.all.len() - self.ended.len() < AWAITED_MAX && self.bytes < AWAITED_BYTES_MAX
     }
 
     fn span(own: QmId, peer: QmId) -> core::ops::RangeInclusive<Open> {
@@ -187,6 +213,16 @@ impl Awaiting {
             sequence: n,
         };
         (own, peer, id(0))..=(own, peer, id(u64::MAX))
+    }
+
+    /// Whether ends of messages are awaited that this life minted.
+    pub(crate) fn awaits_of(&self, incarnation: Incarnation) -> bool {
+        let id = |sequence| MessageId {
+            incarnation,
+            sequence,
+        };
+        let mut of_life = self.all.range(id(0)..=id(u64::MAX));
+        of_life.any(|(_, awaited)| !matches!(awaited.wait, Wait::Ended(_)))
     }
 
     /// The identities of this node under which something open was minted.
@@ -215,6 +251,10 @@ impl Engine {
         }
         if !self.make_room_to_await() {
             // Nothing more is accepted then; this was before.
+            let wanted = Wanted::of(&message.envelope);
+            let of = (message.id, message.class);
+            let outcome = Outcome::END_UNKNOWN;
+            self.report(wanted.as_ref(), of, outcome, false, With::Nothing);
             self.counters.finals_unknown += 1;
             return self.tell_fate(message.id, Outcome::END_UNKNOWN);
         }
@@ -240,10 +280,12 @@ impl Engine {
         outcome: Outcome,
         putting: bool,
     ) {
-        let Some(peer) = peer.filter(|_| wishes_final(&message.envelope)) else {
+        let wishes = Envelope::peek_ack_wishes(&message.envelope) != AckWishes::NONE;
+        let Some(peer) = peer.filter(|_| wishes) else {
             return;
         };
         if !self.make_room_to_await() {
+            self.counters.reports_lost += u64::from(Wanted::of(&message.envelope).is_some());
             return;
         }
         let awaited = self.awaited(message, peer, Wait::Doubt(outcome));
@@ -257,7 +299,7 @@ impl Engine {
     }
 
     fn make_room_to_await(&mut self) -> bool {
-        while self.awaiting.all.len() >= AWAITED_MAX {
+        while self.awaiting.all.len() >= AWAITED_MAX || self.awaiting.bytes >= AWAITED_BYTES_MAX {
             let Some((_, oldest)) = self.awaiting.ended.first().copied() else {
                 return false;
             };
@@ -286,6 +328,8 @@ impl Engine {
             at: now,
             until: ends.plus_ms(FINAL_AGE_MS),
             wait,
+            wanted: Wanted::of(&message.envelope).map(Box::new),
+            final_wished: wishes_final(&message.envelope),
             // On this session nothing that is told gets lost.
             asked: link.map(|link| (link, now)),
         }
@@ -302,10 +346,20 @@ impl Engine {
     /// What ended here in doubt did not arrive, or nobody can say whether it did: its death is what
     /// was told of it.
     pub(crate) fn death_stands(&mut self, id: MessageId) {
-        let doubt = |awaited: &Awaited| matches!(awaited.wait, Wait::Doubt(_));
-        if self.awaiting.get(id).is_some_and(doubt) {
+        let Some(awaited) = self.awaiting.get(id) else {
+            return;
+        };
+        if let Wait::Doubt(outcome) = awaited.wait {
+            let (wanted, class) = (awaited.wanted.clone(), awaited.class);
             self.awaiting.remove(id);
             self.commits.unset(await_key(id));
+            self.report(
+                wanted.as_deref(),
+                (id, class),
+                outcome,
+                false,
+                With::Nothing,
+            );
         }
     }
 
@@ -315,6 +369,18 @@ impl Engine {
             return;
         };
         if matches!(awaited.wait, Wait::Doubt(_)) {
+            let (wanted, of) = (awaited.wanted.clone(), (id, awaited.class));
+            self.report(
+                wanted.as_deref(),
+                of,
+                Outcome::REACHED_QUEUE,
+                false,
+                With::Nothing,
+            );
+            if !awaited.final_wished {
+                self.awaiting.remove(id);
+                return self.commits.unset(await_key(id));
+            }
             awaited.wait = Wait::Open;
             awaited.at = self.now.at;
             awaited.asked = None;
@@ -570,6 +636,9 @@ impl Engine {
             Wait::Doubt(_) => return true,
         };
         if first {
+            let (wanted, of) = (awaited.wanted.clone(), (entry.id, awaited.class));
+            // It is heard again when the disk refuses it, and would be reported twice.
+            self.report(wanted.as_deref(), of, outcome, false, With::Event);
             awaited.wait = Wait::Ended(outcome);
             awaited.at = self.now.at;
             self.commits.set(await_key(entry.id), awaited.encode());
@@ -617,6 +686,9 @@ impl Engine {
             return;
         };
         self.commits.unset(await_key(id));
+        let of = (id, awaited.class);
+        let wanted = awaited.wanted.as_deref();
+        self.report(wanted, of, Outcome::END_UNKNOWN, false, With::Nothing);
         self.counters.finals_unknown += 1;
         let (peer, outcome) = (awaited.peer, Outcome::END_UNKNOWN);
         self.note(awaited.own, id, What::EndedThere { peer, outcome });
@@ -668,6 +740,8 @@ mod tests {
             at: Timestamp(5),
             until: Timestamp(6),
             wait,
+            final_wished: true,
+            wanted: None,
             asked: None,
         }
     }

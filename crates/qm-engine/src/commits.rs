@@ -19,6 +19,7 @@ use crate::io::{ConnId, LinkId, StoreOp, StreamId, Ticket};
 use crate::jobs::JobId;
 use crate::record::RemoteKey;
 use crate::reidentify::Former;
+use crate::reports::{ReportKey, With};
 use crate::stream::receiving::InPlace;
 use crate::time::Timestamp;
 use crate::undone::Undone;
@@ -114,6 +115,10 @@ pub(crate) enum Then {
         /// It was not known before.
         first: bool,
     },
+    /// What an application is to hear of a message is noted.
+    Report { key: ReportKey, with: With },
+    /// It is in its queue.
+    Reported { key: ReportKey, put: PutAt },
     /// Messages are never to be taken: their sender may hear so.
     Voided {
         link: LinkId,

@@ -16,6 +16,7 @@ use crate::io::{ConnId, Event, StoreOp, StoredRecord};
 use crate::jobs::{JobId, Work};
 use crate::queues::lookup_of;
 use crate::record::{RemoteKey, StoredHead};
+use crate::reports::With;
 use crate::unconfirmed::Open;
 
 /// Name of the property that says which message a resent one repeats: `<QMId>/<message id>`.
@@ -393,6 +394,9 @@ impl Engine {
             envelope: encoded,
             body: letter.body.clone(),
         };
+        if local {
+            self.report_arrival_here(&message, true, With::Event);
+        }
         let put = match target {
             Target::Local(number) => self.put_local(number, priority, message),
             Target::Remote(key, queue) => {

@@ -104,6 +104,8 @@ impl Engine {
                 Then::Listed { number, keys } => self.arrivals.durable(number, keys),
                 Then::Asking { id } => self.ask_durable(id),
                 Then::Final { key, .. } => self.final_durable(key),
+                Then::Report { key, .. } => self.place_report(key),
+                Then::Reported { key, put } => self.reported(key, put),
                 Then::FinalHeard {
                     link,
                     source,
@@ -258,6 +260,8 @@ impl Engine {
                 Then::Listed { number, .. } => self.arrivals.refused(number),
                 Then::Asking { id } => self.ask_refused(id),
                 Then::Final { key, putting } => self.final_refused(key, putting),
+                Then::Report { key, with } => self.report_refused(key, with),
+                Then::Reported { key, put } => self.report_not_put(key, put),
                 Then::FinalHeard { entry, first, .. } => self.final_unheard(entry, first),
                 Then::Voided {
                     source, entries, ..

@@ -40,6 +40,7 @@ use crate::queues::LocalQueue;
 use crate::recent::RecentArrivals;
 use crate::record::RemoteKey;
 use crate::reidentify::Reidentifying;
+use crate::reports::Reports;
 use crate::room::Room;
 use crate::scan::ScanJob;
 use crate::session::Session;
@@ -221,6 +222,8 @@ pub struct Engine {
     pub(crate) asks: Asks,
     /// Messages that arrived at their destinations and whose ends there are awaited.
     pub(crate) awaiting: Awaiting,
+    /// What applications are to hear of their messages.
+    pub(crate) reports: Reports,
     /// How messages of others ended here, for their senders.
     pub(crate) finals: Finals,
     /// Lives of destinations, and from which message on they were known.
@@ -349,6 +352,7 @@ impl Engine {
             asks: Asks::default(),
             awaiting: Awaiting::default(),
             finals: Finals::default(),
+            reports: Reports::default(),
             voids: Voids::default(),
             met: MetLives::new(),
             met_dirty: BTreeSet::new(),
@@ -615,7 +619,13 @@ impl Engine {
             .values()
             .any(|out| out.has_work() || out.in_flight > 0);
         if !holds {
-            for life in core::mem::take(&mut self.prior_incarnations) {
+            // How messages ended that they minted is told by the name of the life, too.
+            let lives = core::mem::take(&mut self.prior_incarnations);
+            let (awaits, over): (BTreeSet<_>, BTreeSet<_>) = lives
+                .into_iter()
+                .partition(|life| self.awaiting.awaits_of(*life));
+            self.prior_incarnations = awaits;
+            for life in over {
                 self.commits.unset(life_key(life));
             }
         }

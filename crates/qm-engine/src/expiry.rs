@@ -155,7 +155,7 @@ impl Engine {
         if self.is_dead_queue(number) {
             self.letter_closes(message.position);
         }
-        self.note_final(number, message, end.outcome, kept);
+        self.note_end(number, message, end.outcome, kept);
         if kept {
             let from = Some(Origin {
                 local: true,

@@ -251,6 +251,16 @@ impl Engine {
                 }
             }
         }
+        // Another life of it may have taken over what this one waited for.
+        let links = self.by_peer.get(&key.source).into_iter().flatten();
+        let mut others = links.rev().filter(|link| not_on != Some(**link));
+        let open = others.find(|link| self.sessions.get(link).is_some_and(|s| s.opened));
+        if let Some(link) = open.copied()
+            && let Some(session) = self.sessions.get_mut(&link)
+        {
+            session.finals.push((key.entry, outcome));
+            self.busy_sessions.insert(link);
+        }
     }
 
     /// Whether something is to be told to a peer that is not connected, and where it listens is

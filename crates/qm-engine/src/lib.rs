@@ -71,6 +71,7 @@ mod recent;
 mod record;
 mod recover;
 mod reidentify;
+mod reports;
 mod room;
 mod scan;
 mod seek;

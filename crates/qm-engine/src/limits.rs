@@ -77,6 +77,13 @@ pub const FINAL_QUERY_MS: u64 = 4 * 60 * 1_000;
 /// to hear of its end.
 pub const AWAITED_MAX: usize = 262_144;
 
+/// Bytes that these take on disk: some wish to hear of their ends in a queue, whose name is kept.
+pub const AWAITED_BYTES_MAX: usize = 64 << 20;
+
+/// Messages to applications about what became of theirs that are decided and not put yet, because
+/// the disk is full. Beyond, they are lost, and counted.
+pub const REPORTS_MAX: usize = 65_536;
+
 /// Lives of one sender of which is known up to where arrivals may be forgotten. Of a sender with
 /// more lives everything may be.
 pub const FORGOTTEN_LIVES_PER_PEER_MAX: usize = 256;

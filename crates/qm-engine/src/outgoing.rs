@@ -16,6 +16,7 @@ use crate::history::What;
 use crate::io::{DialFailure, Event, Lane, LinkId, Output, StoreOp};
 use crate::limits::{DOUBT_BYTES_MAX, DOUBTS_MAX, QUEUES_MAX, SILENT_SESSION_MS};
 use crate::record::{QueueRecord, RemoteKey};
+use crate::reports::{Wanted, With};
 use crate::session::Flight;
 use crate::stream::sending::OutStream;
 use crate::time::Timestamp;
@@ -658,6 +659,15 @@ impl Engine {
             .get(&number)
             .and_then(|out| self.remotes.get(&out.remote))
             .and_then(Remote::peer);
+        let wanted = Wanted::of(&message.envelope);
+        let of = (message.id, message.class);
+        self.report(
+            wanted.as_ref(),
+            of,
+            Outcome::REACHED_QUEUE,
+            false,
+            With::Nothing,
+        );
         if let Some(peer) = peer {
             self.await_final(message, peer);
         }
@@ -770,9 +780,7 @@ impl Engine {
             if asks {
                 self.ask_for(number, message, end.outcome, letter);
             }
-            if end.unconfirmed {
-                self.await_word(message, self.peer_of(number), end.outcome, true);
-            }
+            self.report_death(number, message, end, true);
             // The letter, its removal and its skip are in one batch.
             self.seal_if_large();
         } else {
@@ -785,9 +793,7 @@ impl Engine {
             if asks {
                 self.ask_for(number, message, end.outcome, None);
             }
-            if end.unconfirmed {
-                self.await_word(message, self.peer_of(number), end.outcome, false);
-            }
+            self.report_death(number, message, end, false);
             self.counters.discarded += 1;
             self.died(Died {
                 source: message.source,
@@ -796,6 +802,18 @@ impl Engine {
                 kept,
             });
         }
+    }
+
+    /// Whoever wishes to hear of it does so when it is certain, or when nobody can say more.
+    fn report_death(&mut self, number: u32, message: &Message, end: End, putting: bool) {
+        if end.unconfirmed {
+            let peer = self.peer_of(number);
+            return self.await_word(message, peer, end.outcome, putting);
+        }
+        let wanted = Wanted::of(&message.envelope);
+        let with = if putting { With::Event } else { With::Nothing };
+        let of = (message.id, message.class);
+        self.report(wanted.as_ref(), of, end.outcome, putting, with);
     }
 
     /// It may be sent again: the destination said it does not have it.

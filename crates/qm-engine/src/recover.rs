@@ -39,6 +39,7 @@ impl Engine {
                     .or_else(|| self.recover_void(key, value))
                     .or_else(|| self.recover_final(key, value))
                     .or_else(|| self.recover_awaited(key, value))
+                    .or_else(|| self.recover_report(key, value))
                     .or_else(|| self.recover_met(key, value))
                     .unwrap_or(true),
             };
@@ -96,6 +97,7 @@ impl Engine {
                 self.refill_out(number, priority);
             }
         }
+        self.place_reports();
         self.make_siblings();
         self.connect_kept();
     }

@@ -130,7 +130,7 @@ impl Engine {
         }
         self.counters.received += 1;
         self.note(message.source, message.id, What::Received);
-        self.note_final(number, message, Outcome::RECEIVED, false);
+        self.note_end(number, message, Outcome::RECEIVED, false);
         if message.class.is_durable() {
             self.stored_bytes = self.stored_bytes.saturating_sub(message.credit());
             let stream = Self::stream_of(number, priority);
@@ -198,7 +198,7 @@ impl Engine {
         moved.aborts = 0;
         // For its sender it was rejected, whatever becomes of it there.
         let putting = message.class.is_durable();
-        self.note_final(number, message, Outcome::REJECTED_BY_RECEIVER, putting);
+        self.note_end(number, message, Outcome::REJECTED_BY_RECEIVER, putting);
         let put = self.put_local(target, priority, moved);
         if message.class.is_durable() {
             self.stored_bytes = self.stored_bytes.saturating_sub(message.credit());

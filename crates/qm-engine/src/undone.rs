@@ -10,6 +10,7 @@ use crate::commits::{PutAt, Then};
 use crate::engine::Engine;
 use crate::io::StoreOp;
 use crate::record::prefixed;
+use crate::reports::With;
 
 /// Names of the values that list arrivals which were undone: the log remembers that they came, and
 /// a restart would take them for delivered.
@@ -106,6 +107,10 @@ impl Engine {
                     self.untake_refused(source, place);
                 }
                 Then::Repeated { .. } => void.push(then),
+                Then::Report {
+                    key,
+                    with: With::Acceptance,
+                } => self.void_report(key),
                 then => stands.push(then),
             }
         }
@@ -126,6 +131,7 @@ impl Engine {
                     self.commits.unset(commit.taken_key());
                 }
                 self.unset_finals(&commit.finals);
+                self.unset_reports(&commit.reports);
                 let then = Then::Uncommitted(commit.clone());
                 return self.commits.after_settling(then);
             }

@@ -13,6 +13,7 @@ use crate::digests::content_digest;
 use crate::engine::{Engine, Timer};
 use crate::io::{ConnId, StoreOp};
 use crate::limits::{FOLLOWED_MAX, KEY_RUNS_MAX, REMEMBERED_MAX, REMEMBERED_SLACK_MAX};
+use crate::reports::With;
 
 /// A message that was accepted under an idempotency key.
 pub(super) struct Known {
@@ -83,6 +84,9 @@ impl Engine {
         let target = self.resolve(&put.destination)?;
         self.check_class(put.class, &target)?;
         self.check_final_wish(put, &target)?;
+        if put.ack_wishes != AckWishes::NONE && !put.admin_queue.is_empty() {
+            self.check_admin_queue(&put.admin_queue)?;
+        }
         Ok(target)
     }
 
@@ -173,6 +177,13 @@ impl Engine {
             self.clients.followed.insert(id, followed);
         }
         let local = matches!(target, Target::Local(_));
+        if local {
+            let (durable, with) = match put.class {
+                Class::Express => (false, With::Nothing),
+                Class::Recoverable | Class::Transactional => (true, With::Acceptance),
+            };
+            self.report_arrival_here(&message, durable, with);
+        }
         let at = match target {
             Target::Local(number) => self.put_local(number, put.priority.get(), message),
             Target::Remote(key, queue) if put.class == Class::Transactional => {

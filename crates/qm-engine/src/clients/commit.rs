@@ -20,6 +20,7 @@ use crate::io::{ConnId, StoreOp, StreamId};
 use crate::limits::TRANSACTION_MESSAGES_MAX;
 use crate::queues::split_lookup;
 use crate::record::prefixed;
+use crate::reports::ReportKey;
 
 /// Names of the values that list what transactions took.
 const TAKEN: &[u8] = b"taken/";
@@ -37,6 +38,8 @@ pub(crate) struct Commit {
     pub(crate) noted: bool,
     /// Of what it received, those whose senders wait to hear so.
     pub(crate) finals: Vec<MessageKey>,
+    /// The same of applications of this node.
+    pub(crate) reports: Vec<ReportKey>,
 }
 
 impl Commit {
@@ -134,6 +137,7 @@ impl Engine {
             taken: found.taken.iter().copied().collect(),
             noted: false,
             finals: Vec::new(),
+            reports: Vec::new(),
         };
         self.note_taken(&mut commit);
         self.note_pending(conn, client, end.sequence, id);
@@ -263,6 +267,7 @@ impl Engine {
             commit
                 .finals
                 .extend(self.note_final_taken(*number, &message));
+            commit.reports.extend(self.report_taken(*number, &message));
             if durable {
                 let (priority, position) = split_lookup(*lookup);
                 let runs = streams
@@ -298,6 +303,9 @@ impl Engine {
         for key in &commit.finals {
             self.final_durable(*key);
         }
+        for key in &commit.reports {
+            self.place_report(*key);
+        }
         if commit.noted {
             self.commits.unset(commit.taken_key());
             self.commits
@@ -325,6 +333,7 @@ impl Engine {
     pub(crate) fn uncommitted(&mut self, commit: &Commit) {
         self.withdraw(commit.client, commit.end.sequence, commit.id, None);
         self.finals_void(&commit.finals);
+        self.reports_void(&commit.reports);
         for (number, lookup) in commit.taken.iter().rev() {
             if let Some(held) = self.take_committing(*number, *lookup) {
                 self.give_back(*number, held.priority, held.message);

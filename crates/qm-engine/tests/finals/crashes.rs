@@ -1,6 +1,6 @@
 //! A crash at every commit, of either node.
 
-use qm_engine::{ConnId, Input};
+use qm_engine::{ConnId, Input, StoreOp};
 use qm_wire::local::{ClientFrame, EndTransaction, Receive, Verdict};
 use qm_wire::{Class, Outcome};
 
@@ -13,7 +13,8 @@ const DURABLE: [Class; 2] = [Class::Recoverable, Class::Transactional];
 /// Receives in a transaction, and ends it.
 pub(crate) fn transact(b: &mut Node, commit: bool) {
     let conn = ConnId(1);
-    let mut receive = Receive::new(900, "orders".parse().unwrap());
+    let mut receive = Receive::new(b.next_request, "orders".parse().unwrap());
+    b.next_request += 1;
     receive.messages_max = 10;
     receive.bytes_max = u32::MAX;
     receive.wait_ms = 0;
@@ -42,25 +43,22 @@ fn a_destination_that_dies_at_any_commit_has_the_message_or_its_final() {
                 put(&mut a, class, "1");
                 carry(&mut a, &mut b, LINK);
                 if way == "transaction" {
+                    // The hello of the application.
                     b.put("elsewhere", "nothing", |_| {});
-                }
-                b.hold_disk = true;
-                match way {
-                    "transaction" => transact(&mut b, true),
-                    _ => {
-                        let held = b.take("orders", 1, None);
-                        b.release_disk(0);
-                        b.hold_disk = true;
-                        let verdict = if way == "consume" {
-                            Verdict::Consume
-                        } else {
-                            Verdict::Reject
-                        };
-                        let lookup = held.first().map_or(0, |held| held.lookup);
-                        b.settle("orders", lookup, verdict);
-                    }
+                    b.hold_disk = true;
+                    transact(&mut b, true);
+                } else {
+                    let lookup = b.take("orders", 1, None)[0].lookup;
+                    b.hold_disk = true;
+                    let verdict = if way == "consume" {
+                        Verdict::Consume
+                    } else {
+                        Verdict::Reject
+                    };
+                    b.settle("orders", lookup, verdict);
                 }
                 let batches = b.waiting.len();
+                assert!(batches > 0, "{what}");
                 let mut b = b.die_with(|n| n < reached);
                 let told = finals_of(&b);
                 // Whatever was left is consumed now; its sender hears of it once.
@@ -107,7 +105,9 @@ fn a_sender_that_dies_at_any_commit_hears_of_the_end() {
                 connect(&mut a, &mut b, NEXT);
                 let ended = a.disk.state.iter();
                 let ended = ended.filter(|(name, _)| name.starts_with(b"await/"));
-                let ended: Vec<_> = ended.map(|(_, value)| value[value.len() - 3]).collect();
+                let ended: Vec<_> = ended
+                    .map(|(_, value)| value[value.len() - 3] & 0xf)
+                    .collect();
                 assert_eq!(ended, [2], "{what}");
                 assert_eq!(finals_of(&b), 0, "{what}");
                 assert!(b.receive("orders").is_empty(), "{what}");
@@ -134,4 +134,47 @@ fn a_full_disk_of_the_destination_ends_nothing() {
         super::fates(&mut a),
         [Outcome::REACHED_QUEUE, Outcome::RECEIVED]
     );
+}
+
+/// What a disk refused, or took behind what it had refused, is as if it had not been.
+#[test]
+fn a_transaction_that_the_disk_does_not_take_ends_nothing() {
+    for overtakes in [false, true] {
+        let (mut a, mut b) = met(Class::Recoverable);
+        b.create("other", |settings| settings.transactional = false);
+        put(&mut a, Class::Recoverable, "1");
+        carry(&mut a, &mut b, LINK);
+        b.put("elsewhere", "the hello of the application", |_| {});
+        b.hold_disk = true;
+        b.put("other", "refused", |put| put.class = Class::Recoverable);
+        transact(&mut b, true);
+        while !b.waiting.is_empty() {
+            let (ticket, ops) = b.waiting.remove(0);
+            let has = |kind: &[u8]| {
+                ops.iter().any(|op| match op {
+                    StoreOp::Put { .. } => kind == b"put",
+                    StoreOp::Set { key, .. } => key.starts_with(kind),
+                    _ => false,
+                })
+            };
+            let limited = false;
+            if has(b"put") == overtakes && (overtakes || has(b"final/")) {
+                b.give(Input::PersistRefused { ticket, limited });
+            } else {
+                b.disk.apply(ops);
+                b.give(Input::Persisted { ticket });
+            }
+        }
+        b.hold_disk = false;
+        b.wait(2_000);
+        carry(&mut a, &mut b, LINK);
+        assert_eq!(
+            (finals_of(&b), b.engine.counters().finals),
+            (0, 0),
+            "{overtakes}"
+        );
+        assert_eq!(b.receive("orders"), ["1"], "{overtakes}");
+        carry(&mut a, &mut b, LINK);
+        assert_eq!(a.engine.counters().finals_heard, 1, "{overtakes}");
+    }
 }

@@ -22,7 +22,13 @@ fn a_final_that_is_lost_is_told_again_on_the_next_session() {
         assert_eq!(fates(&mut a), [Outcome::REACHED_QUEUE]);
         a.lose_link(LINK);
         b.lose_link(LINK);
+        a.dials.clear();
         a.wait(60_000);
+        assert_eq!(
+            a.dials.len(),
+            1,
+            "it dials, although nothing waits to be sent"
+        );
         plug(&mut a, &mut b, NEXT);
         carry_but(&mut a, &mut b, NEXT, is_answer);
         assert_eq!(fates(&mut a), [Outcome::RECEIVED]);

@@ -14,6 +14,7 @@ mod ends;
 mod hostile;
 mod limits;
 mod loss;
+mod reports;
 mod unknown;
 
 use qm_engine::LinkId;

@@ -25,7 +25,7 @@ pub(crate) struct Disk {
 }
 
 impl Disk {
-    fn apply(&mut self, ops: Vec<StoreOp>) {
+    pub(crate) fn apply(&mut self, ops: Vec<StoreOp>) {
         for op in ops {
             match op {
                 StoreOp::Put {
@@ -87,7 +87,7 @@ pub(crate) struct Node {
     pub(crate) disk: Disk,
     pub(crate) now_ms: u64,
     sent: Vec<(LinkId, Bytes)>,
-    dials: Vec<u64>,
+    pub(crate) dials: Vec<u64>,
     pub(crate) told: Vec<NodeFrame>,
     pub(crate) events: Vec<Event>,
     admin: Option<AdminReply>,
@@ -97,7 +97,7 @@ pub(crate) struct Node {
     pub(crate) believes: bool,
     pub(crate) waiting: Vec<(Ticket, Vec<StoreOp>)>,
     next_sequence: u64,
-    next_request: u64,
+    pub(crate) next_request: u64,
     lives: u64,
     configure: fn(&mut EngineConfig),
 }
@@ -232,9 +232,18 @@ impl Node {
     }
 
     /// The disk does what it kept waiting; the first `refused` batches that put are refused.
-    pub(crate) fn release_disk(&mut self, mut refused: usize) {
+    pub(crate) fn release_disk(&mut self, refused: usize) {
+        self.release_batches(usize::MAX, refused);
+        self.hold_disk = false;
+    }
+
+    /// The same for so many batches; it goes on keeping others waiting.
+    pub(crate) fn release_batches(&mut self, batches: usize, mut refused: usize) {
         // In order: what the node says meanwhile comes behind.
-        while !self.waiting.is_empty() {
+        for _ in 0..batches {
+            if self.waiting.is_empty() {
+                return;
+            }
             let (ticket, ops) = self.waiting.remove(0);
             let puts = ops.iter().any(|op| matches!(op, StoreOp::Put { .. }));
             if puts && refused > 0 {
@@ -246,7 +255,6 @@ impl Node {
                 self.give(Input::Persisted { ticket });
             }
         }
-        self.hold_disk = false;
     }
 
     /// The batches that wait, without doing them: which of them reach the disk, the caller says;

@@ -456,6 +456,10 @@ counters! {
     finals_heard,
     /// The same of which nobody can tell any more.
     finals_unknown,
+    /// Messages to applications of this node about what became of theirs.
+    reports,
+    /// Such messages that were lost, because their queue is gone or too many waited for the disk.
+    reports_lost,
 }
 
 /// A local queue, `qm.queue/1`.

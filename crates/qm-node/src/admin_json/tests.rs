@@ -582,7 +582,9 @@ fn documents_keep_their_fields() {
                 "finals_confirmed": 0,
                 "finals_forgotten": 0,
                 "finals_heard": 0,
-                "finals_unknown": 0
+                "finals_unknown": 0,
+                "reports": 0,
+                "reports_lost": 0
               },
               "node": {
                 "schema": "qm.node/1",

@@ -26,6 +26,9 @@ pub(crate) struct MessageDocument<'a> {
     abort_count: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
     time_to_be_received_left_ms: Option<u64>,
+    /// What became of the message that the correlation id names.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    report: Option<String>,
     #[serde(skip_serializing_if = "str::is_empty")]
     label: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -83,6 +86,7 @@ impl<'a> MessageDocument<'a> {
             abort_count: message.abort_count(),
             time_to_be_received_left_ms: left
                 .map(|left| u64::try_from(left.as_millis()).unwrap_or(u64::MAX)),
+            report: message.report().map(|outcome| outcome.to_string()),
             label: &envelope.label,
             correlation_id,
             correlation_id_base64,

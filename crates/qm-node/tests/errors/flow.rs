@@ -153,6 +153,33 @@ fn a_sender_hears_how_its_message_ended_at_another_node() {
 }
 
 #[test]
+fn an_application_finds_in_its_administration_queue_what_became_of_its_message() {
+    let (node, other) = (Running::start(), with_queue());
+    let to = format!("qm://{}/orders", other.listen);
+    node.done(&["queue", "create", "acks"]);
+    let id = node.done(&[
+        "send",
+        &to,
+        "apples",
+        "--admin-queue",
+        "acks",
+        "--ack",
+        "receive",
+    ]);
+    assert_eq!(
+        other.done(&["receive", "orders", "--wait", "10s"]),
+        "apples\n"
+    );
+    let told = node.done(&["receive", "acks", "--json", "--wait", "10s"]);
+    let told: serde_json::Value = serde_json::from_str(&told).unwrap();
+    assert_eq!(told["report"], "4000 received", "{told}");
+    assert_eq!(told["correlation_id"], id.trim(), "{told}");
+    let args = ["--json", "send", &to, "pears", "--admin-queue", "nowhere"];
+    let refused = ended(&mut node.command(&[&args[..], &["--ack", "reach"]].concat()));
+    fails(&refused, "bad_destination_queue");
+}
+
+#[test]
 fn a_dead_letter_says_what_it_died_of() {
     let node = with_queue();
     let args = ["send", "orders", "x", "--time-to-be-received", "50ms"];

@@ -1,0 +1,323 @@
+//! Administration messages: exactly one for each outcome that was wished, whoever crashes
+//! (W-ENV-6).
+
+use qm_engine::admin::{AdminRequest, Selector};
+use qm_wire::local::{NodeFrame, Verdict};
+use qm_wire::{AckWishes, Class, MessageFlags, Outcome};
+
+use super::support::{Node, carry, carry_but, connect};
+use super::{CLASSES, LINK, NEXT, is_confirm, is_final, met};
+
+const ALL: AckWishes = AckWishes::POSITIVE_ARRIVAL
+    .with(AckWishes::POSITIVE_RECEIVE)
+    .with(AckWishes::NEGATIVE_ARRIVAL)
+    .with(AckWishes::NEGATIVE_RECEIVE);
+
+/// Puts a message that wishes to be told in the queue `acks`, which is made.
+fn put(a: &mut Node, to: &str, class: Class, wishes: AckWishes, time_ms: Option<u64>) {
+    a.create("acks", |settings| settings.transactional = false);
+    a.put(to, "1", |put| {
+        put.class = class;
+        put.label = "apples".into();
+        put.ack_wishes = wishes;
+        put.admin_queue = "acks".into();
+        put.time_to_reach_queue_ms = time_ms;
+    });
+}
+
+/// The outcomes that were reported, in order of arrival; they are consumed.
+fn reports(a: &mut Node) -> Vec<Outcome> {
+    let mut all = Vec::new();
+    loop {
+        // What waits on disk comes behind what is in memory.
+        let deliveries = a.take("acks", 100, None);
+        if deliveries.is_empty() {
+            return all;
+        }
+        for delivery in deliveries {
+            let envelope = delivery.open().unwrap();
+            let correlation = std::str::from_utf8(&envelope.correlation_id).unwrap();
+            let sequence = correlation.rsplit_once('-').unwrap().1;
+            assert!(["1", "2"].contains(&sequence), "{correlation}");
+            assert_eq!(envelope.label.as_str(), "apples");
+            assert_eq!(envelope.flags, MessageFlags::NONE);
+            all.push(envelope.report.unwrap());
+            a.settle("acks", delivery.lookup, Verdict::Consume);
+        }
+    }
+}
+
+fn refusal(a: &mut Node) -> Option<Outcome> {
+    let told = std::mem::take(&mut a.told).into_iter();
+    told.filter_map(|frame| match frame {
+        NodeFrame::Refused(refused) => Some(refused.outcome),
+        _ => None,
+    })
+    .last()
+}
+
+#[test]
+fn a_message_that_is_received_elsewhere_is_reported_as_was_wished() {
+    for class in CLASSES {
+        for wishes in [
+            AckWishes::POSITIVE_ARRIVAL,
+            AckWishes::POSITIVE_RECEIVE,
+            AckWishes::NEGATIVE_ARRIVAL,
+            AckWishes::NEGATIVE_RECEIVE,
+            ALL,
+        ] {
+            for received in [false, true] {
+                let what = format!("{class:?} {wishes:?} {received}");
+                let (mut a, mut b) = met(class);
+                put(&mut a, "qm://b/orders", class, wishes, None);
+                assert_eq!(reports(&mut a), [], "{what}");
+                carry(&mut a, &mut b, LINK);
+                let arrived: &[_] = if wishes.contains(AckWishes::POSITIVE_ARRIVAL) {
+                    &[Outcome::REACHED_QUEUE]
+                } else {
+                    &[]
+                };
+                assert_eq!(reports(&mut a), arrived, "{what}");
+                let (wish, end) = if received {
+                    assert_eq!(b.receive("orders"), ["1"]);
+                    (AckWishes::POSITIVE_RECEIVE, Outcome::RECEIVED)
+                } else {
+                    b.ask(AdminRequest::QueuePurge {
+                        name: "orders".parse().unwrap(),
+                        discard: false,
+                    });
+                    (AckWishes::NEGATIVE_RECEIVE, Outcome::QUEUE_PURGED)
+                };
+                carry(&mut a, &mut b, LINK);
+                let ended: &[_] = if wishes.contains(wish) { &[end] } else { &[] };
+                assert_eq!(reports(&mut a), ended, "{what}");
+                assert_eq!(a.engine.counters().reports_lost, 0);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_message_that_does_not_arrive_is_reported_when_that_is_certain() {
+    for class in CLASSES {
+        for wishes in [
+            ALL,
+            AckWishes::POSITIVE_ARRIVAL.with(AckWishes::NEGATIVE_RECEIVE),
+        ] {
+            let wished = wishes.contains(AckWishes::NEGATIVE_ARRIVAL);
+            let told = |outcome: Outcome| if wished { vec![outcome] } else { vec![] };
+            // There is no such queue.
+            let (mut a, mut b) = met(class);
+            put(&mut a, "qm://b/nowhere", class, wishes, None);
+            carry(&mut a, &mut b, LINK);
+            assert_eq!(
+                reports(&mut a),
+                told(Outcome::BAD_DESTINATION_QUEUE),
+                "{class:?}"
+            );
+            // Its time runs out before it ever left, or behind that.
+            for transmitted in [false, true] {
+                let (mut a, mut b) = met(class);
+                if transmitted {
+                    put(&mut a, "qm://b/orders", class, wishes, Some(5_000));
+                    let _lost = a.sent_on(LINK);
+                }
+                a.lose_link(LINK);
+                b.lose_link(LINK);
+                if !transmitted {
+                    put(&mut a, "qm://b/orders", class, wishes, Some(5_000));
+                }
+                a.wait(5_000);
+                a.wait(60_000);
+                // A copy of this node may have transmitted what is in a stream.
+                if transmitted || class == Class::Transactional {
+                    assert_eq!(reports(&mut a), [], "{class:?}: it may have arrived");
+                    connect(&mut a, &mut b, NEXT);
+                }
+                let outcome = Outcome::REACH_QUEUE_EXPIRED;
+                assert_eq!(reports(&mut a), told(outcome), "{class:?} {transmitted}");
+            }
+        }
+    }
+}
+
+/// It had arrived all the same: that is what is reported, and then how it ended.
+#[test]
+fn a_purged_message_that_had_arrived_is_reported_as_arrived() {
+    for class in CLASSES {
+        for wishes in [
+            ALL,
+            AckWishes::POSITIVE_ARRIVAL.with(AckWishes::NEGATIVE_ARRIVAL),
+        ] {
+            let (mut a, mut b) = met(class);
+            put(&mut a, "qm://b/orders", class, wishes, None);
+            carry_but(&mut a, &mut b, LINK, |frame| {
+                use qm_wire::PeerFrame;
+                matches!(frame, PeerFrame::SessionAck(_) | PeerFrame::OrderAck(_))
+            });
+            a.lose_link(LINK);
+            b.lose_link(LINK);
+            a.ask(AdminRequest::OutgoingPurge {
+                which: Selector::All,
+                discard: false,
+            });
+            a.wait(60_000);
+            assert_eq!(reports(&mut a), []);
+            connect(&mut a, &mut b, NEXT);
+            assert_eq!(reports(&mut a), [Outcome::REACHED_QUEUE], "{class:?}");
+            assert_eq!(b.receive("orders"), ["1"]);
+            carry(&mut a, &mut b, NEXT);
+            let ended: &[_] = if wishes == ALL {
+                &[Outcome::RECEIVED]
+            } else {
+                &[]
+            };
+            assert_eq!(reports(&mut a), ended, "{class:?}");
+        }
+    }
+}
+
+#[test]
+fn messages_of_this_node_are_reported_too() {
+    for class in CLASSES {
+        for way in ["received", "rejected", "transaction"] {
+            let mut a = Node::new(1);
+            a.create("orders", |settings| {
+                settings.transactional = class == Class::Transactional;
+            });
+            put(&mut a, "orders", class, ALL, None);
+            assert_eq!(reports(&mut a), [Outcome::REACHED_QUEUE], "{class:?}");
+            let end = match way {
+                "received" => {
+                    assert_eq!(a.receive("orders"), ["1"]);
+                    Outcome::RECEIVED
+                }
+                "rejected" => {
+                    let lookup = a.take("orders", 1, None)[0].lookup;
+                    a.settle("orders", lookup, Verdict::Reject);
+                    assert_eq!(a.receive("dead$"), ["1"]);
+                    Outcome::REJECTED_BY_RECEIVER
+                }
+                _ => {
+                    super::crashes::transact(&mut a, true);
+                    Outcome::RECEIVED
+                }
+            };
+            assert_eq!(reports(&mut a), [end], "{class:?} {way}");
+        }
+    }
+}
+
+/// From the acceptance to the last report: each is there once, wherever it dies.
+#[test]
+fn a_node_that_dies_at_any_commit_reports_each_outcome_once() {
+    for class in [Class::Recoverable, Class::Transactional] {
+        for reached in 0..12 {
+            for from in ["start", "ack", "final"] {
+                let what = format!("{class:?} {reached} {from}");
+                let (mut a, mut b) = met(class);
+                a.create("acks", |settings| settings.transactional = false);
+                a.hold_disk = from == "start";
+                put_to_acks(&mut a, class);
+                if from == "start" {
+                    let batches = a.waiting.len();
+                    a = a.die_with(|n| n < reached);
+                    b.lose_link(LINK);
+                    if reached < batches {
+                        continue;
+                    }
+                    a.wait(60_000);
+                    connect(&mut a, &mut b, NEXT);
+                } else {
+                    a.hold_disk = from == "ack";
+                    carry_but(&mut a, &mut b, LINK, is_final);
+                }
+                if from == "ack" {
+                    a = a.die_with(|n| n < reached);
+                    b.lose_link(LINK);
+                    a.wait(60_000);
+                    connect(&mut a, &mut b, NEXT);
+                }
+                assert_eq!(b.receive("orders"), ["1"], "{what}");
+                if from == "final" {
+                    a.hold_disk = true;
+                    carry_but(&mut a, &mut b, LINK, is_confirm);
+                    // What it makes of it comes behind, batch by batch.
+                    a.release_batches(reached, 0);
+                    a = a.die_with(|_| false);
+                    b.lose_link(LINK);
+                    a.wait(60_000);
+                    connect(&mut a, &mut b, NEXT);
+                }
+                carry(&mut a, &mut b, NEXT);
+                let both = [Outcome::REACHED_QUEUE, Outcome::RECEIVED];
+                assert_eq!(reports(&mut a), both, "{what}");
+            }
+        }
+    }
+}
+
+fn put_to_acks(a: &mut Node, class: Class) {
+    a.put("qm://b/orders", "1", |put| {
+        put.class = class;
+        put.label = "apples".into();
+        put.ack_wishes = ALL;
+        put.admin_queue = "acks".into();
+    });
+}
+
+#[test]
+fn a_full_disk_holds_a_report_back_and_makes_no_second_one() {
+    let (mut a, mut b) = met(Class::Recoverable);
+    put(&mut a, "qm://b/orders", Class::Recoverable, ALL, None);
+    a.hold_disk = true;
+    carry(&mut a, &mut b, LINK);
+    a.release_disk(1);
+    assert_eq!(reports(&mut a), []);
+    a.wait(2_000);
+    assert_eq!(reports(&mut a), [Outcome::REACHED_QUEUE]);
+    assert_eq!(b.receive("orders"), ["1"]);
+    carry(&mut a, &mut b, LINK);
+    assert_eq!(reports(&mut a), [Outcome::RECEIVED]);
+    assert_eq!(a.engine.counters().reports, 2);
+}
+
+#[test]
+fn an_administration_queue_is_here_and_takes_ordinary_messages() {
+    let mut a = Node::new(1);
+    a.create("orders", |settings| settings.transactional = false);
+    a.create("strict", |_| {});
+    for (queue, outcome) in [
+        ("nowhere", Outcome::BAD_DESTINATION_QUEUE),
+        ("strict", Outcome::NOT_TRANSACTIONAL_MESSAGE),
+        ("qm://b/acks", Outcome::BAD_REQUEST),
+    ] {
+        a.put("orders", "1", |put| {
+            put.class = Class::Recoverable;
+            put.ack_wishes = ALL;
+            put.admin_queue = queue.into();
+        });
+        assert_eq!(refusal(&mut a), Some(outcome), "{queue}");
+    }
+}
+
+#[test]
+fn a_report_whose_queue_is_gone_is_counted_as_lost() {
+    let (mut a, mut b) = met(Class::Recoverable);
+    put(&mut a, "qm://b/orders", Class::Recoverable, ALL, None);
+    a.ask(AdminRequest::QueueDelete {
+        name: "acks".parse().unwrap(),
+        force: true,
+        discard: true,
+    });
+    carry(&mut a, &mut b, LINK);
+    assert_eq!(
+        (
+            a.engine.counters().reports,
+            a.engine.counters().reports_lost
+        ),
+        (0, 1)
+    );
+    let left = a.disk.state.keys();
+    assert_eq!(left.filter(|name| name.starts_with(b"report/")).count(), 0);
+}
