@@ -20,6 +20,8 @@ const FIXED_SEEDS: &str = "1..1001";
 const FIXED_QUINN_SEEDS: &str = "0..30";
 /// Seeds with transactional queues that are run every time.
 const FIXED_STREAM_SEEDS: &str = "0..200";
+/// Seeds with copied machines that are run every time.
+const FIXED_CLONE_SEEDS: &str = "0..200";
 const FUZZ_SECONDS: &str = "6";
 
 pub(crate) const STEPS: &[Step] = &[
@@ -123,6 +125,7 @@ pub(crate) const STEPS: &[Step] = &[
         run: |_| {
             sim::command(&["--seeds", FIXED_SEEDS]).run()?;
             sim::command(&["--mode", "streams", "--seeds", FIXED_STREAM_SEEDS]).run()?;
+            sim::command(&["--mode", "clones", "--seeds", FIXED_CLONE_SEEDS]).run()?;
             sim::command(&["--mode", "quinn", "--seeds", FIXED_QUINN_SEEDS]).run()?;
             sim::fresh()?.run()
         },

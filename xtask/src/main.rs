@@ -48,6 +48,7 @@ cargo xtask COMMAND
   sim --seed N                  one simulated run
   sim --seeds A..B              a range of simulated runs, B excluded
   sim --mode quinn ...          the same with QUIC between the nodes
+  sim --mode clones ...         with a machine that is copied or restored; --scenario NAME
   sim ... --shrink              what fails, made as simple as it fails
   sim --break RULE ...          with a rule of the engine switched off, which must fail
   store-faults [--full]         the store under every fault at every operation, with a table; then

@@ -110,6 +110,7 @@ impl Engine {
             incarnation: hello.incarnation,
             since_us: self.wall_at(session.began),
         };
+        crate::reached!(self, MetOwnCopy);
         self.raise_own(None, other);
     }
 
@@ -140,6 +141,10 @@ impl Engine {
             .filter(|link| !self.is_draining(*link))
             .take(ASKED_MAX)
             .collect();
+        #[cfg(feature = "__breaks")]
+        if crate::broken!(self, believe_one_answer) && !others.is_empty() {
+            self.twins.checks = Checks::believing(1);
+        }
         for older in others {
             let asked = [newest, older].map(|link| {
                 let mut challenge = [0; 16];
@@ -250,9 +255,15 @@ impl Engine {
         if self.on_token_answer(link, &answer) {
             return;
         }
-        let Told::Both(links) = self.twins.checks.answered(link, &answer.challenge) else {
-            return;
+        let links = match self.twins.checks.answered(link, &answer.challenge) {
+            Told::Both(links) => links,
+            Told::Alone => {
+                crate::reached!(self, OneAnswered);
+                return;
+            }
+            Told::Unasked => return,
         };
+        crate::reached!(self, BothAnswered);
         let Some(machines) = self.machines_of(links) else {
             return;
         };
@@ -358,6 +369,7 @@ impl Engine {
 
     fn on_ask(&mut self, link: LinkId, ask: Ask) {
         if let Some(to) = self.twins.relays.pass(&ask.relay, link, Word::Ask) {
+            crate::reached!(self, WordRelayed);
             return self.pass_on(to, &PeerFrame::Ask(ask));
         }
         if self.is_current(link) {
@@ -438,8 +450,10 @@ impl Engine {
             return;
         };
         if !good {
+            crate::reached!(self, ClaimForged);
             return self.misbehaved(link, "it tells of a copy of this node that has no such key");
         }
+        crate::reached!(self, ClaimVerified);
         let twin = claim.twin;
         let known_us = twin.known_s.saturating_mul(1_000_000);
         let other = TwinMachine {
@@ -460,6 +474,7 @@ impl Engine {
     fn lost_the_election(&mut self, told_by: Option<QmId>, winner: TwinMachine) {
         let because = format!("another live machine keeps it: {}", winner.title());
         if self.note_lost() {
+            crate::reached!(self, ElectionLost);
             let on_twin = self.config.on_twin;
             self.event(Event::ElectionLost {
                 told_by,

@@ -61,7 +61,11 @@ impl Engine {
     fn admit(&mut self, link: LinkId, peer: QmId, data: &Data, envelope: &EnvelopeView<'_>) {
         let entry = Entry {
             id: envelope.id,
-            tag: data.tag,
+            tag: if crate::broken!(self, ignore_tag) {
+                qm_wire::Tag([0; 8])
+            } else {
+                data.tag
+            },
         };
         let key = ArrivalKey(MessageKey {
             source: peer,
@@ -77,6 +81,7 @@ impl Engine {
             }
             Admit::Fresh(reservation) => {
                 if reservation.has_sibling() {
+                    crate::reached!(self, BranchedByTag);
                     self.note_branch(peer, BranchEvidence::Tag);
                 }
                 reservation

@@ -193,7 +193,7 @@ impl FullBy {
 }
 
 /// What happened outside.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 #[non_exhaustive]
 // Puts are the common case; boxing them would cost an allocation a message.
 pub enum Input {

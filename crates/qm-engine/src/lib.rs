@@ -71,6 +71,8 @@ mod recent;
 mod record;
 mod recover;
 mod reidentify;
+#[cfg(feature = "__breaks")]
+mod relabel;
 mod reports;
 mod room;
 mod scan;

@@ -356,6 +356,7 @@ impl Engine {
             }
             let transactional = next.class == Class::Transactional;
             if transactional && barred {
+                crate::reached!(self, BarredByFormer);
                 break;
             }
             let stream = out.stream.as_mut().filter(|_| transactional);
@@ -374,6 +375,12 @@ impl Engine {
             }
             let Some(message) = lane.backlog.pop() else {
                 break;
+            };
+            #[cfg(feature = "__breaks")]
+            let message = if crate::broken!(self, relabel_queue) {
+                crate::relabel::relabelled(message, session.own)
+            } else {
+                message
             };
             // In flight it is bounded by the window, not by what may be kept beside the disk.
             let held = if message.class.is_durable() {

@@ -97,6 +97,14 @@ breaks! {
     commit_in_parts,
     /// Keep in memory alone what a committed transaction took.
     taken_in_memory,
+    /// Know what arrived by its name alone, without its tag.
+    ignore_tag,
+    /// Take the answer of one session for the proof that there are two machines.
+    believe_one_answer,
+    /// Draw the rank of this node anew, by chance, for every word about it.
+    redraw_rank,
+    /// Send what waits under a former identity under the new one.
+    relabel_queue,
 }
 
 macro_rules! reach {
@@ -236,6 +244,40 @@ reach! {
     VoidedRefused,
     /// A dead letter became uncertain.
     LetterUncertain,
+    /// A token that does not go forward was asked about.
+    StrangeTokenAsked,
+    /// The history of a peer branched, says its token.
+    BranchedByToken,
+    /// The history of a peer branched, say two tags of one name.
+    BranchedByTag,
+    /// This node began another life while it ran.
+    NewLife,
+    /// A token proved that this node's own store went back.
+    OwnStoreWentBack,
+    /// Of two sessions that were asked whether they live, one answered first.
+    OneAnswered,
+    /// Both did.
+    BothAnswered,
+    /// The words of two copies were passed on.
+    WordRelayed,
+    /// A copy met this node directly.
+    MetOwnCopy,
+    /// A signature of a copy was verified.
+    ClaimVerified,
+    /// A signature that should have been a copy's was not by the key of both.
+    ClaimForged,
+    /// Two ranks were equal.
+    RankTied,
+    /// A higher rank was shown.
+    ElectionLost,
+    /// Another identity was taken.
+    Reidentified,
+    /// A destination approved the new identity.
+    IdentitySwitched,
+    /// A transactional queue waited for that of the former identity.
+    BarredByFormer,
+    /// The former identity has drained.
+    FormerDrained,
 }
 
 impl Reached {

@@ -280,6 +280,11 @@ impl Engine {
             former: Some(old),
         });
         self.event(Event::Reidentified { old, new, because });
+        crate::reached!(self, Reidentified);
+        #[cfg(feature = "__breaks")]
+        if crate::broken!(self, relabel_queue) {
+            self.relabel_queues(old);
+        }
         self.make_siblings();
         let links: Vec<LinkId> = self.sessions.keys().copied().collect();
         for link in links {
@@ -540,6 +545,7 @@ impl Engine {
             return;
         };
         former.marks.insert(key.clone(), true);
+        crate::reached!(self, IdentitySwitched);
         let remote = self.find_remote(key);
         let peer = remote.and_then(|number| self.remotes.get(&number)?.peer());
         let remote = key.to_string();
@@ -591,6 +597,7 @@ impl Engine {
             Some(since) if now.ms_since(since) >= FORMER_KEPT_MS => self.erase_former(),
             None if !drains => {
                 self.note_drained(Some(now));
+                crate::reached!(self, FormerDrained);
                 self.event(Event::FormerDrained { former: qm });
             }
             _ => {}

@@ -168,7 +168,14 @@ impl Sender {
             node: self.node,
             ..Fate::default()
         };
-        let to = usize::try_from(below(scenario.nodes as u64)).unwrap_or(0);
+        let mut to = usize::try_from(below(scenario.nodes as u64)).unwrap_or(0);
+        if scenario.is_avoided(to) {
+            to = (to + 1) % scenario.nodes;
+        }
+        if to == scenario.family(self.node) {
+            // Each machine of a family puts into its own queues.
+            to = self.node;
+        }
         let mut queue = usize::try_from(below(scenario.queues as u64)).unwrap_or(0);
         if to != self.node && below(1_000) < scenario.misaddressed_per_mille {
             queue = scenario.queues;

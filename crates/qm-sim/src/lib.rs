@@ -28,11 +28,12 @@ mod quic;
 mod report;
 mod scenario;
 mod shrink;
+mod tape;
 mod world;
 
 pub use qm_engine::{Breaks, Reach, Reached};
 pub use quic::Packets;
 pub use report::{Failure, Report};
-pub use scenario::Scenario;
+pub use scenario::{Case, Clones, Scenario};
 pub use shrink::{Shrunk, shrink};
 pub use world::{run, run_traced};

@@ -6,15 +6,16 @@ use std::sync::Arc;
 
 use bytes::Buf;
 use qm_engine::{
-    Engine, EngineConfig, Entropy, Identity, Now, Output, SeededEntropy, StoreOp, StoredMessage,
-    StreamId, Ticket, Timestamp, Trust,
+    Engine, EngineConfig, Entropy, Identity, Input, Now, OnTwin, Output, Roles, Seal,
+    SeededEntropy, StoreOp, StoredMessage, StreamId, Ticket, Timestamp, TokenKey, Trust,
 };
 use qm_store::adapter;
 use qm_store::{Applied, Fs, Log, LogOptions, SimFs};
 use qm_wire::{Incarnation, MessageId, QmId};
 
 use crate::oracle::Put;
-use crate::scenario::Scenario;
+use crate::scenario::{Case, Scenario};
+use crate::tape::{Fresh, Tape};
 
 /// Wall clock at the beginning of the world: 2026-01-02, microseconds.
 const WALL_START_US: u64 = 1_767_312_000_000_000;
@@ -23,6 +24,14 @@ const WALL_START_US: u64 = 1_767_312_000_000_000;
 pub(crate) struct Machine {
     pub(crate) number: usize,
     pub(crate) identity: Identity,
+    /// Every key in its files, the first one first.
+    pub(crate) keys: Vec<[u8; 32]>,
+    /// The key of the identity that drains.
+    former: Option<[u8; 32]>,
+    /// By what the operating system knows the machine.
+    pub(crate) hardware: u64,
+    /// The first machine of which it is a copy; its own number otherwise.
+    root: usize,
     pub(crate) disk: Arc<SimFs>,
     /// Whether the power is set to go at some operation of the disk.
     pub(crate) cut_armed: bool,
@@ -55,6 +64,36 @@ pub(crate) struct Running {
     pub(crate) stopping: bool,
     /// Whether a full disk refused what a stop wanted to write down.
     pub(crate) spill_refused: bool,
+    /// All that the engine was told, where it is to be copied with its memory.
+    pub(crate) tape: Option<Tape>,
+}
+
+impl Running {
+    /// Tells the engine something.
+    pub(crate) fn handle(&mut self, now: Now, input: Input) {
+        if let Some(tape) = &mut self.tape {
+            tape.told(now, &input);
+        }
+        self.engine.handle(now, input);
+    }
+
+    /// Takes the next thing that the engine wants.
+    pub(crate) fn poll(&mut self, now: Now) -> Option<Output> {
+        if let Some(tape) = &mut self.tape {
+            tape.polled(now);
+        }
+        self.engine.poll(now)
+    }
+}
+
+/// Stands for Ed25519, which these worlds do not need: only who has the key makes it, and it covers
+/// every byte.
+pub(crate) fn sign(key: &[u8; 32], bytes: &[u8]) -> [u8; 64] {
+    let mut signature = [0; 64];
+    let hash = blake3::keyed_hash(key, bytes);
+    let (first, _) = signature.split_at_mut(32);
+    first.copy_from_slice(hash.as_bytes());
+    signature
 }
 
 /// What recovery found on a disk.
@@ -101,8 +140,12 @@ impl Machine {
                 qm: QmId::from_ed25519_public_key(&public_key),
                 public_key,
                 store_id,
-                token_key: qm_engine::TokenKey::new(public_key),
+                token_key: TokenKey::new(public_key),
             },
+            keys: vec![public_key],
+            former: None,
+            hardware: 0,
+            root: number,
             disk: Arc::new(SimFs::new()),
             cut_armed: false,
             failure_armed: false,
@@ -120,6 +163,161 @@ impl Machine {
     pub(crate) fn identify(&mut self, public_key: [u8; 32]) {
         self.identity.public_key = public_key;
         self.identity.qm = QmId::from_ed25519_public_key(&public_key);
+        self.keys = vec![public_key];
+    }
+
+    /// A machine with the disk and the keys of this one, which does not run.
+    pub(crate) fn copied(&self, number: usize, disk: SimFs, keys: Vec<[u8; 32]>) -> Self {
+        Self {
+            number,
+            identity: self.identity,
+            keys,
+            former: self.former,
+            hardware: self.hardware,
+            root: self.root,
+            disk: Arc::new(disk),
+            cut_armed: false,
+            failure_armed: false,
+            slow_until: 0,
+            full_until: 0,
+            running: None,
+            lives: 0,
+            wall_offset_us: self.wall_offset_us,
+            tick_at: u64::MAX,
+            boot: (0, 0),
+        }
+    }
+
+    /// The same machine with its memory: it runs on from where the other one is.
+    pub(crate) fn resumed(
+        &self,
+        number: usize,
+        scenario: &Scenario,
+        reseed: u64,
+    ) -> Result<Option<Self>, String> {
+        let Some(running) = &self.running else {
+            return Ok(None);
+        };
+        let Some(tape) = &running.tape else {
+            return Ok(None);
+        };
+        let disk = SimFs::clone(&self.disk);
+        disk.heal();
+        disk.set_capacity(None);
+        let mut machine = self.copied(number, disk, self.keys.clone());
+        machine.boot = self.boot;
+        machine.lives = self.lives;
+        let (log, _) = machine
+            .open(scenario, reseed)
+            .map_err(|error| format!("the disk of a copied machine is not read: {error}"))?;
+        machine.running = Some(Running {
+            engine: tape.play(reseed),
+            log,
+            waiting: running.waiting.clone(),
+            committing: running.committing,
+            stopping: running.stopping,
+            spill_refused: running.spill_refused,
+            tape: None,
+        });
+        Ok(Some(machine))
+    }
+
+    /// The identity with which its family began.
+    pub(crate) fn first_identity(&self) -> QmId {
+        self.keys
+            .first()
+            .map_or(self.identity.qm, QmId::from_ed25519_public_key)
+    }
+
+    /// Every identity of which it has the key.
+    pub(crate) fn identities(&self) -> Vec<QmId> {
+        self.keys
+            .iter()
+            .map(QmId::from_ed25519_public_key)
+            .collect()
+    }
+
+    /// The identity that it has, and the one that drains.
+    pub(crate) fn spoken(&self) -> Vec<QmId> {
+        let former = self.former.as_ref().map(QmId::from_ed25519_public_key);
+        core::iter::once(self.identity.qm).chain(former).collect()
+    }
+
+    /// The key with which it answers whoever expects an identity there, if it does.
+    pub(crate) fn key_of(&self, expected: QmId) -> Option<[u8; 32]> {
+        let keys = [Some(self.identity.public_key), self.former];
+        let mut keys = keys.into_iter().flatten();
+        keys.find(|key| QmId::from_ed25519_public_key(key) == expected)
+    }
+
+    /// The engine says which key is which.
+    pub(crate) fn take_roles(&mut self, current: QmId, former: Option<QmId>) -> Result<(), String> {
+        let key = |qm: QmId| {
+            let mut keys = self.keys.iter();
+            keys.find(|key| QmId::from_ed25519_public_key(key) == qm)
+                .copied()
+        };
+        let Some(now) = key(current) else {
+            return Err(format!("node{}: the key of {current} is lost", self.number));
+        };
+        self.former = former.and_then(key);
+        if self.former.is_none() && former.is_some() {
+            return Err(format!(
+                "node{}: the key of a former identity is lost",
+                self.number
+            ));
+        }
+        self.speak(now);
+        Ok(())
+    }
+
+    fn speak(&mut self, key: [u8; 32]) {
+        self.identity.public_key = key;
+        self.identity.qm = QmId::from_ed25519_public_key(&key);
+        self.identity.token_key = TokenKey::new(key);
+    }
+
+    /// The store says which of the keys is which.
+    fn recover_roles(&mut self, recovered: &qm_engine::Recovered) -> Result<(), String> {
+        let roles = Roles::read(&recovered.state)
+            .map_err(|what| format!("rule 11: node{} cannot read {what}", self.number))?;
+        let Some(roles) = roles else {
+            if let Some(first) = self.keys.first().copied() {
+                self.former = None;
+                self.speak(first);
+            }
+            return Ok(());
+        };
+        if !self.keys.contains(&roles.current) {
+            return Err(format!(
+                "node{}: the key of its identity is lost",
+                self.number
+            ));
+        }
+        self.former = roles.former;
+        self.speak(roles.current);
+        Ok(())
+    }
+
+    fn open(
+        &self,
+        scenario: &Scenario,
+        seed: u64,
+    ) -> Result<(Log, qm_store::Recovered), qm_store::StoreError> {
+        let mut salts = SeededEntropy::new(seed ^ 0x5a17);
+        let options = LogOptions {
+            segment_bytes: scenario.segment_bytes,
+            reserve_bytes: 256 * 1024,
+            spare_segments_max: 2,
+            ..LogOptions::default()
+        };
+        let fs: Arc<dyn Fs> = Arc::clone(&self.disk) as Arc<dyn Fs>;
+        Log::open(
+            fs,
+            Path::new("/store"),
+            options,
+            Box::new(move || salts.next_u64()),
+        )
     }
 
     /// Both clocks of the machine at a world time.
@@ -149,27 +347,14 @@ impl Machine {
         self.tick_at = u64::MAX;
         let life_seed =
             scenario.seed ^ (self.number as u64) << 40 ^ self.lives.wrapping_mul(0x9e37_79b9);
-        let mut salts = SeededEntropy::new(life_seed ^ 0x5a17);
-        let options = LogOptions {
-            segment_bytes: scenario.segment_bytes,
-            reserve_bytes: 256 * 1024,
-            spare_segments_max: 2,
-            ..LogOptions::default()
-        };
-        let fs: Arc<dyn Fs> = Arc::clone(&self.disk) as Arc<dyn Fs>;
-        let opened = Log::open(
-            fs,
-            Path::new("/store"),
-            options,
-            Box::new(move || salts.next_u64()),
-        );
-        let (log, recovered) = match opened {
+        let (log, recovered) = match self.open(scenario, life_seed) {
             Ok(opened) => opened,
             Err(_) if self.cut_armed && self.disk_is_off() => return Ok(Started::PowerLost),
             Err(_) if self.failure_armed => return Ok(Started::Failed),
             Err(error) => return Err(format!("recovery failed: {error}")),
         };
         let recovered = adapter::recovered_of(recovered);
+        self.recover_roles(&recovered)?;
         let mut found = found(&recovered, self.identity.qm, scenario.dedup_capacity);
         for (stream, summary) in &recovered.streams {
             let records = log.reader().read(
@@ -194,7 +379,7 @@ impl Machine {
             .saturating_add_signed(self.wall_offset_us);
         self.boot = (world_us, resumed_clock(&recovered, wall_us));
         let mut config = EngineConfig::default();
-        config.name = format!("node{}", self.number);
+        config.name = format!("node{}", self.root);
         config.host = config.name.clone();
         config.listen_port = 1801;
         config.trust = if scenario.approval {
@@ -215,9 +400,31 @@ impl Machine {
         config.batch_bytes_max = 16 * 1024;
         config.transaction_ms_max = 4_000;
         config.breaks = scenario.breaks;
-        let entropy = Box::new(SeededEntropy::new(life_seed));
+        if let Some(clones) = &scenario.clones {
+            let value = blake3::keyed_hash(&self.keys[0], &self.hardware.to_le_bytes());
+            config.seals = vec![Seal {
+                source: "product_uuid",
+                value: *value.as_bytes(),
+            }];
+            config.token_rotation_ms = 60_000;
+            if clones.case == Case::AlarmOnly {
+                config.on_twin = OnTwin::AlarmOnly;
+            }
+        }
         let now = self.now(world_us);
-        let engine = Engine::new(config, self.identity, recovered, entropy, now);
+        let fresh = Fresh {
+            config,
+            identity: self.identity,
+            former: self.former.map(TokenKey::new),
+            recovered,
+            seed: life_seed,
+            now,
+        };
+        let engine = fresh.engine(0);
+        let copied = scenario.clones.as_ref().is_some_and(|clones| {
+            clones.case == Case::SnapshotResumedTwice && clones.victim == self.number
+        });
+        let tape = copied.then(|| Tape::new(fresh));
         self.running = Some(Running {
             engine,
             log,
@@ -225,6 +432,7 @@ impl Machine {
             committing: false,
             stopping: false,
             spill_refused: false,
+            tape,
         });
         Ok(Started::Runs(found))
     }
@@ -323,7 +531,7 @@ pub(crate) fn outputs(machine: &mut Machine, world_us: u64) -> Vec<Output> {
     let now = machine.now(world_us);
     let mut outputs = Vec::new();
     if let Some(running) = &mut machine.running {
-        while let Some(output) = running.engine.poll(now) {
+        while let Some(output) = running.poll(now) {
             outputs.push(output);
         }
     }

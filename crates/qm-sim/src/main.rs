@@ -11,9 +11,9 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use qm_sim::{Breaks, Failure, Reach, Report, Scenario, run, run_traced, shrink};
+use qm_sim::{Breaks, Case, Failure, Reach, Report, Scenario, run, run_traced, shrink};
 
-const USAGE: &str = "usage: qm-sim [--mode fast|streams|quinn] [--break RULE] (--seed N [--trace] | --seeds A..B) [--shrink]";
+const USAGE: &str = "usage: qm-sim [--mode fast|streams|quinn|clones [--scenario NAME]] [--break RULE] (--seed N [--trace] | --seeds A..B) [--shrink]";
 /// Events spent on making one failure simpler.
 const SHRINK_STEPS: u64 = 3_000_000;
 /// Failures of a range that are shrunk; the others are only listed.
@@ -24,6 +24,8 @@ const SHRUNK_MAX: usize = 2;
 struct Arguments {
     quinn: bool,
     streams: bool,
+    clones: bool,
+    case: Option<Case>,
     broken: Option<Breaks>,
     seeds: Option<(u64, u64)>,
     trace: bool,
@@ -35,6 +37,8 @@ fn main() -> ExitCode {
     let Some(arguments) = read(&words) else {
         eprintln!("{USAGE}");
         eprintln!("rules that can be broken: {}", Breaks::NAMES.join(", "));
+        let cases: Vec<&str> = Case::ALL.iter().map(|case| case.name()).collect();
+        eprintln!("scenarios of copied machines: {}", cases.join(", "));
         return ExitCode::from(2);
     };
     match arguments.seeds {
@@ -50,11 +54,13 @@ fn read(words: &[String]) -> Option<Arguments> {
     while let Some(word) = words.next() {
         match word {
             "--mode" => match words.next()? {
-                "fast" => (arguments.quinn, arguments.streams) = (false, false),
-                "streams" => (arguments.quinn, arguments.streams) = (false, true),
-                "quinn" => (arguments.quinn, arguments.streams) = (true, false),
+                "fast" => (),
+                "streams" => arguments.streams = true,
+                "quinn" => arguments.quinn = true,
+                "clones" => arguments.clones = true,
                 _ => return None,
             },
+            "--scenario" => arguments.case = Some(Case::named(words.next()?)?),
             "--break" => arguments.broken = Some(Breaks::named(words.next()?)?),
             "--seed" => {
                 let seed = words.next()?.parse().ok()?;
@@ -71,11 +77,16 @@ fn read(words: &[String]) -> Option<Arguments> {
             _ => return None,
         }
     }
-    arguments.seeds.is_some().then_some(arguments)
+    let modes = [arguments.quinn, arguments.streams, arguments.clones];
+    let one = modes.iter().filter(|mode| **mode).count() <= 1;
+    let fits = arguments.case.is_none() || arguments.clones;
+    (arguments.seeds.is_some() && one && fits).then_some(arguments)
 }
 
 fn scenario(arguments: &Arguments, seed: u64) -> Scenario {
-    let mut scenario = if arguments.quinn {
+    let mut scenario = if arguments.clones {
+        Scenario::clones_from_seed(seed, arguments.case)
+    } else if arguments.quinn {
         Scenario::quinn_from_seed(seed)
     } else if arguments.streams {
         Scenario::streams_from_seed(seed)

@@ -41,6 +41,7 @@
 //!     the end every token that transactions moved between queues of several machines left the
 //!     world once, in a last transaction, or is a dead letter.
 
+pub mod clones;
 mod deals;
 #[cfg(test)]
 mod tests;

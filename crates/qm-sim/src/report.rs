@@ -75,6 +75,24 @@ pub struct Report {
     pub routed_acks: u64,
     /// Messages whose fate was asked.
     pub queried: u64,
+    /// Machines that were made as copies of others.
+    pub copies: u64,
+    /// Disks that were replaced by older ones, or by empty ones.
+    pub restores: u64,
+    /// Alarms about two live machines with one identity, at nodes between and at copies.
+    pub alarms: u64,
+    /// Machines that took another identity.
+    pub parted: u64,
+    /// Histories that were seen to branch.
+    pub branched: u64,
+    /// Stores that were seen to have gone back, by their own node.
+    pub went_back: u64,
+    /// Transactional streams that stood for their operator.
+    pub held: u64,
+    /// Operators that began such streams anew.
+    pub rebased: u64,
+    /// Words about identities that were withheld, repeated or forged.
+    pub lies: u64,
     /// Datagrams handed to the network, where links are QUIC's.
     pub datagrams: u64,
     /// Of these, lost on the way.
@@ -131,6 +149,15 @@ impl Report {
         self.tokens_moved += other.tokens_moved;
         self.routed_acks += other.routed_acks;
         self.queried += other.queried;
+        self.copies += other.copies;
+        self.restores += other.restores;
+        self.alarms += other.alarms;
+        self.parted += other.parted;
+        self.branched += other.branched;
+        self.went_back += other.went_back;
+        self.held += other.held;
+        self.rebased += other.rebased;
+        self.lies += other.lies;
         self.datagrams += other.datagrams;
         self.lost_datagrams += other.lost_datagrams;
         self.damaged_datagrams += other.damaged_datagrams;
@@ -151,6 +178,8 @@ pub struct Failure {
     pub quinn: bool,
     /// Whether some queues were transactional.
     pub streams: bool,
+    /// What was copied, if anything was.
+    pub case: Option<&'static str>,
     /// Which rule, and what was seen.
     pub text: String,
     /// Virtual time of it, milliseconds.
@@ -175,10 +204,11 @@ impl core::fmt::Display for Failure {
         for line in &self.tail {
             writeln!(f, "  {line}")?;
         }
-        let mode = match (self.quinn, self.streams) {
-            (true, _) => "--mode quinn ",
-            (_, true) => "--mode streams ",
-            _ => "",
+        let mode = match (self.case, self.quinn, self.streams) {
+            (Some(case), ..) => format!("--mode clones --scenario {case} "),
+            (_, true, _) => "--mode quinn ".to_owned(),
+            (_, _, true) => "--mode streams ".to_owned(),
+            _ => String::new(),
         };
         write!(f, "again with: cargo xtask sim {mode}--seed {}", self.seed)
     }

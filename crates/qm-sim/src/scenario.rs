@@ -1,10 +1,13 @@
 //! What a run consists of, drawn from its seed.
 
+mod clones;
 mod streams;
 
 use qm_engine::{Breaks, Entropy, SeededEntropy};
 
 use crate::quic::Packets;
+
+pub use clones::{Case, Clones};
 
 /// Everything that distinguishes one run from another.
 ///
@@ -115,6 +118,8 @@ pub struct Scenario {
     pub segment_bytes: u32,
     /// How datagrams fare, when links are QUIC's; `None` for links that only keep their order.
     pub packets: Option<Packets>,
+    /// What is copied, or put back from a backup.
+    pub clones: Option<Clones>,
     /// Rules that are switched off, to see that the oracle notices.
     pub breaks: Breaks,
 }
@@ -186,6 +191,7 @@ impl Scenario {
             body_bytes_max: 16,
             segment_bytes: 1 << 20,
             packets: None,
+            clones: None,
             breaks: Breaks::default(),
         };
         let few = |value: u64| usize::try_from(value).unwrap_or(0);

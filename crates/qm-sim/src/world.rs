@@ -1,6 +1,9 @@
 //! The world: what happens next, to whom, and whether what must hold still does.
 
+mod clones;
 mod faults;
+mod forked;
+mod liars;
 mod links;
 mod machines;
 mod manners;
@@ -26,10 +29,12 @@ use qm_wire::{Outcome, QmId, QueueName};
 use crate::application::{Mover, Receiver, Sender, queue_name};
 use crate::machine::{Committed, Machine, Running, Started, outputs};
 use crate::network::{End, Network};
+use crate::oracle::clones::Forks;
 use crate::oracle::{Ended, Fate, Oracle, Put};
 use crate::quic::Wires;
 use crate::report::{Failure, Report};
 use crate::scenario::Scenario;
+use clones::{CloneStep, Copying};
 use manners::Manners;
 use quinn::Mend;
 use truth::Truth;
@@ -62,7 +67,16 @@ enum What {
         dial: u64,
         address: String,
         expected: Option<QmId>,
+        own: QmId,
     },
+    /// An answer that takes a while.
+    Later {
+        node: usize,
+        life: u64,
+        input: Box<Input>,
+    },
+    /// A machine is copied, or what belongs to that.
+    Clone(CloneStep),
     Commit {
         node: usize,
         life: u64,
@@ -157,6 +171,52 @@ enum What {
 }
 
 impl What {
+    /// The same at a copy of a machine, for what was under way within it.
+    fn at_copy(&self, of: usize, at_life: u64, copy: usize) -> Option<Self> {
+        let same = |node: &usize, life: &u64| *node == of && *life == at_life;
+        let life = at_life;
+        Some(match self {
+            Self::Commit { node, life: l } if same(node, l) => Self::Commit { node: copy, life },
+            Self::Tick { node, life: l } if same(node, l) => Self::Tick { node: copy, life },
+            Self::Loaded {
+                node,
+                life: l,
+                load,
+                records,
+            } if same(node, l) => Self::Loaded {
+                node: copy,
+                life,
+                load: *load,
+                records: records.clone(),
+            },
+            Self::Later {
+                node,
+                life: l,
+                input,
+            } if same(node, l) => Self::Later {
+                node: copy,
+                life,
+                input: input.clone(),
+            },
+            Self::Dialled {
+                node,
+                life: l,
+                dial,
+                address,
+                expected,
+                own,
+            } if same(node, l) => Self::Dialled {
+                node: copy,
+                life,
+                dial: *dial,
+                address: address.clone(),
+                expected: *expected,
+                own: *own,
+            },
+            _ => return None,
+        })
+    }
+
     /// Whether it happens while faults do, and not after.
     const fn is_fault(&self) -> bool {
         matches!(
@@ -223,6 +283,9 @@ struct World {
     conns: BTreeMap<ConnId, Conn>,
     next_conn: u64,
     oracle: Oracle,
+    /// The books instead, where machines are copied.
+    forks: Option<Forks>,
+    copying: Copying,
     truth: Truth,
     manners: Manners,
     /// Where each machine is, where its name leads, and the next free place.
@@ -296,6 +359,11 @@ impl World {
             conns: BTreeMap::new(),
             next_conn: 0,
             oracle,
+            forks: scenario
+                .clones
+                .as_ref()
+                .map(|clones| Forks::new(scenario.nodes, clones.case.receives())),
+            copying: Copying::default(),
             truth: Truth::default(),
             manners: Manners::new(
                 scenario.hasty_per_mille > 0 && scenario.quota_messages < u64::MAX,
@@ -373,6 +441,11 @@ impl World {
             seed: self.scenario.seed,
             quinn: self.scenario.packets.is_some(),
             streams: self.scenario.transactional_queues > 0,
+            case: self
+                .scenario
+                .clones
+                .as_ref()
+                .map(|clones| clones.case.name()),
             text,
             at_ms: self.now / 1_000,
             steps: self.report.steps,
@@ -416,7 +489,11 @@ impl World {
             self.plan(delay, What::Trade { mover });
         }
         self.plan_faults();
-        self.plan(500_000, What::AskWhy);
+        if self.forks.is_some() {
+            self.plan_clones();
+        } else {
+            self.plan(500_000, What::AskWhy);
+        }
     }
 
     /// Does what comes next; tells whether everything is over.
@@ -447,7 +524,8 @@ impl World {
     /// Closes the books.
     fn end(&mut self) -> Result<(), String> {
         self.collect_dead_letters()?;
-        if let Err(text) = self.oracle.finish() {
+        self.judge_identities()?;
+        if let Err(text) = self.finish() {
             return Err(format!("{text}; {}", self.what_waits()?));
         }
         self.report.virtual_ms = self.now / 1_000;
@@ -455,12 +533,16 @@ impl World {
             .report
             .virtual_ms
             .saturating_sub(self.scenario.fault_ms);
-        for fate in self.oracle.fates.values() {
+        for (put, fate) in &mut self.oracle.fates {
+            if let Some(forks) = &self.forks {
+                fate.accepted.extend(forks.accepted_as(*put));
+                self.report.duplicates_allowed = forks.duplicates_allowed;
+            }
             self.report.accepted += u64::from(!fate.accepted.is_empty());
             self.report.consumed += u64::from(fate.consumed > 0);
             self.report.refused += u64::from(fate.refused && fate.accepted.is_empty());
         }
-        self.report.duplicates_allowed = self.oracle.duplicates_allowed;
+        self.report.duplicates_allowed += self.oracle.duplicates_allowed;
         self.report.undone = self.oracle.undone;
         [
             self.report.committed,
@@ -468,7 +550,7 @@ impl World {
             self.report.ends_unknown,
             self.report.tokens_moved,
         ] = self.oracle.deal_counts();
-        for node in 0..self.scenario.nodes {
+        for node in 0..self.machines.len() {
             self.keep_counters(node);
         }
         Ok(())
@@ -493,10 +575,33 @@ impl World {
         }
         // What left its queue may still be on its way into the dead-letter queue or into the hands
         // of an application.
-        if self.oracle.open() > 0 {
+        if self.open() > 0 {
             self.collect_dead_letters()?;
         }
-        Ok(self.oracle.open() == 0)
+        Ok(self.open() == 0)
+    }
+
+    /// Accepted puts of which nothing is known yet.
+    fn open(&self) -> usize {
+        let Some(forks) = &self.forks else {
+            return self.oracle.open();
+        };
+        let fates = self.oracle.fates.iter();
+        fates
+            .filter(|(put, fate)| fate.dead.is_none() && forks.is_missing(**put, fate))
+            .count()
+    }
+
+    fn finish(&self) -> Result<(), String> {
+        let Some(forks) = &self.forks else {
+            return self.oracle.finish();
+        };
+        for (put, fate) in &self.oracle.fates {
+            if fate.dead.is_none() && forks.is_missing(*put, fate) {
+                return Err(format!("rule 3: {put:?} {fate:?} was accepted and is lost"));
+            }
+        }
+        Ok(())
     }
 
     /// Whether nothing waits anywhere.
@@ -504,10 +609,11 @@ impl World {
         if self.may_fail() {
             return Ok(false);
         }
+        let gone = |node: usize| self.is_gone(node);
         let idle = self
             .senders
             .iter()
-            .all(|s| s.is_done(&self.scenario) && s.unanswered.is_empty());
+            .all(|s| gone(s.node) || s.is_done(&self.scenario) && s.unanswered.is_empty());
         let idle = idle && self.movers.iter().all(Mover::is_idle);
         if !idle
             || self
@@ -517,7 +623,10 @@ impl World {
         {
             return Ok(false);
         }
-        for node in 0..self.scenario.nodes {
+        for node in 0..self.machines.len() {
+            if self.is_gone(node) {
+                continue;
+            }
             let Some(status) = self.status(node)? else {
                 return Ok(false);
             };
@@ -525,11 +634,11 @@ impl World {
                 return Ok(false);
             }
         }
-        Ok(true)
+        self.identities_are_settled()
     }
 
     fn what_waits(&mut self) -> Result<String, String> {
-        let mut text = format!("{} accepted puts are open", self.oracle.open());
+        let mut text = format!("{} accepted puts are open", self.open());
         for sender in &self.senders {
             if !sender.unanswered.is_empty() || !sender.is_done(&self.scenario) {
                 text += &format!(
@@ -552,7 +661,7 @@ impl World {
                 }
             }
         }
-        for node in 0..self.scenario.nodes {
+        for node in 0..self.machines.len() {
             match self.admin(node, AdminRequest::Outgoing)? {
                 Some(AdminReply::Outgoing(views)) => {
                     for view in views {
@@ -577,7 +686,7 @@ impl World {
         let Some(running) = self.machines[node].running.as_mut() else {
             return Ok(None);
         };
-        running.engine.handle(
+        running.handle(
             now,
             Input::Admin {
                 conn: ConnId(0),
@@ -662,12 +771,20 @@ impl World {
                 dial,
                 address,
                 expected,
+                own,
             } => {
                 if self.is_same_life(node, life) {
-                    return self.dialled(node, dial, &address, expected);
+                    return self.dialled(node, dial, &address, expected, own);
                 }
                 Ok(())
             }
+            What::Later { node, life, input } => {
+                if self.is_same_life(node, life) {
+                    return self.give(node, *input);
+                }
+                Ok(())
+            }
+            What::Clone(step) => self.clone_step(step),
             What::Commit { node, life } => {
                 if self.is_same_life(node, life) {
                     return self.commit(node);
@@ -756,7 +873,7 @@ impl World {
 
     /// Dead letters count as found; they are all there is in the stores that is not received.
     fn collect_dead_letters(&mut self) -> Result<(), String> {
-        for node in 0..self.scenario.nodes {
+        for node in 0..self.machines.len() {
             for number in 0..256_u32 {
                 for priority in 0..8 {
                     let stream = qm_engine::StreamId(number * 8 + priority);

@@ -208,6 +208,7 @@ impl Engine {
 
     /// From now on this process mints under another life's name.
     pub(crate) fn begin_incarnation(&mut self) {
+        crate::reached!(self, NewLife);
         let former = self.incarnation;
         self.prior_incarnations.insert(former);
         self.partings.life_ended(former);

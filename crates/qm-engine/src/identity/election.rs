@@ -99,7 +99,8 @@ impl Engine {
     }
 
     fn when_ranked(&mut self, link: LinkId, waiting: Waiting) {
-        let known = self.election.rank;
+        let redraws = crate::broken!(self, redraw_rank);
+        let known = self.election.rank.filter(|_| !redraws);
         if known.is_none() || self.is_later_incident() {
             self.election.ranked_at = Some(self.now.at);
             let mut draw = [0; 40];
@@ -118,7 +119,11 @@ impl Engine {
                 .unwrap_or((&[0; 8], &[]));
             let fresh = Rank {
                 sealed: !self.moved,
-                served_s: self.now.at.ms_since(self.started) / 1_000,
+                served_s: if redraws {
+                    0
+                } else {
+                    self.now.at.ms_since(self.started) / 1_000
+                },
                 // The lower half: so it can be raised.
                 draw: u64::from_le_bytes(*draw) >> 1,
             };
@@ -196,6 +201,7 @@ impl Engine {
             // Who gave up must not rise above those who were told so.
             Verdict::Tied if self.election.lost_us.is_some() => false,
             Verdict::Tied => {
+                crate::reached!(self, RankTied);
                 let chance = self.entropy.next_u64();
                 self.election.rank = Some(raised(own, chance, self.moved));
                 self.election.durable = false;

@@ -116,6 +116,7 @@ impl Engine {
             return self.challenge(link, token);
         }
         if judged == Judged::OwnStoreWentBack {
+            crate::reached!(self, OwnStoreWentBack);
             self.own_store_went_back(peer);
         }
         self.goes_on(link, token);
@@ -225,6 +226,7 @@ impl Engine {
     }
 
     fn challenge(&mut self, link: LinkId, token: Token) {
+        crate::reached!(self, StrangeTokenAsked);
         let mut challenge = [0; 16];
         self.entropy.fill(&mut challenge);
         let Some(session) = self.sessions.get_mut(&link) else {
@@ -265,6 +267,7 @@ impl Engine {
             kept.changes += 1;
             session.tokens.branched = kept.ledger.branch(&token);
             session.tokens.welcomed = false;
+            crate::reached!(self, BranchedByToken);
             self.note_branch(peer, BranchEvidence::Token);
         }
         self.goes_on(link, token);

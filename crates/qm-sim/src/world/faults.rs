@@ -79,7 +79,7 @@ impl World {
     /// The power goes, at once or during one of the next operations of the disk, which may be in
     /// the middle of recovery.
     pub(super) fn lose_power(&mut self) -> Result<(), String> {
-        let node = self.pick(self.scenario.nodes);
+        let node = self.pick(self.machines.len());
         self.plan_fault(self.scenario.power_loss_every_ms, What::LosePower);
         if self.draw(0, 2) == 0 {
             if self.machines[node].running.is_some() {
@@ -95,7 +95,7 @@ impl World {
     }
 
     pub(super) fn kill_some(&mut self) -> Result<(), String> {
-        let node = self.pick(self.scenario.nodes);
+        let node = self.pick(self.machines.len());
         self.plan_fault(self.scenario.kill_every_ms, What::Kill);
         if self.machines[node].running.is_some() {
             self.note(&format!("node{node} is killed"));
@@ -107,7 +107,7 @@ impl World {
     /// A process is told to stop, as for an upgrade: it says goodbye, writes down what it has in
     /// memory only, and ends when that is on disk.
     pub(super) fn stop_some(&mut self) -> Result<(), String> {
-        let node = self.pick(self.scenario.nodes);
+        let node = self.pick(self.machines.len());
         self.plan_fault(self.scenario.stop_every_ms, What::Stop);
         if self.machines[node]
             .running
@@ -204,7 +204,7 @@ impl World {
 
     pub(super) fn fill_disk(&mut self) {
         self.plan_fault(self.scenario.disk_full_every_ms, What::FillDisk);
-        let node = self.pick(self.scenario.nodes);
+        let node = self.pick(self.machines.len());
         self.note(&format!("node{node}: the disk fills up"));
         self.machines[node].disk.set_capacity(Some(0));
         let delay = self.draw(100_000, 6_000_000);
@@ -223,7 +223,7 @@ impl World {
     /// what is on the platter.
     pub(super) fn fail_disk(&mut self) {
         self.plan_fault(self.scenario.disk_failure_every_ms, What::FailDisk);
-        let node = self.pick(self.scenario.nodes);
+        let node = self.pick(self.machines.len());
         if !self.machines[node].failure_armed {
             let at = self.machines[node].disk.operations() + self.draw(0, 20);
             self.machines[node].disk.inject(Fault::FailAt(at));
@@ -233,7 +233,7 @@ impl World {
 
     pub(super) fn slow_disk(&mut self) {
         self.plan_fault(self.scenario.slow_disk_every_ms, What::SlowDisk);
-        let node = self.pick(self.scenario.nodes);
+        let node = self.pick(self.machines.len());
         let for_us = self.draw(100_000, 5_000_000);
         self.note(&format!("node{node}: the disk is slow"));
         self.report.slow_disks += 1;
@@ -241,7 +241,7 @@ impl World {
     }
 
     pub(super) fn jump_clock(&mut self) {
-        let node = self.pick(self.scenario.nodes);
+        let node = self.pick(self.machines.len());
         let years = 60 * 365 * 24 * 3_600 * 1_000_000_u64;
         let jump = self.draw(0, 2 * years).cast_signed() - years.cast_signed();
         self.machines[node].wall_offset_us = jump;
@@ -259,8 +259,10 @@ impl World {
             machine.full_until = 0;
             machine.disk.set_capacity(None);
         }
-        for node in 0..self.scenario.nodes {
-            self.resolved[node] = self.homes[node];
+        for node in 0..self.machines.len() {
+            if node < self.scenario.nodes {
+                self.resolved[node] = self.homes[node];
+            }
             self.put_right(node)?;
         }
         if self.scenario.store_bytes_max < 1 << 20 {

@@ -14,6 +14,7 @@ const SEEN_PORT: u16 = 40_000;
 
 impl World {
     pub(super) fn send(&mut self, from: End, lane: Lane, frames: Bytes) {
+        let frames = self.lie(from.node, lane, frames);
         if let Some(wires) = &self.wires {
             return wires.send(from.node, from.link, lane, frames);
         }
@@ -150,11 +151,15 @@ impl World {
         }
         // A name that leads to somebody else before it was ever used is for the operator to
         // find out; here it leads nowhere.
-        let stale = expected.is_none() && !address.contains(&format!("node{target}:"));
-        if stale || self.network.apart_until(node, target) > self.now {
+        let name = format!("node{}:", self.family(target));
+        let stale = expected.is_none() && !address.contains(&name);
+        if stale
+            || self.is_kept_apart(node, target)
+            || self.network.apart_until(node, target) > self.now
+        {
             return Err((DialFailure::Unreachable, "nobody answers"));
         }
-        if expected.is_some_and(|qm| qm != self.machines[target].identity.qm) {
+        if expected.is_some_and(|qm| self.machines[target].key_of(qm).is_none()) {
             self.report.strangers += 1;
             return Err((DialFailure::WrongIdentity, "somebody else answers"));
         }
@@ -167,6 +172,7 @@ impl World {
         dial: u64,
         address: &str,
         expected: Option<QmId>,
+        own: QmId,
     ) -> Result<(), String> {
         let target = match self.reach(node, address, expected) {
             Ok(target) => target,
@@ -181,29 +187,36 @@ impl World {
             }
         };
         let [here, there] = self.network.connect(node, target);
-        let (me, peer) = (self.machines[node].identity, self.machines[target].identity);
+        // Either end may still prove the identity that it had before.
+        let key = |machine: &Machine, wanted: Option<QmId>| {
+            let key = wanted.and_then(|qm| machine.key_of(qm));
+            let key = key.unwrap_or(machine.identity.public_key);
+            (QmId::from_ed25519_public_key(&key), key)
+        };
+        let (me, my_key) = key(&self.machines[node], Some(own));
+        let (peer, peer_key) = key(&self.machines[target], expected);
         self.note(&format!("node{node} reaches node{target}"));
         let remote = self.address_of(target);
         self.give(
             node,
             Input::Connected {
                 link: here.link,
-                peer: peer.qm,
-                public_key: peer.public_key,
-                own: me.qm,
+                peer,
+                public_key: peer_key,
+                own: me,
                 remote,
                 dial: Some(dial),
             },
         )?;
         let mut remote = self.address_of(node);
-        remote.set_port(SEEN_PORT);
+        remote.set_port(SEEN_PORT + u16::try_from(node - self.family(node)).unwrap_or(0));
         self.give(
             target,
             Input::Connected {
                 link: there.link,
-                peer: me.qm,
-                public_key: me.public_key,
-                own: peer.qm,
+                peer: me,
+                public_key: my_key,
+                own: peer,
                 remote,
                 dial: None,
             },
@@ -298,8 +311,8 @@ impl World {
     }
 
     fn some_pair(&mut self) -> Option<(usize, usize)> {
-        let from = self.pick(self.scenario.nodes);
-        let to = self.pick(self.scenario.nodes);
+        let from = self.pick(self.machines.len());
+        let to = self.pick(self.machines.len());
         (from != to).then_some((from, to))
     }
 

@@ -29,7 +29,7 @@ impl World {
             }
         };
         let before = held(running);
-        running.engine.handle(now, input);
+        running.handle(now, input);
         let after = held(running);
         if after > before && after > self.scenario.resident_bytes_max {
             return Err(format!(
@@ -50,7 +50,7 @@ impl World {
     pub(super) fn give_now(&mut self, node: usize, input: Input) -> Result<(), String> {
         let now = self.machines[node].now(self.now);
         if let Some(running) = &mut self.machines[node].running {
-            running.engine.handle(now, input);
+            running.handle(now, input);
         }
         self.drain(node)
     }
@@ -116,8 +116,7 @@ impl World {
                 dial,
                 address,
                 expected,
-                // The machines of this world keep their identities.
-                own: _,
+                own,
             } => {
                 if let Some(wires) = &self.wires {
                     wires.dial(node, dial, &address, expected);
@@ -133,6 +132,7 @@ impl World {
                         dial,
                         address,
                         expected,
+                        own,
                     },
                 );
                 Ok(())
@@ -173,7 +173,7 @@ impl World {
             Output::Trust { .. } => Ok(()),
             Output::Event(event) => self.observe(node, event),
             Output::Admin { .. } => Ok(()),
-            other => Err(format!("the world does not know {other:?}")),
+            other => self.obey_identity(node, other),
         }
     }
 
@@ -230,7 +230,11 @@ impl World {
                 });
                 continue;
             }
-            self.read_batch(node, &ops)?;
+            if self.forks.is_some() {
+                self.read_forked_batch(node, &ops)?;
+            } else {
+                self.read_batch(node, &ops)?;
+            }
             inputs.push(Input::Persisted { ticket });
         }
         if let Some(running) = &mut self.machines[node].running {
@@ -318,6 +322,7 @@ impl World {
         let NodeFrame::Accepted(accepted) = frame else {
             return;
         };
+        let node = self.conns.get(&conn).map_or(0, |conn| conn.node);
         let Some(Who::Sender(sender)) = self.conns.get(&conn).map(|conn| conn.who) else {
             return;
         };
@@ -327,12 +332,18 @@ impl World {
                 let mut id = accepted.first_id;
                 id.sequence += n;
                 self.oracle.names.insert(id, *put);
+                if let Some(forks) = &mut self.forks {
+                    forks.named(node, id, *put, false);
+                }
             }
         }
     }
 
     pub(super) fn observe(&mut self, node: usize, event: Event) -> Result<(), String> {
         self.note(&format!("node{node}: {event:?}"));
+        if let Some(judged) = self.observe_forked(node, &event) {
+            return judged;
+        }
         let me = self.machines[node].identity.qm;
         match event {
             Event::Acknowledged { id } => {
@@ -418,7 +429,7 @@ impl World {
     }
 
     pub(super) fn start(&mut self, node: usize) -> Result<(), String> {
-        if self.machines[node].running.is_some() {
+        if self.machines[node].running.is_some() || self.is_gone(node) {
             return Ok(());
         }
         let scenario = self.scenario.clone();
@@ -438,6 +449,10 @@ impl World {
         let me = self.machines[node].identity.qm;
         let life = self.life(node);
         self.manners.begins(node);
+        if self.forks.is_some() {
+            self.found_forked(node, &found);
+            return self.begin_life(node, &scenario);
+        }
         self.oracle.starts(node, &found.remembered);
         for stored in &found.known {
             // A commit that the power cut short may still have reached the disk whole.
@@ -449,6 +464,11 @@ impl World {
             // Its application may not have heard its name yet, and its end may come before that.
             self.oracle.names.insert(stored.envelope.id, *put);
         }
+        self.begin_life(node, &scenario)
+    }
+
+    /// What operators and applications do when a node starts.
+    fn begin_life(&mut self, node: usize, scenario: &Scenario) -> Result<(), String> {
         self.note(&format!("node{node} starts"));
         if let Some(wires) = &mut self.wires {
             wires.plug(node)?;
@@ -458,6 +478,14 @@ impl World {
         }
         if scenario.movers > 0 {
             self.create(node, scenario.token_queue())?;
+        }
+        if self.forks.is_some() {
+            let root = self.family(node);
+            for other in (0..scenario.nodes).filter(|other| *other != root) {
+                if !scenario.is_avoided(other) {
+                    self.add_peer(node, other)?;
+                }
+            }
         }
         if scenario.nat && node == scenario.nodes - 1 {
             for other in 0..scenario.nodes - 1 {
@@ -479,6 +507,10 @@ impl World {
             self.put_right(node)?;
         }
         self.drain(node)?;
+        self.connect_applications(node)
+    }
+
+    pub(super) fn connect_applications(&mut self, node: usize) -> Result<(), String> {
         for sender in 0..self.senders.len() {
             if self.senders[sender].node == node {
                 self.connect(Who::Sender(sender))?;

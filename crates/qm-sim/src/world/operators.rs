@@ -188,10 +188,11 @@ impl World {
         }
         let (which, paused) = (Selector::All, false);
         self.admin(node, AdminRequest::OutgoingPause { which, paused })?;
-        for other in 0..self.scenario.nodes {
-            if other != node {
-                let peer = self.machines[other].identity.qm;
-                self.approve(node, peer)?;
+        for other in 0..self.machines.len() {
+            if self.family(other) != self.family(node) {
+                for peer in self.machines[other].spoken() {
+                    self.approve(node, peer)?;
+                }
             }
         }
         Ok(())

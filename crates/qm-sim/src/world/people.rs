@@ -130,7 +130,10 @@ impl World {
                     self.senders[sender].answered.insert(sequence, put);
                     let mut id = accepted.first_id;
                     id.sequence += n;
-                    self.oracle.accepted(put, node, source, id)?;
+                    match (&mut self.forks, self.oracle.fates.get(&put)) {
+                        (Some(forks), Some(fate)) => forks.accepted(node, put, id, fate)?,
+                        _ => self.oracle.accepted(put, node, source, id)?,
+                    }
                 }
                 Ok(())
             }
@@ -206,7 +209,11 @@ impl World {
             return Ok(());
         };
         let local = fate.towards.0 == fate.node;
-        if outcome == Outcome::REACHED_QUEUE && !local && fate.stored == 0 {
+        let arrived = match &self.forks {
+            Some(forks) => forks.has_entered(put),
+            None => fate.stored > 0,
+        };
+        if outcome == Outcome::REACHED_QUEUE && !local && !arrived {
             return Err(format!(
                 "rule 2: the application of {put:?} was told of its arrival and it never arrived"
             ));
@@ -227,7 +234,11 @@ impl World {
                 let Some(put) = Put::from_body(&delivery.body) else {
                     return Err(format!("rule 11: node{node} delivered a body nobody sent"));
                 };
-                if let Err(text) = self.oracle.handed_out(put) {
+                let told = match (&self.forks, self.oracle.fates.get(&put)) {
+                    (Some(forks), Some(fate)) => forks.handed_out(node, put, fate),
+                    _ => self.oracle.handed_out(put),
+                };
+                if let Err(text) = told {
                     let id = qm_wire::Envelope::decode(&delivery.envelope).map(|e| e.id);
                     return Err(format!("{text}: {id:?} at {:x}", delivery.lookup));
                 }
@@ -264,7 +275,14 @@ impl World {
             NodeFrame::Settled(settled) => {
                 let settling = self.receivers[number].settling.remove(&settled.request);
                 if let (Some((put, Verdict::Consume)), None) = (settling, settled.outcome) {
-                    self.oracle.consumed(put)?;
+                    if let Some(forks) = &mut self.forks {
+                        forks.consumed(node, put);
+                        if let Some(fate) = self.oracle.fates.get_mut(&put) {
+                            fate.consumed += 1;
+                        }
+                    } else {
+                        self.oracle.consumed(put)?;
+                    }
                 }
             }
             _ => {}

@@ -1,0 +1,182 @@
+//! What machines of a family tell and store, and whether it was right: the books are
+//! [`Forks`].
+
+use super::*;
+use crate::scenario::Case;
+
+impl World {
+    /// What a machine with copies, or one that is alone, tells. `None` when it is judged as in
+    /// other worlds.
+    pub(super) fn observe_forked(
+        &mut self,
+        node: usize,
+        event: &Event,
+    ) -> Option<Result<(), String>> {
+        let mine = self.machines[node].identities();
+        let forks = self.forks.as_mut()?;
+        if let Err(text) = forks.judge(node, &mine, event) {
+            return Some(Err(text));
+        }
+        match event {
+            Event::Acknowledged { id } => {
+                self.manners.settled(node, *id);
+                return Some(forks.acknowledged(node, *id));
+            }
+            Event::DuplicateRemoved { .. } => return None,
+            Event::Delivered { id, .. } => {
+                let fates = &self.oracle.fates;
+                forks.entered_in_memory(*id, |put| fates.get(&put).is_some_and(|f| !f.durable));
+            }
+            Event::Dead { id, outcome, .. } => {
+                let towards = forks.line_names(node, *id).and_then(|put| {
+                    let fate = self.oracle.fates.get_mut(&put)?;
+                    fate.purged |= forks.may_die(fate.towards.0);
+                    Some((put, fate.towards.0))
+                });
+                if towards.is_none_or(|(_, to)| !forks.may_die(to)) {
+                    return Some(Err(format!(
+                        "rule 9: {towards:?} ({id}) is dead at node{node} and has no reason to: {outcome}"
+                    )));
+                }
+            }
+            Event::StreamHeld { .. } => {
+                self.report.held += 1;
+                forks.rebased(node);
+                for root in 0..self.scenario.nodes {
+                    forks.rebased(root);
+                }
+                let delay = self.draw(100_000, 2_000_000);
+                // Whoever sends decides.
+                for other in 0..self.machines.len() {
+                    self.plan(delay, What::Clone(CloneStep::Rebase { node: other }));
+                }
+            }
+            Event::StreamRerooted { .. } => {
+                for root in 0..self.scenario.nodes {
+                    forks.rebased(root);
+                }
+            }
+            Event::TwinSeen { .. } | Event::OwnTwin { .. } => self.report.alarms += 1,
+            Event::HistoryBranched { .. } | Event::StreamBranched { .. } => {
+                self.report.branched += 1;
+            }
+            Event::OwnStoreWentBack { .. } => self.report.went_back += 1,
+            Event::Reidentified { .. } => {
+                self.report.parted += 1;
+                self.copying.parted.push(node);
+            }
+            Event::PeerMisbehaved { peer, .. } if self.is_hostile(*peer) => {}
+            Event::PeerMisbehaved { .. } | Event::PeerPending { .. } | Event::Unreadable { .. } => {
+                return None;
+            }
+            _ => {}
+        }
+        Some(Ok(()))
+    }
+
+    /// What a durable batch of a machine of a family says of messages.
+    pub(super) fn read_forked_batch(&mut self, node: usize, ops: &[StoreOp]) -> Result<(), String> {
+        for op in ops {
+            let StoreOp::Put { head, body, .. } = op else {
+                continue;
+            };
+            let stored = StoredMessage::read(head).zip(Put::from_body(body));
+            let Some((stored, put)) = stored else {
+                return Err(format!("rule 11: node{node} stored what nobody sent"));
+            };
+            let (source, id) = (stored.envelope.source, stored.envelope.id);
+            let own = self.machines[node].identities().contains(&source);
+            let (Some(forks), Some(fate)) = (&mut self.forks, self.oracle.fates.get(&put)) else {
+                continue;
+            };
+            if own {
+                forks.named(node, id, put, true);
+                let text = format!("node{node} stores {put:?} as {id}");
+                self.note(&text);
+            } else if stored.dead.is_none() && stored.envelope.class.is_durable() {
+                forks.entered(node, put, id, fate)?;
+                let text = format!("node{node} takes {put:?} as {id}");
+                self.note(&text);
+            }
+        }
+        Ok(())
+    }
+
+    /// A machine of a family starts with what was found.
+    pub(super) fn found_forked(&mut self, node: usize, found: &crate::machine::Found) {
+        let mine = self.machines[node].identities();
+        let Some(forks) = &mut self.forks else { return };
+        for (stored, put) in &found.named {
+            let id = stored.envelope.id;
+            if mine.contains(&stored.envelope.source) {
+                forks.named(node, id, *put, true);
+            } else if stored.dead.is_none() {
+                forks.found(node, *put);
+            }
+        }
+        forks.starts(node, &found.remembered);
+    }
+
+    /// Whether whoever is a copy has an identity of its own, or its operator knows.
+    pub(super) fn identities_are_settled(&mut self) -> Result<bool, String> {
+        let Some(clones) = self.clones() else {
+            return Ok(true);
+        };
+        let family: Vec<usize> = (0..self.machines.len())
+            .filter(|node| self.family(*node) == clones.victim && !self.is_gone(*node))
+            .collect();
+        if family.iter().any(|n| self.machines[*n].running.is_none()) {
+            return Ok(false);
+        }
+        let mut identities: Vec<QmId> = family
+            .iter()
+            .map(|node| self.machines[*node].identity.qm)
+            .collect();
+        identities.sort_unstable();
+        identities.dedup();
+        match clones.case {
+            Case::AlarmOnly => {
+                for node in family {
+                    let known = self.status(node)?;
+                    if known.is_none_or(|status| status.twins.is_empty()) {
+                        return Ok(false);
+                    }
+                }
+                Ok(true)
+            }
+            Case::LyingRelay => Ok(true),
+            _ => Ok(identities.len() == family.len()),
+        }
+    }
+
+    /// At the end: nobody lost an identity that nobody else has, and people are told.
+    pub(super) fn judge_identities(&mut self) -> Result<(), String> {
+        let Some(clones) = self.clones() else {
+            return Ok(());
+        };
+        let first = self.machines[clones.victim].first_identity();
+        let living = (0..self.machines.len())
+            .filter(|node| self.family(*node) == clones.victim && !self.is_gone(*node));
+        let keep: Vec<usize> = living
+            .filter(|node| self.machines[*node].identity.qm == first)
+            .collect();
+        let one = matches!(clones.case, Case::AlarmOnly | Case::LyingRelay) || keep.len() == 1;
+        if keep.is_empty() || !one {
+            return Err(format!(
+                "rule 7: {keep:?} have the identity {first} with which node{} began",
+                clones.victim
+            ));
+        }
+        for node in self.copying.parted.clone() {
+            let Some(AdminReply::Identity(view)) = self.admin(node, AdminRequest::Identity)? else {
+                continue;
+            };
+            if view.former.is_none_or(|former| former.because.is_empty()) {
+                return Err(format!(
+                    "rule 12: node{node} took another identity and does not say why"
+                ));
+            }
+        }
+        Ok(())
+    }
+}

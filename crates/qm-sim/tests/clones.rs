@@ -1,0 +1,109 @@
+//! Seeds with copied machines that must pass, and rules of identity that are switched off.
+
+use qm_sim::{Breaks, Case, Reach, Report, Scenario, run};
+
+/// Seeds of `--mode clones` that once failed, and why.
+const REGRESSIONS: &str = include_str!("clones_regressions.txt");
+
+/// Branches of identity that a short range takes.
+const TAKEN: &[Reach] = &[
+    Reach::StrangeTokenAsked,
+    Reach::BranchedByToken,
+    Reach::NewLife,
+    Reach::OwnStoreWentBack,
+    Reach::OneAnswered,
+    Reach::BothAnswered,
+    Reach::WordRelayed,
+    Reach::ClaimVerified,
+    Reach::ElectionLost,
+    Reach::Reidentified,
+    Reach::IdentitySwitched,
+    Reach::StreamBranched,
+];
+
+#[test]
+fn every_scenario_keeps_every_rule() {
+    let mut sum = Report::default();
+    for case in Case::ALL {
+        for seed in 0..2 {
+            match run(Scenario::clones_from_seed(seed, Some(*case))) {
+                Ok(report) => sum.add(&report),
+                Err(failure) => panic!("{failure}"),
+            }
+        }
+    }
+    let missed: Vec<_> = TAKEN
+        .iter()
+        .filter(|what| sum.reached.count(**what) == 0)
+        .collect();
+    assert!(missed.is_empty(), "never taken: {missed:?}");
+    assert!(sum.accepted > 0 && sum.copies > 0 && sum.restores > 0 && sum.lies > 0);
+}
+
+#[test]
+fn the_same_seed_is_the_same_run_with_copies_of_memory_too() {
+    for case in [Case::SnapshotResumedTwice, Case::RunningDiskCopied] {
+        let scenario = Scenario::clones_from_seed(1, Some(case));
+        let reports = [run(scenario.clone()), run(scenario)];
+        let [one, other] = reports.map(|report| report.unwrap_or_else(|f| panic!("{f}")));
+        assert_eq!(one, other, "{}", case.name());
+        assert_eq!(one.copies, 1, "{}", case.name());
+    }
+}
+
+#[test]
+fn seeds_that_once_failed_keep_every_rule() {
+    for line in REGRESSIONS.lines().filter(|line| !line.starts_with('#')) {
+        let line = line.split('#').next().unwrap_or_default();
+        let (case, seed) = line.trim().split_once(' ').expect("a scenario and a seed");
+        let case = Case::named(case).expect("a scenario of this name");
+        let seed = seed.parse().expect("a number");
+        run(Scenario::clones_from_seed(seed, Some(case))).unwrap_or_else(|f| panic!("{f}"));
+    }
+}
+
+/// Each rule that is switched off, in which scenario, a seed that notices, and which rules of the
+/// oracle may.
+const NOTICED: &[(&str, Option<Case>, u64, &[&str])] = &[
+    (
+        "ignore_tag",
+        Some(Case::SnapshotResumedTwice),
+        97,
+        &["rule 2", "rule 3"],
+    ),
+    ("ack_by_position", None, 3, &["rule 2"]),
+    (
+        "silent_not_held",
+        Some(Case::RunningDiskCopied),
+        129,
+        &["rule 12"],
+    ),
+    ("believe_one_answer", None, 0, &["rule 11"]),
+    ("confirm_before_stored", None, 0, &["rule 11", "rule 7"]),
+    ("redraw_rank", None, 4, &["rule 7"]),
+    (
+        "relabel_queue",
+        None,
+        10,
+        &["rule 11", "rule 7", "rule 4", "rule 9"],
+    ),
+];
+
+/// Every mutant is noticed by its seed, or, when what the seed does has changed since, by one of
+/// the first three hundred.
+#[test]
+fn rules_of_identity_that_are_switched_off_are_noticed() {
+    for (name, case, known, rules) in NOTICED {
+        let failure = core::iter::once(*known)
+            .chain(0..300)
+            .find_map(|seed| {
+                run(Scenario {
+                    breaks: Breaks::named(name).expect("a rule of this name"),
+                    ..Scenario::clones_from_seed(seed, *case)
+                })
+                .err()
+            })
+            .unwrap_or_else(|| panic!("the oracle must notice {name}"));
+        assert!(rules.contains(&failure.rule()), "{name}: {failure}");
+    }
+}
