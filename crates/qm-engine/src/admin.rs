@@ -322,6 +322,8 @@ pub struct Counters {
     pub finals_heard: u64,
     /// The same of which nobody can tell any more.
     pub finals_unknown: u64,
+    /// Copies of messages that have left, put into the journal queue.
+    pub journalled: u64,
     /// Messages to applications of this node about what became of theirs.
     pub reports: u64,
     /// Such messages that were lost, because their queue is gone or too many waited for the disk.

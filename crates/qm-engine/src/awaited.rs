@@ -245,8 +245,10 @@ impl Awaiting {
 impl Engine {
     /// A message arrived at this destination: from now on its end there is awaited, if its sender
     /// wishes to know it.
-    pub(crate) fn await_final(&mut self, message: &Message, peer: QmId) {
-        if !wishes_final(&message.envelope) {
+    /// `putting`: whether its removal is in the batch that puts.
+    pub(crate) fn await_final(&mut self, message: &Message, peer: QmId, putting: bool) {
+        // What was told of its end meanwhile stands.
+        if !wishes_final(&message.envelope) || self.awaiting.get(message.id).is_some() {
             return;
         }
         if !self.make_room_to_await() {
@@ -267,8 +269,20 @@ impl Engine {
             session.next_finals = next;
             self.arm_session(link, next);
         }
-        self.commits.set(await_key(message.id), awaited.encode());
+        let (key, value) = (await_key(message.id), awaited.encode());
+        if putting {
+            self.commits.put(StoreOp::Set { key, value });
+        } else {
+            self.commits.set(key, value);
+        }
         self.awaiting.insert(message.id, awaited);
+    }
+
+    /// The disk refused that a message has left: it leaves again.
+    pub(crate) fn unawait_arrival(&mut self, id: MessageId) {
+        if self.awaits_end_of(id).is_some() {
+            self.awaiting.remove(id);
+        }
     }
 
     /// A message ended here and may have arrived: should it turn out that it did, its end there is

@@ -119,6 +119,8 @@ pub(crate) enum Then {
     Report { key: ReportKey, with: With },
     /// It is in its queue.
     Reported { key: ReportKey, put: PutAt },
+    /// A message has left and its copy is in the journal.
+    Journalled { put: PutAt, from: Box<Origin> },
     /// Messages are never to be taken: their sender may hear so.
     Voided {
         link: LinkId,

@@ -106,6 +106,7 @@ impl Engine {
                 Then::Final { key, .. } => self.final_durable(key),
                 Then::Report { key, .. } => self.place_report(key),
                 Then::Reported { key, put } => self.reported(key, put),
+                Then::Journalled { put, .. } => self.journalled(put),
                 Then::FinalHeard {
                     link,
                     source,
@@ -262,6 +263,7 @@ impl Engine {
                 Then::Final { key, putting } => self.final_refused(key, putting),
                 Then::Report { key, with } => self.report_refused(key, with),
                 Then::Reported { key, put } => self.report_not_put(key, put),
+                Then::Journalled { put, from } => self.not_journalled(put, *from),
                 Then::FinalHeard { entry, first, .. } => self.final_unheard(entry, first),
                 Then::Voided {
                     source, entries, ..

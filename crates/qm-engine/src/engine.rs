@@ -14,7 +14,7 @@ use crate::asking::Asks;
 use crate::awaited::Awaiting;
 use crate::backlog::Message;
 use crate::clients::Clients;
-use crate::commits::Commits;
+use crate::commits::{Commits, Origin};
 use crate::config::EngineConfig;
 use crate::connections::Connections;
 use crate::dead::LetterDo;
@@ -222,6 +222,8 @@ pub struct Engine {
     pub(crate) asks: Asks,
     /// Messages that arrived at their destinations and whose ends there are awaited.
     pub(crate) awaiting: Awaiting,
+    /// Messages that have left, whose copies the disk refused.
+    pub(crate) journal_later: Vec<Origin>,
     /// What applications are to hear of their messages.
     pub(crate) reports: Reports,
     /// How messages of others ended here, for their senders.
@@ -353,6 +355,7 @@ impl Engine {
             awaiting: Awaiting::default(),
             finals: Finals::default(),
             reports: Reports::default(),
+            journal_later: Vec::new(),
             voids: Voids::default(),
             met: MetLives::new(),
             met_dirty: BTreeSet::new(),

@@ -52,6 +52,7 @@ mod identity;
 mod inbound;
 mod io;
 mod jobs;
+mod journal;
 #[cfg(feature = "__breaks")]
 mod late;
 mod leases;

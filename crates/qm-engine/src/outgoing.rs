@@ -14,6 +14,7 @@ use crate::dead::{Doubt, End};
 use crate::engine::{Engine, LoadFor, Timer};
 use crate::history::What;
 use crate::io::{DialFailure, Event, Lane, LinkId, Output, StoreOp};
+use crate::journal::wishes_copy;
 use crate::limits::{DOUBT_BYTES_MAX, DOUBTS_MAX, QUEUES_MAX, SILENT_SESSION_MS};
 use crate::record::{QueueRecord, RemoteKey};
 use crate::reports::{Wanted, With};
@@ -294,6 +295,8 @@ impl Engine {
         let mut asked = false;
         let mut first_flight = false;
         let barred = priority == Priority::LOWEST.get() && self.is_barred(number);
+        // Nothing leaves for which its copy would find no room.
+        let full = self.disk_refuses();
         loop {
             if priority == Priority::LOWEST.get() && !barred && !self.pump_stream(link, number) {
                 return asked;
@@ -354,6 +357,9 @@ impl Engine {
             if lane.flies_elsewhere(link) {
                 break;
             }
+            if full && wishes_copy(next) {
+                break;
+            }
             let transactional = next.class == Class::Transactional;
             if transactional && barred {
                 crate::reached!(self, BarredByFormer);
@@ -395,7 +401,11 @@ impl Engine {
                     Some(place) => Some(place),
                     None => {
                         // It was settled once; only its removal was lost.
-                        self.remove_from_store(number, priority, &message);
+                        if wishes_copy(&message) {
+                            self.leave_delivered(number, priority, &message);
+                        } else {
+                            self.remove_from_store(number, priority, &message);
+                        }
                         continue;
                     }
                 },
@@ -656,31 +666,34 @@ impl Engine {
     /// The destination has it: the message leaves the queue for good.
     pub(crate) fn settle_delivered(&mut self, number: u32, priority: u8, message: &Message) {
         self.settle_in_stream(number, message);
-        self.remove_from_store(number, priority, message);
         if let Some(out) = self.outs.get_mut(&number) {
             out.acknowledged += 1;
         }
         self.counters.acknowledged += 1;
-        let peer = self
-            .outs
-            .get(&number)
-            .and_then(|out| self.remotes.get(&out.remote))
-            .and_then(Remote::peer);
-        let wanted = Wanted::of(&message.envelope);
-        let of = (message.id, message.class);
-        self.report(
-            wanted.as_ref(),
-            of,
-            Outcome::REACHED_QUEUE,
-            false,
-            With::Nothing,
-        );
-        if let Some(peer) = peer {
-            self.await_final(message, peer);
-        }
+        let peer = self.peer_of(number);
+        self.leave_delivered(number, priority, message);
         self.note(message.source, message.id, What::Acknowledged { peer });
         self.event(Event::Acknowledged { id: message.id });
         self.tell_fate(message.id, Outcome::REACHED_QUEUE);
+    }
+
+    /// What was delivered goes, with all that is noted of it, in one commit.
+    pub(crate) fn leave_delivered(&mut self, number: u32, priority: u8, message: &Message) {
+        // A copy needs room: with it everything is refused, and comes again.
+        let copies = wishes_copy(message);
+        let with = if copies { With::Event } else { With::Nothing };
+        let wanted = Wanted::of(&message.envelope);
+        let of = (message.id, message.class);
+        let arrived = Outcome::REACHED_QUEUE;
+        self.report(wanted.as_ref(), of, arrived, copies, with);
+        if let Some(peer) = self.peer_of(number) {
+            self.await_final(message, peer, copies);
+        }
+        if copies {
+            self.journal(number, priority, message);
+        } else {
+            self.remove_from_store(number, priority, message);
+        }
     }
 
     fn remove_from_store(&mut self, number: u32, priority: u8, message: &Message) {

@@ -57,7 +57,7 @@ impl Engine {
             return Some(Self::being_emptied());
         }
         // Dead letters are not buried again.
-        let discard = discard || self.is_dead_queue(number);
+        let discard = discard || self.is_aside(number);
         let outcome = if deletes {
             Outcome::QUEUE_DELETED
         } else {

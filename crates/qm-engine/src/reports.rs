@@ -2,9 +2,9 @@
 //! their messages (W-ENV-5, W-ENV-6).
 //!
 //! A report is decided in the commit of what it reports: there it is noted what is to be put, and
-//! in which queue. It is put in the commit that removes the note, so that a crash makes neither none
-//! nor two of it, and a full disk only later ones. The report of an express message is as express
-//! as its message.
+//! in which queue. It is put in the commit that removes the note: after a crash there is one of it,
+//! neither none nor two, and a full disk only makes it later. The report of an express message is
+//! as express as its message.
 
 use std::collections::BTreeMap;
 

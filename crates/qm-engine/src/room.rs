@@ -172,6 +172,7 @@ impl Engine {
         self.ask_again();
         self.note_finals_again();
         self.report_again();
+        self.journal_again();
         self.look_for_room();
         self.room.try_disk = self.room.disk.is_some();
         match (self.full_by(), self.room.told) {

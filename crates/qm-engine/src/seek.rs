@@ -87,6 +87,9 @@ impl Engine {
         let dead = self.dead_queue();
         let mut streams = Vec::new();
         for (number, queue) in &self.locals {
+            if self.is_journal(*number) {
+                continue;
+            }
             for lane in queue.lanes.values() {
                 // The reason of a dead letter is on disk only.
                 if *number == dead {
@@ -246,7 +249,7 @@ impl Engine {
                     since_ms: self.now.at.ms_since(held.since),
                 });
             }
-            if self.is_dead_queue(*number) {
+            if self.is_aside(*number) {
                 continue;
             }
             for (priority, lane) in &queue.lanes {

@@ -99,8 +99,8 @@ impl Engine {
                 self.give_back(number, priority, message);
                 false
             }
-            Verdict::Reject if self.is_dead_queue(number) => {
-                // A dead letter is not buried again: it keeps its own reason.
+            Verdict::Reject if self.is_aside(number) => {
+                // A dead letter is not buried again: it keeps its own reason. Nor is a copy.
                 self.give_back(number, priority, message);
                 false
             }
@@ -129,7 +129,10 @@ impl Engine {
             queue.received += 1;
         }
         self.counters.received += 1;
-        self.note(message.source, message.id, What::Received);
+        let copy = self.is_journal(number);
+        if !copy {
+            self.note(message.source, message.id, What::Received);
+        }
         self.note_end(number, message, Outcome::RECEIVED, false);
         if message.class.is_durable() {
             self.stored_bytes = self.stored_bytes.saturating_sub(message.credit());
@@ -146,7 +149,9 @@ impl Engine {
             self.letter_let_go(message.id);
         }
         self.reopen_if_room(number);
-        self.tell_received(message.id);
+        if !copy {
+            self.tell_received(message.id);
+        }
     }
 
     /// A delivery comes back: to its place, or to the poison subqueue when it came back too often.

@@ -121,7 +121,7 @@ impl Engine {
             all &= lane.backlog.is_resident();
         }
         for (number, queue) in &self.locals {
-            if self.is_dead_queue(*number) {
+            if self.is_aside(*number) {
                 continue;
             }
             held.extend(queue.leased.values().map(|leased| leased.message.id));

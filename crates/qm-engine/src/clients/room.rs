@@ -1,7 +1,7 @@
 //! Whether there is room for what an application hands over.
 
-use qm_wire::Outcome;
 use qm_wire::local::Put;
+use qm_wire::{MessageFlags, Outcome};
 
 use crate::destination::Target;
 use crate::engine::Engine;
@@ -41,6 +41,13 @@ impl Engine {
                 );
                 return Err((Outcome::STORE_FULL, text));
             }
+        }
+        if matches!(target, Target::Remote(..))
+            && put.flags.contains(MessageFlags::JOURNAL)
+            && self.is_journal_full()
+        {
+            let text = "the journal queue journal$ is at its quota; receive or purge it, or send without a copy";
+            return Err((Outcome::QUOTA_EXCEEDED, text.to_owned()));
         }
         if let Target::Remote(key, queue) = target
             && !self.may_add_queue()

@@ -148,24 +148,7 @@ fn a_transaction_that_the_disk_does_not_take_ends_nothing() {
         b.hold_disk = true;
         b.put("other", "refused", |put| put.class = Class::Recoverable);
         transact(&mut b, true);
-        while !b.waiting.is_empty() {
-            let (ticket, ops) = b.waiting.remove(0);
-            let has = |kind: &[u8]| {
-                ops.iter().any(|op| match op {
-                    StoreOp::Put { .. } => kind == b"put",
-                    StoreOp::Set { key, .. } => key.starts_with(kind),
-                    _ => false,
-                })
-            };
-            let limited = false;
-            if has(b"put") == overtakes && (overtakes || has(b"final/")) {
-                b.give(Input::PersistRefused { ticket, limited });
-            } else {
-                b.disk.apply(ops);
-                b.give(Input::Persisted { ticket });
-            }
-        }
-        b.hold_disk = false;
+        refuse(&mut b, overtakes, b"final/");
         b.wait(2_000);
         carry(&mut a, &mut b, LINK);
         assert_eq!(
@@ -177,4 +160,28 @@ fn a_transaction_that_the_disk_does_not_take_ends_nothing() {
         carry(&mut a, &mut b, LINK);
         assert_eq!(a.engine.counters().finals_heard, 1, "{overtakes}");
     }
+}
+
+/// The disk refuses the first batch that puts, when `first`, and takes what overtakes that; else it
+/// refuses the batch that sets a value of this kind.
+pub(crate) fn refuse(node: &mut Node, first: bool, kind: &[u8]) {
+    let mut refused = false;
+    while !node.waiting.is_empty() {
+        let (ticket, ops) = node.waiting.remove(0);
+        let concerns = |op: &StoreOp| match op {
+            StoreOp::Put { .. } => first,
+            StoreOp::Set { key, .. } => !first && key.starts_with(kind),
+            _ => false,
+        };
+        if !refused && ops.iter().any(concerns) {
+            refused = true;
+            let limited = false;
+            node.give(Input::PersistRefused { ticket, limited });
+        } else {
+            node.disk.apply(ops);
+            node.give(Input::Persisted { ticket });
+        }
+    }
+    assert!(refused);
+    node.hold_disk = false;
 }

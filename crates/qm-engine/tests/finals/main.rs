@@ -12,6 +12,7 @@ mod support;
 mod crashes;
 mod ends;
 mod hostile;
+mod journal;
 mod limits;
 mod loss;
 mod reports;

@@ -38,7 +38,7 @@ fn reports(a: &mut Node) -> Vec<Outcome> {
             let envelope = delivery.open().unwrap();
             let correlation = std::str::from_utf8(&envelope.correlation_id).unwrap();
             let sequence = correlation.rsplit_once('-').unwrap().1;
-            assert!(["1", "2"].contains(&sequence), "{correlation}");
+            assert!(["1", "2", "4"].contains(&sequence), "{correlation}");
             assert_eq!(envelope.label.as_str(), "apples");
             assert_eq!(envelope.flags, MessageFlags::NONE);
             all.push(envelope.report.unwrap());
@@ -320,4 +320,77 @@ fn a_report_whose_queue_is_gone_is_counted_as_lost() {
     );
     let left = a.disk.state.keys();
     assert_eq!(left.filter(|name| name.starts_with(b"report/")).count(), 0);
+}
+
+/// What a disk refused, or took behind what it had refused, is not reported.
+#[test]
+fn what_the_disk_does_not_take_is_not_reported() {
+    let reports_on_disk = |a: &Node| {
+        let names = a.disk.state.keys();
+        names.filter(|name| name.starts_with(b"report/")).count()
+    };
+    for overtakes in [false, true] {
+        // The acceptance of a message.
+        let mut a = Node::new(1);
+        for queue in ["orders", "other", "acks"] {
+            a.create(queue, |settings| settings.transactional = false);
+        }
+        a.hold_disk = true;
+        if overtakes {
+            a.put("other", "refused", |put| put.class = Class::Recoverable);
+        }
+        a.put("orders", "1", |put| {
+            put.class = Class::Recoverable;
+            put.ack_wishes = ALL;
+            put.admin_queue = "acks".into();
+        });
+        super::crashes::refuse(&mut a, overtakes, b"report/");
+        assert_eq!(reports_on_disk(&a), 0, "{overtakes}");
+        assert_eq!(reports(&mut a), [], "{overtakes}");
+        assert!(a.receive("orders").is_empty(), "{overtakes}");
+        // That it was received in a transaction.
+        let mut a = Node::new(1);
+        for queue in ["orders", "other"] {
+            a.create(queue, |settings| settings.transactional = false);
+        }
+        put(
+            &mut a,
+            "orders",
+            Class::Recoverable,
+            AckWishes::POSITIVE_RECEIVE,
+            None,
+        );
+        a.hold_disk = true;
+        if overtakes {
+            a.put("other", "refused", |put| put.class = Class::Recoverable);
+        }
+        super::crashes::transact(&mut a, true);
+        super::crashes::refuse(&mut a, overtakes, b"report/");
+        a.wait(2_000);
+        assert_eq!(reports_on_disk(&a), 0, "{overtakes}");
+        assert_eq!(reports(&mut a), [], "{overtakes}");
+        assert_eq!(a.receive("orders"), ["1"], "{overtakes}");
+        assert_eq!(reports(&mut a), [Outcome::RECEIVED], "{overtakes}");
+    }
+}
+
+/// A dead letter that is sent again is another message, with the same wishes.
+#[test]
+fn a_letter_that_is_sent_again_is_reported_anew() {
+    let mut a = Node::new(1);
+    a.create("orders", |settings| settings.transactional = false);
+    put(&mut a, "orders", Class::Recoverable, ALL, None);
+    let lookup = a.take("orders", 1, None)[0].lookup;
+    a.settle("orders", lookup, Verdict::Reject);
+    let both = [Outcome::REACHED_QUEUE, Outcome::REJECTED_BY_RECEIVER];
+    assert_eq!(reports(&mut a), both);
+    let positions = a.dead().iter().map(|letter| letter.position).collect();
+    a.ask(AdminRequest::DeadResend {
+        positions,
+        force: false,
+        to: None,
+    });
+    assert_eq!(a.receive("orders"), ["1"]);
+    let both = [Outcome::REACHED_QUEUE, Outcome::RECEIVED];
+    assert_eq!(reports(&mut a), both);
 }

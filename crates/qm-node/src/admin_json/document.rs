@@ -456,6 +456,8 @@ counters! {
     finals_heard,
     /// The same of which nobody can tell any more.
     finals_unknown,
+    /// Copies of messages that have left, put into the journal queue.
+    journalled,
     /// Messages to applications of this node about what became of theirs.
     reports,
     /// Such messages that were lost, because their queue is gone or too many waited for the disk.

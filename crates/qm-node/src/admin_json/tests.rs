@@ -583,6 +583,7 @@ fn documents_keep_their_fields() {
                 "finals_forgotten": 0,
                 "finals_heard": 0,
                 "finals_unknown": 0,
+                "journalled": 0,
                 "reports": 0,
                 "reports_lost": 0
               },

@@ -70,6 +70,9 @@ pub(crate) struct SendArgs {
     /// Drop the message when it cannot be delivered, instead of keeping it as a dead letter
     #[arg(long)]
     pub(crate) no_dead_letter: bool,
+    /// Keep a copy in the queue journal$ when the message has left for its destination
+    #[arg(long)]
+    pub(crate) journal: bool,
     /// Be refused by a full queue instead of waiting for room
     #[arg(long)]
     pub(crate) fail_when_full: bool,

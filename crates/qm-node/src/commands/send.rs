@@ -240,6 +240,7 @@ pub(crate) struct Template {
     time_to_be_received: Option<Duration>,
     dead_letter: bool,
     fail_when_full: bool,
+    journal: bool,
     follow: Follow,
 }
 
@@ -274,6 +275,7 @@ impl Template {
             time_to_be_received: args.time_to_be_received.map(duration),
             dead_letter: !args.no_dead_letter,
             fail_when_full: args.fail_when_full,
+            journal: args.journal,
             follow: match args.wait {
                 Until::Accepted => Follow::None,
                 Until::Delivered => Follow::Delivered,
@@ -293,6 +295,7 @@ impl Template {
             .content_type(self.content_type.clone())
             .dead_letter(self.dead_letter)
             .fail_when_full(self.fail_when_full)
+            .journal(self.journal)
             .follow(self.follow);
         if let Some(priority) = self.priority {
             message = message.priority(priority);

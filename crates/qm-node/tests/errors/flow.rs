@@ -165,6 +165,7 @@ fn an_application_finds_in_its_administration_queue_what_became_of_its_message()
         "acks",
         "--ack",
         "receive",
+        "--journal",
     ]);
     assert_eq!(
         other.done(&["receive", "orders", "--wait", "10s"]),
@@ -174,6 +175,7 @@ fn an_application_finds_in_its_administration_queue_what_became_of_its_message()
     let told: serde_json::Value = serde_json::from_str(&told).unwrap();
     assert_eq!(told["report"], "4000 received", "{told}");
     assert_eq!(told["correlation_id"], id.trim(), "{told}");
+    assert_eq!(node.done(&["receive", "journal$"]), "apples\n");
     let args = ["--json", "send", &to, "pears", "--admin-queue", "nowhere"];
     let refused = ended(&mut node.command(&[&args[..], &["--ack", "reach"]].concat()));
     fails(&refused, "bad_destination_queue");

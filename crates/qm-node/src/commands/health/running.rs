@@ -136,7 +136,7 @@ fn queues(seen: &Seen, findings: &mut Vec<Finding>) {
         }
         let age = queue.oldest_age_ms.unwrap_or(0);
         let idle = queue.waiting_receivers == 0 && queue.leased == 0 && !queue.paused;
-        if idle && age >= UNRECEIVED_MS && queue.name.as_str() != "dead$" {
+        if idle && age >= UNRECEIVED_MS && !queue.name.is_system() {
             findings.push(Finding::notice(
                 "no_receiver",
                 place.clone(),

@@ -1,0 +1,141 @@
+//! Copies of what has left, in the journal queue of its source.
+
+use qm_engine::StoreOp;
+use qm_engine::admin::{AdminReply, AdminRequest};
+use qm_wire::local::{Follow, NodeFrame, Verdict};
+use qm_wire::{AckWishes, Class, MessageFlags, Outcome};
+
+use super::support::{Node, carry, carry_but, connect};
+use super::{CLASSES, LINK, NEXT, fates, is_final, met};
+
+fn put(a: &mut Node, class: Class, body: &str) {
+    a.put("qm://b/orders", body, |put| {
+        put.class = class;
+        put.flags = MessageFlags::JOURNAL.with(MessageFlags::DEAD_LETTER);
+        put.follow = Follow::Received;
+    });
+}
+
+/// Messages of this node that wait to leave, on its disk.
+fn waiting(a: &mut Node) -> u64 {
+    match a.ask(AdminRequest::Outgoing) {
+        AdminReply::Outgoing(all) => all.iter().map(|out| out.waiting + out.unacknowledged).sum(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_copy_lies_in_the_journal_when_a_message_has_left_and_not_before() {
+    for class in CLASSES {
+        let (mut a, mut b) = met(class);
+        put(&mut a, class, "1");
+        a.put("qm://b/orders", "without", |put| put.class = class);
+        assert!(a.take("journal$", 9, None).is_empty(), "{class:?}");
+        carry(&mut a, &mut b, LINK);
+        assert_eq!(waiting(&mut a), 0, "{class:?}");
+        assert_eq!(a.engine.counters().journalled, 1, "{class:?}");
+        let copies = a.take("journal$", 9, None);
+        assert_eq!(copies.len(), 1, "{class:?}");
+        assert_eq!(copies[0].body, "1");
+        assert_eq!(copies[0].open().unwrap().class, class);
+        assert_eq!(b.receive("orders"), ["1", "without"], "{class:?}");
+    }
+}
+
+#[test]
+fn a_node_that_dies_at_any_commit_makes_one_copy() {
+    for class in [Class::Recoverable, Class::Transactional] {
+        for reached in 0..6 {
+            let what = format!("{class:?} {reached}");
+            let (mut a, mut b) = met(class);
+            a.create("acks", |settings| settings.transactional = false);
+            a.put("qm://b/orders", "1", |put| {
+                put.class = class;
+                put.flags = MessageFlags::JOURNAL;
+                put.ack_wishes = AckWishes::POSITIVE_ARRIVAL.with(AckWishes::POSITIVE_RECEIVE);
+                put.admin_queue = "acks".into();
+            });
+            a.hold_disk = true;
+            carry_but(&mut a, &mut b, LINK, is_final);
+            let mut a = a.die_with(|n| n < reached);
+            b.lose_link(LINK);
+            a.wait(60_000);
+            connect(&mut a, &mut b, NEXT);
+            assert_eq!(b.receive("orders"), ["1"], "{what}");
+            carry(&mut a, &mut b, NEXT);
+            assert_eq!(waiting(&mut a), 0, "{what}");
+            assert_eq!(a.receive("journal$"), ["1"], "{what}");
+            assert_eq!(a.receive("acks").len(), 2, "{what}");
+            let mut a = a.crash();
+            assert!(a.receive("journal$").is_empty(), "{what}");
+        }
+    }
+}
+
+/// It keeps the message until it takes the copy, and others that wish one wait meanwhile.
+#[test]
+fn a_full_disk_makes_what_wishes_a_copy_wait() {
+    for class in CLASSES {
+        let (mut a, mut b) = met(class);
+        put(&mut a, class, "1");
+        a.hold_disk = true;
+        carry_but(&mut a, &mut b, LINK, is_final);
+        let puts = |ops: &[StoreOp]| ops.iter().any(|op| matches!(op, StoreOp::Put { .. }));
+        assert!(a.waiting.iter().any(|(_, ops)| puts(ops)), "{class:?}");
+        a.release_disk(1);
+        assert_eq!(a.engine.counters().journalled, 0, "{class:?}");
+        assert!(a.receive("journal$").is_empty(), "{class:?}");
+        a.wait(2_000);
+        carry(&mut a, &mut b, LINK);
+        assert_eq!(a.receive("journal$"), ["1"], "{class:?}");
+        assert_eq!(b.receive("orders"), ["1"], "{class:?}");
+        carry(&mut a, &mut b, LINK);
+        assert_eq!(fates(&mut a).last(), Some(&Outcome::RECEIVED), "{class:?}");
+    }
+}
+
+/// A copy is no message any more: what becomes of it says nothing of that.
+#[test]
+fn what_becomes_of_a_copy_says_nothing_of_its_message() {
+    let (mut a, mut b) = met(Class::Recoverable);
+    put(&mut a, Class::Recoverable, "1");
+    carry(&mut a, &mut b, LINK);
+    a.told.clear();
+    for verdict in [Verdict::Reject, Verdict::Consume] {
+        let copy = a.take("journal$", 1, None)[0].lookup;
+        a.settle("journal$", copy, verdict);
+    }
+    assert_eq!(fates(&mut a), []);
+    assert!(a.dead().is_empty() && a.receive("journal$").is_empty());
+    put(&mut a, Class::Recoverable, "2");
+    carry(&mut a, &mut b, LINK);
+    a.ask(AdminRequest::QueuePurge {
+        name: "journal$".parse().unwrap(),
+        discard: false,
+    });
+    assert!(a.dead().is_empty() && a.receive("journal$").is_empty());
+    assert_eq!(b.receive("orders"), ["1", "2"]);
+    carry(&mut a, &mut b, LINK);
+    assert_eq!(a.engine.counters().finals_heard, 2);
+}
+
+#[test]
+fn a_journal_at_its_quota_refuses_wishes_for_copies() {
+    let (mut a, mut b) = met(Class::Recoverable);
+    put(&mut a, Class::Recoverable, "1");
+    carry(&mut a, &mut b, LINK);
+    let mut settings = qm_engine::LocalSettings::new("journal$".parse().unwrap());
+    settings.quota_messages = 1;
+    let reply = a.ask(AdminRequest::QueueSet(settings));
+    assert!(matches!(reply, AdminReply::Done { .. }), "{reply:?}");
+    a.told.clear();
+    put(&mut a, Class::Recoverable, "2");
+    let refused = |frame: &NodeFrame| match frame {
+        NodeFrame::Refused(refused) => refused.outcome == Outcome::QUOTA_EXCEEDED,
+        _ => false,
+    };
+    assert!(a.told.iter().any(refused));
+    a.put("qm://b/orders", "3", |put| put.class = Class::Recoverable);
+    carry(&mut a, &mut b, LINK);
+    assert_eq!(b.receive("orders"), ["1", "3"]);
+}
