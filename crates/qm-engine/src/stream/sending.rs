@@ -32,6 +32,9 @@ pub(crate) struct OutStream {
     /// The newest session with the destination, and the oldest position that was not settled when
     /// it opened.
     pub(crate) floor: Option<(LinkId, u64)>,
+    /// On which session the destination said that it lacks what was settled, the oldest position
+    /// that was not settled then, and how often it said so since.
+    pub(crate) lacks: Option<(LinkId, u64, u8)>,
     /// Why it stands, and on which session that was found out.
     pub(crate) held: Option<HeldStream>,
     /// Messages without a place whose dead letters are on their way to the disk: nothing that lies
@@ -102,6 +105,7 @@ impl Engine {
             chain: Chain::recovered(id, root, marks, skips),
             store,
             floor: None,
+            lacks: None,
             held: None,
             leaving: BTreeSet::new(),
             recorded: false,

@@ -8,6 +8,10 @@ use crate::stream::chain::GoOn;
 use crate::stream::record::skip_key;
 use crate::stream::sending::HeldStream;
 
+/// How often a destination may say on one session that it lacks what is settled, before it is
+/// believed.
+const LACKS_MAX: u8 = 3;
+
 impl Engine {
     /// The destination lacks what is before something that was sent (W-STR-8).
     pub(crate) fn on_need(&mut self, link: LinkId, need: &Need) {
@@ -28,15 +32,34 @@ impl Engine {
         let floor = stream.floor.filter(|(on, _)| *on == link);
         let floor = floor.map_or(1, |(_, low)| low);
         match stream.chain.needed(&need.leaves, floor) {
-            GoOn::Behind(position) => {
+            GoOn::Behind(position) if !self.lacks_settled(link, number, &need.leaves) => {
                 crate::reached!(self, NeedMet);
                 self.go_on_behind(link, number, position);
             }
-            GoOn::Hold => {
+            GoOn::Behind(_) | GoOn::Hold => {
                 let text = "the destination lacks messages of this stream that it acknowledged once: its store went back or was lost";
                 self.hold_stream(link, number, Outcome::NOT_FOUND, text);
             }
         }
+    }
+
+    /// Whether a destination, which has these leaves, has said again and again on this session that
+    /// it lacks what another session settled: a copy of it took that. What settled it may have
+    /// overtaken its word, but not each time.
+    fn lacks_settled(&mut self, link: LinkId, number: u32, leaves: &[(u64, Link)]) -> bool {
+        let Some(stream) = self.out_stream(number) else {
+            return false;
+        };
+        let low = stream.chain.low();
+        let last = leaves.iter().map(|(position, _)| *position).max();
+        if last.unwrap_or(0).saturating_add(1) >= low {
+            stream.lacks = None;
+            return false;
+        }
+        let before = stream.lacks.filter(|(on, at, _)| (*on, *at) == (link, low));
+        let times = before.map_or(1, |(_, _, times)| times.saturating_add(1));
+        stream.lacks = Some((link, low, times));
+        times > LACKS_MAX
     }
 
     /// Everything behind a position that was sent on this session is sent again, in order.
@@ -156,6 +179,7 @@ impl Engine {
             .collect();
         let skips = stream.chain.reroot(id, root);
         stream.floor = None;
+        stream.lacks = None;
         stream.held = None;
         stream.leaving.clear();
         self.stream_ids.remove(&old);
