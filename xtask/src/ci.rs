@@ -127,7 +127,8 @@ pub(crate) const STEPS: &[Step] = &[
             sim::command(&["--mode", "streams", "--seeds", FIXED_STREAM_SEEDS]).run()?;
             sim::command(&["--mode", "clones", "--seeds", FIXED_CLONE_SEEDS]).run()?;
             sim::command(&["--mode", "quinn", "--seeds", FIXED_QUINN_SEEDS]).run()?;
-            sim::fresh()?.run()
+            sim::fresh("fast")?.run()?;
+            sim::fresh("streams")?.run()
         },
     },
 ];

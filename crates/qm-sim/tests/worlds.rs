@@ -1,6 +1,8 @@
 //! Worlds made so that one rule matters, which worlds drawn at random seldom are: they keep every
 //! rule, and when that one is switched off, the oracle notices.
 
+use core::ops::Range;
+
 use qm_sim::{Breaks, Failure, Report, Scenario, run};
 
 /// A small world in which nothing goes wrong but what a test adds.
@@ -80,9 +82,23 @@ fn trading(seed: u64) -> Scenario {
     }
 }
 
-fn keeps_every_rule(world: impl Fn(u64) -> Scenario, seeds: u64) -> Report {
+/// Machines that are apart most of the time, by separations that follow each other, and that grant
+/// little credit.
+fn parted(seed: u64) -> Scenario {
+    Scenario {
+        fault_ms: 60_000,
+        partition_every_ms: 2_000,
+        link_break_every_ms: 0,
+        express_per_mille: 0,
+        window_messages: 1,
+        delay_max_us: 200_000,
+        ..calm(seed)
+    }
+}
+
+fn keeps_every_rule(world: impl Fn(u64) -> Scenario, seeds: Range<u64>) -> Report {
     let mut sum = Report::default();
-    for seed in 0..seeds {
+    for seed in seeds {
         match run(world(seed)) {
             Ok(report) => sum.add(&report),
             Err(failure) => panic!("{failure}"),
@@ -115,7 +131,7 @@ fn noticed(
 /// W-FIN-2.
 #[test]
 fn the_word_of_a_destination_that_forgot_is_not_believed() {
-    keeps_every_rule(forgetful, 4);
+    keeps_every_rule(forgetful, 0..4);
     let failure = noticed(forgetful, "trust_any_void", 0, &["rule 9"]);
     assert!(failure.text.contains("confirmed dead"), "{failure}");
 }
@@ -123,14 +139,14 @@ fn the_word_of_a_destination_that_forgot_is_not_believed() {
 /// W-USE-9.
 #[test]
 fn a_refusal_that_comes_late_is_not_believed() {
-    keeps_every_rule(hesitant, 3);
+    keeps_every_rule(hesitant, 0..3);
     noticed(hesitant, "late_refusals", 15, &["rule 9"]);
 }
 
 /// W-LOC-7, W-LOC-8.
 #[test]
 fn transactions_over_several_machines_are_whole_or_nothing() {
-    let report = keeps_every_rule(trading, 4);
+    let report = keeps_every_rule(trading, 0..4);
     for (what, count) in [
         ("committed", report.committed),
         ("aborted", report.aborted),
@@ -153,6 +169,14 @@ fn a_transaction_whose_end_nobody_hears_of_is_whole_or_nothing() {
         client_break_every_ms: 200,
         ..trading(seed)
     };
-    let report = keeps_every_rule(forgetting, 4);
+    let report = keeps_every_rule(forgetting, 0..4);
     assert!(report.ends_unknown > 0, "every end was heard of");
+}
+
+/// A sender without credit has nothing in flight by which it would notice that a way is cut; its
+/// link is given up all the same, also when two separations make one long silence (seed 17).
+#[test]
+fn no_credit_is_not_the_cause_where_nothing_gets_through() {
+    let report = keeps_every_rule(parted, 12..22);
+    assert!(report.whys > 100 && report.partitions > 50, "{report:?}");
 }
