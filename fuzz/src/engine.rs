@@ -65,7 +65,9 @@ pub(crate) struct World {
     records: BTreeMap<(StreamId, u64), StoredRecord>,
     state: BTreeMap<Bytes, Bytes>,
     /// Batches that the disk has not answered.
-    at_disk: Vec<(Ticket, Vec<StoreOp>)>,
+    at_disk: Vec<(Ticket, Vec<StoreOp>, u64)>,
+    /// Batches that found no room.
+    refusals: u64,
     links: Vec<(LinkId, u8)>,
     next_link: u64,
     next_conn: u64,
@@ -124,6 +126,7 @@ impl World {
             records: BTreeMap::new(),
             state: BTreeMap::new(),
             at_disk: Vec::new(),
+            refusals: 0,
             links: Vec::new(),
             next_link: 0,
             next_conn: 0,
@@ -194,7 +197,11 @@ impl World {
                 self.conns.retain(|open| *open != conn);
                 self.engine.handle(now, Input::ClientClosed { conn });
             }
-            Output::Persist { ticket, ops } => self.at_disk.push((ticket, ops)),
+            Output::Persist {
+                ticket,
+                ops,
+                refusals_known,
+            } => self.at_disk.push((ticket, ops, refusals_known)),
             Output::Load {
                 load,
                 stream,
@@ -291,10 +298,11 @@ impl World {
         if self.at_disk.is_empty() {
             return;
         }
-        let (ticket, ops) = self.at_disk.remove(0);
+        let (ticket, ops, known) = self.at_disk.remove(0);
         // Batches that only give room back are never refused.
         let puts = ops.iter().any(|op| matches!(op, StoreOp::Put { .. }));
-        if puts && how % 8 == 7 {
+        if puts && (how % 8 == 7 || known < self.refusals) {
+            self.refusals += 1;
             return self.give(Input::PersistRefused {
                 ticket,
                 limited: false,

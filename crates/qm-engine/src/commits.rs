@@ -176,6 +176,22 @@ struct Gathering {
     then: Vec<Then>,
     /// See [`Waiting::overtakes`].
     overtakes: bool,
+    /// Refusals that were known when this was begun.
+    refusals_known: u64,
+}
+
+impl Gathering {
+    const fn is_empty(&self) -> bool {
+        self.ops.is_empty() && self.then.is_empty()
+    }
+}
+
+/// A batch for the store.
+pub(crate) struct Sealed {
+    pub(crate) ticket: Ticket,
+    pub(crate) ops: Vec<StoreOp>,
+    /// See [`crate::Output::Persist`].
+    pub(crate) refusals_known: u64,
 }
 
 /// See the module.
@@ -184,6 +200,8 @@ pub(crate) struct Commits {
     settling: Gathering,
     putting: Gathering,
     last: u64,
+    /// Batches that the store refused.
+    refusals: u64,
     waiting: VecDeque<Waiting>,
 }
 
@@ -260,6 +278,7 @@ impl Commits {
 
     /// Adds a message, or a change that must stand or fall with messages of this batch.
     pub(crate) fn put(&mut self, op: StoreOp) {
+        self.begin_putting();
         self.putting.bytes += match &op {
             StoreOp::Put { head, body, .. } => OP_BYTES + head.len() + body.len(),
             StoreOp::Set { key, value } => OP_BYTES + key.len() + value.len(),
@@ -270,7 +289,14 @@ impl Commits {
     }
 
     pub(crate) fn after_putting(&mut self, then: Then) {
+        self.begin_putting();
         self.putting.then.push(then);
+    }
+
+    fn begin_putting(&mut self) {
+        if self.putting.is_empty() {
+            self.putting.refusals_known = self.refusals;
+        }
     }
 
     /// Whether the batch that gives room back, and the one that puts messages, has such a change.
@@ -308,13 +334,10 @@ impl Commits {
     }
 
     /// Closes the batches gathered so far.
-    pub(crate) fn seal(
-        &mut self,
-        now: Timestamp,
-    ) -> impl Iterator<Item = (Ticket, Vec<StoreOp>)> + use<> {
+    pub(crate) fn seal(&mut self, now: Timestamp) -> impl Iterator<Item = Sealed> + use<> {
         let mut sealed = Vec::new();
         for gathering in [&mut self.settling, &mut self.putting] {
-            if gathering.ops.is_empty() && gathering.then.is_empty() {
+            if gathering.is_empty() {
                 continue;
             }
             gathering.bytes = 0;
@@ -330,7 +353,11 @@ impl Commits {
                     .any(|op| matches!(op, StoreOp::Put { .. })),
                 then: core::mem::take(&mut gathering.then),
             });
-            sealed.push((ticket, core::mem::take(&mut gathering.ops)));
+            sealed.push(Sealed {
+                ticket,
+                ops: core::mem::take(&mut gathering.ops),
+                refusals_known: gathering.refusals_known,
+            });
         }
         sealed.into_iter()
     }
@@ -351,6 +378,7 @@ impl Commits {
 
     /// Takes out a batch that was refused.
     pub(crate) fn refused(&mut self, ticket: Ticket) -> Option<Vec<Then>> {
+        self.refusals += 1;
         let at = self
             .waiting
             .iter()

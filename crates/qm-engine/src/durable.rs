@@ -169,6 +169,9 @@ impl Engine {
     pub(crate) fn on_refused(&mut self, batch: Vec<Then>, limited: bool) {
         crate::reached!(self, BatchRefused);
         self.disk_refused(limited);
+        // What is gathered goes first, with all that belongs to it: what is taken back from here on
+        // must not leave for the disk before the message that it belongs to.
+        self.seal();
         self.take_back(batch);
     }
 

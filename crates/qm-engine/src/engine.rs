@@ -570,8 +570,12 @@ impl Engine {
         }
         self.save_clock();
         self.save_met();
-        for (ticket, ops) in self.commits.seal(self.now.at) {
-            self.outputs.push_back(Output::Persist { ticket, ops });
+        for sealed in self.commits.seal(self.now.at) {
+            self.outputs.push_back(Output::Persist {
+                ticket: sealed.ticket,
+                ops: sealed.ops,
+                refusals_known: sealed.refusals_known,
+            });
         }
         // A new batch gets a new salt: drawn after the bodies it will cover were accepted.
         self.salt = [0; 16];

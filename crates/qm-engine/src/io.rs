@@ -365,6 +365,10 @@ pub enum Output {
         ticket: Ticket,
         /// The changes.
         ops: Vec<StoreOp>,
+        /// How many refusals ([`Input::PersistRefused`]) were known when the first of these
+        /// changes was gathered. The store must refuse messages of a batch that knows of fewer than
+        /// there were: they would overtake what was refused.
+        refusals_known: u64,
     },
     /// Read messages back; answered by [`Input::Loaded`].
     Load {

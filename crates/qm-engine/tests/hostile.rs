@@ -96,7 +96,7 @@ impl Victim {
                 Output::Client { conn, frame } => self.told.push((conn, frame)),
                 Output::Event(event) => self.events.push(event),
                 Output::Admin { reply, .. } => self.admin = Some(reply),
-                Output::Persist { ticket, ops } => {
+                Output::Persist { ticket, ops, .. } => {
                     self.apply(ops);
                     if self.slow {
                         self.tickets.push(ticket);

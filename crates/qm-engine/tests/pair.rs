@@ -127,7 +127,7 @@ impl Node {
                 Output::Client { frame, .. } => self.told.push(frame),
                 Output::Event(event) => self.events.push(event),
                 Output::Admin { reply, .. } => self.admin = Some(reply),
-                Output::Persist { ticket, ops } => {
+                Output::Persist { ticket, ops, .. } => {
                     self.apply(ops);
                     if self.hold_persisted {
                         self.held.push(ticket);

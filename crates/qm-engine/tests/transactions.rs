@@ -23,10 +23,31 @@ use qm_wire::{Class, ClientId, Outcome, Priority, QmId};
 struct Disk {
     records: BTreeMap<(StreamId, u64), StoredRecord>,
     state: BTreeMap<Bytes, Bytes>,
-    waiting: VecDeque<(Ticket, Vec<StoreOp>)>,
+    waiting: VecDeque<Waiting>,
+    /// Batches that found no room in this life.
+    refusals: u64,
+}
+
+/// A batch that the disk was told to hold.
+struct Waiting {
+    ticket: Ticket,
+    ops: Vec<StoreOp>,
+    refusals_known: u64,
+}
+
+impl Waiting {
+    fn puts(&self) -> bool {
+        self.ops.iter().any(|op| matches!(op, StoreOp::Put { .. }))
+    }
 }
 
 impl Disk {
+    /// Whether the first batch puts messages and does not know of all refusals.
+    fn overtakes(&self) -> bool {
+        let first = self.waiting.front();
+        first.is_some_and(|batch| batch.puts() && batch.refusals_known < self.refusals)
+    }
+
     fn apply(&mut self, ops: Vec<StoreOp>) {
         for op in ops {
             match op {
@@ -141,12 +162,20 @@ impl Node {
         while let Some(output) = self.engine.poll(now(self.at_ms)) {
             match output {
                 Output::Client { conn, frame } => self.told.push_back((conn, frame)),
-                Output::Persist { ticket, ops } if self.prompt => {
+                Output::Persist { ticket, ops, .. } if self.prompt => {
                     self.disk.apply(ops);
                     let persisted = Input::Persisted { ticket };
                     self.engine.handle(now(self.at_ms), persisted);
                 }
-                Output::Persist { ticket, ops } => self.disk.waiting.push_back((ticket, ops)),
+                Output::Persist {
+                    ticket,
+                    ops,
+                    refusals_known,
+                } => self.disk.waiting.push_back(Waiting {
+                    ticket,
+                    ops,
+                    refusals_known,
+                }),
                 Output::Load {
                     load,
                     stream,
@@ -166,12 +195,28 @@ impl Node {
         self.engine.audit().unwrap();
     }
 
-    /// The disk does what it was told first.
+    /// The disk does what it was told first, or refuses what would overtake something it refused.
     fn flush_one(&mut self) {
-        if let Some((ticket, ops)) = self.disk.waiting.pop_front() {
-            self.disk.apply(ops);
-            self.give(Input::Persisted { ticket });
+        if self.disk.overtakes() {
+            self.refuse_first();
+        } else if let Some(batch) = self.disk.waiting.pop_front() {
+            self.disk.apply(batch.ops);
+            self.give(Input::Persisted {
+                ticket: batch.ticket,
+            });
         }
+    }
+
+    fn refuse_first(&mut self) {
+        let Some(batch) = self.disk.waiting.pop_front() else {
+            return;
+        };
+        self.disk.refusals += 1;
+        self.give(Input::PersistRefused {
+            ticket: batch.ticket,
+            limited: false,
+        });
+        self.give(Input::DiskHasRoom);
     }
 
     fn flush(&mut self) {
@@ -182,12 +227,8 @@ impl Node {
 
     /// The disk has no room for what it was told first; what needs no room is never refused.
     fn refuse_one(&mut self) {
-        let puts = |ops: &[StoreOp]| ops.iter().any(|op| matches!(op, StoreOp::Put { .. }));
-        if self.disk.waiting.front().is_some_and(|(_, ops)| puts(ops)) {
-            let (ticket, _) = self.disk.waiting.pop_front().unwrap();
-            let limited = false;
-            self.give(Input::PersistRefused { ticket, limited });
-            self.give(Input::DiskHasRoom);
+        if self.disk.waiting.front().is_some_and(Waiting::puts) {
+            self.refuse_first();
         } else {
             self.flush_one();
         }
@@ -196,11 +237,15 @@ impl Node {
     /// Killed and started again; the disk may have done some of what it did not report.
     fn crash(&mut self, done: usize) {
         for _ in 0..done {
-            if let Some((_, ops)) = self.disk.waiting.pop_front() {
-                self.disk.apply(ops);
+            let overtakes = self.disk.overtakes();
+            match self.disk.waiting.pop_front() {
+                Some(_) if overtakes => self.disk.refusals += 1,
+                Some(batch) => self.disk.apply(batch.ops),
+                None => break,
             }
         }
         self.disk.waiting.clear();
+        self.disk.refusals = 0;
         self.told.clear();
         self.lives += 1;
         self.engine = engine_over(&self.disk, self.lives, self.at_ms);
@@ -748,6 +793,70 @@ fn an_orderly_stop_leaves_no_message_marked_that_was_not_handed_out() {
     let counts: Vec<_> = node.bodies().iter().map(|(_, aborts)| *aborts).collect();
     let expected: Vec<u32> = (1..=20).map(|n| u32::from(n <= 9)).collect();
     assert_eq!(counts, expected);
+}
+
+/// A refusal would be final, and what the next life accepts behind it would leave a hole.
+#[test]
+fn what_comes_while_the_node_stops_is_asked_again_and_keeps_its_order() {
+    let mut node = node();
+    node.put(A, 1, None, "orders", "first");
+    node.put(A, 2, Some(1), "orders", "in a transaction");
+    node.give(Input::Stop);
+    let before = node.told.len();
+    node.put(A, 3, None, "orders", "second");
+    node.end(A, 4, 1, true);
+    node.put(A, 5, None, "orders", "third");
+    assert_eq!(
+        node.told.len(),
+        before,
+        "nothing is answered while it stops"
+    );
+    node.crash(0);
+    node.hello(A, 1);
+    // As a client does: what was not answered, under its first numbers. The transaction ended with
+    // its connection.
+    node.put(A, 3, None, "orders", "second");
+    node.end(A, 4, 1, true);
+    assert_eq!(node.ended().unwrap().committed, None);
+    node.put(A, 5, None, "orders", "third");
+    assert_eq!(node.peek("orders"), ["first", "second", "third"]);
+}
+
+/// A message that is refused behind another one is accepted when it is put again, whatever was
+/// written in between and whenever the node died.
+#[test]
+fn no_stored_answer_speaks_for_a_message_that_was_refused() {
+    let keyed = |sequence: u64| {
+        let mut put = put_of(sequence, None, "orders", &sequence.to_string());
+        put.idempotency = Some(IdempotencyKey {
+            key: "lines".into(),
+            number: Some(sequence),
+        });
+        ClientFrame::Put(put)
+    };
+    for done in 0..6 {
+        let mut node = node();
+        node.prompt = false;
+        for sequence in 1..=3 {
+            node.client(A, keyed(sequence));
+        }
+        while !node.disk.waiting.front().unwrap().puts() {
+            node.flush_one();
+        }
+        node.refuse_first();
+        // The others are refused as well, what is said of the first is written, and nobody hears.
+        node.crash(done);
+        node.prompt = true;
+        node.hello(A, 1);
+        for sequence in 1..=3 {
+            node.client(A, keyed(sequence));
+        }
+        assert_eq!(
+            node.peek("orders"),
+            ["1", "2", "3"],
+            "{done} batches were done"
+        );
+    }
 }
 
 // ---- the model ----

@@ -196,7 +196,7 @@ impl World {
                     let good = given == signature(key, &bytes);
                     machine.engine.handle(now, Input::Verified { verify, good });
                 }
-                Output::Persist { ticket, ops } => {
+                Output::Persist { ticket, ops, .. } => {
                     machine.persisted += 1;
                     machine.at_disk.push_back((ticket, ops));
                     if !machine.slow {

@@ -119,8 +119,9 @@ impl Disk {
     }
 
     /// Answered by [`DiskEvent::Persisted`] or [`DiskEvent::Refused`], in the order of the calls.
-    pub(crate) fn persist(&self, ticket: Ticket, ops: Vec<StoreOp>) {
-        self.committer.submit(ticket.0, adapter::batch_of(ops));
+    pub(crate) fn persist(&self, ticket: Ticket, ops: Vec<StoreOp>, refusals_known: u64) {
+        let batch = adapter::batch_of(ops, refusals_known);
+        self.committer.submit(ticket.0, batch);
     }
 
     /// Answered by [`DiskEvent::Loaded`].
@@ -175,7 +176,7 @@ impl Disk {
                 }
             });
         let closed = match closing {
-            Ok(_) => timeout(CLOSE_PATIENCE, told).await.is_ok(),
+            Ok(_) => matches!(timeout(CLOSE_PATIENCE, told).await, Ok(Ok(true))),
             Err(_) => false,
         };
         if !closed {
@@ -206,6 +207,10 @@ fn event_of(completion: Completion) -> DiskEvent {
         }
         Completion::Failed(_, error) => DiskEvent::Failed {
             cause: store_cause(&error),
+        },
+        Completion::Died => DiskEvent::Failed {
+            cause: "the thread that commits to the store died; its last words are in the log"
+                .to_owned(),
         },
         _ => DiskEvent::Failed {
             cause: "the store gave an answer that this node does not know".to_owned(),

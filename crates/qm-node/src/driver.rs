@@ -37,14 +37,20 @@ pub(crate) const GATHERED_BYTES_MAX: usize = 16 << 20;
 const SLEEP_MAX: Duration = Duration::from_secs(60);
 /// What waits for its turn is looked at this often.
 const WAITING_LOOK: Duration = Duration::from_millis(10);
-/// A stopping node commits what it gathered for at most this long.
-const STOP_PATIENCE: Duration = Duration::from_secs(2);
+/// A stopping node commits what it gathered as long as the disk commits something within this
+/// time: a slow disk may have all of the express messages to write.
+const STOP_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Why the loop ended.
 #[derive(Debug)]
 pub(crate) enum Ended {
     /// It was told to.
     Stopped,
+    /// It was told to, and the disk did not take all that was to be written.
+    StoppedUnfinished {
+        /// What was in the way.
+        cause: String,
+    },
     /// The store refuses further work.
     StoreFailed {
         /// Its first error.
@@ -120,18 +126,27 @@ impl Driver {
         self.drain();
         loop {
             if let Some(cause) = self.failed.take() {
-                return Ended::StoreFailed { cause };
+                // Who asked for the end is not served by a store that is opened again.
+                return match stop_at {
+                    Some(_) => Ended::StoppedUnfinished { cause },
+                    None => Ended::StoreFailed { cause },
+                };
             }
             let until = match stop_at {
                 Some(_) if self.commits == 0 => return Ended::Stopped,
                 Some(at) if at <= self.clock.now().at => {
-                    tracing::warn!(event = "stop_unfinished", "the disk did not answer in time");
-                    return Ended::Stopped;
+                    let cause = format!(
+                        "the node was to stop, and the disk wrote nothing for {} s; {} commits were left",
+                        STOP_PATIENCE.as_secs(),
+                        self.commits
+                    );
+                    return Ended::StoppedUnfinished { cause };
                 }
                 Some(at) => at.min(self.engine.next_deadline()),
                 None => self.engine.next_deadline(),
             };
             let pause = self.pause(until);
+            let commits = self.commits;
             tokio::select! {
                 biased;
                 () = stop.notified(), if stop_at.is_none() => {
@@ -144,6 +159,9 @@ impl Driver {
                 () = sleep(pause) => self.handle(Input::Tick),
             }
             self.take_ready(&mut network, local);
+            if self.commits < commits && stop_at.is_some() {
+                stop_at = Some(self.clock.now().at + STOP_PATIENCE);
+            }
             self.serve_waiting();
             self.drain();
             // Lets the connections' tasks read and write, however busy this loop is.
@@ -437,9 +455,13 @@ impl Driver {
                 } => {
                     self.endpoint.dial_as(dial, own, &address, expected);
                 }
-                Output::Persist { ticket, ops } => {
+                Output::Persist {
+                    ticket,
+                    ops,
+                    refusals_known,
+                } => {
                     self.commits += 1;
-                    self.disk.persist(ticket, ops);
+                    self.disk.persist(ticket, ops, refusals_known);
                 }
                 Output::Load {
                     load,

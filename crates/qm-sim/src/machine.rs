@@ -52,12 +52,21 @@ pub(crate) struct Machine {
     boot: (u64, u64),
 }
 
+/// A batch waiting for the disk.
+#[derive(Clone)]
+pub(crate) struct Waiting {
+    pub(crate) ticket: Ticket,
+    pub(crate) ops: Vec<StoreOp>,
+    /// See [`qm_store::Batch::refusals_known`].
+    pub(crate) refusals_known: u64,
+}
+
 /// What is gone when the power is.
 pub(crate) struct Running {
     pub(crate) engine: Engine,
     pub(crate) log: Log,
     /// Batches waiting for the disk.
-    pub(crate) waiting: Vec<(Ticket, Vec<StoreOp>)>,
+    pub(crate) waiting: Vec<Waiting>,
     /// Whether a commit is under way.
     pub(crate) committing: bool,
     /// Whether the process ends when nothing waits for the disk.
@@ -445,14 +454,14 @@ impl Machine {
         let waiting = core::mem::take(&mut running.waiting);
         let batches: Vec<_> = waiting
             .iter()
-            .map(|(_, ops)| adapter::batch_of(ops.clone()))
+            .map(|batch| adapter::batch_of(batch.ops.clone(), batch.refusals_known))
             .collect();
         match running.log.commit(&batches) {
             Ok(answers) => Ok(Committed::Answers(
                 waiting
                     .into_iter()
                     .zip(answers)
-                    .map(|((t, ops), a)| (t, ops, a))
+                    .map(|(batch, applied)| (batch.ticket, batch.ops, applied))
                     .collect(),
             )),
             Err(_) if self.cut_armed && self.disk_is_off() => Ok(Committed::PowerLost),

@@ -20,7 +20,7 @@ use bytes::Bytes;
 use qm_engine::admin::{AdminReply, AdminRequest, StatusView};
 use qm_engine::{
     ConnId, DialFailure, Entropy, Event, Input, Lane, LoadId, LocalSettings, Output, SeededEntropy,
-    StoreOp, StoredMessage, StoredRecord, Ticket,
+    StoreOp, StoredMessage, StoredRecord,
 };
 use qm_store::{Applied, Fault};
 use qm_wire::local::{ClientFrame, NodeFrame, Verdict};

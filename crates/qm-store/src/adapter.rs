@@ -4,11 +4,13 @@ use qm_engine::{StoreOp, StoredRecord};
 
 use crate::types::{Batch, Op, Record, Recovered, StreamId, StreamSummary};
 
-/// The batch that makes these effects durable, all or nothing.
+/// The batch that makes these effects durable, all or nothing, and overtakes nothing that was
+/// refused and that the engine did not know of when it gathered them.
 #[must_use]
-pub fn batch_of(ops: Vec<StoreOp>) -> Batch {
+pub fn batch_of(ops: Vec<StoreOp>, refusals_known: u64) -> Batch {
     Batch {
         ops: ops.into_iter().map(op_of).collect(),
+        refusals_known: Some(refusals_known),
     }
 }
 
@@ -120,15 +122,21 @@ mod tests {
         };
         let ops = vec![put(3, b"a"), put(5, b"b"), put(7, b"c"), set];
         let batches = [
-            batch_of(ops),
-            batch_of(vec![StoreOp::Remove {
-                stream,
-                first: 0,
-                last: 4,
-            }]),
-            batch_of(vec![StoreOp::Unset {
-                key: "never".into(),
-            }]),
+            batch_of(ops, 0),
+            batch_of(
+                vec![StoreOp::Remove {
+                    stream,
+                    first: 0,
+                    last: 4,
+                }],
+                0,
+            ),
+            batch_of(
+                vec![StoreOp::Unset {
+                    key: "never".into(),
+                }],
+                0,
+            ),
         ];
         assert_eq!(store.commit(&batches).unwrap(), [Applied::Done; 3]);
 

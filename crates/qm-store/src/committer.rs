@@ -1,5 +1,6 @@
 //! Group commit: one thread owns the store, everything waiting shares a flush.
 
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -29,6 +30,9 @@ pub enum Completion {
     /// The outcome is unknown, and every later batch fails the same way until the store is
     /// opened again.
     Failed(u64, StoreError),
+    /// The committer's thread died of a fault of its own. What was submitted and not answered has
+    /// an unknown outcome, and nothing will be answered any more.
+    Died,
 }
 
 impl Completion {
@@ -40,7 +44,7 @@ impl Completion {
             | Self::Full { ticket, .. }
             | Self::Refused(ticket, _)
             | Self::Failed(ticket, _) => Some(*ticket),
-            Self::HasRoom => None,
+            Self::HasRoom | Self::Died => None,
         }
     }
 }
@@ -92,13 +96,21 @@ impl<S: Store + 'static> Committer<S> {
     /// When the operating system gives no thread.
     pub fn spawn(
         store: S,
-        on_done: impl FnMut(Completion) + Send + 'static,
+        mut on_done: impl FnMut(Completion) + Send + 'static,
     ) -> std::io::Result<Self> {
         let desk = Arc::new(Desk::default());
         let own = Arc::clone(&desk);
         let thread = std::thread::Builder::new()
             .name("qm-store-commit".into())
-            .spawn(move || run(store, &own, on_done))?;
+            .spawn(move || {
+                // Nothing of the store is used after a panic, only its owner told: he would wait
+                // for ever for what he submitted.
+                let ran = catch_unwind(AssertUnwindSafe(|| run(store, &own, &mut on_done)));
+                ran.unwrap_or_else(|panic| {
+                    on_done(Completion::Died);
+                    resume_unwind(panic)
+                })
+            })?;
         Ok(Self {
             desk,
             thread: Some(thread),
@@ -126,7 +138,7 @@ impl<S: Store + 'static> Committer<S> {
     /// Commits and answers everything submitted, stops the thread and gives the store back.
     ///
     /// # Panics
-    /// When `on_done` panicked.
+    /// When the committer's thread panicked, in the store or in `on_done`.
     #[must_use]
     pub fn shutdown(mut self) -> S {
         self.close();
@@ -136,7 +148,7 @@ impl<S: Store + 'static> Committer<S> {
             .expect("invariant: only shutdown and drop take it");
         match thread.join() {
             Ok(store) => store,
-            Err(panic) => std::panic::resume_unwind(panic),
+            Err(panic) => resume_unwind(panic),
         }
     }
 
@@ -150,7 +162,7 @@ impl<S: Store + 'static> Drop for Committer<S> {
     fn drop(&mut self) {
         if let Some(thread) = self.thread.take() {
             self.close();
-            // A panic of `on_done` was reported by its thread already.
+            // A panic was reported by the thread already.
             drop(thread.join());
         }
     }

@@ -105,11 +105,18 @@ pub trait File: fmt::Debug + Send + Sync {
     fn try_lock(&self) -> io::Result<bool>;
 }
 
-/// Whether an error says that there is no room.
+/// Whether an error says that there is no room, on the disk or for another open file.
+///
+/// The store survives both alike: what is there goes on, and it is looked again.
 pub(crate) fn is_full(error: &io::Error) -> bool {
     use io::ErrorKind;
     matches!(
         error.kind(),
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge
-    )
+    ) || is_out_of_descriptors(error)
+}
+
+/// `ENFILE` and `EMFILE`, the same numbers on every Unix; the library has no kind for them.
+fn is_out_of_descriptors(error: &io::Error) -> bool {
+    cfg!(unix) && matches!(error.raw_os_error(), Some(23 | 24))
 }

@@ -69,6 +69,8 @@ pub struct Log {
     untidy: bool,
     /// Bytes of the group whose puts were turned away last, until puts are accepted again.
     refused_bytes: usize,
+    /// Batches that were not done since the store was opened. See [`Batch::refusals_known`].
+    refusals: u64,
     /// Whether somebody waits to hear that there is room again.
     owes_room: bool,
     scratch: Scratch,
@@ -206,12 +208,19 @@ impl Log {
                 end += 1;
             }
             let run = start..end;
+            self.keep_order(
+                &batches[run.clone()],
+                &mut sizes[run.clone()],
+                &mut answers[run.clone()],
+            );
             self.commit_run(
                 &batches[run.clone()],
                 &mut sizes[run.clone()],
-                &mut answers[run],
+                &mut answers[run.clone()],
             )
             .map_err(|error| self.shared.fail(&error))?;
+            let refused = answers[run].iter().filter(|a| **a != Applied::Done);
+            self.refusals += refused.count() as u64;
             start = end;
         }
         self.scratch.sizes = sizes;
@@ -322,6 +331,24 @@ impl Log {
             .map_or_else(|| self.options.capacity(), |active| active.room());
         let carried = self.next_carried(room - bytes - RECORD_BYTES, bytes)?;
         self.write_group(batches, sizes, &carried, 0)
+    }
+}
+
+impl Log {
+    /// Turns away what would overtake something that its submitter does not know to be refused.
+    /// See [`Batch::refusals_known`].
+    fn keep_order(&mut self, batches: &[Batch], sizes: &mut [usize], answers: &mut [Applied]) {
+        let mut refusals = self.refusals;
+        for ((batch, size), answer) in batches.iter().zip(sizes).zip(answers) {
+            let overtakes = batch.refusals_known.is_some_and(|known| known < refusals);
+            if *answer == Applied::Done && overtakes && batch.has_puts() {
+                *answer = Applied::Full;
+                *size = 0;
+                // It may find room at once, and is to be told so.
+                self.owes_room = true;
+            }
+            refusals += u64::from(*answer != Applied::Done);
+        }
     }
 }
 

@@ -225,7 +225,7 @@ impl Copying<'_> {
     }
 
     fn add(&mut self, ops: Vec<Op>, bytes: usize) -> Result<(), StoreError> {
-        self.batches.push(Batch { ops });
+        self.batches.push(Batch::from(ops));
         self.bytes += bytes + 2 * RECORD_BYTES;
         if self.bytes >= COMMIT_BYTES {
             self.commit()?;

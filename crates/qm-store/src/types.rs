@@ -67,6 +67,14 @@ pub enum Op {
 pub struct Batch {
     /// The operations.
     pub ops: Vec<Op>,
+    /// Of how many refusals of this store its submitter knows, if order matters to it.
+    ///
+    /// Batches are submitted ahead of the answers to earlier ones. When an earlier one was refused
+    /// and a later, smaller one is taken, records overtake those that are put again, and whoever
+    /// wanted order has to take them out, if it lives that long. A batch with puts that knows of
+    /// fewer refusals than there were is therefore turned away like the earlier one. `None`: it is
+    /// taken whenever there is room.
+    pub refusals_known: Option<u64>,
 }
 
 impl Batch {
@@ -79,7 +87,10 @@ impl Batch {
 
 impl From<Vec<Op>> for Batch {
     fn from(ops: Vec<Op>) -> Self {
-        Self { ops }
+        Self {
+            ops,
+            refusals_known: None,
+        }
     }
 }
 

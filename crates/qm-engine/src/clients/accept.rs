@@ -31,7 +31,13 @@ pub(super) struct Draft {
 }
 
 impl Engine {
+    /// A put that comes while the node stops is neither answered nor noted: its application asks
+    /// again when the node runs, as after a crash. A refusal would be final, and what the next life
+    /// accepts behind it would leave a hole.
     pub(super) fn on_put(&mut self, conn: ConnId, client: ClientId, put: Put) {
+        if self.stopping {
+            return;
+        }
         let sequence = put.sequence;
         let Some(state) = self.clients.states.get_mut(&client) else {
             return;
@@ -56,9 +62,6 @@ impl Engine {
         client: ClientId,
         put: Put,
     ) -> Result<(), (Outcome, String)> {
-        if self.stopping {
-            return Err((Outcome::STOPPING, "the node is stopping".to_owned()));
-        }
         if let Some(transaction) = put.transaction {
             return self.take_in(conn, client, transaction, put);
         }

@@ -33,6 +33,8 @@ pub(super) struct ClientState {
     pub(super) forgotten_below: u64,
     pub(super) touched: Timestamp,
     pub(super) dirty: bool,
+    /// What is stored speaks for something that was refused.
+    pub(super) stale: bool,
     /// Highest number of a transaction that it began.
     pub(super) last_transaction: u64,
 }
@@ -46,6 +48,8 @@ pub(super) struct KeyState {
     pub(super) pending: BTreeSet<u64>,
     pub(super) touched: Timestamp,
     pub(super) dirty: bool,
+    /// What is stored speaks for something that was refused.
+    pub(super) stale: bool,
     pub(super) durable: bool,
 }
 
@@ -130,6 +134,16 @@ fn remove_number(runs: impl Iterator<Item = Run>, number: u64) -> Vec<Run> {
         }
     }
     kept
+}
+
+/// The runs without these numbers.
+fn without<'a, 'b>(
+    runs: impl IntoIterator<Item = &'a Run>,
+    numbers: impl Iterator<Item = &'b u64>,
+) -> Vec<Run> {
+    numbers.fold(runs.into_iter().copied().collect(), |runs, number| {
+        remove_number(runs.into_iter(), *number)
+    })
 }
 
 fn client_key(client: ClientId) -> Bytes {
@@ -256,30 +270,63 @@ impl Engine {
         self.clients.is_connected(conn).then_some(conn)
     }
 
-    /// Adds the answers of this batch to it; corrections after a refusal need no room.
+    /// Adds the answers of this batch to it.
+    ///
+    /// What is stored must never speak for a message that may yet be refused. So while something
+    /// is pending an answer goes with messages, in batches that are refused when an earlier one
+    /// was, and waits if there are none. What is left to say after an earlier batch was refused
+    /// leaves everything out that is pending, because it will be refused as well, and goes with the
+    /// removals, which need no room.
     pub(crate) fn save_clients(&mut self) {
-        if crate::broken!(self, answer_apart) && self.commits.has_puts() {
+        let puts = self.commits.has_puts();
+        if crate::broken!(self, answer_apart) && puts {
             // With the next batch that puts nothing.
             return;
         }
-        let mut values = Vec::new();
+        let overtaking = self.commits.has_overtaking();
+        let (mut values, mut corrections) = (Vec::new(), Vec::new());
         for client in core::mem::take(&mut self.clients.dirty_clients) {
-            if let Some(state) = self.clients.states.get_mut(&client) {
+            let Some(state) = self.clients.states.get_mut(&client) else {
+                continue;
+            };
+            let safe = state.pending.is_empty();
+            let stale = core::mem::take(&mut state.stale) && overtaking;
+            if stale && (puts || !safe) {
+                let runs = without(&state.runs, state.pending.keys());
+                let (at, below) = (state.touched.0, state.forgotten_below);
+                corrections.push((client_key(client), encode_answers(at, below, runs.iter())));
+            }
+            if puts || safe {
                 state.dirty = false;
-                let value = state.encode();
-                values.push((client_key(client), value));
+                values.push((client_key(client), state.encode()));
+            } else {
+                self.clients.dirty_clients.insert(client);
             }
         }
         for hash in core::mem::take(&mut self.clients.dirty_keys) {
-            if let Some(state) = self.clients.keys.get_mut(&hash) {
+            let Some(state) = self.clients.keys.get_mut(&hash) else {
+                continue;
+            };
+            let safe = state.pending.is_empty();
+            let stale = core::mem::take(&mut state.stale) && overtaking;
+            let encode = |runs: &[Run]| encode_runs(state.touched.0, state.digest, runs.iter());
+            if stale && (puts || !safe) {
+                let runs = without(&state.runs, state.pending.iter());
+                corrections.push((idempotency_key(hash), encode(&runs)));
+            }
+            if puts || safe {
+                values.push((idempotency_key(hash), encode(&state.runs)));
                 state.dirty = false;
-                let value = encode_runs(state.touched.0, state.digest, state.runs.iter());
-                values.push((idempotency_key(hash), value));
+            } else {
+                self.clients.dirty_keys.insert(hash);
             }
         }
         values.extend(self.clients.digests.take_dirty());
+        for (key, value) in corrections {
+            self.commits.set(key, value);
+        }
         for (key, value) in values {
-            if self.commits.has_puts() {
+            if puts {
                 self.commits.put(StoreOp::Set { key, value });
             } else {
                 self.commits.set(key, value);
@@ -367,12 +414,14 @@ impl Engine {
     pub(crate) fn correct(&mut self, client: ClientId, key: Option<[u8; 16]>) {
         if let Some(state) = self.clients.states.get_mut(&client) {
             state.dirty = true;
+            state.stale = true;
             self.clients.dirty_clients.insert(client);
         }
         if let Some(hash) = key
             && let Some(state) = self.clients.keys.get_mut(&hash)
         {
             state.dirty = true;
+            state.stale = true;
             self.clients.dirty_keys.insert(hash);
         }
     }

@@ -93,9 +93,6 @@ impl Engine {
         end: EndTransaction,
         found: &Transaction,
     ) -> Result<(), Refusal> {
-        if self.stopping {
-            return Err((Outcome::STOPPING, "the node is stopping".to_owned()));
-        }
         if let Some(id) = self.committed_before(found)? {
             if let Some(state) = self.clients.states.get_mut(&client) {
                 state.note(end.sequence, id);

@@ -223,7 +223,12 @@ impl Engine {
         }
     }
 
+    /// One that comes while the node stops is not answered, as a put is not: the transaction ends
+    /// with the connection, and whoever asks for its end in the next life is told that.
     pub(super) fn on_end_transaction(&mut self, conn: ConnId, end: EndTransaction) {
+        if self.stopping {
+            return;
+        }
         let Some(client) = self.clients.client_of(conn) else {
             return self.close_client(conn, "the end of a transaction before the hello");
         };

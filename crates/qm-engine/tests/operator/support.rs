@@ -180,8 +180,8 @@ impl Node {
                 Output::Client { frame, .. } => self.told.push(frame),
                 Output::Event(event) => self.events.push(event),
                 Output::Admin { reply, .. } => self.admin = Some(reply),
-                Output::Persist { ticket, ops } if self.mute => self.owed.push((ticket, ops)),
-                Output::Persist { ticket, ops } => {
+                Output::Persist { ticket, ops, .. } if self.mute => self.owed.push((ticket, ops)),
+                Output::Persist { ticket, ops, .. } => {
                     let puts = ops.iter().any(|op| matches!(op, StoreOp::Put { .. }));
                     if self.full && puts {
                         self.engine.handle(

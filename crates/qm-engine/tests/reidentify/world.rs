@@ -285,7 +285,7 @@ impl World {
                         self.under_way.push_back((to, link, Bytes::new()));
                     }
                 }
-                Output::Persist { ticket, ops } => {
+                Output::Persist { ticket, ops, .. } => {
                     if let Some(unwritten) = &mut machine.unwritten {
                         unwritten.push_back((ticket, ops));
                         continue;

@@ -189,10 +189,10 @@ impl Node {
                 Output::Client { frame, .. } => self.told.push(frame),
                 Output::Event(event) => self.events.push(event),
                 Output::Admin { reply, .. } => self.admin = Some(reply),
-                Output::Persist { ticket, ops } if self.hold_disk => {
+                Output::Persist { ticket, ops, .. } if self.hold_disk => {
                     self.waiting.push((ticket, ops));
                 }
-                Output::Persist { ticket, ops } => {
+                Output::Persist { ticket, ops, .. } => {
                     self.disk.apply(ops);
                     self.engine.handle(now, Input::Persisted { ticket });
                 }

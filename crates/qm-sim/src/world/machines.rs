@@ -1,6 +1,7 @@
 //! Machines: what they are given, what they ask for, and whether it was right.
 
 use super::*;
+use crate::machine::Waiting;
 
 impl World {
     /// Hands an input to a machine and does what it asks for.
@@ -137,8 +138,17 @@ impl World {
                 );
                 Ok(())
             }
-            Output::Persist { ticket, ops } => {
-                self.persist(node, ticket, ops);
+            Output::Persist {
+                ticket,
+                ops,
+                refusals_known,
+            } => {
+                let batch = Waiting {
+                    ticket,
+                    ops,
+                    refusals_known,
+                };
+                self.persist(node, batch);
                 Ok(())
             }
             Output::Load {
@@ -177,9 +187,9 @@ impl World {
         }
     }
 
-    pub(super) fn persist(&mut self, node: usize, ticket: Ticket, ops: Vec<StoreOp>) {
+    pub(super) fn persist(&mut self, node: usize, batch: Waiting) {
         if let Some(running) = &mut self.machines[node].running {
-            running.waiting.push((ticket, ops));
+            running.waiting.push(batch);
             if !running.committing {
                 self.plan_commit(node);
             }

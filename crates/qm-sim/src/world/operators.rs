@@ -93,7 +93,7 @@ impl World {
         let Some(running) = &self.machines[node].running else {
             return;
         };
-        for op in running.waiting.iter().flat_map(|(_, ops)| ops) {
+        for op in running.waiting.iter().flat_map(|batch| &batch.ops) {
             if let StoreOp::Put { body, .. } = op
                 && let Some(fate) =
                     Put::from_body(body).and_then(|put| self.oracle.fates.get_mut(&put))

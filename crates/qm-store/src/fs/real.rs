@@ -1,4 +1,5 @@
-//! The operating system's file system.
+//! The operating system's file system. What it makes is for its owner only: the files hold
+//! messages, and a permissive umask must not show them to everybody on the machine.
 
 use std::fs::{self, OpenOptions, TryLockError};
 use std::io;
@@ -16,7 +17,7 @@ struct RealFile(fs::File);
 
 impl Fs for RealFs {
     fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
-        fs::create_dir_all(dir)?;
+        private_dirs().create(dir)?;
         // The new directory's own name must survive as well.
         match dir.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => self.sync_dir(parent),
@@ -39,7 +40,7 @@ impl Fs for RealFs {
     }
 
     fn open(&self, path: &Path, create: bool) -> io::Result<Arc<dyn File>> {
-        let file = OpenOptions::new()
+        let file = private_files()
             .read(true)
             .write(true)
             .create(create)
@@ -70,6 +71,23 @@ impl Fs for RealFs {
     fn sync_dir(&self, _dir: &Path) -> io::Result<()> {
         Ok(())
     }
+}
+
+/// Makes directories, with those above them.
+fn private_dirs() -> fs::DirBuilder {
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder
+}
+
+/// Opens files.
+fn private_files() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options
 }
 
 impl File for RealFile {
@@ -149,4 +167,38 @@ fn read_some(file: &fs::File, buffer: &mut [u8], offset: u64) -> io::Result<usiz
 #[cfg(windows)]
 fn write_some(file: &fs::File, bytes: &[u8], offset: u64) -> io::Result<usize> {
     std::os::windows::fs::FileExt::seek_write(file, bytes, offset)
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+    use crate::fs::is_full;
+
+    /// Whatever the umask says: these files hold messages.
+    #[test]
+    fn what_it_makes_is_for_its_owner_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = dir.path().join("deep/store");
+        RealFs.create_dir_all(&store).unwrap();
+        let file = store.join("a");
+        drop(RealFs.open(&file, true).unwrap());
+        for (path, mode) in [
+            (dir.path().join("deep"), 0o700),
+            (store, 0o700),
+            (file, 0o600),
+        ] {
+            let found = fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+            assert_eq!(found, mode, "{}", path.display());
+        }
+    }
+
+    /// Out of descriptors is no failure of the disk: the store waits for room instead of failing.
+    #[test]
+    fn a_process_out_of_descriptors_counts_as_full() {
+        let out_of_descriptors = io::Error::from_raw_os_error(24);
+        assert!(is_full(&out_of_descriptors), "{out_of_descriptors}");
+        assert!(!is_full(&io::ErrorKind::NotFound.into()));
+    }
 }

@@ -240,6 +240,7 @@ pub(super) fn open(
         last_group_bytes: 0,
         untidy: false,
         refused_bytes: 0,
+        refusals: 0,
         owes_room: false,
         scratch: Scratch::default(),
         _lock: lock,

@@ -24,8 +24,15 @@ impl Log {
     ) -> Result<(), StoreError> {
         self.scratch.sides.clear();
         let mut named = false;
+        let mut full = false;
         for (at, batch) in batches.iter().enumerate() {
             if sizes[at] == 0 {
+                continue;
+            }
+            if full && batch.refusals_known.is_some() && batch.has_puts() {
+                // It must not overtake the one before.
+                sizes[at] = 0;
+                answers[at] = Applied::Full;
                 continue;
             }
             let written = self.scratch.sides.len();
@@ -46,6 +53,7 @@ impl Log {
                 self.flush_names()?;
                 sizes[at] = 0;
                 answers[at] = Applied::Full;
+                full = true;
                 break;
             }
         }

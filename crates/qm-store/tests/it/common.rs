@@ -83,7 +83,7 @@ pub(crate) fn unset(key: impl AsRef<[u8]>) -> Op {
 }
 
 pub(crate) fn batch(ops: impl Into<Vec<Op>>) -> Batch {
-    Batch { ops: ops.into() }
+    Batch::from(ops.into())
 }
 
 /// Every live record of a stream.

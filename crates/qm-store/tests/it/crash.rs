@@ -194,7 +194,7 @@ impl Machine {
                 ops.push(set("tide", self.random.next().to_le_bytes()));
             }
         }
-        Batch { ops }
+        Batch::from(ops)
     }
 
     /// Works until the power goes (or the given number of commits is done).

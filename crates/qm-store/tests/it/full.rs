@@ -686,3 +686,54 @@ fn a_committer_tells_that_there_is_room_again() {
         assert!(answers.try_recv().is_err(), "told once");
     }
 }
+
+/// What its submitter gathered before it heard of a refusal would overtake what was refused.
+#[test]
+fn what_knows_of_too_few_refusals_is_turned_away_like_the_one_before() {
+    let fs = Arc::new(SimFs::new());
+    let (mut log, _) = open(&fs, small()).unwrap();
+    let filler = |position| batch([put(1, position, [], [7; 3000])]);
+    let mut position = 0;
+    fs.set_capacity(Some(120 << 10));
+    while log.commit(&[filler(position)]).unwrap() == [Applied::Done] {
+        position += 1;
+    }
+    let mut refusals = 1;
+    let known = |stream, refusals: u64, bytes: usize| Batch {
+        refusals_known: Some(refusals),
+        ..batch([put(stream, 0, [], vec![7; bytes])])
+    };
+    // Smaller ones still find room where the large one does not.
+    let small_one = batch([put(2, 0, [], [7; 10])]);
+    assert_eq!(log.commit(&[small_one]).unwrap(), [Applied::Done]);
+    // In the same commit, and in the next.
+    let group = [known(3, refusals, 6_000), known(4, refusals, 10)];
+    assert_eq!(log.commit(&group).unwrap(), [Applied::Full, Applied::Full]);
+    assert_eq!(log.commit(&group[1..]).unwrap(), [Applied::Full]);
+    refusals += 3;
+    // What puts nothing is no part of any order.
+    let settling = Batch {
+        refusals_known: Some(0),
+        ..batch([set("key", "value")])
+    };
+    assert_eq!(log.commit(&[settling]).unwrap(), [Applied::Done]);
+    let drained = batch([remove(1, 0, position)]);
+    assert_eq!(log.commit(&[drained]).unwrap(), [Applied::Done]);
+    while log.tidy(false).unwrap() {}
+    let room = log.has_room_again().unwrap();
+    assert_eq!(room, Some(true), "whoever waits is told");
+    // Room alone is not enough.
+    assert_eq!(
+        log.commit(&[known(4, refusals - 1, 10)]).unwrap(),
+        [Applied::Full]
+    );
+    let room = log.has_room_again().unwrap();
+    assert_eq!(
+        room,
+        Some(true),
+        "whoever was turned away for order is told"
+    );
+    refusals += 1;
+    let group = [known(4, refusals, 10), known(5, refusals, 10)];
+    assert_eq!(log.commit(&group).unwrap(), [Applied::Done, Applied::Done]);
+}

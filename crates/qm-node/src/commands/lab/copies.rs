@@ -395,7 +395,7 @@ impl World {
                 self.across(machine, link, Input::Closed { link, text });
             }
             Output::Dial { dial, address, .. } => self.dial(machine, dial, &address),
-            Output::Persist { ticket, ops } => {
+            Output::Persist { ticket, ops, .. } => {
                 self.commit(machine, ticket, ops);
             }
             Output::Load {
