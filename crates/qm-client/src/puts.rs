@@ -410,6 +410,18 @@ impl Puts {
             },
             |_| SendError::OutcomeUnknown(reason.clone()),
         );
+        self.forget_accepted();
+    }
+
+    /// The same life of the node answers again. What it said of accepted messages meanwhile, it
+    /// said to nobody.
+    pub(crate) fn on_reconnected(&mut self) {
+        self.forget_accepted();
+    }
+
+    /// Nothing more will be heard of followed messages whose puts are answered: those that are
+    /// not are put again, and followed by that.
+    fn forget_accepted(&mut self) {
         self.followed.retain(|_, followed| {
             if followed.accepted {
                 followed.progress.send_replace(Progress::Unknown);

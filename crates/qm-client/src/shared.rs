@@ -173,6 +173,8 @@ impl Shared {
         } else if state.node.incarnation != node.incarnation {
             let path = path.clone();
             state.puts.on_restarted(&ClientError::Restarted { path });
+        } else {
+            state.puts.on_reconnected();
         }
         state.node = node;
         state.phase = Phase::Working;

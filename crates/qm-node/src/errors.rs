@@ -147,6 +147,10 @@ errors! {
     "the store failed while the node ran, and reopening it did not help",
     "the store failed 5 times, last: the store stopped after an error: could not flush /var/lib/qm/store/00000002.seg: Input/output error (os error 5)",
     "look at the disk (kernel log, SMART, mount options), then start the node again: recovery tells what survived";
+    stop_unfinished, FAILED,
+    "the node was told to stop, and the disk did not take all that was to be written",
+    "the node was to stop, and the disk wrote nothing for 10 s; 3 commits were left",
+    "recoverable messages that were accepted are there at the next start; express messages that were still in memory may be gone; look at the disk (kernel log, SMART, mount options)";
     port_in_use, FAILED,
     "another process has the UDP port",
     "UDP address 127.0.0.1:1801 is in use by process 4711 (qm-node)",

@@ -271,15 +271,20 @@ async fn live(
         );
         let ended = driver.run(network_events, &mut local_events, stop).await;
         (disk, owned.keys) = driver.end();
-        if matches!(ended, Ended::Stopped) {
+        if !matches!(ended, Ended::StoreFailed { .. }) {
             stop_serving(server.take()).await;
         }
         if timeout(GOODBYE, endpoint.shutdown()).await.is_err() {
             tracing::debug!("a peer did not take the goodbye in time");
         }
         disk.close().await;
-        let Ended::StoreFailed { cause } = ended else {
-            break Ok(());
+        let cause = match ended {
+            Ended::Stopped => break Ok(()),
+            Ended::StoppedUnfinished { cause } => {
+                tracing::error!(event = "stop_unfinished", %cause, "not all was written");
+                break Err(RunError::StopUnfinished { cause });
+            }
+            Ended::StoreFailed { cause } => cause,
         };
         match reopen(&config, fs, &owned.health, cause, &mut failures, stop).await {
             Ok(Some((reopened, recovered, store_id))) => {

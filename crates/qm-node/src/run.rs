@@ -141,6 +141,12 @@ pub enum RunError {
         /// The last failure.
         cause: String,
     },
+    /// The node was told to stop, and the disk did not take all that was to be written.
+    #[error("{cause}")]
+    StopUnfinished {
+        /// What was in the way.
+        cause: String,
+    },
     /// Another process has the port.
     #[error("UDP address {listen} is in use by {}", somebody(.holder.as_ref()))]
     PortInUse {
@@ -278,6 +284,7 @@ impl RunError {
             Self::Store(StoreError::Io { source, .. }) => code_of_io(source, "store_io"),
             Self::Store(_) => "store_io",
             Self::StoreFailed { .. } => "store_given_up",
+            Self::StopUnfinished { .. } => "stop_unfinished",
             Self::PortInUse { .. } => "port_in_use",
             Self::Bind(BindError::AddressNotAvailable { .. }) => "address_not_available",
             Self::Bind(BindError::PermissionDenied { .. }) => "port_permission",

@@ -122,19 +122,20 @@ pub(crate) async fn send(
     };
     let (state, fate) = until(args.wait, &mut ticket, limit).await;
     // The id is worth knowing whatever became of the message.
-    if out.json {
+    let printed = if out.json {
         out.document(&SentDocument {
             schema: "qm.sent/1",
             id: id.to_string(),
             destination: args.to.to_string(),
             class: args.class.class().name(),
             state,
-        })?;
+        })
     } else {
-        out.line(&id.to_string())?;
-    }
+        out.line(&id.to_string())
+    };
+    // That nobody reads is no success of a message that ended otherwise.
     match fate {
-        Ok(()) => Ok(Exit::Done),
+        Ok(()) => printed.map(|()| Exit::Done),
         Err(failure) if failure.code == "fate_open" => {
             let fix = format!("`qm-node why {id}` tells more; the message is still on its way");
             Err(explained(node, &args.to, failure.with_fix(fix)).await)

@@ -53,7 +53,8 @@ pub(crate) async fn send_lines(
                 .with_fix("with --idempotency-key the command can be repeated safely"))
         }
     };
-    tally.finish(out)?;
+    // That nobody reads is no success of lines that were not sent: it is looked at last.
+    let printed = tally.finish(out);
     let resume = |failure: Failure| match &args.idempotency_key {
         Some(_) => failure.with_fix("repeat the command: what was accepted is not accepted twice"),
         None => failure,
@@ -63,7 +64,8 @@ pub(crate) async fn send_lines(
         Err(failure) if failure.code == "fate_open" => {
             Err(explained(node, &args.to, failure).await)
         }
-        done => done.map_err(resume),
+        Err(failure) => Err(resume(failure)),
+        Ok(exit) => printed.map(|()| exit),
     }
 }
 

@@ -164,15 +164,18 @@ pub(crate) async fn receive_for_command(
             break;
         };
         let done = run(&args.command, &args.queue, &message, &mut stop).await;
-        if let Err(failure) = done {
-            transaction.abort().await;
-            return Err(failure);
-        }
+        let interrupted = match done {
+            Ok(interrupted) => interrupted,
+            Err(failure) => {
+                transaction.abort().await;
+                return Err(failure);
+            }
+        };
         let committed = transaction.commit().await;
         committed.map_err(|error| from_transaction(&error))?;
         left = left.saturating_sub(1);
         received = received.saturating_add(1);
-        if args.filter.lookup_id.is_some() {
+        if interrupted || args.filter.lookup_id.is_some() {
             break;
         }
     }
@@ -185,13 +188,14 @@ pub(crate) async fn receive_for_command(
     Ok(Exit::Done)
 }
 
-/// Runs the command with the body on its standard input. Its outputs are this command's.
+/// Runs the command with the body on its standard input. Its outputs are this command's. Says
+/// whether it was interrupted and succeeded all the same.
 async fn run(
     command: &[OsString],
     queue: &QueueName,
     message: &Received,
     stop: &mut Stop,
-) -> Result<(), Failure> {
+) -> Result<bool, Failure> {
     let Some((program, arguments)) = command.split_first() else {
         return Err(Failure::usage(
             "no command is given",
@@ -207,7 +211,7 @@ async fn run(
         .map_err(|error| failed(&format!("{name} cannot be started: {error}")))?;
     let id = child.id();
     let started = Instant::now();
-    let (ended, end) = oneshot::channel();
+    let (ended, mut end) = oneshot::channel();
     let body = message.body().clone();
     // Threads, because a command may read slowly, or not at all.
     let feed = child.stdin.take().map(|mut stdin| {
@@ -220,11 +224,23 @@ async fn run(
         let status = wait_for(&mut child);
         let _nobody = ended.send(status);
     });
-    let status = tokio::select! {
-        status = end => status,
-        () = stop.wanted() => {
-            terminate(id);
-            return Err(Failure::of("aborted", format!("interrupted while {name} ran; the message is back in its queue")));
+    let mut interrupted = false;
+    let status = loop {
+        tokio::select! {
+            biased;
+            status = &mut end => break status,
+            // What the command has done by then decides, not the signal: it may finish its work
+            // before it ends, and nobody else must get the message meanwhile.
+            () = stop.wanted() => {
+                if !interrupted {
+                    interrupted = true;
+                    terminate(id);
+                    continue;
+                }
+                let cause = format!("interrupted twice while {name} ran; the message is back in its queue");
+                return Err(Failure::of("aborted", cause)
+                    .with_fix(format!("{name} may still run and finish: look for it")));
+            }
         }
     };
     // It ends with the command, which was its only reader.
@@ -234,7 +250,7 @@ async fn run(
         .unwrap_or_else(unknown)
         .map_err(|error| failed(&format!("{name}: {error}")))?;
     if status.success() {
-        return Ok(());
+        return Ok(interrupted);
     }
     let how = match (status.code(), status.signal()) {
         (Some(code), _) => format!("exit code {code}"),

@@ -5,7 +5,7 @@ use qm_client::blocking::Client;
 use qm_client::{Message, ReceiveOptions, SendError};
 use qm_engine::Trust;
 use qm_store::{Fault, SimFs};
-use qm_wire::Outcome;
+use qm_wire::{Class, Outcome};
 use tempfile::TempDir;
 
 use super::*;
@@ -111,6 +111,26 @@ fn a_disk_that_stays_broken_ends_the_node_with_the_cause() {
     assert!(error.fix().contains("recovery tells"), "{}", error.fix());
     assert!(error.to_string().contains("could not"), "{error}");
     assert!(sending.join().unwrap().is_err());
+    assert!(!node.socket.exists());
+}
+
+/// Who asked for the end gets it, and is told what was in the way.
+#[test]
+fn a_disk_that_fails_while_the_node_stops_keeps_it_from_nothing() {
+    let node = start(|_| {});
+    let client = Client::connect(&node.socket).unwrap();
+    create_queue(&client);
+    client
+        .send(Message::new("q", "kept").class(Class::Express))
+        .unwrap();
+    // Express messages are written when the node stops, and not before.
+    node.fs.inject(Fault::FailWrites);
+    node.stop.notify_one();
+    let ended = node.ended.recv_timeout(Duration::from_secs(30)).unwrap();
+    let error = ended.unwrap_err();
+    assert_eq!(error.code(), "stop_unfinished");
+    assert!(error.to_string().contains("could not"), "{error}");
+    assert!(error.fix().contains("express messages"), "{}", error.fix());
     assert!(!node.socket.exists());
 }
 

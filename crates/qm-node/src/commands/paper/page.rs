@@ -67,6 +67,11 @@ const SHOWN: &[(&str, &str, &str)] = &[
         LIFE,
         "a_disk_that_stays_broken_ends_the_node_with_the_cause",
     ),
+    (
+        "stop_unfinished",
+        LIFE,
+        "a_disk_that_fails_while_the_node_stops_keeps_it_from_nothing",
+    ),
     ("port_in_use", START, "a_port_in_use_names_the_process"),
     (
         "address_not_available",
