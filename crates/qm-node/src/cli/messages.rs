@@ -56,7 +56,7 @@ pub(crate) struct SendArgs {
     /// Where answers should go
     #[arg(long, value_name = "QUEUE", value_parser = parse_destination)]
     pub(crate) response_queue: Option<Destination>,
-    /// Where acknowledgements to the application should go
+    /// Where acknowledgements to the application should go: a queue of this node
     #[arg(long, value_name = "QUEUE", requires = "ack", value_parser = parse_destination)]
     pub(crate) admin_queue: Option<Destination>,
     /// Which acknowledgements the application wants
