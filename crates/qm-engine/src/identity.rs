@@ -91,6 +91,7 @@ impl Engine {
         self.twins.checks.ended(link);
         self.twins.relays.ended(link);
         self.twins.proofs.ended(link);
+        self.twins.current.ended(&(own, peer), &link);
         if !self.has_session(own, peer) {
             self.twins.current.none_left(&(own, peer));
         }
@@ -235,6 +236,8 @@ impl Engine {
             .current
             .may_answer(&(session.own, session.peer), &link);
         if current && challenge.attempt == session.attempt {
+            let ends = (session.own, session.peer);
+            self.twins.current.answered(&ends, &link);
             self.present_again(link);
             let Some(session) = self.sessions.get_mut(&link) else {
                 return;
@@ -389,6 +392,9 @@ impl Engine {
         let Some(claim) = self.twins.proofs.asked(link, ask, me, rank) else {
             return;
         };
+        if let Some(ends) = ends {
+            self.twins.current.answered(&ends, &link);
+        }
         let bytes = claim.signed_bytes().freeze();
         let sign = self.next_identity_number();
         self.twins.signing.insert(sign, (link, claim));

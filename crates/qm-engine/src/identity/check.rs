@@ -1,9 +1,12 @@
 //! Whether two sessions with one identity are two live processes.
 //!
 //! The node between asks on both sessions, with fresh randomness, after it has heard the beginning
-//! of the newer one. A process answers only on the session with this peer that it began last
+//! of the newer one. A process answers only on the session with this peer that it began last of
+//! those that it still has, and on none that is older than one on which it ever answered
 //! ([`Current`]). One process had begun the newer session before it could hear a question on the
-//! older one, so it never answers both; two processes do. One answer proves nothing.
+//! older one. While it has the newer one, it is silent on the older one; once it answered on the
+//! newer one, it stays silent there; and it answers nothing on one that it has ended. So it never
+//! answers both; two processes do. One answer proves nothing.
 
 use std::collections::BTreeMap;
 
@@ -15,29 +18,44 @@ const ANSWERS: usize = 2;
 /// For a process: on which of its sessions with a peer it gives signs of life.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Current<P, L> {
-    /// The session begun last with each peer, ended or not.
-    last: BTreeMap<P, L>,
+    /// The sessions with each peer on which an answer may be due, in the order of their beginning.
+    begun: BTreeMap<P, Vec<L>>,
 }
 
 impl<P: Ord, L: PartialEq> Current<P, L> {
     pub(crate) const fn new() -> Self {
         Self {
-            last: BTreeMap::new(),
+            begun: BTreeMap::new(),
         }
     }
 
-    /// A session begins: nothing is answered on older ones any more.
+    /// A session begins: while it lasts nothing is answered on older ones.
     pub(crate) fn began(&mut self, peer: P, link: L) {
-        self.last.insert(peer, link);
+        self.begun.entry(peer).or_default().push(link);
+    }
+
+    /// A session ended: nothing is answered on it any more.
+    pub(crate) fn ended(&mut self, peer: &P, link: &L) {
+        if let Some(begun) = self.begun.get_mut(peer) {
+            begun.retain(|other| other != link);
+        }
+    }
+
+    /// An answer is given on a session: on older ones none is, not even when it has ended.
+    pub(crate) fn answered(&mut self, peer: &P, link: &L) {
+        if let Some(begun) = self.begun.get_mut(peer) {
+            let at = begun.iter().position(|other| other == link);
+            begun.drain(..at.unwrap_or(0));
+        }
     }
 
     /// No session with this peer is left, so there is none on which to be silent.
     pub(crate) fn none_left(&mut self, peer: &P) {
-        self.last.remove(peer);
+        self.begun.remove(peer);
     }
 
     pub(crate) fn may_answer(&self, peer: &P, link: &L) -> bool {
-        self.last.get(peer) == Some(link)
+        self.begun.get(peer).and_then(|begun| begun.last()) == Some(link)
     }
 }
 

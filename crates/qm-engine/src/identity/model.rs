@@ -31,6 +31,8 @@ struct Session {
     /// Whether the node between has heard the beginning, and has not seen the end.
     open: bool,
     ended: bool,
+    /// Whether the process has ended it; what it said before is under way.
+    parted: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -55,11 +57,14 @@ struct World {
 struct Rules {
     answers: usize,
     old_sessions_answer: bool,
+    /// When a session has ended on which an answer was given, one is given on an older one.
+    older_answers_after: bool,
 }
 
 const RIGHT: Rules = Rules {
     answers: 2,
     old_sessions_answer: false,
+    older_answers_after: false,
 };
 
 impl World {
@@ -104,6 +109,9 @@ impl World {
             if !session.ended {
                 next.push(self.after(|world| world.end(link)));
             }
+            if !session.ended && !session.parted {
+                next.push(self.after(|world| world.part(link)));
+            }
         }
         next
     }
@@ -125,7 +133,19 @@ impl World {
             to_process: VecDeque::new(),
             open: false,
             ended: false,
+            parted: false,
         });
+    }
+
+    /// The process ends a session, which the node between hears later.
+    fn part(&mut self, link: usize) {
+        let session = &mut self.sessions[link];
+        session.parted = true;
+        session.to_process.clear();
+        let process = &mut self.machines[session.machine];
+        if session.process == process.number {
+            process.current.ended(&0, &link);
+        }
     }
 
     /// The process is lost with all it knew, and another one starts.
@@ -142,6 +162,10 @@ impl World {
         session.to_node.clear();
         session.to_process.clear();
         self.checks.ended(link);
+        let process = &mut self.machines[session.machine];
+        if session.process == process.number {
+            process.current.ended(&0, &link);
+        }
     }
 
     fn ask(&mut self, newest: usize) {
@@ -180,15 +204,18 @@ impl World {
     fn process_hears(&mut self, link: usize, rules: Rules) {
         let session = &mut self.sessions[link];
         let said = session.to_process.pop_front();
-        let process = &self.machines[session.machine];
+        let process = &mut self.machines[session.machine];
         // What is said to a process that is gone is heard by nobody.
-        if session.process != process.number {
+        if session.process != process.number || session.parted {
             return;
         }
         if let Some(Said::Question(challenge)) = said
             && (process.current.may_answer(&0, &link) || rules.old_sessions_answer)
         {
             session.to_node.push_back(Said::Answer(challenge));
+            if !rules.older_answers_after {
+                process.current.answered(&0, &link);
+            }
         }
     }
 }
@@ -265,7 +292,11 @@ fn each_rule_is_needed() {
         old_sessions_answer: true,
         ..RIGHT
     };
-    for broken in [one_sided, old_sessions_answer] {
+    let older_answers_after = Rules {
+        older_answers_after: true,
+        ..RIGHT
+    };
+    for broken in [one_sided, old_sessions_answer, older_answers_after] {
         let (_, accused) = explore(1, broken);
         assert!(accused, "{broken:?} accuses nobody");
     }

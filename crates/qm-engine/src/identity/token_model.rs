@@ -261,6 +261,10 @@ impl World {
         session.ended = true;
         session.to_node.clear();
         session.to_process.clear();
+        let it = &mut self.machines[session.machine];
+        if it.process == session.process {
+            it.current.ended(&0, &link);
+        }
     }
 
     fn node_restart(&mut self, broken: Break) {
@@ -408,6 +412,7 @@ impl World {
                     session.to_node.push_back(Said::Confirm(stored));
                 }
                 session.to_node.push_back(Said::ChallengeOk(number));
+                it.current.answered(&0, &link);
             }
             _ => {}
         }
