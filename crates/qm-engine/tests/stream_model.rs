@@ -270,7 +270,9 @@ impl World {
             parent,
             skip,
         };
-        if let Some(skip) = sender.chain.sendable_skip(waits.unwrap_or(u64::MAX)) {
+        // Where the search goes on is no part of the state.
+        let mut chain = sender.chain.clone();
+        if let Some(skip) = chain.sendable_skip(waits.unwrap_or(u64::MAX)) {
             let place = sender.chain.travels(skip.mark, skip.previous);
             let message = skip.entry.tag.0[0];
             after.chain.skip_mut(skip.mark.position).unwrap().sent = Some(sender.session);

@@ -88,6 +88,11 @@ pub struct Chain<F> {
     cursor: Mark,
     placed: VecDeque<Placed<F>>,
     skips: BTreeMap<u64, Skipping<F>>,
+    /// Positions of the skips, by `at`.
+    skips_at: BTreeMap<u64, u64>,
+    /// Every skip below this position is sent: a purge leaves so many that looking past the sent
+    /// ones for each to be sent would take longer than a session lives.
+    unsent_from: u64,
 }
 
 impl<F: Copy> Chain<F> {
@@ -107,6 +112,10 @@ impl<F: Copy> Chain<F> {
     ) -> Self {
         let mut marks: BTreeMap<u64, Mark> = marks.into_iter().map(|m| (m.at, m)).collect();
         let skips: BTreeMap<_, _> = skips.into_iter().map(|s| (s.mark.position, s)).collect();
+        let skips_at = skips
+            .values()
+            .map(|s| (s.mark.at, s.mark.position))
+            .collect();
         let start = Mark {
             at: 0,
             position: 0,
@@ -123,6 +132,8 @@ impl<F: Copy> Chain<F> {
             cursor,
             placed: VecDeque::new(),
             skips,
+            skips_at,
+            unsent_from: 0,
         }
     }
 
@@ -299,6 +310,8 @@ impl<F: Copy> Chain<F> {
             durable: false,
         };
         self.skips.insert(position, skip);
+        self.skips_at.insert(at, position);
+        self.unsent_from = self.unsent_from.min(position);
         self.skips.get(&position)
     }
 
@@ -307,6 +320,7 @@ impl<F: Copy> Chain<F> {
         let Some(skip) = self.skips.remove(&position) else {
             return false;
         };
+        self.skips_at.remove(&skip.mark.at);
         let index = self.placed.partition_point(|p| p.mark.position < position);
         let placed = Placed {
             mark: skip.mark,
@@ -320,6 +334,7 @@ impl<F: Copy> Chain<F> {
     /// A skip was answered for: its place is a mark from now on.
     pub fn settle_skip(&mut self, position: u64) -> Option<Skipping<F>> {
         let skip = self.skips.remove(&position)?;
+        self.skips_at.remove(&skip.mark.at);
         self.mark(skip.mark);
         Some(skip)
     }
@@ -386,8 +401,13 @@ impl<F: Copy> Chain<F> {
     /// The next skip that may be sent now: everything before it is in flight or settled. `waits`
     /// is where the first message lies that has no place yet or waits to be sent again.
     #[must_use]
-    pub fn sendable_skip(&self, waits: u64) -> Option<&Skipping<F>> {
-        let skip = self.skips.values().find(|skip| skip.sent.is_none())?;
+    pub fn sendable_skip(&mut self, waits: u64) -> Option<&Skipping<F>> {
+        let mut unsent = self.skips.range(self.unsent_from..);
+        let Some((position, skip)) = unsent.find(|(_, skip)| skip.sent.is_none()) else {
+            self.unsent_from = u64::MAX;
+            return None;
+        };
+        self.unsent_from = *position;
         let rests = self.placed.iter().find(|placed| placed.flight.is_none());
         let waits = rests.map_or(waits, |placed| placed.mark.at.min(waits));
         (skip.durable && skip.mark.at < waits).then_some(skip)
@@ -396,8 +416,7 @@ impl<F: Copy> Chain<F> {
     /// The skip of the message that lay at `at`.
     #[must_use]
     pub fn skip_at(&self, at: u64) -> Option<&Skipping<F>> {
-        let skip = self.skips.values().find(|skip| skip.mark.at >= at)?;
-        (skip.mark.at == at).then_some(skip)
+        self.skips.get(self.skips_at.get(&at)?)
     }
 
     /// Everything that was sent on a session that is gone, or that the receiver needs again,
@@ -406,6 +425,7 @@ impl<F: Copy> Chain<F> {
         for (_, skip) in self.skips.range_mut(behind.saturating_add(1)..) {
             skip.sent = None;
         }
+        self.unsent_from = self.unsent_from.min(behind.saturating_add(1));
     }
 
     fn link_at(&self, position: u64) -> Option<Link> {
@@ -592,6 +612,45 @@ mod tests {
         assert_eq!(chain.needed(&[leaf(1)], 3), GoOn::Behind(3));
         assert_eq!(chain.needed(&[leaf(0)], 3), GoOn::Hold);
         assert_eq!(chain.needed(&[], 1), GoOn::Behind(3));
+    }
+
+    /// Skips that are sent are passed over for good, until they are unsent, and one that comes
+    /// before them is found all the same.
+    #[test]
+    fn skips_are_sent_in_order_again_and_again() {
+        let mut chain = chain();
+        given(&mut chain, 10..16);
+        chain.set_flight(10, Some(7));
+        let send_all = |chain: &mut Chain<u8>| {
+            let mut sent = Vec::new();
+            while let Some(skip) = chain.sendable_skip(u64::MAX) {
+                let position = skip.mark.position;
+                chain.skip_mut(position).unwrap().sent = Some(7);
+                sent.push(position);
+            }
+            sent
+        };
+        let leave = |chain: &mut Chain<u8>, at: u64| {
+            let entry = entry(u8::try_from(at).unwrap());
+            let skip = chain.leave(at, entry, Outcome::PURGED_IN_TRANSIT, None);
+            let position = skip.unwrap().mark.position;
+            chain.skip_mut(position).unwrap().durable = true;
+        };
+        for at in 11..16 {
+            leave(&mut chain, at);
+        }
+        assert_eq!(send_all(&mut chain), [2, 3, 4, 5, 6]);
+        leave(&mut chain, 10);
+        assert_eq!(
+            send_all(&mut chain),
+            [1],
+            "it came last and lies before them"
+        );
+        chain.unsend_skips(3);
+        assert_eq!(send_all(&mut chain), [4, 5, 6]);
+        assert_eq!(chain.skip_at(12).map(|skip| skip.mark.position), Some(3));
+        assert!(chain.settle_skip(3).is_some());
+        assert!(chain.skip_at(12).is_none());
     }
 
     #[test]

@@ -206,7 +206,7 @@ impl Engine {
             if lane.is_some_and(other_link) {
                 return true;
             }
-            let Some(skip) = stream.chain.sendable_skip(waits) else {
+            let Some(skip) = stream.chain.sendable_skip(waits).cloned() else {
                 return true;
             };
             let (mark, previous) = (skip.mark, skip.previous);
