@@ -38,6 +38,11 @@ pub enum AdminRequest {
         /// Keep no dead letters of them, whatever their senders wished.
         discard: bool,
     },
+    /// Move everything in a quarantine behind what waits in its queue.
+    QuarantineRelease {
+        /// Its name, `QUEUE:quarantine`.
+        name: QueueName,
+    },
     /// Hold receivers of a local queue back, or let them go on.
     QueuePause {
         /// Its name.
@@ -121,6 +126,13 @@ pub enum AdminRequest {
         /// Positions of the letters.
         positions: Vec<u64>,
     },
+    /// Hold the node still for a snapshot, with no connection and nothing to be written.
+    Freeze {
+        /// At most so long, milliseconds.
+        for_ms: u64,
+    },
+    /// Let it go on.
+    Thaw,
     /// Who this node is, and was.
     Identity,
     /// Take a new identity, online.
@@ -358,6 +370,8 @@ pub struct StatusView {
     pub sessions: u64,
     /// Peers that await approval.
     pub pending_peers: u64,
+    /// Messages set aside because another machine has them as well.
+    pub quarantined: u64,
     /// Applications connected.
     pub clients: u64,
     /// Whether the node is stopping.

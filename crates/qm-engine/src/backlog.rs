@@ -263,10 +263,15 @@ impl Backlog {
         Some(message)
     }
 
+    /// Whether a message is in memory and may be handed out.
+    pub(crate) fn may_take(&self, position: u64) -> bool {
+        let message = self.ready.get(&position);
+        message.is_some_and(|m| !m.class.is_durable() || position < self.committed_to)
+    }
+
     /// Takes a message out by its position, if it is in memory and may be handed out.
     pub(crate) fn take(&mut self, position: u64) -> Option<Message> {
-        let message = self.ready.get(&position)?;
-        if message.class.is_durable() && position >= self.committed_to {
+        if !self.may_take(position) {
             return None;
         }
         let message = self.ready.remove(&position)?;

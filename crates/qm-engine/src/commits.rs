@@ -160,6 +160,8 @@ pub(crate) enum Then {
     LetterGone { job: JobId, fate: LetterFate },
     /// Everything that a purge took out is settled.
     Emptied { local: bool, number: u32 },
+    /// Everything that was to be moved out of a local queue is where it belongs.
+    Moved(u32),
     /// Nothing is left of a message that the disk had taken out of order.
     Undone(Box<Undone>),
     /// Consumed deliveries are gone.

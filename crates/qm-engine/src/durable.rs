@@ -132,6 +132,7 @@ impl Engine {
                 Then::Resent(resent) => self.resent_durable(*resent),
                 Then::LetterGone { job, fate } => self.letter_decided(job, fate),
                 Then::Emptied { local, number } => self.purge_confirmed(local, number),
+                Then::Moved(number) => self.move_confirmed(number),
                 Then::Undone(undone) => self.undone_durable(*undone),
                 Then::Settled { conn, settled } => {
                     let frame = qm_wire::local::NodeFrame::Settled(settled);
@@ -177,6 +178,7 @@ impl Engine {
 
     pub(crate) fn take_back(&mut self, batch: Vec<Then>) {
         let mut emptied = Vec::new();
+        let mut moved = Vec::new();
         let mut cut = BTreeSet::new();
         for then in batch {
             match then {
@@ -286,6 +288,7 @@ impl Engine {
                     self.letter_decided(job, fate);
                 }
                 Then::Emptied { local, number } => emptied.push((local, number)),
+                Then::Moved(number) => moved.push(number),
                 Then::Undone(undone) => self.undo_later.push(*undone),
                 Then::Settled { conn, mut settled } => {
                     settled.outcome = Some(Outcome::STORE_FULL);
@@ -302,6 +305,9 @@ impl Engine {
         }
         for (local, number) in emptied {
             self.purge_confirmed(local, number);
+        }
+        for number in moved {
+            self.move_confirmed(number);
         }
     }
 

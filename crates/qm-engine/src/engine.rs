@@ -25,6 +25,7 @@ use crate::handed::HandOut;
 use crate::heirs::Heirs;
 use crate::history::History;
 use crate::identity::branches::Branched;
+use crate::identity::courses::Courses;
 use crate::identity::election::Election;
 use crate::identity::handshake::Tokens;
 use crate::identity::parted::Partings;
@@ -36,6 +37,7 @@ use crate::outgoing::{OutQueue, Remote};
 use crate::peers::PeerBook;
 use crate::penalty::Penalties;
 use crate::purge::Purge;
+use crate::quarantine::Quarantine;
 use crate::queues::LocalQueue;
 use crate::recent::RecentArrivals;
 use crate::record::RemoteKey;
@@ -197,6 +199,10 @@ pub struct Engine {
     pub(crate) tokens: Tokens,
     /// Which of two copies keeps the identity.
     pub(crate) election: Election,
+    /// The courses of the store.
+    pub(crate) courses: Courses,
+    /// Messages that are set aside because another machine has them as well.
+    pub(crate) quarantine: Quarantine,
     /// Machines that left an identity to another.
     pub(crate) partings: Partings,
     /// Whether the identity is on another machine than the one it was made on.
@@ -340,6 +346,8 @@ impl Engine {
             arrivals: Arrivals::default(),
             tokens: Tokens::default(),
             election: Election::default(),
+            courses: Courses::default(),
+            quarantine: Quarantine::default(),
             partings: Partings::default(),
             moved: false,
             branched: Branched::default(),
@@ -477,6 +485,7 @@ impl Engine {
                 token_key,
             } => self.on_succeeded(succession, token_key),
             Input::NotSucceeded { text } => self.on_not_succeeded(&text),
+            Input::Resumed { why } => self.on_resumed(why),
             Input::Tick => {}
             Input::Stop => self.on_stop(),
         }
@@ -536,6 +545,7 @@ impl Engine {
     /// Everything that is decided once for a batch of inputs.
     fn flush(&mut self) {
         self.step_purges();
+        self.step_quarantine();
         self.look_for_room();
         while let Some(queue) = self.busy_queues.pop_first() {
             self.serve_receivers(queue);

@@ -53,6 +53,8 @@ pub(crate) enum What {
     },
     Received,
     Poisoned,
+    Quarantined,
+    Released,
     Dead {
         outcome: Outcome,
         kept: bool,
@@ -291,6 +293,14 @@ impl Engine {
             What::Poisoned => (
                 "poisoned",
                 "given back too often: moved to the subqueue poison".to_owned(),
+            ),
+            What::Quarantined => (
+                "quarantined",
+                "another machine has it as well: moved to the subqueue quarantine".to_owned(),
+            ),
+            What::Released => (
+                "released",
+                "released from the quarantine by the operator".to_owned(),
             ),
             What::Dead { outcome, kept } => (
                 "dead",

@@ -9,6 +9,7 @@
 mod alarms;
 pub(crate) mod branches;
 mod check;
+pub(crate) mod courses;
 pub(crate) mod election;
 #[cfg(test)]
 mod election_model;
@@ -18,6 +19,7 @@ mod model;
 pub(crate) mod parted;
 mod proof;
 mod relays;
+mod resumed;
 mod seal;
 pub(crate) mod token;
 #[cfg(test)]
@@ -389,12 +391,13 @@ impl Engine {
         if !current || self.twins.signing.len() >= UNDER_WAY_MAX {
             return;
         }
-        let Some(claim) = self.twins.proofs.asked(link, ask, me, rank) else {
+        let Some(mut claim) = self.twins.proofs.asked(link, ask, me, rank) else {
             return;
         };
         if let Some(ends) = ends {
             self.twins.current.answered(&ends, &link);
         }
+        claim.points = self.courses.points().to_vec();
         let bytes = claim.signed_bytes().freeze();
         let sign = self.next_identity_number();
         self.twins.signing.insert(sign, (link, claim));
@@ -471,15 +474,16 @@ impl Engine {
         let told_by = (peer != self.me.qm).then_some(peer);
         self.raise_own(told_by, other.clone());
         if self.compare_ranks(link, twin.relay, claim.rank) {
-            self.lost_the_election(told_by, other);
+            let fork = self.courses.fork(&claim.points);
+            self.lost_the_election(told_by, other, fork);
         }
     }
 
     /// This node was shown, with proof, that another copy keeps the identity: it is the one that
     /// has to take another. Here, and nowhere else, begins what follows from that.
-    fn lost_the_election(&mut self, told_by: Option<QmId>, winner: TwinMachine) {
+    fn lost_the_election(&mut self, told_by: Option<QmId>, winner: TwinMachine, fork: Option<u64>) {
         let because = format!("another live machine keeps it: {}", winner.title());
-        if self.note_lost() {
+        if self.note_lost(fork) {
             crate::reached!(self, ElectionLost);
             let on_twin = self.config.on_twin;
             self.event(Event::ElectionLost {

@@ -314,6 +314,12 @@ pub enum Input {
         /// One sentence for the operator.
         text: String,
     },
+    /// This process may have been resumed from a snapshot, or stood still for one: another one may
+    /// hold whatever it holds. A hint, and never held against anybody.
+    Resumed {
+        /// What says so, for people.
+        why: &'static str,
+    },
     /// Time passed.
     Tick,
     /// The process is about to stop: say goodbye, take no further messages.
@@ -333,6 +339,20 @@ pub enum Output {
         /// The frames, back to back.
         frames: Bytes,
     },
+    /// Stand still: send nothing more on any link, have everything on disk, then answer this
+    /// request and do nothing until another says [`AdminRequest::Thaw`] or the time is over. What
+    /// follows is [`Input::Resumed`].
+    Freeze {
+        /// Whose request it is.
+        conn: ConnId,
+        /// Its number.
+        request: u64,
+        /// At most so long, milliseconds.
+        for_ms: u64,
+    },
+    /// Forget every link and every dial without sending anything more on them. Links and dials that
+    /// follow are others.
+    Abandon,
     /// Close a link after what was sent on it.
     Close {
         /// Which.
@@ -665,6 +685,27 @@ pub enum Event {
         title: String,
         /// Whether one machine is left, and the alarm is over.
         over: bool,
+    },
+    /// Messages were set aside that the machine which keeps this node's former identity has as
+    /// well.
+    Quarantined {
+        /// The queue in which they waited.
+        queue: QueueName,
+        /// How many.
+        messages: u64,
+    },
+    /// The operator released such messages.
+    QuarantineReleased {
+        /// The quarantine that they left.
+        queue: QueueName,
+        /// How many.
+        messages: u64,
+    },
+    /// This process may have been resumed from a snapshot: it has dropped its connections without a
+    /// word and begun a new life.
+    Resumed {
+        /// What says so.
+        why: &'static str,
     },
     /// The identity is on another machine than the one it was made on. A hint: told to peers, and
     /// a lower rank among copies.

@@ -33,6 +33,8 @@ pub(crate) enum Work {
         open: BTreeSet<(bool, u32)>,
         tally: PurgeTally,
     },
+    /// Moves messages out of a quarantine.
+    Release,
     /// Looks for a message on disk.
     Seek(Box<Seek>),
 }

@@ -66,6 +66,7 @@ mod penalty;
 #[cfg(feature = "__breaks")]
 mod probe;
 mod purge;
+mod quarantine;
 mod queues;
 mod receiving;
 mod recent;
@@ -105,6 +106,7 @@ pub use io::{
 #[cfg(feature = "__breaks")]
 pub use probe::{Breaks, Reach, Reached};
 
+pub use quarantine::QUARANTINE;
 pub use record::{LocalSettings, RemoteKey, StoredMessage, StoredQueue};
 pub use reidentify::Roles;
 pub use sizes::Sizes;

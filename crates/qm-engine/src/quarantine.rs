@@ -122,7 +122,9 @@ impl Engine {
         message: &Message,
     ) -> bool {
         let inherited = message.class.is_durable()
-            && self.inherited_before().is_some_and(|before| message.at < before);
+            && self
+                .inherited_before()
+                .is_some_and(|before| message.at < before);
         if !inherited {
             return false;
         }
@@ -204,9 +206,12 @@ impl Engine {
         let Some(moving) = self.quarantine.moves.get_mut(&number) else {
             return;
         };
-        // A full disk takes no copies; what is held waits until it has room.
-        if moving.confirming || full {
+        if moving.confirming {
             return;
+        }
+        if full {
+            // It takes no copies. What is to be moved waits until there is room, or is removed.
+            return self.move_confirmed(number);
         }
         let (ends, before) = (moving.ends.clone(), moving.before);
         let mut left = STEP_MESSAGES;
@@ -242,13 +247,7 @@ impl Engine {
     }
 
     /// The first message of a lane that is to be moved.
-    fn next_to_move(
-        &self,
-        number: u32,
-        priority: u8,
-        end: u64,
-        before: Option<Timestamp>,
-    ) -> Next {
+    fn next_to_move(&self, number: u32, priority: u8, end: u64, before: Option<Timestamp>) -> Next {
         let queue = self.locals.get(&number);
         let Some(lane) = queue.and_then(|queue| queue.lanes.get(&priority)) else {
             return Next::None;
@@ -366,6 +365,25 @@ impl Engine {
             let count = done.moved;
             self.end_job(job, AdminReply::Done { count });
         }
+    }
+
+    /// Whether nothing is handed out of the queue of this name.
+    pub(crate) fn holds_back(&self, name: &QueueName) -> bool {
+        let number = self.local_names.get(name);
+        number.is_some_and(|number| self.quarantine.holds(*number))
+    }
+
+    /// Evidence for `why` about a queue of which messages are set aside.
+    pub(crate) fn quarantine_evidence(&self, name: &QueueName) -> Option<String> {
+        let number = self.local_names.get(name)?;
+        let aside = self.quarantine_of(*number)?;
+        let aside = self.local_names.get(&aside)?;
+        let (messages, _) = self.locals.get(aside)?.waiting();
+        (messages > 0).then(|| {
+            format!(
+                "{messages} that another machine has as well are set aside: qm-node quarantine list"
+            )
+        })
     }
 
     /// Messages in quarantine.

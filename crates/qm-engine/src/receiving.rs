@@ -280,6 +280,9 @@ impl Engine {
         if queue.settings.paused || queue.deleting || self.stopping {
             return None;
         }
+        if self.quarantine.holds(number) {
+            return None;
+        }
         for rank in 0..8_u8 {
             let priority = if crate::broken!(self, ignore_priority) {
                 rank

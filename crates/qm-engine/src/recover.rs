@@ -21,10 +21,16 @@ impl Engine {
         // Who this node was, and who its peers were, decides what other values mean.
         self.recover_identities(&recovered.state);
         self.compare_seals(&recovered);
+        if !self.recover_courses(&recovered) {
+            self.event(Event::Unreadable {
+                what: "a stored value of the store's courses",
+            });
+        }
         for (key, value) in &recovered.state {
             let understood = match QueueRecord::number_of(key) {
                 Some(number) => self.recover_queue(number, QueueRecord::decode(value)),
                 None if key == LIVES || is_identity_value(key) => true,
+                None if Self::is_courses_value(key) => true,
                 None if is_stream_value(key) => true,
                 None => self
                     .recover_life(key)
@@ -98,6 +104,7 @@ impl Engine {
             }
         }
         self.place_reports();
+        self.quarantine_inherited();
         self.make_siblings();
         self.connect_kept();
     }

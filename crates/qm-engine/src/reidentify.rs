@@ -202,6 +202,7 @@ impl Engine {
             because: change.because.clone(),
             reclaimed: change.reclaims,
             split: change.splits,
+            inherited_before: self.election.fork_us.map(Timestamp),
             lives: self.lives_to_leave(),
             marks: BTreeMap::new(),
             drained: None,
@@ -285,6 +286,7 @@ impl Engine {
         if crate::broken!(self, relabel_queue) {
             self.relabel_queues(old);
         }
+        self.quarantine_inherited();
         self.make_siblings();
         let links: Vec<LinkId> = self.sessions.keys().copied().collect();
         for link in links {

@@ -147,6 +147,9 @@ impl Engine {
 
     /// Takes a message out of turn, wherever it is.
     pub(crate) fn take_at(&mut self, number: u32, priority: u8, read: Message) -> Option<Message> {
+        if self.quarantine.holds(number) {
+            return None;
+        }
         let stopping = self.stopping;
         let queue = self
             .locals

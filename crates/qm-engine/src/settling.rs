@@ -4,7 +4,7 @@ use qm_wire::local::{NodeFrame, Settle, Settled, Verdict};
 use qm_wire::{Outcome, QueueName, Text};
 
 use crate::backlog::Message;
-use crate::commits::{Origin, Then};
+use crate::commits::Then;
 use crate::dead::End;
 use crate::engine::Engine;
 use crate::history::What;
@@ -160,6 +160,9 @@ impl Engine {
         message.aborts += 1;
         let aborts = message.aborts;
         self.note(message.source, message.id, What::GivenBack { aborts });
+        if self.quarantine_given_back(number, priority, &message) {
+            return;
+        }
         let limit = self
             .locals
             .get(&number)
@@ -204,26 +207,7 @@ impl Engine {
         // For its sender it was rejected, whatever becomes of it there.
         let putting = message.class.is_durable();
         self.note_end(number, message, Outcome::REJECTED_BY_RECEIVER, putting);
-        let put = self.put_local(target, priority, moved);
-        if message.class.is_durable() {
-            self.stored_bytes = self.stored_bytes.saturating_sub(message.credit());
-            let stream = Self::stream_of(number, priority);
-            let (first, last) = (message.position, message.position);
-            self.commits.put(StoreOp::Remove {
-                stream,
-                first,
-                last,
-            });
-            let from = Some(Origin {
-                local: true,
-                queue: number,
-                priority,
-                message: message.clone(),
-            });
-            let died = None;
-            self.commits
-                .after_putting(Then::DeadLetter { put, from, died });
-        }
+        self.move_local((number, target), priority, message, moved);
         true
     }
 }

@@ -57,6 +57,19 @@ impl Engine {
                 };
                 self.purge_queue(conn, request, number, discard, false)
             }
+            AdminRequest::Freeze { for_ms } => {
+                self.outputs.push_back(crate::io::Output::Freeze {
+                    conn,
+                    request,
+                    for_ms,
+                });
+                None
+            }
+            // Whoever drives this engine hears it when there is something to thaw.
+            AdminRequest::Thaw => Some(done(0)),
+            AdminRequest::QuarantineRelease { name } => {
+                self.release_quarantine(conn, request, &name)
+            }
             AdminRequest::OutgoingPurge { which, discard } => {
                 self.purge_selected(conn, request, &which, discard)
             }
@@ -172,6 +185,7 @@ impl Engine {
             outgoing_bytes: 0,
             dead_letters: 0,
             sessions: self.sessions.values().filter(|s| s.opened).count() as u64,
+            quarantined: self.quarantined(),
             pending_peers: self
                 .peers
                 .known

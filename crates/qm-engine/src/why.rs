@@ -8,6 +8,7 @@ use crate::history::What;
 use crate::io::ConnId;
 use crate::outgoing::{OutQueue, Remote};
 use crate::peers::Approval;
+use crate::quarantine::is_quarantine;
 use crate::seek::{Asks, Found};
 use crate::session::Session;
 
@@ -374,6 +375,24 @@ impl Engine {
                     "receive from it, or raise its quota: qm-node queue set {name} --quota-messages N"
                 )),
             )
+        } else if self.holds_back(name) {
+            Reason(
+                Cause::Moving,
+                "messages that another machine has as well are being set aside; receivers wait for that"
+                    .to_owned(),
+                None,
+            )
+        } else if messages > 0 && is_quarantine(name) {
+            let queue = name.without_subqueue();
+            Reason(
+                Cause::NoReceiver,
+                format!(
+                    "{messages} messages of {queue} are set aside: the machine that kept this node's former identity has them as well"
+                ),
+                Some(format!(
+                    "qm-node quarantine drop {queue}, or quarantine release {queue} if this machine is to deal with them"
+                )),
+            )
         } else if messages > 0 && queue.waiting_receivers() == 0 && queue.leased.is_empty() {
             Reason(
                 Cause::NoReceiver,
@@ -411,6 +430,7 @@ impl Engine {
                 queue.arrived, queue.received
             ),
         ];
+        evidence.extend(self.quarantine_evidence(name));
         if missing > 0 {
             evidence.push(format!(
                 "{missing} records cannot be read: qm-node store check"

@@ -9,6 +9,7 @@ mod node;
 mod peers;
 #[cfg(test)]
 mod promises;
+mod quarantine;
 mod queues;
 mod trials;
 
@@ -17,6 +18,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::Flags;
+use crate::config::units::parse_duration;
 
 pub(crate) use self::dead::{DeadCommand, DeadFilter, DeadSelection};
 pub(crate) use self::identity::IdentityCommand;
@@ -27,6 +29,7 @@ pub(crate) use self::messages::{
 pub(crate) use self::misuse::misuse;
 pub(crate) use self::node::{CheckArgs, ConfigCommand, InitArgs, RunArgs, StoreCommand, TopArgs};
 pub(crate) use self::peers::{OutgoingCommand, OutgoingSelection, PeersCommand, StreamCommand};
+pub(crate) use self::quarantine::QuarantineCommand;
 pub(crate) use self::queues::QueueCommand;
 pub(crate) use self::trials::{
     BenchArgs, BenchCommand, DemoArgs, OutageArgs, PlaceArgs, StreamArgs,
@@ -154,6 +157,20 @@ pub(crate) enum Command {
     /// Who this node is
     #[command(subcommand)]
     Identity(IdentityCommand),
+    /// Messages that another machine has as well, set aside when this one took another identity
+    #[command(subcommand)]
+    Quarantine(QuarantineCommand),
+    /// Hold the node still for a snapshot of its machine, until `thaw` or for a while
+    ///
+    /// It drops its connections without a word, has everything on disk, then answers and does
+    /// nothing: the snapshot holds no keys of live connections.
+    Freeze {
+        /// Go on by itself after so long, at most 10min
+        #[arg(long = "for", value_name = "TIME", value_parser = parse_duration, default_value = "60s")]
+        for_ms: u64,
+    },
+    /// Let a node go on that was held still
+    Thaw,
     /// What is configured
     #[command(subcommand)]
     Config(ConfigCommand),

@@ -14,12 +14,14 @@ mod outgoing;
 mod paper;
 mod peers;
 mod processes;
+mod quarantine;
 mod queue;
 mod receive;
 mod run;
 mod send;
 mod send_lines;
 mod status;
+mod still;
 mod store;
 mod stream;
 mod top;
@@ -120,6 +122,9 @@ async fn with_node(command: &Command, settings: &Settings, out: &Output) -> Resu
         Command::Peers(command) => peers::peers(&node, command, out).await,
         Command::Stream(command) => stream::stream(&node, command, out).await,
         Command::Identity(command) => identity::change(&node, command, out).await,
+        Command::Freeze { for_ms } => still::freeze(&node, *for_ms, out).await,
+        Command::Thaw => still::thaw(&node, out).await,
+        Command::Quarantine(command) => quarantine::quarantine(&node, command, out).await,
         Command::Routes => caches::routes(&node, out).await,
         Command::Dedup => caches::dedup(&node, out).await,
         Command::Dead(command) => dead::dead(&node, command, out).await,

@@ -9,11 +9,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use qm_engine::admin::AdminReply;
-use qm_engine::{ConnId, DialFailure, Engine, Input, Lane, LinkId, Output, Timestamp};
-use qm_transport::{CloseReason, DialError, Endpoint, Event as NetworkEvent, Held};
-use qm_wire::QmId;
+use qm_engine::admin::{AdminReply, AdminRequest};
+use qm_engine::{
+    ConnId, DialFailure, Engine, Input, Lane, LinkId, Output, StoreOp, Ticket, Timestamp,
+};
+use qm_transport::{CloseReason, DialError, Endpoint, EndpointConfig, Event as NetworkEvent, Held};
 use qm_wire::local::{self as wire, ClientFrame, NodeFrame};
+use qm_wire::{Outcome, QmId};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::sleep;
 
@@ -24,9 +26,11 @@ use crate::events;
 use crate::fair::{Fairness, Tally, work_time};
 use crate::info::NodeInfo;
 use crate::keys::NodeKeys;
-use crate::life::token_key;
+use crate::life::{self, token_key};
 use crate::local::{Conn, LocalEvent};
 use crate::log_rate;
+use crate::run::RunError;
+use crate::signals::Signals;
 
 /// Inputs that are handled before the engine is asked what follows from them.
 const BATCH_INPUTS: usize = 1024;
@@ -37,6 +41,9 @@ pub(crate) const GATHERED_BYTES_MAX: usize = 16 << 20;
 const SLEEP_MAX: Duration = Duration::from_secs(60);
 /// What waits for its turn is looked at this often.
 const WAITING_LOOK: Duration = Duration::from_millis(10);
+/// The longest time for which a node stands still, and how long its disk may take to get there.
+const FREEZE_MAX: Duration = Duration::from_secs(600);
+const FREEZE_PATIENCE: Duration = Duration::from_secs(10);
 /// A stopping node commits what it gathered as long as the disk commits something within this
 /// time: a slow disk may have all of the express messages to write.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
@@ -58,10 +65,40 @@ pub(crate) enum Ended {
     },
 }
 
+/// A network that is to be begun anew, because the keys of its connections may be elsewhere.
+struct Renewal {
+    config: EndpointConfig,
+    /// Links of all networks have numbers of their own.
+    first_link: u64,
+    /// Nothing is sent on the present one any more.
+    due: bool,
+    /// What the next one is to dial.
+    dials: Vec<Dial>,
+}
+
+/// A batch for the disk, and how many refusals the engine knew of.
+type HeldBack = (Ticket, Vec<StoreOp>, u64);
+
+/// A request to stand still.
+#[derive(Clone, Copy)]
+struct Freeze {
+    conn: ConnId,
+    request: u64,
+    for_ms: u64,
+}
+
+struct Dial {
+    dial: u64,
+    own: QmId,
+    address: String,
+    expected: Option<QmId>,
+}
+
 /// See the module.
 pub(crate) struct Driver {
     engine: Engine,
-    endpoint: Endpoint,
+    /// `None` between one network and the next.
+    endpoint: Option<Endpoint>,
     /// Sign what the engine says of this node's identity.
     keys: NodeKeys,
     disk: Disk,
@@ -84,6 +121,13 @@ pub(crate) struct Driver {
     commits: usize,
     /// Connections that were closed from here.
     closed: u64,
+    /// Who asked that this node stands still.
+    freezing: Option<Freeze>,
+    /// While it does, what is to be written afterwards.
+    held_back: Option<Vec<HeldBack>>,
+    /// How the network is begun anew, and signs that it has to be.
+    network: Renewal,
+    signals: Signals,
     failed: Option<String>,
 }
 
@@ -91,13 +135,14 @@ impl Driver {
     pub(crate) fn new(
         engine: Engine,
         (endpoint, keys): (Endpoint, NodeKeys),
+        config: EndpointConfig,
         disk: Disk,
         clock: NodeClock,
         info: NodeInfo,
     ) -> Self {
         Self {
             engine,
-            endpoint,
+            endpoint: Some(endpoint),
             keys,
             disk,
             clock,
@@ -111,6 +156,15 @@ impl Driver {
             gathered_bytes: 0,
             commits: 0,
             closed: 0,
+            freezing: None,
+            held_back: None,
+            network: Renewal {
+                config,
+                first_link: 0,
+                due: false,
+                dials: Vec::new(),
+            },
+            signals: Signals::watch(),
             failed: None,
         }
     }
@@ -163,18 +217,180 @@ impl Driver {
                 stop_at = Some(self.clock.now().at + STOP_PATIENCE);
             }
             self.serve_waiting();
+            // Before anything is sent.
+            if let Some(why) = self.signals.look(&self.clock.now()) {
+                self.handle(Input::Resumed { why });
+            }
             self.drain();
+            if let Some(freeze) = self.freezing.take() {
+                self.stand_still(freeze, local, stop).await;
+                self.drain();
+            }
+            if self.network.due {
+                match self.renew_network().await {
+                    Ok(renewed) => network = renewed,
+                    Err(error) => {
+                        self.failed.get_or_insert_with(|| error.to_string());
+                    }
+                }
+            }
             // Lets the connections' tasks read and write, however busy this loop is.
             tokio::task::yield_now().await;
         }
     }
 
     /// Closes the applications' connections and gives the disk back.
-    pub(crate) fn end(self) -> (Disk, NodeKeys) {
+    pub(crate) fn end(self) -> (Disk, NodeKeys, Option<Endpoint>) {
         for conn in self.conns.values() {
             conn.close();
         }
-        (self.disk, self.keys)
+        (self.disk, self.keys, self.endpoint)
+    }
+
+    /// Begins a new network in the place of one that was abandoned.
+    async fn renew_network(&mut self) -> Result<mpsc::UnboundedReceiver<NetworkEvent>, RunError> {
+        let (events, network) = mpsc::unbounded_channel();
+        let config = &self.network.config;
+        self.endpoint = Some(life::bind(config, &self.keys, events, false).await?);
+        self.network.due = false;
+        // More than any endpoint ever has.
+        self.network.first_link += 1 << 40;
+        for dial in core::mem::take(&mut self.network.dials) {
+            self.dial(dial);
+        }
+        Ok(network)
+    }
+
+    /// Nothing leaves this node and nothing is written, until somebody says so, or for a while.
+    async fn stand_still(
+        &mut self,
+        freeze: Freeze,
+        local: &mut mpsc::Receiver<LocalEvent>,
+        stop: &Notify,
+    ) {
+        let Freeze {
+            conn,
+            request,
+            for_ms,
+        } = freeze;
+        self.abandon_network();
+        let patience = Instant::now() + FREEZE_PATIENCE;
+        while self.commits > 0 && self.failed.is_none() {
+            let left = patience.saturating_duration_since(Instant::now());
+            tokio::select! {
+                Some(event) = self.disk.next() => self.on_disk(event),
+                () = sleep(left) => break,
+            }
+            self.drain();
+        }
+        let mut thawed = None;
+        if self.commits > 0 || self.failed.is_some() {
+            let reply = AdminReply::Failed {
+                outcome: Outcome::BUSY,
+                cause: "the disk did not confirm everything in time".to_owned(),
+                fix: "look at the disk (qm-node doctor), then try again".to_owned(),
+            };
+            self.on_reply(conn, request, &reply);
+        } else {
+            let limit = Duration::from_millis(for_ms).min(FREEZE_MAX);
+            tracing::warn!(
+                event = "frozen",
+                for_ms,
+                "the node stands still for a snapshot"
+            );
+            self.held_back = Some(Vec::new());
+            self.on_reply(conn, request, &AdminReply::Done { count: 0 });
+            self.flush_written();
+            let until = tokio::time::Instant::now() + limit;
+            loop {
+                tokio::select! {
+                    () = stop.notified() => {
+                        // The loop hears it, too.
+                        stop.notify_one();
+                        break;
+                    }
+                    Some(event) = local.recv() => thawed = self.hear_while_frozen(event),
+                    () = tokio::time::sleep_until(until) => break,
+                }
+                if thawed.is_some() {
+                    break;
+                }
+            }
+            for (ticket, ops, refusals_known) in self.held_back.take().into_iter().flatten() {
+                self.commits += 1;
+                self.disk.persist(ticket, ops, refusals_known);
+            }
+            let asked = thawed.is_some();
+            tracing::warn!(event = "thawed", asked, "the node goes on");
+        }
+        let why = "it stood still for a snapshot";
+        self.handle(Input::Resumed { why });
+        if let Some((conn, request)) = thawed {
+            self.on_reply(conn, request, &AdminReply::Done { count: 1 });
+        }
+    }
+
+    /// Keeps what applications ask for until the node goes on. Who says that it shall.
+    fn hear_while_frozen(&mut self, event: LocalEvent) -> Option<(ConnId, u64)> {
+        let LocalEvent::Frames { conn, frames, .. } = event else {
+            // No message comes or goes with a connection.
+            self.on_local(event);
+            return None;
+        };
+        let mut thawed = None;
+        let kept = self.asking.entry(conn).or_default();
+        let mut hellos = Vec::new();
+        for frame in frames {
+            match frame {
+                ClientFrame::Admin(admin) if is_thaw(&admin) => {
+                    thawed = Some((conn, admin.request));
+                }
+                // Without an answer nobody would say that it is over.
+                hello @ ClientFrame::Hello(_) => hellos.push(hello),
+                frame => kept.push_back(frame),
+            }
+        }
+        for hello in hellos {
+            self.on_client(conn, hello);
+            self.drain();
+        }
+        thawed
+    }
+
+    fn dial(&mut self, dial: Dial) {
+        if self.network.due {
+            self.network.dials.push(dial);
+            return;
+        }
+        let Dial {
+            dial,
+            own,
+            address,
+            expected,
+        } = dial;
+        if let Some(endpoint) = &self.endpoint {
+            endpoint.dial_as(dial, own, &address, expected);
+        }
+    }
+
+    const fn link_here(&self, link: qm_transport::LinkId) -> LinkId {
+        LinkId(link.0 + self.network.first_link)
+    }
+
+    /// `None` for a link of an earlier network.
+    fn link_there(&self, link: LinkId) -> Option<(&Endpoint, qm_transport::LinkId)> {
+        let number = link.0.checked_sub(self.network.first_link)?;
+        Some((self.endpoint.as_ref()?, qm_transport::LinkId(number)))
+    }
+
+    /// Ends the present network without sending anything more on it; its port is free soon.
+    fn abandon_network(&mut self) {
+        if let Some(endpoint) = self.endpoint.take() {
+            endpoint.abandon();
+        }
+        self.fair = Fairness::new();
+        self.network.due = true;
+        self.network.dials.clear();
     }
 
     fn pause(&self, until: Timestamp) -> Duration {
@@ -254,7 +470,7 @@ impl Driver {
                 remote,
                 dial,
             } => {
-                let link = LinkId(link.0);
+                let link = self.link_here(link);
                 self.fair.opened(link, peer);
                 Input::Connected {
                     link,
@@ -279,14 +495,14 @@ impl Driver {
                 frames,
                 held,
             } => {
-                let link = LinkId(link.0);
+                let link = self.link_here(link);
                 if let Some((frames, held)) = self.fair.admit(link, lane, frames, held) {
                     self.receive(link, lane, frames, held);
                 }
                 return;
             }
             NetworkEvent::Closed { link, reason } => {
-                let link = LinkId(link.0);
+                let link = self.link_here(link);
                 self.fair.closed(link);
                 Input::Closed {
                     link,
@@ -423,13 +639,17 @@ impl Driver {
 
     fn drain(&mut self) {
         while self.drain_once() {}
+        self.flush_written();
+        self.held.clear();
+        self.gathered_bytes = 0;
+    }
+
+    fn flush_written(&mut self) {
         for conn in std::mem::take(&mut self.written) {
             if let Some(conn) = self.conns.get(&conn) {
                 conn.flush();
             }
         }
-        self.held.clear();
-        self.gathered_bytes = 0;
     }
 
     /// Whether the engine got new inputs on the way and must be asked again.
@@ -439,30 +659,54 @@ impl Driver {
         while let Some(output) = self.engine.poll(now) {
             match output {
                 Output::Send { link, lane, frames } => {
-                    self.endpoint
-                        .send(qm_transport::LinkId(link.0), network_lane(lane), frames);
+                    if let Some((endpoint, link)) = self.link_there(link) {
+                        endpoint.send(link, network_lane(lane), frames);
+                    }
                 }
                 Output::Close { link, reason, text } => {
-                    let link = qm_transport::LinkId(link.0);
-                    self.endpoint.close(link, u32::from(reason.0), &text);
+                    if let Some((endpoint, link)) = self.link_there(link) {
+                        endpoint.close(link, u32::from(reason.0), &text);
+                    }
                 }
-                Output::Trust { link } => self.endpoint.trust(qm_transport::LinkId(link.0)),
+                Output::Trust { link } => {
+                    if let Some((endpoint, link)) = self.link_there(link) {
+                        endpoint.trust(link);
+                    }
+                }
+                Output::Freeze {
+                    conn,
+                    request,
+                    for_ms,
+                } => {
+                    self.freezing = Some(Freeze {
+                        conn,
+                        request,
+                        for_ms,
+                    });
+                }
+                Output::Abandon => self.abandon_network(),
                 Output::Dial {
                     dial,
                     address,
                     expected,
                     own,
-                } => {
-                    self.endpoint.dial_as(dial, own, &address, expected);
-                }
+                } => self.dial(Dial {
+                    dial,
+                    own,
+                    address,
+                    expected,
+                }),
                 Output::Persist {
                     ticket,
                     ops,
                     refusals_known,
-                } => {
-                    self.commits += 1;
-                    self.disk.persist(ticket, ops, refusals_known);
-                }
+                } => match &mut self.held_back {
+                    Some(held_back) => held_back.push((ticket, ops, refusals_known)),
+                    None => {
+                        self.commits += 1;
+                        self.disk.persist(ticket, ops, refusals_known);
+                    }
+                },
                 Output::Load {
                     load,
                     stream,
@@ -521,7 +765,9 @@ impl Driver {
             // What is left over is put in order at the next start.
             tracing::error!(event = "keys_not_arranged", %error, "the files of the keys could not be put in order");
         }
-        if let Err(error) = self.endpoint.set_keys(&self.keys.held()) {
+        let held = self.keys.held();
+        let set = self.endpoint.as_ref().map(|e| e.set_keys(&held));
+        if let Some(Err(error)) = set {
             self.failed.get_or_insert_with(|| error.to_string());
         }
         let key = self.keys.current();
@@ -571,6 +817,11 @@ impl Driver {
             self.forget_client(id);
         }
     }
+}
+
+fn is_thaw(admin: &wire::Admin) -> bool {
+    let asked = admin_json::decode_request(&admin.json);
+    asked.is_ok_and(|asked| asked.request == AdminRequest::Thaw)
 }
 
 const fn network_lane(lane: Lane) -> qm_transport::Lane {

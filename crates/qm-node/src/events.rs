@@ -20,6 +20,9 @@ const fn caused_by_peers(event: &Event) -> Option<&'static str> {
         Event::TwinSeen { .. } => "twin_seen",
         Event::OwnTwin { .. } => "own_twin",
         Event::TwinParted { .. } => "twin_parted",
+        Event::Resumed { .. } => "resumed",
+        Event::Quarantined { .. } => "quarantined",
+        Event::QuarantineReleased { .. } => "quarantine_released",
         Event::ElectionLost { .. } => "election_lost",
         Event::HistoryBranched { .. } => "history_branched",
         Event::OwnHistoryBranched { .. } => "own_history_branched",
@@ -166,6 +169,24 @@ pub(crate) fn log(event: &Event) {
                  needs another, which it takes when on_twin = reidentify; else: qm-node identity remint"
             );
         }
+        Event::Quarantined { queue, messages } => tracing::warn!(
+            event = "quarantined",
+            queue = queue.as_str(),
+            messages,
+            "messages that another machine has as well are set aside: qm-node quarantine list"
+        ),
+        Event::QuarantineReleased { queue, messages } => tracing::warn!(
+            event = "quarantine_released",
+            queue = queue.as_str(),
+            messages,
+            "messages that were set aside are back in their queue"
+        ),
+        Event::Resumed { why } => tracing::warn!(
+            event = "resumed",
+            why,
+            "this process may have been resumed from a snapshot ({why}): it connects anew, under \
+             another life"
+        ),
         Event::Moved => tracing::warn!(
             event = "moved",
             "this identity is on another machine than the one it was made on; \

@@ -39,6 +39,11 @@ impl NodeKeys {
         })
     }
 
+    /// A new identity in the place of one that nobody knows.
+    pub(crate) fn replace(self) -> Result<Self, IdentityError> {
+        Self::create(&self.data)
+    }
+
     /// The keys in their roles, and the files put in order; `None` when a key is missing.
     pub(crate) fn open(data: &Path, roles: Option<Roles>) -> Result<Option<Self>, IdentityError> {
         let kept = identity_file::kept_files(data)?;

@@ -62,6 +62,7 @@ mod log_rate;
 mod reading;
 pub mod run;
 mod seals;
+mod signals;
 pub mod store_tools;
 pub mod sysprep;
 

@@ -7,9 +7,10 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use qm_engine::{Engine, Entropy, Identity, Recovered, Roles, TokenKey};
 use qm_store::{Fs, LogOptions, StoreError};
-use qm_transport::{BindError, Endpoint, NodeKey};
+use qm_transport::{BindError, Endpoint, EndpointConfig, NodeKey};
 use qm_wire::Incarnation;
 use qm_wire::limits::{FRAME_HEADER_BYTES, data_frame_bytes};
 use tokio::sync::{Notify, mpsc};
@@ -30,6 +31,9 @@ use crate::reading::Pace;
 use crate::run::{NodeConfig, RunError, applications_max, store_cause};
 use crate::{store_tools, sysprep};
 
+/// Beginnings of the names of values that a store has when its node met a peer: tokens that were
+/// given and held, peers, and what was asked and answered.
+const MET_PEERS: [&[u8]; 4] = [b"token/", b"ledger/", b"peer/", b"heir/"];
 /// Directory of the log inside the data directory.
 pub(crate) const STORE_DIR: &str = "store";
 /// The largest segment a store may have.
@@ -107,7 +111,18 @@ pub(crate) fn own(config: &NodeConfig, fs: Arc<dyn Fs>) -> Result<(Disk, Owned),
     )?;
     let used = !recovered.streams.is_empty() || !recovered.state.is_empty();
     let roles = roles_of(data, &recovered)?;
+    let unused = is_unused(&recovered) && roles.is_none();
     let (keys, created) = match NodeKeys::open(data, roles)? {
+        Some(keys) if unused && is_copied(config, &keys, &recovered) => {
+            let keys = keys.replace()?;
+            tracing::warn!(
+                event = "identity_replaced",
+                qm = %keys.current().qm_id(),
+                "this directory was copied from another machine, and no peer ever met its node: \
+                 a new identity was made"
+            );
+            (keys, true)
+        }
         Some(keys) => (keys, false),
         None if !used => {
             let keys = NodeKeys::create(data)?;
@@ -137,6 +152,20 @@ pub(crate) fn own(config: &NodeConfig, fs: Arc<dyn Fs>) -> Result<(Disk, Owned),
             _lock: lock,
         },
     ))
+}
+
+/// Whether the node of a store met no peer and holds no message: nobody misses its identity.
+fn is_unused(recovered: &Recovered) -> bool {
+    let met = |key: &Bytes| MET_PEERS.iter().any(|prefix| key.starts_with(prefix));
+    let live = recovered.streams.values().any(|s| s.live_records > 0);
+    !live && recovered.recent.is_empty() && !recovered.state.keys().any(met)
+}
+
+/// Whether this is another machine than the one that the identity was made on.
+fn is_copied(config: &NodeConfig, keys: &NodeKeys, recovered: &Recovered) -> bool {
+    let key = keys.current();
+    let seals = crate::seals::read(key, &config.machine_ids);
+    crate::seals::differ(key, &recovered.state, &seals)
 }
 
 /// Authenticates the tokens that an identity gives to peers.
@@ -222,7 +251,7 @@ async fn live(
     let mut failures = VecDeque::new();
     let ended = loop {
         let (network, network_events) = mpsc::unbounded_channel();
-        let endpoint = bind(&config, &owned.keys, network, failures.is_empty()).await?;
+        let endpoint = bind(&config.transport, &owned.keys, network, failures.is_empty()).await?;
         let listen = endpoint.local_addr().map_err(|source| BindError::Io {
             listen: config.listen,
             source,
@@ -230,7 +259,7 @@ async fn live(
         // A port that was chosen freely is kept over failures of the disk.
         config.transport.listen = listen;
         config.engine.listen_port = listen.port();
-        config.engine.seals = crate::seals::read(owned.keys.current());
+        config.engine.seals = crate::seals::read(owned.keys.current(), &config.machine_ids);
         let mut engine = Engine::new(
             config.engine.clone(),
             Identity {
@@ -264,17 +293,21 @@ async fn live(
         }
         let mut driver = Driver::new(
             engine,
-            (endpoint.clone(), owned.keys.clone()),
+            (endpoint, owned.keys.clone()),
+            config.transport.clone(),
             disk,
             clock,
             info,
         );
         let ended = driver.run(network_events, &mut local_events, stop).await;
-        (disk, owned.keys) = driver.end();
+        let endpoint;
+        (disk, owned.keys, endpoint) = driver.end();
         if !matches!(ended, Ended::StoreFailed { .. }) {
             stop_serving(server.take()).await;
         }
-        if timeout(GOODBYE, endpoint.shutdown()).await.is_err() {
+        if let Some(endpoint) = endpoint
+            && timeout(GOODBYE, endpoint.shutdown()).await.is_err()
+        {
             tracing::debug!("a peer did not take the goodbye in time");
         }
         disk.close().await;
@@ -387,16 +420,17 @@ fn skip_stale(events: &mut mpsc::Receiver<LocalEvent>) {
     tracing::debug!(skipped, "requests of before the failure are forgotten");
 }
 
-async fn bind(
-    config: &NodeConfig,
+/// Opens the network; when it is not the first one of this process, its port may be busy for a
+/// moment.
+pub(crate) async fn bind(
+    config: &EndpointConfig,
     keys: &NodeKeys,
     events: mpsc::UnboundedSender<qm_transport::Event>,
     first: bool,
 ) -> Result<Endpoint, RunError> {
     let began = Instant::now();
     loop {
-        let transport = config.transport.clone();
-        match Endpoint::bind(transport, keys.current(), events.clone()).await {
+        match Endpoint::bind(config.clone(), keys.current(), events.clone()).await {
             Ok(endpoint) => {
                 endpoint.set_keys(&keys.held())?;
                 return Ok(endpoint);

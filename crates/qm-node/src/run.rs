@@ -58,6 +58,9 @@ pub struct NodeConfig {
     pub scrub_bytes_per_second: u64,
     /// The local socket's limits.
     pub local: LocalLimits,
+    /// Where the operating system tells which machine this is, by the name of the source; the
+    /// default are those of Linux. What cannot be read says nothing.
+    pub machine_ids: Vec<(&'static str, PathBuf)>,
     /// Whether a data directory without an identity gets one. Default `true`.
     pub create: bool,
 }
@@ -77,6 +80,7 @@ impl NodeConfig {
             store: LogOptions::default(),
             scrub_bytes_per_second: 1 << 20,
             local: LocalLimits::default(),
+            machine_ids: crate::seals::sources(),
             create: true,
         }
     }

@@ -630,6 +630,9 @@ impl World {
             let Some(status) = self.status(node)? else {
                 return Ok(false);
             };
+            if status.quarantined > 0 {
+                self.release_what_is_aside(node)?;
+            }
             if status.outgoing_messages > 0 || status.local_messages > 0 {
                 return Ok(false);
             }

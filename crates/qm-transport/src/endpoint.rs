@@ -1,6 +1,7 @@
 //! The endpoint: one UDP socket, all the links of a node.
 
 use core::fmt;
+use core::sync::atomic::{AtomicBool, Ordering};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use qm_wire::QmId;
 use quinn::crypto::rustls::HandshakeData;
-use quinn::{ServerConfig, TokioRuntime, VarInt};
+use quinn::{Runtime as _, ServerConfig, TokioRuntime, VarInt};
 use ring::rand::{SecureRandom as _, SystemRandom};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::CertificateDer;
@@ -27,6 +28,7 @@ use crate::lane::Lane;
 use crate::link::{self, Link, canonical, tell};
 use crate::memory::Network;
 use crate::quic::{Client, Quic, code};
+use crate::quiet::QuietSocket;
 use crate::stats::LinkStats;
 use crate::tls::{Tls, answering, crypto_provider};
 
@@ -57,6 +59,8 @@ pub(crate) struct Shared {
     pub(crate) table: Mutex<Table>,
     /// A link, a dial or an incoming handshake has ended.
     ended: Notify,
+    /// Whether nothing is sent any more.
+    quiet: Arc<AtomicBool>,
 }
 
 /// The keys that an endpoint holds at a time, and how they answer.
@@ -122,10 +126,16 @@ impl Endpoint {
             tls,
             server: Arc::new(server.clone()),
         };
-        let quinn = quinn::Endpoint::new(endpoint, Some(server), socket, Arc::new(TokioRuntime))
-            .map_err(|e| BindError::io(listen, e))?;
+        let quiet = Arc::new(AtomicBool::new(false));
+        let runtime = Arc::new(TokioRuntime);
+        let socket = runtime.wrap_udp_socket(socket);
+        let socket = socket.map_err(|e| BindError::io(listen, e))?;
+        let socket = QuietSocket::new(socket, &quiet);
+        let quinn =
+            quinn::Endpoint::new_with_abstract_socket(endpoint, Some(server), socket, runtime)
+                .map_err(|e| BindError::io(listen, e))?;
         let made = (quinn, client, keys, provider);
-        Ok(Self::start(config, made, Resolver::System, events))
+        Ok(Self::start(config, made, (Resolver::System, quiet), events))
     }
 
     /// Opens an endpoint on a simulated network instead of a socket.
@@ -152,6 +162,8 @@ impl Endpoint {
         let socket = network
             .socket(listen)
             .map_err(|e| BindError::io(listen, e))?;
+        let quiet = Arc::new(AtomicBool::new(false));
+        let socket = QuietSocket::new(socket, &quiet);
         let seed = network.endpoint_seed();
         let provider = crypto_provider();
         #[cfg(feature = "simulation")]
@@ -177,13 +189,13 @@ impl Endpoint {
         .map_err(|e| BindError::io(listen, e))?;
         let resolver = Resolver::Memory(network.clone());
         let made = (quinn, client, keys, provider);
-        Ok(Self::start(config, made, resolver, events))
+        Ok(Self::start(config, made, (resolver, quiet), events))
     }
 
     fn start(
         config: EndpointConfig,
         (quinn, client, keys, provider): (quinn::Endpoint, Client, Keys, Arc<CryptoProvider>),
-        resolver: Resolver,
+        (resolver, quiet): (Resolver, Arc<AtomicBool>),
         events: mpsc::UnboundedSender<Event>,
     ) -> Self {
         let shared = Arc::new(Shared {
@@ -197,6 +209,7 @@ impl Endpoint {
             runtime: Handle::current(),
             table: Mutex::default(),
             ended: Notify::new(),
+            quiet,
         });
         shared.runtime.spawn(accept(Arc::clone(&shared)));
         Self {
@@ -385,6 +398,16 @@ impl Endpoint {
         if timeout(flush, shared.quinn.wait_idle()).await.is_err() {
             tracing::debug!("shutdown: closed without the peers' confirmation");
         }
+    }
+
+    /// Ends everything at once and sends nothing more, not even that it ends: for a process that
+    /// may share the keys of its connections with another one. Peers notice by silence, or when
+    /// this node dials again. The endpoint is of no further use.
+    pub fn abandon(&self) {
+        let shared = self.shared();
+        shared.quiet.store(true, Ordering::SeqCst);
+        shared.table().shut_down = true;
+        shared.close_now();
     }
 
     fn shared(&self) -> &Arc<Shared> {

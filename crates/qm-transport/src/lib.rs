@@ -89,6 +89,7 @@ mod lane;
 mod link;
 pub mod memory;
 mod quic;
+mod quiet;
 mod stats;
 mod tls;
 

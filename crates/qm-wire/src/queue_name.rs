@@ -168,6 +168,15 @@ impl QueueName {
         self.as_str().split_once(':').map(|(_, sub)| sub)
     }
 
+    /// The queue of which this is a subqueue; itself when it is none.
+    #[must_use]
+    pub fn without_subqueue(&self) -> Self {
+        let bytes = self.0.as_bytes();
+        let colon = bytes.iter().position(|byte| *byte == b':');
+        // What stands before the colon follows the rules as well.
+        Self::trusted(bytes.slice(..colon.unwrap_or(bytes.len())))
+    }
+
     /// Whether the name is the system's (`dead$`, `journal$`).
     #[must_use]
     pub fn is_system(&self) -> bool {

@@ -165,6 +165,9 @@ mod tests {
             many.begin(n, [7; 16]);
         }
         assert_eq!(many.points().len(), COURSES_MAX);
-        assert_eq!(Courses::decode(&many.encode()).unwrap().points(), many.points());
+        assert_eq!(
+            Courses::decode(&many.encode()).unwrap().points(),
+            many.points()
+        );
     }
 }

@@ -77,6 +77,8 @@ pub(crate) struct Election {
     waiting: Vec<Waiting>,
     /// Whether a higher rank was shown, and when, by the wall clock.
     pub(crate) lost_us: Option<u64>,
+    /// Node time before which the machine that keeps the identity has stored what this one has.
+    pub(crate) fork_us: Option<u64>,
     /// Why what follows from that has to wait.
     pub(crate) held_up: Option<String>,
 }
@@ -213,14 +215,21 @@ impl Engine {
     }
 
     /// Writes down that a higher rank was shown. Whether that is news.
-    pub(super) fn note_lost(&mut self) -> bool {
+    ///
+    /// With several winners what any of them has counts.
+    pub(super) fn note_lost(&mut self, fork_us: Option<u64>) -> bool {
         let news = self.election.lost_us.is_none();
-        if news {
-            let at = self.now.wall_us;
+        let more = fork_us > self.election.fork_us;
+        if news || more {
+            let at = self.election.lost_us.unwrap_or(self.now.wall_us);
             self.election.lost_us = Some(at);
-            let mut value = BytesMut::with_capacity(9);
+            self.election.fork_us = self.election.fork_us.max(fork_us);
+            let mut value = BytesMut::with_capacity(17);
             value.put_u8(VERSION);
             value.put_u64_le(at);
+            if let Some(fork_us) = self.election.fork_us {
+                value.put_u64_le(fork_us);
+            }
             let key = prefixed(LOST, self.me.qm.as_bytes());
             self.commits.set(key, value.freeze());
         }
@@ -258,6 +267,7 @@ impl Engine {
             self.election.lost_us = version
                 .filter(|version| *version == VERSION)
                 .and_then(|_| r.try_get_u64_le().ok());
+            self.election.fork_us = r.try_get_u64_le().ok();
             return Some(self.election.lost_us.is_some());
         }
         let rank = version.filter(|version| *version == VERSION).and_then(|_| {

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use qm_wire::{Ask, Claim, Incarnation, Rank, Twin};
+use qm_wire::{Ask, Claim, ForkPoint, Incarnation, Rank, Twin};
 
 /// Pairs of copies over which this node hears of others at a time, and such of one session.
 const RELAYS_MAX: usize = 64;
@@ -41,6 +41,8 @@ pub(crate) struct Unverified {
     /// What the node between says of the claimer.
     pub(crate) twin: Twin,
     pub(crate) rank: Rank,
+    /// The courses of the claimer's store.
+    pub(crate) points: Vec<ForkPoint>,
 }
 
 /// Copies of this node that others tell of.
@@ -145,6 +147,7 @@ impl<L: Copy + Ord> Proofs<L> {
             signature: claim.signature,
             twin: heard.twin.clone(),
             rank: claim.rank,
+            points: claim.points.clone(),
         })
     }
 

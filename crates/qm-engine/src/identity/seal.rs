@@ -1,6 +1,7 @@
 //! Whether the identity is on the machine it was made on: a hint, never evidence.
 
 use bytes::{Bytes, BytesMut};
+use qm_wire::QmId;
 
 use crate::engine::Engine;
 use crate::io::{Event, Recovered};
@@ -17,19 +18,26 @@ pub struct Seal {
     pub value: [u8; 32],
 }
 
+impl Seal {
+    /// Under which name a store keeps the seal of a source.
+    #[must_use]
+    pub fn name(qm: QmId, source: &str) -> Bytes {
+        let mut key = BytesMut::from(SEAL);
+        key.extend_from_slice(qm.as_bytes());
+        key.extend_from_slice(source.as_bytes());
+        key.freeze()
+    }
+}
+
 impl Engine {
     /// Compares the machine's seals with those kept; a source that is new is kept. A source that
     /// says nothing now, because of lesser rights for instance, says nothing.
     pub(crate) fn compare_seals(&mut self, recovered: &Recovered) {
         for seal in self.config.seals.clone() {
-            let mut key = BytesMut::from(SEAL);
-            key.extend_from_slice(self.me.qm.as_bytes());
-            key.extend_from_slice(seal.source.as_bytes());
-            match recovered.state.get(key.as_ref()) {
+            let key = Seal::name(self.me.qm, seal.source);
+            match recovered.state.get(&key) {
                 Some(kept) => self.moved |= *kept != seal.value[..],
-                None => self
-                    .commits
-                    .set(key.freeze(), Bytes::copy_from_slice(&seal.value)),
+                None => self.commits.set(key, Bytes::copy_from_slice(&seal.value)),
             }
         }
         if self.moved {

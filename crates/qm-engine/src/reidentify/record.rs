@@ -63,6 +63,8 @@ pub(crate) struct Former {
     pub(crate) reclaimed: bool,
     /// Another machine keeps the former identity, so nobody follows it: no succession is shown.
     pub(crate) split: bool,
+    /// Node time before which that machine has stored what this one has.
+    pub(crate) inherited_before: Option<Timestamp>,
     /// Lives of this node in which it met copies of the former identity, for the proof that it left
     /// it to one of them.
     pub(crate) lives: Vec<Incarnation>,
@@ -83,7 +85,8 @@ impl Former {
             u8::from(self.reclaimed)
                 | u8::from(self.drained.is_some()) << 1
                 | u8::from(self.gone) << 2
-                | u8::from(self.split) << 3,
+                | u8::from(self.split) << 3
+                | u8::from(self.inherited_before.is_some()) << 4,
         );
         to.put_u64_le(self.since_us);
         to.put_u64_le(self.drained.map_or(0, |at| at.0));
@@ -92,6 +95,9 @@ impl Former {
         to.put_slice(&self.succession.old_signature);
         to.put_slice(&self.succession.new_signature);
         put_bytes(&mut to, self.because.as_bytes());
+        if let Some(before) = self.inherited_before {
+            to.put_u64_le(before.0);
+        }
         for life in &self.lives {
             to.put_u64_le(life.0);
         }
@@ -113,17 +119,23 @@ impl Former {
             new_signature: take_array(&mut r)?,
         };
         let because = take_text(&mut r)?.as_str().to_owned();
+        let inherited_before = if flags & 16 == 0 {
+            None
+        } else {
+            Some(Timestamp(r.try_get_u64_le().ok()?))
+        };
         let mut lives = Vec::new();
         while !r.is_empty() && lives.len() < PARTED_LIVES_MAX {
             lives.push(Incarnation(r.try_get_u64_le().ok()?));
         }
-        (flags < 16 && r.is_empty()).then(|| Self {
+        (flags < 32 && r.is_empty()).then(|| Self {
             qm: QmId::from_ed25519_public_key(&succession.old_key),
             succession,
             since_us,
             because,
             reclaimed: flags & 1 != 0,
             split: flags & 8 != 0,
+            inherited_before,
             lives,
             marks: BTreeMap::new(),
             drained: (flags & 2 != 0).then_some(drained),
@@ -191,6 +203,7 @@ mod tests {
                 because: "a copy was found".to_owned(),
                 reclaimed: drained.is_some(),
                 split: drained.is_none(),
+                inherited_before: drained,
                 lives: if drained.is_none() {
                     vec![Incarnation(6), Incarnation(7)]
                 } else {

@@ -4,6 +4,7 @@
 
 mod attacked;
 mod blocked;
+mod inherited;
 mod slow;
 mod world;
 
@@ -655,4 +656,25 @@ fn a_copy_that_is_told_to_keep_still_changes_nothing_by_itself() {
     let lost = |event: &Event| matches!(event, Event::ElectionLost { .. });
     let losers = [SENDER, copy].map(|machine| world.machines[machine].events.iter().any(lost));
     assert!(losers[0] != losers[1], "{losers:?}");
+}
+
+/// A hint that the process was resumed from a snapshot costs a reconnect, at any moment.
+#[test]
+fn a_machine_that_may_have_been_resumed_connects_anew_and_nothing_is_lost() {
+    for steps in 0..40 {
+        let mut world = World::new(plain);
+        send(&mut world, 1..=3);
+        world.carry(steps);
+        let before = world.machines[SENDER].engine.incarnation();
+        for machine in [SENDER, RECEIVER] {
+            world.give(machine, qm_engine::Input::Resumed { why: "a test" });
+        }
+        let after = world.machines[SENDER].engine.incarnation();
+        assert_ne!(before, after);
+        let resumed = |event: &Event| matches!(event, Event::Resumed { why: "a test" });
+        assert!(world.machines[SENDER].events.iter().any(resumed));
+        send(&mut world, 4..=6);
+        world.run(30_000);
+        check(&mut world, 1..=6);
+    }
 }

@@ -259,6 +259,7 @@ impl World {
 
     pub(crate) fn give(&mut self, number: usize, input: Input) {
         let now = self.now();
+        let mut gone: Vec<LinkId> = Vec::new();
         let machine = &mut self.machines[number];
         machine.engine.handle(now, input);
         while let Some(output) = machine.engine.poll(now) {
@@ -357,6 +358,12 @@ impl World {
                     machine.current = *keys.find(|key| id_of(**key) == current).unwrap();
                 }
                 Output::Trust { .. } => {}
+                Output::Abandon => {
+                    let links = self.links.iter();
+                    let own = links.filter(|(_, ends)| ends.contains(&number));
+                    gone = own.map(|(link, _)| *link).collect();
+                    self.dials.retain(|(from, ..)| *from != number);
+                }
                 other => panic!("unexpected {other:?}"),
             }
         }
@@ -364,6 +371,13 @@ impl World {
             self.revive(number);
         }
         self.machines[number].engine.audit().unwrap();
+        // Nothing tells the other end; it notices by itself.
+        self.under_way.retain(|(_, link, _)| !gone.contains(link));
+        for link in gone {
+            let ends = self.links.remove(&link).unwrap();
+            let other = if ends[0] == number { ends[1] } else { ends[0] };
+            self.close(other, link);
+        }
     }
 
     /// The process is dead: its links are gone, and another process starts on its disk.
@@ -685,6 +699,44 @@ impl World {
                 machine.told
             );
         }
+    }
+
+    /// Takes so many messages into an application's hands: their lookup ids.
+    pub(crate) fn take(&mut self, number: usize, queue: &str, messages: u32) -> Vec<u64> {
+        if self.machines[number].next_sequence == 1 {
+            self.machines[number].next_sequence = 2;
+            let frame = ClientFrame::Hello(ClientHello {
+                protocol: 1,
+                client: ClientId([8; 16]),
+                program: "test".into(),
+            });
+            self.client(number, frame);
+        }
+        let machine = &mut self.machines[number];
+        let mut receive = Receive::new(machine.next_request, queue.parse().unwrap());
+        machine.next_request += 1;
+        receive.messages_max = messages;
+        receive.bytes_max = u32::MAX;
+        receive.wait_ms = 0;
+        machine.told.clear();
+        self.client(number, ClientFrame::Receive(receive));
+        let told = self.machines[number].told.iter();
+        told.filter_map(|frame| match frame {
+            NodeFrame::Delivery(delivery) => Some(delivery.lookup),
+            _ => None,
+        })
+        .collect()
+    }
+
+    pub(crate) fn give_back(&mut self, number: usize, queue: &str, lookups: &[u64]) {
+        let settle = Settle {
+            request: self.machines[number].next_request,
+            queue: queue.parse().unwrap(),
+            verdict: Verdict::GiveBack,
+            ranges: lookups.iter().map(|lookup| (*lookup, *lookup)).collect(),
+        };
+        self.machines[number].next_request += 1;
+        self.client(number, ClientFrame::Settle(settle));
     }
 
     /// Receives and consumes everything.

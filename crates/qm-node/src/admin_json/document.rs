@@ -262,6 +262,9 @@ pub struct StatusDocument {
     pub sessions: u64,
     /// Peers that await approval.
     pub pending_peers: u64,
+    /// Messages set aside because another machine has them as well.
+    #[serde(default)]
+    pub quarantined: u64,
     /// Applications connected.
     pub clients: u64,
     /// Whether the node is stopping.
@@ -331,6 +334,7 @@ impl StatusDocument {
             dead_letters: view.dead_letters,
             sessions: view.sessions,
             pending_peers: view.pending_peers,
+            quarantined: view.quarantined,
             clients: view.clients,
             stopping: view.stopping,
             store_full: view.full_by.is_some(),

@@ -85,6 +85,21 @@ pub enum Request {
         #[serde(default)]
         discard: bool,
     },
+    /// Hold the node still for a snapshot.
+    #[serde(rename = "node.freeze")]
+    NodeFreeze {
+        /// At most so long, milliseconds: up to ten minutes.
+        for_ms: u64,
+    },
+    /// Let it go on.
+    #[serde(rename = "node.thaw")]
+    NodeThaw {},
+    /// Move everything in a quarantine behind what waits in its queue.
+    #[serde(rename = "quarantine.release")]
+    QuarantineRelease {
+        /// Its name, `QUEUE:quarantine`.
+        name: QueueName,
+    },
     /// Hold receivers of a queue back.
     #[serde(rename = "queue.pause")]
     QueuePause {
@@ -377,6 +392,9 @@ impl Request {
                 discard,
             },
             Self::QueuePurge { name, discard } => AdminRequest::QueuePurge { name, discard },
+            Self::NodeFreeze { for_ms } => AdminRequest::Freeze { for_ms },
+            Self::NodeThaw {} => AdminRequest::Thaw,
+            Self::QuarantineRelease { name } => AdminRequest::QuarantineRelease { name },
             Self::QueuePause { name } => AdminRequest::QueuePause { name, paused: true },
             Self::QueueResume { name } => AdminRequest::QueuePause {
                 name,

@@ -100,6 +100,12 @@ fn every_request_is_understood() {
         },
     );
     check(
+        r#"{"do":"quarantine.release","name":"orders:quarantine"}"#,
+        AdminRequest::QuarantineRelease {
+            name: "orders:quarantine".parse().unwrap(),
+        },
+    );
+    check(
         r#"{"do":"queue.purge","name":"orders","discard":true}"#,
         AdminRequest::QueuePurge {
             name: name(),
@@ -499,6 +505,7 @@ fn documents_keep_their_fields() {
             dead_letters: 0,
             sessions: 1,
             pending_peers: 0,
+            quarantined: 0,
             clients: 2,
             stopping: false,
             store_full: false,
@@ -532,6 +539,7 @@ fn documents_keep_their_fields() {
               "dead_letters": 0,
               "sessions": 1,
               "pending_peers": 0,
+              "quarantined": 0,
               "clients": 2,
               "stopping": false,
               "store_full": false,

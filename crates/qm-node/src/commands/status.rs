@@ -111,6 +111,11 @@ pub(crate) async fn status(node: &Node, out: &Output) -> Result<Exit, Failure> {
     if let Some(former) = &status.former {
         out.note(&format!("former identity {}", former.sentence()));
     }
+    if status.quarantined > 0 {
+        out.note(
+            "messages that another machine has as well are set aside: `qm-node quarantine list`",
+        );
+    }
     if status.dead_letters > 0 {
         out.note("there are dead letters: `qm-node dead list` shows them");
     }

@@ -175,3 +175,149 @@ fn a_full_disk_refuses_with_its_reason_and_can_be_drained() {
     node.stop.notify_one();
     node.ended.recv().unwrap().unwrap();
 }
+
+/// A directory on a machine of this name.
+fn on_machine(dir: &Path, machine: &str) -> NodeConfig {
+    let id = dir.join("machine-id");
+    std::fs::write(&id, machine).unwrap();
+    let mut config = NodeConfig::new(dir.join("node"));
+    config.listen = SocketAddr::from(([127, 0, 0, 1], 0));
+    config.engine.body_bytes_max = 64 << 10;
+    config.store.segment_bytes = 1 << 20;
+    config.store.reserve_bytes = 1 << 20;
+    config.machine_ids = vec![("machine-id", id)];
+    config
+}
+
+/// Starts a node on a machine, lets it do something, and stops it. Who it was.
+fn ran(dir: &Path, machine: &str, does: impl FnOnce(&Client)) -> qm_wire::QmId {
+    let node = crate::run::Node::start(on_machine(dir, machine)).unwrap();
+    let qm = node.qm_id();
+    let client = Client::connect(node.socket()).unwrap();
+    does(&client);
+    client.close();
+    node.shutdown().unwrap();
+    qm
+}
+
+/// A golden image whose node was started and never used.
+#[test]
+fn a_copy_of_a_node_that_met_nobody_is_a_new_node() {
+    let dir = tempfile::tempdir().unwrap();
+    let image = ran(dir.path(), "image", create_queue);
+    assert_eq!(ran(dir.path(), "image", |_| ()), image, "a restart is none");
+    let instance = ran(dir.path(), "instance", |client| {
+        // What the image had configured is there.
+        client.admin(r#"{"do":"queue.show","name":"q"}"#).unwrap();
+    });
+    assert_ne!(instance, image);
+    assert_eq!(ran(dir.path(), "instance", |_| ()), instance);
+}
+
+#[test]
+fn a_node_that_was_used_stays_who_it_is_wherever_it_goes() {
+    let dir = tempfile::tempdir().unwrap();
+    let image = ran(dir.path(), "image", |client| {
+        create_queue(client);
+        client.send(Message::new("q", "kept")).unwrap();
+    });
+    assert_eq!(ran(dir.path(), "instance", |_| ()), image);
+    // One that met a peer.
+    let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let peer = crate::run::Node::start(on_machine(other.path(), "other")).unwrap();
+    let met = ran(dir.path(), "image", |client| {
+        let address = peer.listen();
+        let add = format!(
+            r#"{{"do":"peers.add","name":"b","address":"{address}","keep_connected":true}}"#
+        );
+        client.admin(add).unwrap();
+        for _ in 0..100 {
+            let peers = client.admin(r#"{"do":"peers.list"}"#).unwrap();
+            if String::from_utf8_lossy(&peers).contains(r#""connected":true"#) {
+                break;
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+    });
+    assert_eq!(ran(dir.path(), "instance", |_| ()), met);
+    peer.shutdown().unwrap();
+}
+
+/// Every file below a directory, with what it holds.
+fn contents(dir: &Path) -> std::collections::BTreeMap<std::path::PathBuf, Vec<u8>> {
+    let entries = std::fs::read_dir(dir).unwrap();
+    let files = entries.map(|entry| entry.unwrap().path());
+    let files = files.filter(|path| path.is_file());
+    files
+        .map(|path| (path.clone(), std::fs::read(&path).unwrap()))
+        .collect()
+}
+
+#[test]
+fn a_node_that_is_frozen_writes_and_says_nothing_and_then_goes_on() {
+    let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let trusting = |dir: &Path| {
+        let mut config = on_machine(dir, "here");
+        config.engine.trust = Trust::Any;
+        crate::run::Node::start(config).unwrap()
+    };
+    let (node, peer) = (trusting(dir.path()), trusting(other.path()));
+    let began = Instant::now();
+    let there = Client::connect(peer.socket()).unwrap();
+    create_queue(&there);
+    let client = Client::connect(node.socket()).unwrap();
+    let address = peer.listen();
+    let add = format!(r#"{{"do":"peers.add","name":"b","address":"{address}"}}"#);
+    client.admin(add).unwrap();
+    client.send(Message::new("b/q", "one")).unwrap();
+    let arrived = |count: usize| {
+        for _ in 0..200 {
+            let queue = there.admin(r#"{"do":"queue.show","name":"q"}"#).unwrap();
+            let found = format!(r#""messages":{count},"#);
+            if String::from_utf8_lossy(&queue).contains(&found) {
+                return;
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+        panic!("{count} messages never arrived");
+    };
+    arrived(1);
+    client
+        .admin(r#"{"do":"node.freeze","for_ms":60000}"#)
+        .unwrap();
+    let store = dir.path().join("node").join(STORE_DIR);
+    let before = contents(&store);
+    let socket = node.socket().to_owned();
+    let sending = thread::spawn(move || {
+        let client = Client::connect(&socket).unwrap();
+        client.send(Message::new("b/q", "two")).unwrap();
+        client.close();
+    });
+    thread::sleep(Duration::from_millis(700));
+    assert!(!sending.is_finished(), "nothing is accepted");
+    assert_eq!(contents(&store), before, "nothing is written");
+    // Whoever thaws it may come while it stands still.
+    let thawing = Client::connect(node.socket()).unwrap();
+    let thawed = thawing.admin(r#"{"do":"node.thaw"}"#).unwrap();
+    let thawed = String::from_utf8_lossy(&thawed).into_owned();
+    assert!(thawed.contains(r#""count":1"#), "{thawed}");
+    sending.join().unwrap();
+    arrived(2);
+    // And by itself, when nobody does.
+    client
+        .admin(r#"{"do":"node.freeze","for_ms":300}"#)
+        .unwrap();
+    client.send(Message::new("b/q", "three")).unwrap();
+    arrived(3);
+    // Nothing was begun anew but the network.
+    let status = client.admin(r#"{"do":"status"}"#).unwrap();
+    let status: serde_json::Value = serde_json::from_slice(&status).unwrap();
+    let up = status["uptime_ms"].as_u64().unwrap();
+    let since = u64::try_from(began.elapsed().as_millis()).unwrap();
+    assert!(up + 500 > since, "{up} of {since} ms");
+    for client in [there, client, thawing] {
+        client.close();
+    }
+    node.shutdown().unwrap();
+    peer.shutdown().unwrap();
+}

@@ -76,10 +76,11 @@ impl World {
 
     /// What a durable batch of a machine of a family says of messages.
     pub(super) fn read_forked_batch(&mut self, node: usize, ops: &[StoreOp]) -> Result<(), String> {
-        for op in ops {
+        for (at, op) in ops.iter().enumerate() {
             let StoreOp::Put { head, body, .. } = op else {
                 continue;
             };
+            let moved = is_moved(ops, at);
             let stored = StoredMessage::read(head).zip(Put::from_body(body));
             let Some((stored, put)) = stored else {
                 return Err(format!("rule 11: node{node} stored what nobody sent"));
@@ -92,6 +93,9 @@ impl World {
             if own {
                 forks.named(node, id, put, true);
                 let text = format!("node{node} stores {put:?} as {id}");
+                self.note(&text);
+            } else if moved {
+                let text = format!("node{node} moves {put:?} to another queue of its own");
                 self.note(&text);
             } else if stored.dead.is_none() && stored.envelope.class.is_durable() {
                 forks.entered(node, put, id, fate)?;
@@ -115,6 +119,17 @@ impl World {
             }
         }
         forks.starts(node, &found.remembered);
+    }
+
+    /// The operator of a copy lets it deal with what its original has as well: here nobody minds
+    /// that both do.
+    pub(super) fn release_what_is_aside(&mut self, node: usize) -> Result<(), String> {
+        for queue in 0..self.scenario.queues {
+            let name = format!("{}:{}", queue_name(queue), qm_engine::QUARANTINE);
+            let name = name.parse().expect("a valid name");
+            self.admin(node, AdminRequest::QuarantineRelease { name })?;
+        }
+        Ok(())
     }
 
     /// Whether whoever is a copy has an identity of its own, or its operator knows.
@@ -178,5 +193,21 @@ impl World {
             }
         }
         Ok(())
+    }
+}
+
+/// Whether a record is one that lay in another queue of its machine: it is removed there in the
+/// same breath.
+fn is_moved(ops: &[StoreOp], at: usize) -> bool {
+    match (&ops[at], ops.get(at + 1)) {
+        (
+            StoreOp::Put { stream: to, .. },
+            Some(StoreOp::Remove {
+                stream,
+                first,
+                last,
+            }),
+        ) => to != stream && first == last,
+        _ => false,
     }
 }

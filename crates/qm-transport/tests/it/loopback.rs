@@ -646,3 +646,15 @@ async fn links_come_and_go() {
     }
     assert!(frames_by_link.is_empty() && b.told_now().is_none());
 }
+
+/// Whoever may share its keys with another process does not even say that it goes.
+#[tokio::test]
+async fn an_abandoned_endpoint_sends_nothing_more() {
+    let (mut a, mut b) = (Node::loopback(1).await, Node::loopback(2).await);
+    let (to_b, _) = connect(&mut a, &mut b).await;
+    a.endpoint.abandon();
+    a.endpoint.send(to_b, Lane::Control, numbered(0..3, 84));
+    a.endpoint.dial(9, &b.address(), None);
+    let heard = tokio::time::timeout(Duration::from_millis(800), b.told()).await;
+    assert!(heard.is_err(), "{heard:?}");
+}

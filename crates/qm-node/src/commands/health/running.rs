@@ -135,7 +135,8 @@ fn queues(seen: &Seen, findings: &mut Vec<Finding>) {
             ));
         }
         let age = queue.oldest_age_ms.unwrap_or(0);
-        let idle = queue.waiting_receivers == 0 && queue.leased == 0 && !queue.paused;
+        let aside = queue.name.subqueue() == Some(qm_engine::QUARANTINE);
+        let idle = !aside && queue.waiting_receivers == 0 && queue.leased == 0 && !queue.paused;
         if idle && age >= UNRECEIVED_MS && !queue.name.is_system() {
             findings.push(Finding::notice(
                 "no_receiver",
@@ -217,6 +218,17 @@ fn rest(seen: &Seen, findings: &mut Vec<Finding>) {
                 former.sentence()
             ),
             "have the new identity approved at the destinations that qm-node identity show names",
+        ));
+    }
+    if status.quarantined > 0 {
+        findings.push(Finding::notice(
+            "quarantine",
+            "this node",
+            format!(
+                "{} messages that another machine has as well are set aside",
+                status.quarantined
+            ),
+            "qm-node quarantine list, then quarantine drop, or quarantine release if this machine is to deal with them",
         ));
     }
     if status.dead_letters > 0 {
