@@ -72,12 +72,6 @@ const NOTICED: &[(&str, Option<Case>, u64, &[&str])] = &[
         &["rule 2", "rule 3"],
     ),
     ("ack_by_position", None, 3, &["rule 2"]),
-    (
-        "silent_not_held",
-        Some(Case::RunningDiskCopied),
-        129,
-        &["rule 12"],
-    ),
     ("believe_one_answer", None, 0, &["rule 11"]),
     ("confirm_before_stored", None, 0, &["rule 11", "rule 7"]),
     ("redraw_rank", None, 4, &["rule 7"]),
