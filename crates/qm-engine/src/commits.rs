@@ -136,6 +136,8 @@ pub(crate) enum Then {
     },
     /// A list of arrivals is on disk with this many keys.
     Listed { number: u64, keys: usize },
+    /// What is known of a queue is safe.
+    QueueRecorded(u32),
     /// The number of this life is safe.
     LifeBegun,
     /// What a peer presented is remembered: up to this change of what is known of it.

@@ -118,6 +118,7 @@ impl Engine {
                     source,
                     entries,
                 } => self.voids_durable(link, source, &entries),
+                Then::QueueRecorded(_) => {}
                 Then::LifeBegun => self.on_life_begun(),
                 Then::LedgerKept {
                     link,
@@ -273,6 +274,9 @@ impl Engine {
                 Then::Voided {
                     source, entries, ..
                 } => self.voids_refused(source, &entries),
+                Then::QueueRecorded(number) => {
+                    self.record_later.insert(number);
+                }
                 Then::LifeBegun => self.life_refused = true,
                 Then::LedgerKept { link, .. } => self.ledger_refused(link),
                 Then::TokenStored { own, peer } => self.token_refused(own, peer),

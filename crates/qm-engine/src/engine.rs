@@ -214,6 +214,8 @@ pub struct Engine {
     /// Arrivals that were undone and did not come again.
     pub(crate) undone_arrivals: BTreeSet<MessageKey>,
     pub(crate) undo_later: Vec<Undone>,
+    /// Queues whose definitions the disk refused.
+    pub(crate) record_later: BTreeSet<u32>,
     /// Outgoing queues of transactional messages, by the ids of their streams.
     pub(crate) stream_ids: BTreeMap<qm_wire::StreamId, u32>,
     /// Of these, those whose marks changed since the last batch.
@@ -354,6 +356,7 @@ impl Engine {
             recent: RecentArrivals::new(config.dedup_capacity > 0),
             undone_arrivals: BTreeSet::new(),
             undo_later: Vec::new(),
+            record_later: BTreeSet::new(),
             stream_ids: BTreeMap::new(),
             dirty_streams: Vec::new(),
             skips_later: Vec::new(),
@@ -575,6 +578,10 @@ impl Engine {
         self.save_branches();
         self.save_handed();
         self.save_arrivals();
+        if self.commits.has_puts() {
+            // Before messages, which are refused with it.
+            self.record_again();
+        }
         if self.commits.is_empty() {
             return;
         }

@@ -71,6 +71,7 @@ mod queues;
 mod receiving;
 mod recent;
 mod record;
+mod recorded;
 mod recover;
 mod reidentify;
 #[cfg(feature = "__breaks")]

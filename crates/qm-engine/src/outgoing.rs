@@ -16,7 +16,7 @@ use crate::history::What;
 use crate::io::{DialFailure, Event, Lane, LinkId, Output, StoreOp};
 use crate::journal::wishes_copy;
 use crate::limits::{DOUBT_BYTES_MAX, DOUBTS_MAX, QUEUES_MAX, SILENT_SESSION_MS};
-use crate::record::{QueueRecord, RemoteKey};
+use crate::record::RemoteKey;
 use crate::reports::{Wanted, With};
 use crate::session::Flight;
 use crate::stream::sending::OutStream;
@@ -168,14 +168,8 @@ impl Engine {
         let paused = self
             .sibling_of(own, key, &queue)
             .is_some_and(|out| out.paused);
-        let record = QueueRecord::Outgoing {
-            remote: key.clone(),
-            queue: queue.clone(),
-            paused,
-            own: self.recorded_own(own),
-        };
-        self.commits.set(QueueRecord::key(number), record.encode());
         self.insert_out_queue(number, remote, queue, paused);
+        self.record_queue(number);
         if own != self.me.qm {
             self.make_siblings();
         }

@@ -11,9 +11,8 @@ use crate::backlog::{Backlog, Message};
 use crate::commits::Then;
 use crate::dead::End;
 use crate::engine::{Engine, Timer};
-use crate::io::{ConnId, StoreOp};
+use crate::io::ConnId;
 use crate::jobs::{JobId, Work};
-use crate::record::QueueRecord;
 
 /// Messages taken out in one step: a purge of millions must not hold up everything else.
 const STEP_MESSAGES: usize = 512;
@@ -480,19 +479,11 @@ impl Engine {
 
     /// An emptied queue goes with its definition, after the last of its messages.
     fn remove_queue(&mut self, number: u32) {
-        for priority in 0..8 {
-            let stream = Self::stream_of(number, priority);
-            self.commits.settle(StoreOp::Remove {
-                stream,
-                first: 0,
-                last: u64::MAX,
-            });
-        }
-        self.commits.unset(QueueRecord::key(number));
         self.forget_handed(number);
         self.drop_receivers(number);
         if let Some(queue) = self.locals.remove(&number) {
             self.tell_open(&queue.settings.name);
         }
+        self.record_queue(number);
     }
 }

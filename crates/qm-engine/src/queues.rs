@@ -12,7 +12,7 @@ use crate::engine::Engine;
 use crate::handed::Handed;
 use crate::io::{ConnId, Event, Lane, LinkId, StoreOp};
 use crate::receiving::Waiter;
-use crate::record::{DeadReason, LocalSettings, QueueRecord, StoredHead};
+use crate::record::{DeadReason, LocalSettings, StoredHead};
 use crate::time::Timestamp;
 
 /// Name of the queue of undeliverable messages.
@@ -286,10 +286,9 @@ impl Engine {
     pub(crate) fn create_queue(&mut self, settings: LocalSettings) -> u32 {
         let number = self.next_queue;
         self.next_queue += 1;
-        let record = QueueRecord::Local(settings.clone());
-        self.commits.set(QueueRecord::key(number), record.encode());
         self.local_names.insert(settings.name.clone(), number);
         self.locals.insert(number, LocalQueue::new(settings));
+        self.record_queue(number);
         number
     }
 

@@ -167,6 +167,7 @@ impl Engine {
         if core::mem::take(&mut self.life_refused) {
             self.begin_life(self.life);
         }
+        self.record_again();
         self.undo_again();
         self.skip_again();
         self.ask_again();

@@ -14,7 +14,7 @@ use crate::limits::QUEUES_MAX;
 use crate::outgoing::{DialState, OutQueue, Remote};
 use crate::peers::{Approval, BookEntry, name_key, peer_key, pin_key};
 use crate::queues::DEAD_QUEUE;
-use crate::record::{LocalSettings, QueueRecord, RemoteKey};
+use crate::record::{LocalSettings, RemoteKey};
 use crate::time::Timestamp;
 
 fn failed(outcome: Outcome, cause: String, fix: &str) -> AdminReply {
@@ -437,8 +437,7 @@ impl Engine {
         }
         let name = queue.settings.name.clone();
         queue.settings = LocalSettings { name, ..settings };
-        let record = QueueRecord::Local(queue.settings.clone());
-        self.commits.set(QueueRecord::key(number), record.encode());
+        self.record_queue(number);
         self.busy_queues.insert(number);
         self.reopen_if_room(number);
         done(1)
@@ -480,17 +479,7 @@ impl Engine {
             return;
         };
         out.paused = paused;
-        let queue = out.queue.clone();
-        let Some(remote) = self.remotes.get(&out.remote) else {
-            return;
-        };
-        let record = QueueRecord::Outgoing {
-            remote: remote.key.clone(),
-            queue,
-            paused,
-            own: self.recorded_own(remote.own),
-        };
-        self.commits.set(QueueRecord::key(number), record.encode());
+        self.record_queue(number);
         self.nudge_out(number);
     }
 
