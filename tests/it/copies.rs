@@ -242,8 +242,8 @@ fn part(hub: &mut Program, machines: &mut [Program], old: &str) {
 
     let places: Vec<String> = machines.iter().map(|n| n.listen.to_string()).collect();
     let (winner, losers) = machines.split_first_mut().unwrap();
-    // The winner's alarm ends by itself when its copies have parted, which they may have by now; its
-    // log keeps who they were.
+    // The winner's alarm ends by itself when its copies have parted, which they may have by now;
+    // its log keeps who they were.
     let log = whole_log(winner);
     let mut told = log.lines().filter(|line| line.contains("own_twin"));
     let names_one = told.any(|line| places[1..].iter().any(|place| line.contains(place)));
