@@ -363,6 +363,13 @@ impl Engine {
         asked
     }
 
+    /// Whether a message of this node ended here and its destination is asked whether it arrived
+    /// all the same. A routed ack for it is an answer to that, not one for what is not held.
+    #[must_use]
+    pub fn asks_about(&self, id: MessageId) -> bool {
+        self.asks.open.contains_key(&id)
+    }
+
     fn is_ask_durable(&self, id: MessageId) -> bool {
         let asking = self.asks.open.get(&id);
         asking.is_some_and(|asking| asking.durable)

@@ -11,7 +11,11 @@ impl World {
             return Ok(());
         };
         match &input {
-            Input::Received { link, frames } => self.manners.hears(node, *link, frames),
+            Input::Received { link, frames } => {
+                let engine = &running.engine;
+                let asks_about = |id| engine.asks_about(id);
+                self.manners.hears(node, *link, frames, asks_about);
+            }
             Input::Closed { link, .. } => self.manners.parted(node, *link),
             _ => {}
         }

@@ -58,7 +58,14 @@ impl Manners {
     }
 
     /// A machine is given what came on a link.
-    pub(super) fn hears(&mut self, node: usize, link: LinkId, buffer: &Bytes) {
+    /// `asks_about` tells whether it asks what became of a message: an ack answers that.
+    pub(super) fn hears(
+        &mut self,
+        node: usize,
+        link: LinkId,
+        buffer: &Bytes,
+        asks_about: impl Fn(MessageId) -> bool,
+    ) {
         for frame in frames(buffer) {
             match frame {
                 PeerFrame::Data(data) => {
@@ -70,7 +77,9 @@ impl Manners {
                     }
                 }
                 PeerFrame::RoutedAck(ack) if !ack.duplicate => {
-                    let named = ack.entries.iter().map(|entry| (node, link, entry.id));
+                    let entries = ack.entries.iter().map(|entry| entry.id);
+                    let held = entries.filter(|id| !asks_about(*id));
+                    let named = held.map(|id| (node, link, id));
                     self.not_held.extend(named);
                 }
                 _ => {}
