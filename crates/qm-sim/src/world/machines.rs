@@ -112,7 +112,7 @@ impl World {
                 Ok(())
             }
             Output::Close { link, reason, text } => {
-                self.manners.parted(node, link);
+                self.manners.closes(node, link);
                 self.note(&format!("node{node} closes {link}: {reason}"));
                 self.close(End { node, link }, reason, &text);
                 Ok(())

@@ -19,6 +19,8 @@ pub(super) struct Manners {
     duplicates: BTreeSet<(usize, LinkId, u64)>,
     /// Messages that a routed ack named and that were neither settled nor answered.
     not_held: BTreeSet<(usize, LinkId, MessageId)>,
+    /// Links that machines closed themselves: with QUIC, frames of other lanes still come on them.
+    closed: BTreeSet<(usize, LinkId)>,
     /// Whether queues of this world can be full, and messages may wish to fail then.
     may_fail_when_full: bool,
 }
@@ -66,6 +68,9 @@ impl Manners {
         buffer: &Bytes,
         asks_about: impl Fn(MessageId) -> bool,
     ) {
+        if self.closed.contains(&(node, link)) {
+            return;
+        }
         for frame in frames(buffer) {
             match frame {
                 PeerFrame::Data(data) => {
@@ -131,11 +136,18 @@ impl Manners {
         self.not_held.retain(|(at, on, _)| elsewhere(at, on));
     }
 
+    /// A machine closes a link: it hears nothing on it any more.
+    pub(super) fn closes(&mut self, node: usize, link: LinkId) {
+        self.parted(node, link);
+        self.closed.insert((node, link));
+    }
+
     /// A machine begins a life.
     pub(super) fn begins(&mut self, node: usize) {
         self.newest.retain(|(at, _), _| *at != node);
         self.duplicates.retain(|(at, ..)| *at != node);
         self.not_held.retain(|(at, ..)| *at != node);
+        self.closed.retain(|(at, _)| *at != node);
     }
 
     /// A machine has said everything that it has to say.
