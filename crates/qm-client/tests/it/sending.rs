@@ -604,13 +604,25 @@ async fn closing_waits_for_the_answers_that_are_due() {
     let node = Node::new();
     let (client, mut link) = node.client().await;
     let ticket = client.put(message("a")).await.unwrap();
-    let script = async {
-        link.put().await;
-        tokio::time::sleep(SHORT).await;
-        link.accept_puts(1, 1).await;
-        assert_eq!(link.next().await, None);
-    };
-    tokio::join!(client.close(), script);
+    {
+        let mut closing = std::pin::pin!(client.close());
+        // The put has left, and its answer has not come: that keeps the connection open.
+        tokio::select! {
+            biased;
+            () = &mut closing => panic!("closed before the answer"),
+            _ = link.put() => {}
+        }
+        tokio::select! {
+            biased;
+            () = &mut closing => panic!("closed before the answer"),
+            () = tokio::task::yield_now() => {}
+        }
+        let script = async {
+            link.accept_puts(1, 1).await;
+            assert_eq!(link.next().await, None);
+        };
+        tokio::join!(closing, script);
+    }
     assert_eq!(ticket.await.unwrap(), id(101));
     let error = client.send(message("b")).await.unwrap_err();
     assert!(
