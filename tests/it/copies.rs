@@ -571,8 +571,13 @@ fn of_two_copies_of_a_receiver_one_takes_an_identity_of_its_own_and_none_loses_a
     // The stream goes on where the gap is not. Where it stays closed to the sender, the operator
     // decides; what is said to be lost is where it was acknowledged.
     let till = &mut senders[0];
-    std::thread::sleep(Duration::from_secs(2));
-    if till.status()["outgoing_messages"] != 0 {
+    let stands = eventually("the stream drains or stands", || {
+        let streams = text(till, &["--json", "stream", "list"]);
+        let drained = till.status()["outgoing_messages"] == 0;
+        let stands = streams.contains(r#""held":""#);
+        (drained || stands).then_some(!drained)
+    });
+    if stands {
         till.done(&["stream", "rebase", "hub/orders", "--yes"]);
     }
     drain(&mut senders);

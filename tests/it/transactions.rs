@@ -9,7 +9,7 @@ use qm_client::blocking::Client;
 use qm_client::{Message, ReceiveOptions};
 use serde_json::Value;
 
-use crate::program::Program;
+use crate::program::{Program, eventually};
 
 fn lines(from: u64, to: u64) -> String {
     (from..to).map(|n| format!("line {n}\n")).collect()
@@ -46,8 +46,9 @@ fn a_thousand_lines_are_sent_together_or_not_at_all() {
     let mut stdin = sender.stdin.take().unwrap();
     stdin.write_all(lines(0, 1_000).as_bytes()).unwrap();
     stdin.flush().unwrap();
-    std::thread::sleep(Duration::from_millis(300));
-    // All lines are there, and their end is not.
+    eventually("all lines are read, and their end is not there", || {
+        (rustix::io::ioctl_fionread(&stdin).unwrap() == 0).then_some(())
+    });
     sender.kill().unwrap();
     sender.wait().unwrap();
     drop(stdin);
@@ -196,9 +197,7 @@ fn a_message_in_the_hands_of_a_killed_command_comes_back() {
         &script,
     ];
     let mut receiver = node.command(&args).spawn().unwrap();
-    while !mark.exists() {
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    eventually("the command runs", || mark.exists().then_some(()));
     assert!(peek(&node, "orders").is_empty(), "nobody else sees it");
     receiver.kill().unwrap();
     receiver.wait().unwrap();
