@@ -242,12 +242,6 @@ fn part(hub: &mut Program, machines: &mut [Program], old: &str) {
 
     let places: Vec<String> = machines.iter().map(|n| n.listen.to_string()).collect();
     let (winner, losers) = machines.split_first_mut().unwrap();
-    // The winner's alarm ends by itself when its copies have parted, which they may have by now;
-    // its log keeps who they were.
-    let log = whole_log(winner);
-    let mut told = log.lines().filter(|line| line.contains("own_twin"));
-    let names_one = told.any(|line| places[1..].iter().any(|place| line.contains(place)));
-    assert!(names_one, "the log of the winner: {log}");
     for command in [
         ["identity", "show"].as_slice(),
         &["--json", "status"],
@@ -255,6 +249,9 @@ fn part(hub: &mut Program, machines: &mut [Program], old: &str) {
         &["why", "hub/orders"],
     ] {
         // Of three, those that met it: another may have given up to the second before.
+        let said = text(winner, command);
+        let names_one = places[1..].iter().any(|place| said.contains(place));
+        assert!(names_one, "{command:?} of the winner: {said}");
         for (number, loser) in losers.iter().enumerate() {
             let said = text(loser, command);
             let others = places.iter().enumerate();

@@ -4,7 +4,7 @@ use qm_cache::{DedupStats, RouteStats};
 use qm_wire::{Class, Incarnation, MessageId, Outcome, QmId, QueueName};
 
 pub use crate::cause::Cause;
-use crate::identity::{BranchView, TwinView, WentBackView};
+use crate::identity::{BranchView, PartedView, TwinView, WentBackView};
 pub use crate::io::FullBy;
 use crate::record::{LocalSettings, RemoteKey};
 pub use crate::reidentify::view::{FormerDestination, FormerView, IdentityView};
@@ -394,6 +394,8 @@ pub struct StatusView {
     pub resident_bytes: u64,
     /// Identities that several live machines use, this node's own among them.
     pub twins: Vec<TwinView>,
+    /// Machines that had an identity beside another one until lately.
+    pub parted: Vec<PartedView>,
     /// Histories that were seen to branch, this node's own among them.
     pub branched: Vec<BranchView>,
     /// Peers that hold tokens which this node made and does not remember: its store went back.

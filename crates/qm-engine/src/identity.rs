@@ -17,6 +17,7 @@ pub(crate) mod handshake;
 #[cfg(test)]
 mod model;
 pub(crate) mod parted;
+pub(crate) mod past;
 mod proof;
 mod relays;
 mod resumed;
@@ -32,11 +33,13 @@ use qm_wire::{Ask, Challenge, Claim, Hello, PeerFrame, QmId, Rank, Twin};
 
 pub use self::alarms::{TwinMachine, TwinView};
 pub use self::branches::{BranchEvidence, BranchView, WentBackView};
+pub use self::past::PartedView;
 pub use self::seal::Seal;
 pub use self::token::TokenKey;
 
 use self::alarms::Alarms;
 use self::check::{Checks, Current, Told};
+use self::past::Past;
 use self::proof::{Proofs, Unverified, Voice};
 use self::relays::{Relays, Word};
 use crate::admin::AdminReply;
@@ -51,6 +54,8 @@ use crate::session::Session;
 const ASKED_MAX: usize = 8;
 /// Names of the values that keep alarms.
 const ALARM: &[u8] = b"twin/";
+/// Names of the values that keep who parted.
+const PARTED: &[u8] = b"parted/";
 /// Signatures that are under way: to be made, and to be verified.
 const UNDER_WAY_MAX: usize = 64;
 
@@ -63,6 +68,7 @@ pub(crate) struct Twins {
     relays: Relays<LinkId>,
     proofs: Proofs<LinkId>,
     pub(crate) alarms: Alarms,
+    past: Past,
     signing: BTreeMap<u64, (LinkId, Claim)>,
     verifying: BTreeMap<u64, (LinkId, Unverified)>,
     next_number: u64,
@@ -76,6 +82,7 @@ impl Default for Twins {
             relays: Relays::new(),
             proofs: Proofs::new(),
             alarms: Alarms::default(),
+            past: Past::default(),
             signing: BTreeMap::new(),
             verifying: BTreeMap::new(),
             next_number: 0,
@@ -197,9 +204,11 @@ impl Engine {
             .filter_map(Session::incarnation)
             .collect();
         let parts = |machine: &TwinMachine| is_it(machine) && !lives.contains(&machine.incarnation);
-        let Some((title, over)) = self.twins.alarms.parted(qm, parts) else {
+        let Some((gone, over)) = self.twins.alarms.parted(qm, parts) else {
             return;
         };
+        let title = titles(&gone);
+        self.remember_parted(qm, gone);
         if over {
             self.forget_alarm(qm);
         } else {
@@ -581,7 +590,27 @@ impl Engine {
         }
     }
 
-    /// The operator forgot a peer.
+    /// Who parted is told for some time after the alarm is over.
+    fn remember_parted(&mut self, qm: QmId, gone: Vec<TwinMachine>) {
+        let (own, wall_us) = (self.me.qm, self.now.wall_us);
+        if let Some(oldest) = self.twins.past.remember(qm, own, gone, wall_us) {
+            self.commits.unset(prefixed(PARTED, oldest.as_bytes()));
+        }
+        if let Some(value) = self.twins.past.encode(qm) {
+            self.commits.set(prefixed(PARTED, qm.as_bytes()), value);
+        }
+    }
+
+    /// The operator forgot a peer, or knows of what parted.
+    pub(crate) fn forget_parted(&mut self, qm: QmId) -> bool {
+        let known = self.twins.past.forget(qm);
+        if known {
+            self.commits.unset(prefixed(PARTED, qm.as_bytes()));
+        }
+        known
+    }
+
+    /// The alarm about an identity is over, or not to be kept.
     pub(crate) fn forget_alarm(&mut self, qm: QmId) -> bool {
         let known = self.twins.alarms.forget(qm);
         if known {
@@ -592,8 +621,12 @@ impl Engine {
 
     /// Reads an alarm back. Whether the value was understood, if it is one.
     pub(crate) fn recover_alarm(&mut self, key: &[u8], value: &Bytes) -> Option<bool> {
-        let qm = <[u8; 16]>::try_from(key.strip_prefix(ALARM)?).ok();
-        let qm = qm.map(QmId::from_bytes);
+        let id_of = |rest: &[u8]| <[u8; 16]>::try_from(rest).ok().map(QmId::from_bytes);
+        if let Some(rest) = key.strip_prefix(PARTED) {
+            let qm = id_of(rest);
+            return Some(qm.is_some_and(|qm| self.twins.past.recover(qm, value)));
+        }
+        let qm = id_of(key.strip_prefix(ALARM)?);
         Some(qm.is_some_and(|qm| self.twins.alarms.recover(qm, value)))
     }
 
@@ -612,6 +645,16 @@ impl Engine {
         self.twin_views()
             .into_iter()
             .find(|view| view.qm == self.me.qm)
+    }
+
+    /// Machines that had an identity beside another one until lately.
+    pub(crate) fn parted_views(&self) -> Vec<PartedView> {
+        self.twins.past.views(self.now.wall_us)
+    }
+
+    /// The same of this node's own identity alone.
+    pub(crate) fn own_parted_view(&self) -> Option<PartedView> {
+        self.twins.past.view(self.me.qm, self.now.wall_us)
     }
 
     fn pass_on(&mut self, link: LinkId, frame: &PeerFrame) {
@@ -634,9 +677,20 @@ impl Engine {
 
     /// Evidence of copies for `why`.
     pub(crate) fn twin_evidence(&self, qm: QmId) -> Option<String> {
-        let machines = self.twins.alarms.titles(qm)?;
+        if let Some(machines) = self.twins.alarms.titles(qm) {
+            return Some(format!(
+                "several live machines have this identity: {machines}; see: qm-node doctor"
+            ));
+        }
+        let parted = self.twins.past.view(qm, self.now.wall_us)?;
+        let machines = titles(&parted.machines);
         Some(format!(
-            "several live machines have this identity: {machines}; see: qm-node doctor"
+            "a copy that had this identity has one of its own now: {machines}"
         ))
     }
+}
+
+fn titles(machines: &[TwinMachine]) -> String {
+    let titles: Vec<String> = machines.iter().map(TwinMachine::title).collect();
+    titles.join(" and ")
 }

@@ -98,7 +98,7 @@ pub use config::{EngineConfig, OnTwin, Trust};
 pub use engine::{ArrivalKey, Engine, Identity, Route};
 pub use entropy::{Entropy, SeededEntropy};
 pub use identity::{
-    BranchEvidence, BranchView, Seal, TokenKey, TwinMachine, TwinView, WentBackView,
+    BranchEvidence, BranchView, PartedView, Seal, TokenKey, TwinMachine, TwinView, WentBackView,
 };
 pub use io::{
     ConnId, DialFailure, Event, FullBy, Input, Lane, LinkId, LoadId, Output, Recovered, StoreOp,

@@ -327,6 +327,7 @@ impl Engine {
                     self.forget_tokens(oldest);
                     self.forget_branches(oldest);
                     self.forget_alarm(oldest);
+                    self.forget_parted(oldest);
                     self.commits.unset(peer_key(oldest));
                 }
             }

@@ -203,6 +203,7 @@ impl Engine {
             full_by: self.full_by(),
             resident_bytes: (self.resident_bytes + self.express_bytes) as u64,
             twins: self.twin_views(),
+            parted: self.parted_views(),
             branched: self.branched.views(),
             went_back: self.branched.went_back(),
             former: self.former_view(),
@@ -631,13 +632,14 @@ impl Engine {
             return done(1);
         }
         let mine = who.parse() == Ok(self.me.qm);
-        if mine && self.forget_alarm(self.me.qm) {
+        if mine && (self.forget_alarm(self.me.qm) | self.forget_parted(self.me.qm)) {
             // The machine that had this node's identity has none any more, says its operator.
             return done(1);
         }
         self.for_peer(who, |engine, peer| {
             engine.peers.known.remove(&peer);
             engine.forget_alarm(peer);
+            engine.forget_parted(peer);
             engine.forget_branches(peer);
             engine.forget_partings(peer);
             engine.commits.unset(peer_key(peer));

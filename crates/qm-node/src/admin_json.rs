@@ -44,7 +44,9 @@ pub use letters::{
 pub use request::{Request, Which};
 pub use streams::{RebasedDocument, StreamDocument};
 pub use time::rfc3339;
-pub use twins::{BranchDocument, TwinDocument, TwinMachineDocument, WentBackDocument};
+pub use twins::{
+    BranchDocument, PartedDocument, TwinDocument, TwinMachineDocument, WentBackDocument,
+};
 
 /// Bytes of items in one listing: leaves room for the rest of the document below
 /// [`ADMIN_BYTES_MAX`](qm_wire::limits::ADMIN_BYTES_MAX).

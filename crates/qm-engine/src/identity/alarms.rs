@@ -14,7 +14,7 @@ const IDENTITIES_MAX: usize = 64;
 /// The same of strangers, who take no room from others.
 const STRANGERS_MAX: usize = 16;
 /// Machines remembered of each; the one heard of longest ago goes first.
-const MACHINES_MAX: usize = 8;
+pub(super) const MACHINES_MAX: usize = 8;
 /// Bytes of a host name or address that are kept: names of hosts have 253.
 const TEXT_BYTES_MAX: usize = 255;
 
@@ -132,22 +132,22 @@ impl Alarms {
     }
 
     /// One machine has the identity no longer: the one of this life, or that was where this one is.
-    /// Its title, and whether the alarm is over with it, if it was one of those that are known.
+    /// Who it was, and whether the alarm is over with it, if it was one of those that are known.
     pub(crate) fn parted(
         &mut self,
         qm: QmId,
         is_it: impl Fn(&TwinMachine) -> bool,
-    ) -> Option<(String, bool)> {
+    ) -> Option<(Vec<TwinMachine>, bool)> {
         let alarm = self.of.get_mut(&qm)?;
         let mut gone = Vec::new();
         alarm.machines.retain(|machine| {
             let parts = is_it(machine);
-            gone.extend(parts.then(|| machine.title()));
+            gone.extend(parts.then(|| machine.clone()));
             !parts
         });
         // One machine alone is no alarm.
         let over = alarm.machines.len() < 2;
-        (!gone.is_empty()).then(|| (gone.join(" and "), over))
+        (!gone.is_empty()).then_some((gone, over))
     }
 
     /// It is over, or the operator forgot the peer. Whether there was an alarm.
@@ -167,10 +167,7 @@ impl Alarms {
             to.put_slice(by.as_bytes());
         }
         for machine in &alarm.machines {
-            put_bytes(&mut to, machine.address.as_bytes());
-            put_bytes(&mut to, machine.host.as_bytes());
-            to.put_u64_le(machine.incarnation.0);
-            to.put_u64_le(machine.since_us);
+            put_machine(&mut to, machine);
         }
         Some(to.freeze())
     }
@@ -220,18 +217,29 @@ fn decode(value: &Bytes) -> Option<Alarm> {
     };
     let mut machines = VecDeque::new();
     while !r.is_empty() && machines.len() < MACHINES_MAX {
-        machines.push_back(TwinMachine {
-            address: take_text(&mut r)?.as_str().to_owned(),
-            host: take_text(&mut r)?.as_str().to_owned(),
-            incarnation: Incarnation(r.try_get_u64_le().ok()?),
-            since_us: r.try_get_u64_le().ok()?,
-        });
+        machines.push_back(take_machine(&mut r)?);
     }
     Some(Alarm {
         told_by,
         machines,
         first_us,
         last_us,
+    })
+}
+
+pub(super) fn put_machine(to: &mut BytesMut, machine: &TwinMachine) {
+    put_bytes(to, machine.address.as_bytes());
+    put_bytes(to, machine.host.as_bytes());
+    to.put_u64_le(machine.incarnation.0);
+    to.put_u64_le(machine.since_us);
+}
+
+pub(super) fn take_machine(from: &mut Bytes) -> Option<TwinMachine> {
+    Some(TwinMachine {
+        address: take_text(from)?.as_str().to_owned(),
+        host: take_text(from)?.as_str().to_owned(),
+        incarnation: Incarnation(from.try_get_u64_le().ok()?),
+        since_us: from.try_get_u64_le().ok()?,
     })
 }
 

@@ -5,7 +5,7 @@ use qm_wire::QmId;
 use super::FORMER_KEPT_MS;
 use crate::admin::AdminReply;
 use crate::engine::Engine;
-use crate::identity::TwinView;
+use crate::identity::{PartedView, TwinView};
 use crate::outgoing::OutQueue;
 use crate::record::RemoteKey;
 
@@ -19,6 +19,8 @@ pub struct IdentityView {
     pub public_key: [u8; 32],
     /// The live machines that have this identity, when they are several.
     pub twins: Option<TwinView>,
+    /// Machines that had this identity beside this node until lately.
+    pub parted: Option<PartedView>,
     /// Who it was before, as long as that drains or may be taken back.
     pub former: Option<FormerView>,
 }
@@ -67,6 +69,7 @@ impl Engine {
             qm: self.me.qm,
             public_key: self.me.public_key,
             twins: self.own_twin_view(),
+            parted: self.own_parted_view(),
             former: self.former_view(),
         }))
     }

@@ -12,7 +12,7 @@ use super::caches::RouteStatsDocument;
 use super::identity::FormerDocument;
 use super::letters::ConnectionDocument;
 use super::time::rfc3339;
-use super::twins::{BranchDocument, TwinDocument, WentBackDocument};
+use super::twins::{BranchDocument, PartedDocument, TwinDocument, WentBackDocument};
 use crate::health::StoreHealthDocument;
 use crate::info::NodeInfo;
 
@@ -303,6 +303,10 @@ pub struct StatusDocument {
     /// are none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub twins: Vec<TwinDocument>,
+    /// Machines that had an identity beside another one and have had one of their own for less than
+    /// a week; missing when there are none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parted: Vec<PartedDocument>,
     /// Histories that were seen to branch, this node's own among them; missing when there are none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub branched: Vec<BranchDocument>,
@@ -348,6 +352,7 @@ impl StatusDocument {
             store_health: node.health.document(),
             resident_bytes: view.resident_bytes,
             twins: view.twins.iter().map(TwinDocument::new).collect(),
+            parted: view.parted.iter().map(PartedDocument::new).collect(),
             branched: view.branched.iter().map(BranchDocument::new).collect(),
             own_store_went_back: view.went_back.iter().map(WentBackDocument::new).collect(),
             former: view.former.as_ref().map(FormerDocument::new),

@@ -7,7 +7,7 @@ use qm_wire::QmId;
 use serde::{Deserialize, Serialize};
 
 use super::document::Schema;
-use super::{TwinDocument, rfc3339};
+use super::{PartedDocument, TwinDocument, rfc3339};
 use crate::info::NodeInfo;
 
 /// Who a node is, `qm.identity/1`.
@@ -29,6 +29,9 @@ pub struct IdentityDocument {
     /// The live machines that have this identity, when the node knows that it is not alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub twins: Option<TwinDocument>,
+    /// Machines that had this identity beside this node until lately.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parted: Option<PartedDocument>,
     /// Who it was before, as long as that drains or may be taken back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub former: Option<FormerDocument>,
@@ -82,6 +85,7 @@ impl IdentityDocument {
             data: node.data.display().to_string(),
             running: true,
             twins: view.twins.as_ref().map(TwinDocument::new),
+            parted: view.parted.as_ref().map(PartedDocument::new),
             former: view.former.as_ref().map(FormerDocument::new),
         }
     }
@@ -97,6 +101,7 @@ impl IdentityDocument {
             data,
             running: false,
             twins: None,
+            parted: None,
             former: None,
         }
     }

@@ -519,6 +519,7 @@ fn documents_keep_their_fields() {
             store_health: None,
             resident_bytes: 1_200,
             twins: vec![],
+            parted: vec![],
             branched: vec![],
             own_store_went_back: vec![],
             former: None,

@@ -1,6 +1,6 @@
 //! Identities that several live machines use.
 
-use qm_engine::{BranchView, TwinMachine, TwinView, WentBackView};
+use qm_engine::{BranchView, PartedView, TwinMachine, TwinView, WentBackView};
 use qm_wire::{Incarnation, QmId};
 use serde::{Deserialize, Serialize};
 
@@ -28,6 +28,40 @@ pub struct TwinDocument {
     /// up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held_up: Option<String>,
+}
+
+/// Machines that had an identity beside another one, and have one of their own now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct PartedDocument {
+    /// The identity.
+    pub qm: QmId,
+    /// The machines, the one that parted last first.
+    pub machines: Vec<TwinMachineDocument>,
+    /// When the last one parted.
+    pub parted_at: String,
+}
+
+impl PartedDocument {
+    pub(super) fn new(view: &PartedView) -> Self {
+        Self {
+            qm: view.qm,
+            machines: view.machines.iter().map(TwinMachineDocument::new).collect(),
+            parted_at: rfc3339(view.at_us),
+        }
+    }
+
+    /// What people are told.
+    #[must_use]
+    pub fn sentence(&self) -> String {
+        let machines = self.machines.iter().map(TwinMachineDocument::title);
+        let machines: Vec<String> = machines.collect();
+        format!(
+            "had this identity, too, and has one of its own since {}: {}",
+            self.parted_at,
+            machines.join("; ")
+        )
+    }
 }
 
 /// One of the machines.

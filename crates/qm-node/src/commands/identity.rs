@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use qm_node::admin_json::{
-    FormerDestinationDocument, FormerDocument, IdentityDocument, Request, TwinDocument,
+    FormerDestinationDocument, FormerDocument, IdentityDocument, PartedDocument, Request,
+    TwinDocument,
 };
 
 use qm_node::sysprep::Waiting;
@@ -168,6 +169,8 @@ fn print(document: &IdentityDocument, out: &Output) -> Result<Exit, Failure> {
     ];
     let twins = document.twins.as_ref().map(TwinDocument::sentence);
     facts.extend(twins.map(|twins| ("copies", twins)));
+    let parted = document.parted.as_ref().map(PartedDocument::sentence);
+    facts.extend(parted.map(|parted| ("parted", parted)));
     if let Some(former) = &document.former {
         facts.push(("former", FormerDocument::sentence(former)));
         let lines = former.destinations.iter();

@@ -186,6 +186,20 @@ fn rest(seen: &Seen, findings: &mut Vec<Finding>) {
             },
         ));
     }
+    for parted in &status.parted {
+        let place = if parted.qm == status.qm {
+            "this node".to_owned()
+        } else {
+            format!("peer {}", parted.qm)
+        };
+        findings.push(Finding::notice(
+            "copy_parted",
+            place,
+            parted.sentence(),
+            "approve its new identity where it is to be used (qm-node peers list), and find out who \
+             copied the machine; qm-node peers forget with the identity named here ends this notice",
+        ));
+    }
     for branch in &status.branched {
         let place = if branch.qm == status.qm {
             "this node".to_owned()
