@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use qm_client::blocking::Client;
 use qm_client::{Class, Message, ReceiveOptions};
 use serde_json::{Value, json};
 
-use crate::program::{PATIENCE, Program, eventually};
+use crate::program::{Program, eventually};
 
 /// The classes, with the queue that each fills.
 const QUEUES: [(Class, &str); 3] = [
@@ -77,19 +77,11 @@ impl Sending {
 
 /// Hands messages over until the node has taken them, however often it dies.
 pub(crate) fn accept(socket: &Path, messages: Vec<Message>) {
-    let began = Instant::now();
-    loop {
-        if let Ok(client) = Client::connect(socket)
-            && client
-                .send_batch(messages.clone())
-                .into_iter()
-                .all(|sent| sent.is_ok())
-        {
-            return;
-        }
-        assert!(began.elapsed() < PATIENCE, "the node takes nothing");
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    eventually("the node takes messages", || {
+        let client = Client::connect(socket).ok()?;
+        let sent = client.send_batch(messages.clone());
+        sent.into_iter().all(|sent| sent.is_ok()).then_some(())
+    });
 }
 
 fn identity(node: &Program) -> Value {

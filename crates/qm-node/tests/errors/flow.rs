@@ -6,7 +6,7 @@ use std::net::UdpSocket;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use crate::support::{Running, ended, fails, fed, qm, shell, shows};
+use crate::support::{Running, ended, eventually, fails, fed, qm, shell, shows};
 
 fn with_queue() -> Running {
     let node = Running::start();
@@ -135,15 +135,11 @@ fn a_sender_hears_how_its_message_ended_at_another_node() {
     assert_eq!(heard.status.code(), Some(0), "{out}");
     assert!(out.contains("\"state\":\"received\""), "{out}");
     let waits = send("pears");
-    let begun = Instant::now();
-    let id = loop {
+    let id = eventually(&other, || {
         let peeked = ended(&mut other.command(&["peek", "orders", "--json"]));
-        if let Ok(message) = serde_json::from_slice::<serde_json::Value>(&peeked.stdout) {
-            break message["id"].as_str().unwrap().to_owned();
-        }
-        assert!(begun.elapsed() < Duration::from_secs(20));
-        std::thread::sleep(Duration::from_millis(50));
-    };
+        let message = serde_json::from_slice::<serde_json::Value>(&peeked.stdout).ok()?;
+        Some(message["id"].as_str().unwrap().to_owned())
+    });
     let why = node.done(&["why", &id, "--json"]);
     assert!(why.contains("\"code\":\"awaiting_end\""), "{why}");
     other.done(&["queue", "purge", "orders", "--yes"]);
@@ -189,15 +185,10 @@ fn a_dead_letter_says_what_it_died_of() {
     let nobody = UdpSocket::bind("127.0.0.1:0").unwrap();
     let far = format!("qm://{}/orders", nobody.local_addr().unwrap());
     node.done(&["send", &far, "y", "--time-to-reach-queue", "50ms"]);
-    let begun = Instant::now();
-    let dead = loop {
+    let dead = eventually(&node, || {
         let dead = node.done(&["dead", "list", "--json"]);
-        if dead.lines().count() == 2 {
-            break dead;
-        }
-        assert!(begun.elapsed() < Duration::from_secs(20), "{dead}");
-        std::thread::sleep(Duration::from_millis(50));
-    };
+        (dead.lines().count() == 2).then_some(dead)
+    });
     for reason in ["time_to_be_received_expired", "time_to_reach_queue_expired"] {
         assert!(dead.contains(reason), "{dead}");
         let known = node.done(&["errors", reason]);
@@ -517,21 +508,16 @@ fn a_full_store_accepts_nothing_and_drains() {
         let one = ["--json", "send", "orders", &body];
         // What is smaller than the refused batch may find room.
         let mut more = 0;
-        let begun = Instant::now();
-        let status = loop {
-            assert!(begun.elapsed() < Duration::from_secs(30), "{}", node.log());
+        let status = eventually(&node, || {
             let sent = ended(&mut node.command(&one));
             if sent.status.success() {
                 more += 1;
-                continue;
+                return None;
             }
             fails(&sent, "store_full");
-            std::thread::sleep(Duration::from_millis(100));
             let status = node.done(&["status", "--json"]);
-            if status.contains("\"store_full\":true") {
-                break status;
-            }
-        };
+            status.contains("\"store_full\":true").then_some(status)
+        });
         let by = format!("\"store_full_by\":\"{name}\"");
         assert!(status.contains(&by), "{status}");
         let why = node.done(&["why", "orders"]);
@@ -551,15 +537,10 @@ fn a_full_store_accepts_nothing_and_drains() {
         let bodies = node.done(&["receive", "orders", "--count", &count, "--wait", "5s"]);
         assert_eq!(bodies.lines().count() as u64, accepted + more);
         // Segments are emptied behind the receivers' backs, and nobody has to try whether they are.
-        let begun = Instant::now();
-        let full = || {
+        eventually(&node, || {
             let status = node.done(&["status", "--json"]);
-            status.contains("\"store_full\":true")
-        };
-        while full() {
-            assert!(begun.elapsed() < Duration::from_secs(20), "{}", node.log());
-            std::thread::sleep(Duration::from_millis(10));
-        }
+            (!status.contains("\"store_full\":true")).then_some(())
+        });
         node.done(&["send", "orders", &body]);
     }
 }
@@ -581,12 +562,10 @@ fn a_node_out_of_files_lives_and_says_so() {
     let (cause, _) = fails(&ended(&mut late), "connection");
     assert!(cause.contains("ended the connection"), "{cause}");
     drop(held);
-    let begun = Instant::now();
-    let send = ["send", "orders", "x"];
-    while !ended(&mut node.command(&send)).status.success() {
-        assert!(begun.elapsed() < Duration::from_secs(20), "{}", node.log());
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    eventually(&node, || {
+        let sent = ended(&mut node.command(&["send", "orders", "x"]));
+        sent.status.success().then_some(())
+    });
     assert_eq!(node.done(&["receive", "orders", "--wait", "5s"]), "x\n");
     let log = node.log();
     assert!(

@@ -118,11 +118,14 @@ async fn a_peer_that_does_not_read_is_closed_and_others_are_served() {
             .send(to_deaf, Lane::Priority(3), frame(&vec![0; 256 << 10]));
         sent += 1;
         assert!(sent < 200, "nothing bounds it");
-        if let Some(Event::Closed { link, reason }) = victim.told_now() {
+        // Its end is awaited as long as the link may take to pass this on.
+        if let Ok(told) = tokio::time::timeout(Duration::from_millis(1), victim.told()).await {
+            let Event::Closed { link, reason } = told else {
+                panic!("{told:?}");
+            };
             assert_eq!(link, to_deaf);
             break reason;
         }
-        tokio::time::sleep(Duration::from_millis(1)).await;
     };
     assert!(
         matches!(reason, CloseReason::Unread { bytes } if bytes > 4 << 20),
@@ -209,18 +212,16 @@ async fn strangers_take_one_anothers_places_and_never_those_of_the_trusted() {
         }
         assert!(closed <= 1);
     }
-    let mut alive = 0;
-    for _ in 0..100 {
-        alive = links
-            .iter()
-            .filter(|l| victim.endpoint.stats(**l).is_some())
-            .count();
-        if alive == 3 {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
+    let alive = |victim: &Node| {
+        let lives = |link: &&qm_transport::LinkId| victim.endpoint.stats(**link).is_some();
+        links.iter().filter(lives).count()
+    };
+    // Each that goes is told of.
+    while alive(&victim) > 3 {
+        let told = victim.told().await;
+        assert!(matches!(told, Event::Closed { .. }), "{told:?}");
     }
-    assert_eq!(alive, 3);
+    assert_eq!(alive(&victim), 3);
     assert!(
         victim.endpoint.stats(*links.last().unwrap()).is_some(),
         "the newest is let in"
