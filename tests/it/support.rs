@@ -12,6 +12,8 @@ use qm_node::{Node, NodeConfig};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::program::eventually;
+
 /// Longest time anything in a test may take.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -197,18 +199,6 @@ pub(crate) fn binary() -> PathBuf {
 pub(crate) fn free_port() -> SocketAddr {
     let socket = std::net::UdpSocket::bind(("127.0.0.1", 0)).unwrap();
     socket.local_addr().unwrap()
-}
-
-/// Waits until something is there.
-pub(crate) fn eventually<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
-    let began = Instant::now();
-    loop {
-        if let Some(found) = probe() {
-            return found;
-        }
-        assert!(began.elapsed() < PATIENCE, "not in time: {what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
 }
 
 /// Receives and consumes exactly so many messages; their bodies in the order of arrival.

@@ -4,7 +4,8 @@ use qm_client::{Class, Follow, Message, Outcome, SendError};
 use qm_engine::Trust;
 use serde_json::json;
 
-use crate::support::{TestNode, admin, eventually, is_drained, numbered, receive, send, texts};
+use crate::program::eventually;
+use crate::support::{TestNode, admin, is_drained, numbered, receive, send, texts};
 
 #[test]
 fn messages_of_every_ordinary_class_arrive_once_and_in_order() {
