@@ -5,7 +5,9 @@ use qm_wire::local::Verdict;
 use qm_wire::{AckWishes, Class, MessageId, Outcome};
 
 use super::support::{Node, carry, carry_but};
-use super::{CLASSES, LINK, awaited_of, fates, finals_of, is_confirm, is_final, met, put, wish};
+use super::{
+    CLASSES, LINK, awaited_of, consumed, fates, finals_of, is_confirm, is_final, met, put, wish,
+};
 
 /// How a message can end in its queue.
 #[derive(Clone, Copy, Debug)]
@@ -148,10 +150,7 @@ fn a_final_leaves_when_it_is_on_disk_and_not_before() {
 /// W-FIN-3.
 #[test]
 fn a_final_is_confirmed_when_its_sender_has_it_on_disk_and_not_before() {
-    let (mut a, mut b) = met(Class::Recoverable);
-    put(&mut a, Class::Recoverable, "1");
-    carry(&mut a, &mut b, LINK);
-    assert_eq!(b.receive("orders"), ["1"]);
+    let (mut a, mut b) = consumed(Class::Recoverable);
     a.hold_disk = true;
     for frame in b.sent_on(LINK) {
         a.hear(LINK, &frame);

@@ -5,8 +5,8 @@ use qm_wire::{
     Class, Entry, Final, FinalConfirm, Known, Outcome, PeerFrame, Query, Succession, Tag,
 };
 
-use super::support::{Node, carry, carry_but, connect};
-use super::{LINK, NEXT, fates, finals_of, is_final, met, put};
+use super::support::{Node, carry_but, connect};
+use super::{LINK, NEXT, consumed, fates, finals_of, is_final};
 
 /// The entry of what a node tells of.
 fn told(b: &mut Node) -> Entry {
@@ -26,10 +26,7 @@ fn misbehaved(node: &Node) -> bool {
 /// W-USE-1, W-FIN-1: only the queue manager that a message was sent to is heard about its end.
 #[test]
 fn nobody_but_the_destination_is_heard_about_an_end() {
-    let (mut a, mut b) = met(Class::Recoverable);
-    put(&mut a, Class::Recoverable, "1");
-    carry(&mut a, &mut b, LINK);
-    assert_eq!(b.receive("orders"), ["1"]);
+    let (mut a, mut b) = consumed(Class::Recoverable);
     let entry = told(&mut b);
     let mut c = Node::new(3);
     a.put("qm://c/other", "x", |put| put.class = Class::Recoverable);
@@ -77,10 +74,7 @@ fn a_final_that_is_no_end_is_a_breach_of_the_protocol() {
         Outcome::QUOTA_EXCEEDED,
         Outcome::VOIDED,
     ] {
-        let (mut a, mut b) = met(Class::Recoverable);
-        put(&mut a, Class::Recoverable, "1");
-        carry(&mut a, &mut b, LINK);
-        assert_eq!(b.receive("orders"), ["1"]);
+        let (mut a, mut b) = consumed(Class::Recoverable);
         let entry = told(&mut b);
         let source = a.identity.qm;
         let entries = vec![(entry, outcome)];
@@ -89,10 +83,7 @@ fn a_final_that_is_no_end_is_a_breach_of_the_protocol() {
         assert_eq!(fates(&mut a), [Outcome::REACHED_QUEUE], "{outcome}");
     }
     // One of a later version that is of this kind is passed on.
-    let (mut a, mut b) = met(Class::Recoverable);
-    put(&mut a, Class::Recoverable, "1");
-    carry(&mut a, &mut b, LINK);
-    assert_eq!(b.receive("orders"), ["1"]);
+    let (mut a, mut b) = consumed(Class::Recoverable);
     let entry = told(&mut b);
     let source = a.identity.qm;
     let entries = vec![(entry, Outcome(0xC0FE))];
@@ -102,10 +93,7 @@ fn a_final_that_is_no_end_is_a_breach_of_the_protocol() {
 
 #[test]
 fn a_peer_confirms_and_asks_for_nothing_but_its_own() {
-    let (mut a, mut b) = met(Class::Recoverable);
-    put(&mut a, Class::Recoverable, "1");
-    carry(&mut a, &mut b, LINK);
-    assert_eq!(b.receive("orders"), ["1"]);
+    let (a, mut b) = consumed(Class::Recoverable);
     let entry = told(&mut b);
     for asks in [false, true] {
         let mut c = Node::new(3);
@@ -143,10 +131,7 @@ fn a_peer_confirms_and_asks_for_nothing_but_its_own() {
 /// Whoever says that he does not hold it settles nothing: he may be a copy of the sender.
 #[test]
 fn not_held_ends_no_final_and_is_not_told_without_end() {
-    let (mut a, mut b) = met(Class::Recoverable);
-    put(&mut a, Class::Recoverable, "1");
-    carry(&mut a, &mut b, LINK);
-    assert_eq!(b.receive("orders"), ["1"]);
+    let (mut a, mut b) = consumed(Class::Recoverable);
     let entry = told(&mut b);
     for _ in 0..10 {
         b.hear(
@@ -186,10 +171,7 @@ fn succession(old: &Node, new: &Node) -> PeerFrame {
 /// W-FIN-4: a sender that has another identity by now asks for what it sent under the former one.
 #[test]
 fn a_sender_hears_of_its_ends_also_under_another_identity() {
-    let (mut a, mut b) = met(Class::Recoverable);
-    put(&mut a, Class::Recoverable, "1");
-    carry(&mut a, &mut b, LINK);
-    assert_eq!(b.receive("orders"), ["1"]);
+    let (a, mut b) = consumed(Class::Recoverable);
     let entry = told(&mut b);
     let (source, entries) = (a.identity.qm, vec![entry]);
     let mut heir = Node::new(4);
@@ -239,10 +221,7 @@ fn a_sender_hears_of_its_ends_also_under_another_identity() {
 #[test]
 fn a_successor_of_the_destination_is_heard_about_an_end() {
     for proven in [false, true] {
-        let (mut a, mut b) = met(Class::Recoverable);
-        put(&mut a, Class::Recoverable, "1");
-        carry(&mut a, &mut b, LINK);
-        assert_eq!(b.receive("orders"), ["1"]);
+        let (mut a, mut b) = consumed(Class::Recoverable);
         let entry = told(&mut b);
         let mut heir = Node::new(4);
         a.put("qm://c/other", "x", |put| put.class = Class::Recoverable);

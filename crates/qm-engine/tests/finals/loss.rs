@@ -4,7 +4,8 @@ use qm_wire::{Class, Outcome, PeerFrame};
 
 use super::support::{carry, carry_but, connect, plug, reconnect};
 use super::{
-    CLASSES, LATER, LINK, NEXT, awaited_of, fates, finals_of, is_confirm, is_final, met, put,
+    CLASSES, LATER, LINK, NEXT, awaited_of, consumed, fates, finals_of, is_confirm, is_final, met,
+    put,
 };
 
 const fn is_answer(frame: &PeerFrame) -> bool {
@@ -14,10 +15,7 @@ const fn is_answer(frame: &PeerFrame) -> bool {
 #[test]
 fn a_final_that_is_lost_is_told_again_on_the_next_session() {
     for class in CLASSES {
-        let (mut a, mut b) = met(class);
-        put(&mut a, class, "1");
-        carry(&mut a, &mut b, LINK);
-        assert_eq!(b.receive("orders"), ["1"]);
+        let (mut a, mut b) = consumed(class);
         carry_but(&mut a, &mut b, LINK, is_final);
         assert_eq!(fates(&mut a), [Outcome::REACHED_QUEUE]);
         a.lose_link(LINK);
@@ -39,10 +37,7 @@ fn a_final_that_is_lost_is_told_again_on_the_next_session() {
 #[test]
 fn a_sender_asks_on_every_session_that_opens() {
     for class in CLASSES {
-        let (mut a, mut b) = met(class);
-        put(&mut a, class, "1");
-        carry(&mut a, &mut b, LINK);
-        assert_eq!(b.receive("orders"), ["1"]);
+        let (mut a, mut b) = consumed(class);
         carry_but(&mut a, &mut b, LINK, is_final);
         a.lose_link(LINK);
         b.lose_link(LINK);
@@ -58,10 +53,7 @@ fn a_sender_asks_on_every_session_that_opens() {
 #[test]
 fn a_sender_asks_from_time_to_time() {
     const MINUTE_MS: u64 = 60_000;
-    let (mut a, mut b) = met(Class::Recoverable);
-    put(&mut a, Class::Recoverable, "1");
-    carry(&mut a, &mut b, LINK);
-    assert_eq!(b.receive("orders"), ["1"]);
+    let (mut a, mut b) = consumed(Class::Recoverable);
     carry_but(&mut a, &mut b, LINK, is_final);
     let asks = |frame: &PeerFrame| match frame {
         PeerFrame::Query(query) => query.entries.iter().any(|entry| entry.id.sequence == 2),
@@ -88,10 +80,7 @@ fn a_sender_asks_from_time_to_time() {
 /// The destination tells it again, and it is confirmed again; whoever waits hears it once.
 #[test]
 fn a_confirmation_that_is_lost_is_repeated_and_nobody_hears_anything_twice() {
-    let (mut a, mut b) = met(Class::Recoverable);
-    put(&mut a, Class::Recoverable, "1");
-    carry(&mut a, &mut b, LINK);
-    assert_eq!(b.receive("orders"), ["1"]);
+    let (mut a, mut b) = consumed(Class::Recoverable);
     carry_but(&mut a, &mut b, LINK, is_confirm);
     assert_eq!(finals_of(&b), 1);
     reconnect(&mut a, &mut b, LINK, NEXT);

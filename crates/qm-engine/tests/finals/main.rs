@@ -21,13 +21,23 @@ mod unknown;
 use qm_engine::LinkId;
 use qm_wire::local::{Follow, NodeFrame};
 use qm_wire::{AckWishes, Class, Outcome, PeerFrame};
-use support::{Node, connect};
+use support::{Node, carry, connect};
 
 pub(crate) const LINK: LinkId = LinkId(1);
 pub(crate) const NEXT: LinkId = LinkId(2);
 pub(crate) const LATER: LinkId = LinkId(3);
 
 pub(crate) const CLASSES: [Class; 3] = [Class::Express, Class::Recoverable, Class::Transactional];
+
+/// Two nodes that met, and a message of one that was received and consumed at the other, whose end
+/// is not carried back yet.
+pub(crate) fn consumed(class: Class) -> (Node, Node) {
+    let (mut a, mut b) = met(class);
+    put(&mut a, class, "1");
+    carry(&mut a, &mut b, LINK);
+    assert_eq!(b.receive("orders"), ["1"]);
+    (a, b)
+}
 
 /// Two nodes that have met; the second has the queue, which sends what came back twice away.
 pub(crate) fn met(class: Class) -> (Node, Node) {

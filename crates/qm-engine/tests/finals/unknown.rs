@@ -3,7 +3,7 @@
 use qm_wire::{Answer, Class, Known, Outcome, PeerFrame};
 
 use super::support::{carry, carry_but, connect, plug};
-use super::{CLASSES, LINK, NEXT, awaited_of, fates, finals_of, is_final, met, put};
+use super::{CLASSES, LINK, NEXT, awaited_of, consumed, fates, finals_of, is_final, met, put};
 
 const DAY_MS: u64 = 24 * 60 * 60 * 1_000;
 
@@ -33,10 +33,7 @@ fn a_wait_ends_when_its_destination_has_forgotten() {
 #[test]
 fn a_destination_keeps_a_final_for_30_days() {
     for class in CLASSES {
-        let (mut a, mut b) = met(class);
-        put(&mut a, class, "1");
-        carry(&mut a, &mut b, LINK);
-        assert_eq!(b.receive("orders"), ["1"]);
+        let (mut a, mut b) = consumed(class);
         carry_but(&mut a, &mut b, LINK, is_final);
         b.lose_link(LINK);
         b.wait(29 * DAY_MS);
@@ -70,10 +67,7 @@ fn of_an_express_message_that_its_destination_lost_nobody_can_tell() {
 /// An end that it had is on disk, whatever the class of the message was.
 #[test]
 fn the_end_of_an_express_message_survives_a_crash() {
-    let (mut a, mut b) = met(Class::Express);
-    put(&mut a, Class::Express, "1");
-    carry(&mut a, &mut b, LINK);
-    assert_eq!(b.receive("orders"), ["1"]);
+    let (mut a, mut b) = consumed(Class::Express);
     carry_but(&mut a, &mut b, LINK, is_final);
     let mut b = b.crash();
     a.lose_link(LINK);

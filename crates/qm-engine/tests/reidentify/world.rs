@@ -701,8 +701,8 @@ impl World {
         }
     }
 
-    /// Takes so many messages into an application's hands: their lookup ids.
-    pub(crate) fn take(&mut self, number: usize, queue: &str, messages: u32) -> Vec<u64> {
+    /// An application says hello, once a life.
+    fn greet(&mut self, number: usize) {
         if self.machines[number].next_sequence == 1 {
             self.machines[number].next_sequence = 2;
             let frame = ClientFrame::Hello(ClientHello {
@@ -712,6 +712,11 @@ impl World {
             });
             self.client(number, frame);
         }
+    }
+
+    /// Takes so many messages into an application's hands: their lookup ids.
+    pub(crate) fn take(&mut self, number: usize, queue: &str, messages: u32) -> Vec<u64> {
+        self.greet(number);
         let machine = &mut self.machines[number];
         let mut receive = Receive::new(machine.next_request, queue.parse().unwrap());
         machine.next_request += 1;
@@ -742,15 +747,7 @@ impl World {
     /// Receives and consumes everything.
     pub(crate) fn receive(&mut self, number: usize, queue: &str) -> Vec<String> {
         let name: qm_wire::QueueName = queue.parse().unwrap();
-        if self.machines[number].next_sequence == 1 {
-            self.machines[number].next_sequence = 2;
-            let frame = ClientFrame::Hello(ClientHello {
-                protocol: 1,
-                client: ClientId([8; 16]),
-                program: "test".into(),
-            });
-            self.client(number, frame);
-        }
+        self.greet(number);
         let mut all = Vec::new();
         loop {
             let machine = &mut self.machines[number];
