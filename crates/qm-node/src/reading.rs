@@ -8,7 +8,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use qm_engine::{LoadId, StoredRecord, StreamId};
-use qm_store::{Fs, Reader, Scrub, StoreError, adapter};
+use qm_store::{Fs, Reader, Scrub, StoreError, adapter, read_around};
 use tokio::sync::mpsc;
 
 use crate::adapter::DiskEvent;
@@ -241,7 +241,8 @@ impl Reading {
         let mut buffer = vec![0; COPY_BYTES];
         let mut at = 0;
         loop {
-            let filled = from.read_at(&mut buffer, at)?;
+            // Zeros where the disk gives nothing: what is around it may be worth keeping.
+            let filled = read_around(from.as_ref(), &mut buffer, at)?.filled;
             if filled == 0 {
                 return to.sync_data();
             }
@@ -284,10 +285,15 @@ mod tests {
         };
         log.commit(&[Batch::from((1..20).map(put).collect::<Vec<_>>())])
             .unwrap();
+        let (mut segment, mut page) = (PathBuf::new(), 0);
         let hit = fs.list(dir).unwrap().iter().any(|name| {
             let path = dir.join(name);
             let content = fs.content(&path).unwrap();
             let at = content.windows(500).position(|part| part == [7; 500]);
+            let last = content.windows(500).position(|part| part == [12; 500]);
+            if let Some(last) = last {
+                (segment, page) = (path.clone(), last as u64);
+            }
             at.is_some_and(|at| fs.flip(&path, at as u64 + 3, 1))
         });
         assert!(hit);
@@ -350,6 +356,28 @@ mod tests {
         let moved_to = found.damages[0].moved_to.clone().unwrap();
         let kept = fs.content(Path::new(&moved_to)).unwrap();
         assert_eq!(kept.len(), 32 + 504);
+        // The rest stands in one page, and the disk cannot read it any more: each in its turn.
+        assert!(fs.spoil(&segment, page..page + 1));
+        let load = Load {
+            id: LoadId(4),
+            stream: StreamId(8),
+            from: 12,
+            records_max: 1,
+            bytes_max: 1 << 20,
+        };
+        ask.send(load).unwrap();
+        let event = told.blocking_recv().unwrap();
+        assert!(
+            matches!(
+                event,
+                DiskEvent::Damaged {
+                    position: 12,
+                    set_aside: true,
+                    ..
+                }
+            ),
+            "{event:?}"
+        );
         drop(ask);
         thread.join().unwrap();
     }

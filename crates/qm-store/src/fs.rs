@@ -1,5 +1,6 @@
 //! The few file operations the log needs, behind a trait so that a simulated disk can stand in.
 
+mod around;
 mod real;
 mod sim;
 
@@ -8,6 +9,8 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
+pub use around::{Around, read_around};
+pub(crate) use around::{PAGE_BYTES, is_unreadable};
 pub use real::RealFs;
 pub use sim::{Fault, SimFs, Tear};
 

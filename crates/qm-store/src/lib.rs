@@ -107,7 +107,7 @@ mod types;
 
 pub use committer::{Committer, Completion};
 pub use error::StoreError;
-pub use fs::{Fault, File, Fs, RealFs, SimFs, Tear};
+pub use fs::{Around, Fault, File, Fs, RealFs, SimFs, Tear, read_around};
 pub use log::{Log, LogOptions, SaltSource};
 pub use memory::MemoryStore;
 pub use reader::Reader;

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use crate::error::StoreError;
 use crate::format::{HeaderState, SegmentHeader, u32_at, u64_at};
-use crate::fs::{File, Fs, is_full};
+use crate::fs::{File, Fs, PAGE_BYTES, is_full, is_unreadable};
 use crate::hint::{fold, unfold};
 use crate::index::{put_varint, take_varint};
 
@@ -149,10 +149,14 @@ pub(crate) fn read(fs: &dyn Fs, dir: &Path, for_writing: bool) -> Result<Found, 
     let mut newer = 0;
     for (at, slot) in slots.iter_mut().enumerate() {
         let mut bytes = vec![0; slot_bytes];
-        let filled = file
-            .read_at(&mut bytes, (at * slot_bytes) as u64)
-            .map_err(failed)?;
-        bytes.truncate(filled);
+        match file.read_at(&mut bytes, (at * slot_bytes) as u64) {
+            Ok(filled) => bytes.truncate(filled),
+            Err(error) if is_unreadable(&error) => {
+                bytes.clear();
+                is_doubtful = true;
+            }
+            Err(error) => return Err(failed(error)),
+        }
         *slot = decode(&bytes);
         if bytes.starts_with(&MAGIC[..7]) {
             newer = newer.max(bytes.get(7).copied().unwrap_or(0));
@@ -342,7 +346,13 @@ impl Manifest {
 
     fn write_slot(&self, bytes: &[u8]) -> io::Result<()> {
         let slot = usize::from(!self.listed.generation.is_multiple_of(2));
-        self.file.write_at(bytes, (slot * self.slot_bytes) as u64)?;
+        // Whole pages: what stood there need not be readable.
+        let mut bytes = bytes.to_vec();
+        let whole = (bytes.len() as u64).next_multiple_of(PAGE_BYTES);
+        let whole = usize::try_from(whole).unwrap_or(0).min(self.slot_bytes);
+        bytes.resize(bytes.len().max(whole), 0);
+        self.file
+            .write_at(&bytes, (slot * self.slot_bytes) as u64)?;
         if self.skips_sync {
             return Ok(());
         }

@@ -155,7 +155,8 @@ impl Reader {
     }
 
     /// A live record as it stands on the disk, nothing of it verified, for keeping a damaged one
-    /// elsewhere. `None` when it is not live, or has no bytes because the store is in memory.
+    /// elsewhere; zeros where the disk cannot read it. `None` when it is not live, or has no bytes
+    /// because the store is in memory.
     ///
     /// # Errors
     /// As for [`Reader::read`].
@@ -174,11 +175,7 @@ impl Reader {
             return Ok(None);
         };
         let mut bytes = vec![0; (span.end - span.start) as usize];
-        let filled = span
-            .file
-            .file
-            .read_at(&mut bytes, u64::from(span.start))
-            .map_err(|error| span.file.error("read", error))?;
+        let filled = span.file.read(&mut bytes, u64::from(span.start))?;
         bytes.truncate(filled);
         let bytes = Bytes::from(bytes);
         let head_bytes = bytes
@@ -303,11 +300,7 @@ impl Span {
         records: &mut Vec<Record>,
     ) -> Result<(), StoreError> {
         let mut buffer = vec![0; (self.end - self.start) as usize];
-        let filled = self
-            .file
-            .file
-            .read_at(&mut buffer, u64::from(self.start))
-            .map_err(|error| self.file.error("read", error))?;
+        let filled = self.file.read(&mut buffer, u64::from(self.start))?;
         buffer.truncate(filled);
         let buffer = Bytes::from(buffer);
         // One record kept for long must not keep a span many times its size in memory.
@@ -323,7 +316,7 @@ impl Span {
                 segment: self.sequence,
                 path: self.file.path.clone(),
                 offset: u64::from(at.offset),
-                what,
+                what: self.file.why(at.offset..at.offset + at.bytes, what),
                 record: Some((stream, *position)),
             };
             let header = buffer

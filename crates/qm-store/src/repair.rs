@@ -12,7 +12,7 @@ use crate::format::{Kind, RECORD_BYTES, RecordHeader};
 use crate::fs::Fs;
 use crate::log::{Log, LogOptions, SaltSource};
 use crate::side::{SideBody, SideReader};
-use crate::survey::{Checked, Place, StoreLock, Survey, survey};
+use crate::survey::{Checked, Damage, Lost, LostRecord, Place, StoreLock, Survey, survey};
 use crate::types::{Applied, Batch, Op, StreamId};
 
 /// Bytes gathered for one commit of the new store.
@@ -81,6 +81,7 @@ pub fn repair(
         out,
         batches: Vec::new(),
         bytes: 0,
+        gone: Vec::new(),
         done: Repaired {
             checked: Checked::default(),
             records: 0,
@@ -93,6 +94,9 @@ pub fn repair(
     copying.log.close();
     let mut done = copying.done;
     done.checked = survey.checked;
+    for damage in copying.gone {
+        done.checked.lose(damage);
+    }
     Ok(done)
 }
 
@@ -103,6 +107,8 @@ struct Copying<'a> {
     out: &'a Path,
     batches: Vec<Batch>,
     bytes: usize,
+    /// Whole when they were checked, and not any more: a failing disk may answer differently.
+    gone: Vec<Damage>,
     done: Repaired,
 }
 
@@ -137,7 +143,27 @@ impl Copying<'_> {
                 while let Some((before, head)) = gone.next_if(|(before, _)| before < position) {
                     self.leave_head(*stream, before, head)?;
                 }
-                self.record(survey, *stream, *position, *place)?;
+                match self.record(survey, *stream, *position, *place) {
+                    Err(StoreError::Damaged {
+                        path, offset, what, ..
+                    }) => {
+                        let segment = survey.segments[place.segment].header.sequence;
+                        self.gone.push(Damage {
+                            file: path,
+                            segment: Some(segment),
+                            offset,
+                            bytes: place.bytes.into(),
+                            what,
+                            lost: Lost::Record(LostRecord {
+                                stream: *stream,
+                                position: *position,
+                                head: Bytes::new(),
+                            }),
+                        });
+                        self.leave_head(*stream, *position, &Bytes::new())?;
+                    }
+                    done => done?,
+                }
             }
             for (position, head) in gone {
                 self.leave_head(*stream, position, head)?;
@@ -175,13 +201,8 @@ impl Copying<'_> {
     ) -> Result<(), StoreError> {
         let segment = &survey.segments[place.segment];
         let mut bytes = vec![0; place.bytes as usize];
-        let filled = segment
-            .file
-            .file
-            .read_at(&mut bytes, u64::from(place.offset))
-            .map_err(|error| segment.file.error("read", error))?;
+        let filled = segment.file.read(&mut bytes, u64::from(place.offset))?;
         bytes.truncate(filled);
-        // It was whole a moment ago; a failing disk may answer differently now.
         let changed = || StoreError::Damaged {
             segment: segment.header.sequence,
             path: segment.file.path.clone(),

@@ -1,5 +1,7 @@
 //! Reading one segment from front to back, telling a torn tail from damage.
 
+use std::ops::Range;
+
 use crate::error::StoreError;
 use crate::format::{DATA_AT, FLAG_CLEAN, Kind, RECORD, RECORD_BYTES, RecordHeader, STEP, Seed};
 use crate::segment::Window;
@@ -118,8 +120,11 @@ impl Scan<'_, '_> {
                     return Ok(batch_start);
                 }
                 let next = self.find_record(at + STEP, to)?.unwrap_or(to);
-                self.sink
-                    .damage(at, next - at, "no record where one was written")?;
+                self.sink.damage(
+                    at,
+                    next - at,
+                    self.why(at..next, "no record where one was written"),
+                )?;
                 at = next;
                 continue;
             };
@@ -137,11 +142,11 @@ impl Scan<'_, '_> {
                     damaged: !whole,
                 });
             } else {
-                self.sink.damage(
-                    at,
-                    bytes,
+                let what = self.why(
+                    at..at + bytes,
                     "the checksum of a mark or of state does not match",
-                )?;
+                );
+                self.sink.damage(at, bytes, what)?;
             }
             at += bytes;
             if header.is_last() || self.ignore_batch_end {
@@ -159,6 +164,10 @@ impl Scan<'_, '_> {
             self.sink.batch(&records, &mut self.window)?;
         }
         Ok(to)
+    }
+
+    fn why(&self, part: Range<u32>, otherwise: &'static str) -> &'static str {
+        self.window.file().why(part, otherwise)
     }
 
     /// Whether what stands before `group_end` was durable, so that a hole in it is damage.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::error::StoreError;
 use crate::format::u64_at;
-use crate::fs::{File, Fs};
+use crate::fs::{File, Fs, read_around};
 use crate::types::StreamId;
 
 /// A block of the file: a checksum, then body.
@@ -146,11 +146,12 @@ impl SideReader {
             let start = first * BLOCK as u64;
             let bytes = end - first * body + blocks * CRC as u64;
             buffer.resize(usize::try_from(bytes).unwrap_or(0), 0);
-            let filled = self
-                .file
-                .read_at(&mut buffer, start)
+            let around = read_around(self.file.as_ref(), &mut buffer, start)
                 .map_err(|error| StoreError::io("read", &self.path, error))?;
-            buffer.truncate(filled);
+            if let Some(part) = around.unreadable.first() {
+                return Err(self.damaged(part.start, "the disk cannot read its body file"));
+            }
+            buffer.truncate(around.filled);
             for block in first..first + blocks {
                 let offset = block * BLOCK as u64;
                 let skip = usize::try_from(offset - start).unwrap_or(usize::MAX);

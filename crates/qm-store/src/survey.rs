@@ -18,7 +18,7 @@ use crate::format::{
 };
 use crate::fs::{File, Fs};
 use crate::manifest::{self, FileState, Found, MANIFEST_NAME};
-use crate::segment::SegmentFile;
+use crate::segment::{SegmentFile, UNREADABLE};
 use crate::side::{self, SideBody, SideReader};
 use crate::types::StreamId;
 
@@ -62,6 +62,8 @@ pub(crate) struct Surveyed {
     pub(crate) seed: Seed,
     pub(crate) header: SegmentHeader,
     seal: Option<u32>,
+    /// Where the log ends in it, if something that was written last may have stood behind that.
+    last_end: Option<u32>,
 }
 
 /// Everything a store holds.
@@ -107,13 +109,18 @@ pub(crate) fn survey(fs: &dyn Fs, dir: &Path, recent_max: usize) -> Result<Surve
         at: 0,
         last_doubt: None,
     };
+    let mut last_end = None;
     for at in 0..segments.len() {
-        reading.segment(at)?;
+        last_end = reading.segment(at)?;
     }
     let last_doubt = reading.last_doubt.max(doubt);
     survey.segments = segments;
+    if let Some(last) = survey.segments.last_mut() {
+        last.last_end = last_end;
+    }
     survey.check_bodies(fs, dir)?;
     survey.count(last_doubt)?;
+    survey.name_unreadable();
     Ok(survey)
 }
 
@@ -172,12 +179,7 @@ impl Survey {
             .len()
             .map_err(|error| StoreError::io("measure", &path, error))?;
         let bytes = u32::try_from(length).unwrap_or(u32::MAX);
-        let file = Arc::new(SegmentFile {
-            number,
-            path: path.clone(),
-            file,
-            bytes,
-        });
+        let file = Arc::new(SegmentFile::new(number, path.clone(), file, bytes));
         let copies = file.read_header()?;
         self.states.insert(number, FileState::of(&copies.state));
         let header = match copies.state {
@@ -235,6 +237,7 @@ impl Survey {
             seed,
             header,
             seal,
+            last_end: None,
         });
         Ok(())
     }
@@ -424,7 +427,10 @@ impl Survey {
                 segment: Some(segment.header.sequence),
                 offset: u64::from(place.offset),
                 bytes: u64::from(place.bytes),
-                what: "the checksum of a record's content does not match",
+                what: segment.file.why(
+                    place.offset..place.offset.saturating_add(place.bytes),
+                    "the checksum of a record's content does not match",
+                ),
                 lost: Lost::Record(LostRecord {
                     stream,
                     position,
@@ -436,11 +442,46 @@ impl Survey {
     }
 }
 
+impl Survey {
+    /// Names what the disk could not read and no other damage tells of.
+    fn name_unreadable(&mut self) {
+        let mut found = Vec::new();
+        for (segment, place) in self.segments.iter().zip(1..) {
+            let is_newest = place == self.segments.len();
+            for part in segment.file.unreadable() {
+                let is_told = self.checked.damages.iter().any(|damage| {
+                    damage.file == segment.file.path
+                        && damage.offset < u64::from(part.end)
+                        && u64::from(part.start) < damage.offset.saturating_add(damage.bytes)
+                });
+                if is_told {
+                    continue;
+                }
+                // The log ends where the first group cannot be read: it may have been a whole one.
+                let last = segment.last_end.filter(|_| is_newest);
+                let lost = match last {
+                    Some(end) if part.end > end => Lost::Unknown { likely: None },
+                    _ => Lost::Nothing,
+                };
+                found.push(Damage {
+                    file: segment.file.path.clone(),
+                    segment: Some(segment.header.sequence),
+                    offset: part.start.into(),
+                    bytes: (part.end - part.start).into(),
+                    what: UNREADABLE,
+                    lost,
+                });
+            }
+        }
+        for damage in found {
+            self.damage(damage);
+        }
+    }
+}
+
 fn damaged_copy(file: &SegmentFile) -> Result<u64, StoreError> {
     let mut bytes = [0; HEADER_BYTES];
-    file.file
-        .read_at(&mut bytes, HEADER_AT[0] as u64)
-        .map_err(|error| file.error("read", error))?;
+    file.read(&mut bytes, HEADER_AT[0] as u64)?;
     let first_is_whole = matches!(SegmentHeader::decode(&bytes), HeaderState::Valid(_));
     Ok(HEADER_AT[usize::from(first_is_whole)] as u64)
 }

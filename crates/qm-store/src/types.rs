@@ -262,6 +262,19 @@ pub enum RecoveryNote {
         /// Its position.
         position: u64,
     },
+    /// The disk could not read part of a segment file. What of the log stood there is told by the
+    /// other notes and by reading; in the file written last, what was reported done just before
+    /// the end may have stood there and is gone.
+    Unreadable {
+        /// Sequence number of the segment.
+        segment: u64,
+        /// Its file.
+        path: PathBuf,
+        /// Where it starts.
+        offset: u64,
+        /// How many bytes.
+        bytes: u64,
+    },
     /// Bytes were skipped because `salvage` was set. What they held is lost: records may be
     /// missing, and removed records may have come back.
     DamagedRange {
@@ -330,6 +343,17 @@ impl fmt::Display for RecoveryNote {
             } => write!(
                 f,
                 "{stream} position {position} is damaged (segment {segment}, {}, offset {offset})",
+                path.display()
+            ),
+            Self::Unreadable {
+                segment,
+                path,
+                offset,
+                bytes,
+            } => write!(
+                f,
+                "the disk cannot read {bytes} bytes of segment {segment} ({}) from offset \
+                 {offset}: replace the disk",
                 path.display()
             ),
             Self::DamagedRange {

@@ -3,9 +3,11 @@
 mod disk;
 
 use std::io;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::around::unreadable;
 use super::{File, Fs};
 
 use disk::{DirOp, Disk, Inode, Verdict, injected};
@@ -177,6 +179,14 @@ impl SimFs {
     /// Removes a file, on the disk and in the cache; false when there is none.
     pub fn lose(&self, path: &Path) -> bool {
         lock(&self.disk).lose(path)
+    }
+
+    /// From now on the disk cannot read these bytes of a file, whatever becomes of the process and
+    /// the machine: reads that touch the pages they stand in fail as a device fails them. Writing
+    /// a page as a whole makes it readable; a write that needs the rest of it fails as well. False
+    /// when there is no such file.
+    pub fn spoil(&self, path: &Path, bytes: Range<u64>) -> bool {
+        lock(&self.disk).spoil(path, bytes)
     }
 
     /// Flips one bit of a file, on the disk and in the cache; false when there is no such byte.
@@ -363,9 +373,13 @@ impl File for SimFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         let mut disk = self.disk()?;
         disk.read_step()?;
-        let content = &disk.node(self.inode)?.current;
+        let node = disk.node(self.inode)?;
+        let content = &node.current;
         let start = usize::try_from(offset).map_or(content.len(), |at| at.min(content.len()));
         let count = buffer.len().min(content.len() - start);
+        if node.is_spoiled(start..start + count) {
+            return Err(unreadable());
+        }
         buffer[..count].copy_from_slice(&content[start..start + count]);
         Ok(count)
     }

@@ -190,7 +190,15 @@ impl Log {
                 break;
             };
             let bytes = usize::try_from(header.record_bytes()).unwrap_or(usize::MAX);
-            if is_live(&shared.index(), &mut window, &header, carry.slot, at)? {
+            let is_whole = |window: &mut Window<'_>| {
+                let count = header.head_bytes as usize + header.body_bytes as usize;
+                let payload = window.bytes(at + RECORD, count).unwrap_or_default();
+                header.payload_matches(seed, at, payload)
+            };
+            if header.kind == Kind::Set && !is_whole(&mut window) {
+                // Which key it sets cannot be told, so not whether it counts either.
+                pinned = true;
+            } else if is_live(&shared.index(), &mut window, &header, carry.slot, at)? {
                 // One record larger than the pace goes all the same, when there is room.
                 let limit = if carried.is_empty() { room } else { copy_bytes };
                 if copied + bytes > limit {
@@ -243,6 +251,9 @@ impl Log {
                 });
             }
             offset = offset.saturating_add(bytes);
+        }
+        if (live.len() as u64) < segment.live_records {
+            return index.live_in(slot);
         }
         Ok(live)
     }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crate::breaks::Break;
 use crate::error::StoreError;
-use crate::format::{DATA_AT, LISTED_VERSION, RECORD_BYTES, Seal};
+use crate::format::{DATA_AT, LISTED_VERSION, RECORD, RECORD_BYTES, Seal};
 use crate::fs::Fs;
 use crate::hint::HintWriter;
 use crate::index::{Index, PAGES_NAME, Pages, Segment};
@@ -109,9 +109,27 @@ pub(super) fn open(
         ..
     } = replay;
     notes.append(&mut met);
+    for listed in &segments {
+        let (segment, path) = (listed.header.sequence, &listed.file.path);
+        for part in listed.file.unreadable() {
+            notes.push(RecoveryNote::Unreadable {
+                segment,
+                path: path.clone(),
+                offset: part.start.into(),
+                bytes: u64::from(part.end) - u64::from(part.start),
+            });
+        }
+    }
 
     let is_sealed = |index: &Index, slot| index.segments.get(slot).seal.is_some();
-    let closed = last.is_none_or(|(slot, tail)| tail.clean && !is_sealed(&index, slot));
+    // What was written after the closing group may begin in a place that cannot be read.
+    let goes_on = |index: &Index, slot, end: u32| {
+        let file = &index.segments.get(slot).file;
+        file.is_unreadable(end..end.saturating_add(RECORD))
+    };
+    let closed = last.is_none_or(|(slot, tail)| {
+        tail.clean && !is_sealed(&index, slot) && !goes_on(&index, slot, tail.end)
+    });
     let sealed = last.is_some_and(|(slot, _)| is_sealed(&index, slot));
     let mut recovered = Recovered {
         recent,
@@ -133,6 +151,8 @@ pub(super) fn open(
     if let Some((slot, tail)) = last {
         let segment = index.segments.get(slot);
         let resumes = (closed
+            // A place that cannot be read cannot be written but as a whole.
+            && !segment.file.is_unreadable(tail.end..segment.file.bytes)
             && tail.end as usize + 2 * RECORD_BYTES <= segment.file.bytes as usize)
             || options.broken(Break::AppendAfterTornTail);
         if resumes {
@@ -343,10 +363,22 @@ fn make_durable(segment: &Segment, tail: Tail, options: &LogOptions) -> Result<(
     while at < tail.end {
         let count = REWRITE_BYTES.min((tail.end - at) as usize);
         let bytes = window.bytes(at, count)?;
-        file.file
-            .write_at(bytes, u64::from(at))
-            .map_err(|error| file.error("rewrite", error))?;
-        at += u32::try_from(bytes.len().max(1)).unwrap_or(u32::MAX);
+        // What the disk does not give now may be there the next time.
+        let mut from = at;
+        let end = at + u32::try_from(bytes.len()).unwrap_or(0);
+        let holes = file.unreadable();
+        let holes = holes.into_iter().chain(std::iter::once(end..u32::MAX));
+        for hole in holes.filter(|hole| hole.end > at) {
+            let to = hole.start.clamp(from, end);
+            if from < to {
+                let part = &bytes[(from - at) as usize..(to - at) as usize];
+                file.file
+                    .write_at(part, u64::from(from))
+                    .map_err(|error| file.error("rewrite", error))?;
+            }
+            from = hole.end.clamp(to, end);
+        }
+        at = end.max(at.saturating_add(1));
     }
     file.file
         .sync_data()

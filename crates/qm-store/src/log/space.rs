@@ -182,6 +182,10 @@ impl Space {
         self.log_bytes -= u64::from(file.bytes);
         self.patience = 0;
         self.waiting = 0;
+        // Nothing is lost by an emptied file that the disk cannot mend: it is left where it is.
+        if file.mend().is_err() {
+            return;
+        }
         self.draining.push(file);
         self.collect_drained();
     }
@@ -280,6 +284,21 @@ impl Space {
             .map_err(|error| file.error("remove", error))
     }
 
+    /// A file that was to become a segment and has a place that cannot be written: the next start
+    /// removes it, or it would meet it again as the next one to use. Nothing in it counts.
+    pub(super) fn discard(&mut self, file: &SegmentFile) {
+        // The store ends by the first error; what becomes of this is not for it to wait for.
+        let forgotten = match &mut self.manifest {
+            Some(manifest) => manifest.forget(self.fs.as_ref(), file.number).is_ok(),
+            None => true,
+        };
+        if forgotten {
+            let unfinished = file.path.with_extension("new");
+            drop(self.fs.rename(&file.path, &unfinished));
+            drop(self.fs.sync_dir(&self.dir));
+        }
+    }
+
     /// Writes more zeros: `Some(true)` when a spare is complete, `None` when there is no room.
     fn grow(&mut self, step: u64) -> Result<Option<bool>, StoreError> {
         let total = u64::from(self.segment_bytes);
@@ -355,12 +374,12 @@ impl Space {
             })
             .map_err(|error| StoreError::io("rename", &growing.path, error))?;
         let bytes = self.segment_bytes;
-        self.spares.push(Arc::new(SegmentFile {
-            number: growing.number,
+        self.spares.push(Arc::new(SegmentFile::new(
+            growing.number,
             path,
-            file: growing.file,
+            growing.file,
             bytes,
-        }));
+        )));
         self.patience = 0;
         Ok(Some(true))
     }

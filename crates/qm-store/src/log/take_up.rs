@@ -26,7 +26,8 @@ impl Log {
             let segment = index.segments.get(slot);
             (Arc::clone(&segment.file), segment.seed)
         };
-        if file.bytes - tail.end < TAKE_UP_BYTES {
+        let rest = tail.end..file.bytes;
+        if rest.end - rest.start < TAKE_UP_BYTES || file.is_unreadable(rest) {
             return Ok(());
         }
         let mut at = u64::from(tail.end);

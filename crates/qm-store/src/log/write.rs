@@ -1,5 +1,6 @@
 //! Writing a group, and what is known once it is on the disk.
 
+use std::io;
 use std::sync::Arc;
 
 use crate::breaks::Break;
@@ -8,12 +9,14 @@ use crate::format::{
     DATA_AT, Encoder, FLAG_LAST, HEADER_AT, HEADER_BYTES, LISTED_VERSION, RECORD_BYTES,
     SegmentHeader, narrow,
 };
+use crate::fs::is_unreadable;
 use crate::hint::{Effect, HintWriter};
 use crate::index::{Location, Segment};
 use crate::segment::SegmentFile;
 use crate::types::{Batch, Op};
 
 use super::carry::Carried;
+use super::space::Space;
 use super::{Active, Log, Scratch};
 
 /// The segment a group goes to, and its file when the group is its first.
@@ -87,9 +90,16 @@ impl Log {
             Some(fresh) => Arc::clone(&fresh.file),
             None => Arc::clone(&self.shared.index().segments.get(active.slot).file),
         };
+        let fresh_file = opened.fresh.as_ref().map(|fresh| Arc::clone(&fresh.file));
+        let failed = |space: &mut Space, action, error: io::Error| {
+            if let Some(file) = fresh_file.as_ref().filter(|_| is_unreadable(&error)) {
+                space.discard(file);
+            }
+            file.error(action, error)
+        };
         file.file
             .write_at(&scratch.buffer, u64::from(base))
-            .map_err(|error| file.error("write", error))?;
+            .map_err(|error| failed(&mut self.space, "write", error))?;
         let end = group_at + narrow(group_bytes);
         let is_early = self.options.broken(Break::ShowBeforeSync);
         let copies_only = batches.is_empty() && !carried.is_empty();
@@ -104,7 +114,7 @@ impl Log {
         if !skips_sync {
             file.file
                 .sync_data()
-                .map_err(|error| file.error("flush", error))?;
+                .map_err(|error| failed(&mut self.space, "flush", error))?;
         }
         // From now on it would be missed.
         if let Some((sequence, number)) = begun
@@ -181,7 +191,7 @@ impl Log {
             let path = file.path.clone();
             let segment = Segment::new(file, sequence, active.seed, DATA_AT);
             active.slot = index.segments.insert(segment).ok_or_else(|| {
-                StoreError::io("count", path, std::io::Error::other("too many segments"))
+                StoreError::io("count", path, io::Error::other("too many segments"))
             })?;
             self.unsealed = self
                 .newest

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use bytes::Bytes;
 
+use super::DAMAGES_MAX;
 use crate::types::StreamId;
 
 /// Bytes that are not what was written.
@@ -91,6 +92,22 @@ impl Checked {
     #[must_use]
     pub fn is_sound(&self) -> bool {
         self.damages.is_empty() && self.unlisted == 0
+    }
+
+    /// A live record that counts as whole turned out not to be.
+    pub(crate) fn lose(&mut self, damage: Damage) {
+        if let Lost::Record(record) = &damage.lost
+            && let Some(whole) = self.streams.get_mut(&record.stream)
+        {
+            *whole = whole.saturating_sub(1);
+            self.records = self.records.saturating_sub(1);
+            self.lost_records += 1;
+        }
+        if self.damages.len() < DAMAGES_MAX {
+            self.damages.push(damage);
+        } else {
+            self.unlisted += 1;
+        }
     }
 
     /// Whether damage cost something.

@@ -24,7 +24,8 @@ pub(super) struct Reading<'a> {
 }
 
 impl Reading<'_> {
-    pub(super) fn segment(&mut self, at: usize) -> Result<(), StoreError> {
+    /// Returns where the log ends in it, unless it is known that nothing was written behind that.
+    pub(super) fn segment(&mut self, at: usize) -> Result<Option<u32>, StoreError> {
         let segments = self.segments;
         let segment = &segments[at];
         let SegmentHeader {
@@ -58,7 +59,10 @@ impl Reading<'_> {
             let path = segment.file.path.clone();
             self.survey.checked.unfinished = Some((path, u64::from(tail.end)));
         }
-        Ok(())
+        // A group that begins in a place that cannot be read, or lies across one.
+        let next = tail.end..tail.end.saturating_add(RECORD);
+        let may_go_on = tail.torn || segment.file.is_unreadable(next);
+        Ok((known_end.is_none() && may_go_on).then_some(tail.end))
     }
 
     fn record(&mut self, found: &Found, window: &mut Window<'_>) -> Result<(), StoreError> {

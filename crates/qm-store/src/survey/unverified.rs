@@ -20,11 +20,7 @@ pub(super) fn unverified(
     offset: u32,
 ) -> Result<Option<(Unverified, Bytes)>, StoreError> {
     let mut bytes = [0; RECORD_BYTES];
-    let read = |buffer: &mut [u8], at: u64| {
-        file.file
-            .read_at(buffer, at)
-            .map_err(|error| file.error("read", error))
-    };
+    let read = |buffer: &mut [u8], at: u64| file.read(buffer, at);
     if read(&mut bytes, u64::from(offset))? < RECORD_BYTES {
         return Ok(None);
     }

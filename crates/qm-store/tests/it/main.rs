@@ -22,4 +22,5 @@ mod mutants;
 mod pace;
 mod scrub;
 mod sides;
+mod unreadable;
 mod workloads;

@@ -1,12 +1,16 @@
 //! The state of a simulated disk, and what a power cut leaves of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use super::{Fault, Tear};
+use crate::fs::around::unreadable;
 
 const SECTOR: usize = 512;
+/// What is read and written together.
+const PAGE: usize = 4096;
 
 #[derive(Debug, Clone, Default)]
 pub(super) struct Disk {
@@ -32,6 +36,8 @@ pub(super) struct Inode {
     pub(super) durable: Vec<u8>,
     pub(super) current: Vec<u8>,
     pub(super) pending: Vec<Write>,
+    /// Numbers of pages that cannot be read.
+    spoiled: BTreeSet<usize>,
 }
 
 #[derive(Debug, Clone)]
@@ -117,8 +123,20 @@ impl Disk {
             durable: content.to_vec(),
             current: content.to_vec(),
             pending: Vec::new(),
+            spoiled: BTreeSet::new(),
         };
         self.inodes.insert(inode, node);
+    }
+
+    pub(super) fn spoil(&mut self, path: &Path, bytes: Range<u64>) -> bool {
+        let inode = self.names.get(path).copied();
+        let Some(node) = inode.and_then(|inode| self.inodes.get_mut(&inode)) else {
+            return false;
+        };
+        let at = |offset: u64| usize::try_from(offset).map_or(usize::MAX, |at| at) / PAGE;
+        node.spoiled
+            .extend(at(bytes.start)..=at(bytes.end.saturating_sub(1)));
+        true
     }
 
     pub(super) fn lose(&mut self, path: &Path) -> bool {
@@ -154,6 +172,7 @@ impl Disk {
             offset,
             bytes: bytes.to_vec(),
         };
+        node.mend(offset..end, length)?;
         write.apply(&mut node.current);
         node.pending.push(write);
         if verdict == Verdict::Cut {
@@ -224,6 +243,28 @@ impl Disk {
 }
 
 impl Inode {
+    pub(super) fn is_spoiled(&self, bytes: Range<usize>) -> bool {
+        let pages = bytes.start / PAGE..bytes.end.div_ceil(PAGE);
+        !bytes.is_empty() && self.spoiled.range(pages).next().is_some()
+    }
+
+    /// Pages that are written as a whole can be read again; a part of one cannot be written.
+    fn mend(&mut self, bytes: Range<usize>, length: usize) -> io::Result<()> {
+        let pages = bytes.start / PAGE..bytes.end.div_ceil(PAGE);
+        let touched: Vec<usize> = self.spoiled.range(pages).copied().collect();
+        let is_whole = |page: &usize| {
+            let end = ((page + 1) * PAGE).min(length.max(bytes.end));
+            bytes.start <= page * PAGE && end <= bytes.end
+        };
+        if !touched.iter().all(is_whole) {
+            return Err(unreadable());
+        }
+        for page in touched {
+            self.spoiled.remove(&page);
+        }
+        Ok(())
+    }
+
     fn crash(&mut self, choice: &mut Choice) {
         let pending = std::mem::take(&mut self.pending);
         choice.begin_file();

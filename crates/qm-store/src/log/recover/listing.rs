@@ -31,6 +31,8 @@ pub(super) struct Listing {
     /// first write.
     pub(super) unfinished: Vec<Arc<SegmentFile>>,
     pub(super) notes: Vec<RecoveryNote>,
+    /// Numbers of those among them of whose headers the disk gives nothing.
+    lost: BTreeSet<u64>,
     states: BTreeMap<u64, FileState>,
     hints: Vec<PathBuf>,
 }
@@ -84,12 +86,7 @@ pub(super) fn list(
             .len()
             .map_err(|error| StoreError::io("measure", &path, error))?;
         let bytes = u32::try_from(length).unwrap_or(u32::MAX);
-        let file = Arc::new(SegmentFile {
-            number,
-            path: path.clone(),
-            file,
-            bytes,
-        });
+        let file = Arc::new(SegmentFile::new(number, path.clone(), file, bytes));
         let copies = file.read_header()?;
         listing.states.insert(number, FileState::of(&copies.state));
         match copies.state {
@@ -117,7 +114,12 @@ pub(super) fn list(
                 });
             }
             HeaderState::Void => listing.spares.push(file),
-            HeaderState::Unreadable => listing.unfinished.push(file),
+            HeaderState::Unreadable => {
+                if copies.is_lost {
+                    listing.lost.insert(number);
+                }
+                listing.unfinished.push(file);
+            }
         }
     }
     listing
@@ -165,6 +167,14 @@ impl Listing {
             if listed.is_some() && !held {
                 self.unfinished.push(file);
                 continue;
+            }
+            if self.lost.contains(&file.number) && !held && !salvage {
+                // Were the disk gone for a moment only, all that it holds would be set aside.
+                let error = std::io::Error::other(
+                    "the disk reads nothing of it and no list tells whether it is in use; the \
+                     option `salvage` sets it aside",
+                );
+                return Err(file.error("read the header of", error));
             }
             let aside = file.path.with_extension("unreadable");
             fs.rename(&file.path, &aside)

@@ -470,7 +470,10 @@ impl Reading {
                 segment: segment.sequence,
                 path: segment.file.path.clone(),
                 offset: u64::from(at.offset),
-                what: "the checksum of a record does not match",
+                what: segment.file.why(
+                    at.offset..at.offset.saturating_add(at.bytes),
+                    "the checksum of a record does not match",
+                ),
                 record: None,
             });
         };
