@@ -385,7 +385,7 @@ impl Engine {
             // The letter was on disk; what takes its place is too, also for an express message.
             class: envelope.class.max(Class::Recoverable),
             flags: envelope.flags,
-            at: self.now.at,
+            at: self.stamp(),
             wall_us: self.now.wall_us,
             reach_left_ms: envelope.time_to_reach_queue_ms,
             receive_left_ms: envelope.time_to_be_received_ms,

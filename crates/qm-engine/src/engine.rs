@@ -587,6 +587,7 @@ impl Engine {
         }
         self.save_clock();
         self.save_met();
+        let puts = self.commits.has_puts();
         for sealed in self.commits.seal(self.now.at) {
             self.outputs.push_back(Output::Persist {
                 ticket: sealed.ticket,
@@ -596,6 +597,9 @@ impl Engine {
         }
         // A new batch gets a new salt: drawn after the bodies it will cover were accepted.
         self.salt = [0; 16];
+        if puts {
+            self.courses.stored(self.stamp());
+        }
     }
 
     fn save_clock(&mut self) {

@@ -13,6 +13,8 @@ pub(crate) mod courses;
 pub(crate) mod election;
 #[cfg(test)]
 mod election_model;
+#[cfg(test)]
+mod fork_model;
 pub(crate) mod handshake;
 #[cfg(test)]
 mod model;
@@ -25,6 +27,8 @@ mod seal;
 pub(crate) mod token;
 #[cfg(test)]
 mod token_model;
+#[cfg(test)]
+mod visit;
 
 use std::collections::BTreeMap;
 

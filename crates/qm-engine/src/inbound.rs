@@ -119,7 +119,7 @@ impl Engine {
             tag: data.tag,
             class: envelope.class,
             flags: envelope.flags,
-            at: self.now.at,
+            at: self.stamp(),
             wall_us: self.now.wall_us,
             reach_left_ms: data.transit.reach_queue_left_ms,
             receive_left_ms: data.transit.be_received_left_ms,

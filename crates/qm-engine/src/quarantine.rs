@@ -14,6 +14,7 @@ use crate::backlog::{Message, left_ms};
 use crate::commits::{Origin, Then};
 use crate::engine::{Engine, Timer};
 use crate::history::What;
+use crate::identity::courses::is_inherited;
 use crate::io::{ConnId, Event, StoreOp};
 use crate::jobs::{JobId, Work};
 use crate::record::LocalSettings;
@@ -121,10 +122,10 @@ impl Engine {
         priority: u8,
         message: &Message,
     ) -> bool {
-        let inherited = message.class.is_durable()
-            && self
-                .inherited_before()
-                .is_some_and(|before| message.at < before);
+        let durable = message.class.is_durable();
+        let inherited = self
+            .inherited_before()
+            .is_some_and(|before| is_inherited(message.at, durable, before));
         if !inherited {
             return false;
         }
@@ -261,7 +262,9 @@ impl Engine {
         match first {
             // Older ones are still on disk.
             Some(first) if on_disk && first.position >= lane.resident_to() => Next::Waits,
-            Some(first) if before.is_some_and(|before| first.at >= before) => Next::None,
+            Some(first) if before.is_some_and(|before| !is_inherited(first.at, true, before)) => {
+                Next::None
+            }
             // It is on its way to the disk.
             Some(first) if !lane.may_take(first.position) => Next::Waits,
             Some(first) => Next::At(first.position),
@@ -291,7 +294,7 @@ impl Engine {
             // From now on it is this machine's own.
             moved.receive_left_ms = left_ms(message.receive_left_ms, message.at, self.now.at);
             moved.reach_left_ms = left_ms(message.reach_left_ms, message.at, self.now.at);
-            moved.at = self.now.at;
+            moved.at = self.stamp();
             self.note(message.source, message.id, What::Released);
         }
         self.move_local((number, to), priority, &message, moved);

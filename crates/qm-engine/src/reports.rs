@@ -274,7 +274,7 @@ impl Engine {
             tag: Tag::compute(&encoded, &salt, &[]),
             class,
             flags: envelope.flags,
-            at: self.now.at,
+            at: self.stamp(),
             wall_us: self.now.wall_us,
             reach_left_ms: qm_wire::INFINITE_MS,
             receive_left_ms: qm_wire::INFINITE_MS,

@@ -153,7 +153,7 @@ impl Engine {
             tag: Tag::compute(&encoded, &envelope.salt, &put.body),
             class: put.class,
             flags: put.flags,
-            at: self.now.at,
+            at: self.stamp(),
             wall_us: self.now.wall_us,
             reach_left_ms: envelope.time_to_reach_queue_ms,
             receive_left_ms: envelope.time_to_be_received_ms,

@@ -2,7 +2,8 @@
 //!
 //! A store is written by one process after the other. Each course begins behind everything that was
 //! stored before it, with a mark that nobody else draws. A copy has the courses of its original,
-//! and begins one of its own.
+//! and begins one of its own. A machine that was resumed from a snapshot begins one, too, which
+//! reaches back to where it may have been resumed at the earliest.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use qm_wire::ForkPoint;
@@ -17,28 +18,64 @@ const VERSION: u8 = 1;
 /// Courses that are remembered, the newest: a node that was started more often since it was copied
 /// cannot say any more when that was.
 const COURSES_MAX: usize = 128;
+/// How late a sign of having been resumed is noticed: where there is traffic, it is looked for once
+/// a second.
+const SIGN_LATE_US: u64 = 2_000_000;
 
 /// See the module.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Courses {
     /// Ascending.
     list: Vec<ForkPoint>,
+    /// Of what is stored next, the earliest node time.
+    next_us: u64,
+}
+
+/// Whether a message that was stored at this node time, on a disk, is one that was stored by both
+/// copies when these parted at `fork_us`.
+pub(crate) const fn is_inherited(at: Timestamp, durable: bool, fork_us: Timestamp) -> bool {
+    durable && at.0 < fork_us.0
 }
 
 impl Courses {
+    /// Messages were stored under this node time, or before it. What is stored after them has a later
+    /// one: a copy of the disk may have been made in between.
+    pub(crate) fn stored(&mut self, at: Timestamp) {
+        self.next_us = self.next_us.max(at.0.saturating_add(1));
+    }
+
+    /// The node time for what is stored now.
+    pub(crate) fn stamp(&self, now: Timestamp) -> Timestamp {
+        now.max(Timestamp(self.next_us))
+    }
+
+    /// Begins the course of a process that starts, behind everything in its store.
+    pub(crate) fn begin_at_start(&mut self, mark: [u8; 16]) {
+        self.begin(self.next_us, mark);
+    }
+
+    /// Begins a course because this process may have been resumed from a snapshot, together with
+    /// others. Whatever these have stored since is later than its beginning: before the sign was
+    /// looked for last, nobody was resumed, and nobody looks for it where nothing is stored.
+    pub(crate) fn begin_at_sign(&mut self, now: Timestamp, mark: [u8; 16]) {
+        let looked_us = now.0.saturating_sub(SIGN_LATE_US);
+        self.begin(self.next_us.min(looked_us), mark);
+    }
+
     pub(crate) fn points(&self) -> &[ForkPoint] {
         &self.list
     }
 
-    /// Begins a course at this node time, or behind the one before. Returns its beginning.
-    fn begin(&mut self, from_us: u64, mark: [u8; 16]) -> u64 {
+    /// Begins a course at this node time, or behind the one before. What is stored in it is later
+    /// than its beginning, behind which a copy begins if nothing is.
+    fn begin(&mut self, from_us: u64, mark: [u8; 16]) {
         let last = self.list.last().map(|last| last.from_us.saturating_add(1));
         let from_us = last.map_or(from_us, |last| from_us.max(last));
         if self.list.len() >= COURSES_MAX {
             self.list.remove(0);
         }
         self.list.push(ForkPoint { from_us, mark });
-        from_us
+        self.stored(Timestamp(from_us));
     }
 
     /// What is from before this node time was stored by both: this node and a copy with these
@@ -78,7 +115,8 @@ impl Courses {
             });
         }
         let ascending = list.is_sorted_by(|one, next| one.from_us < next.from_us);
-        (ascending && r.is_empty()).then_some(Self { list })
+        let next_us = 0;
+        (ascending && r.is_empty()).then_some(Self { list, next_us })
     }
 }
 
@@ -92,8 +130,10 @@ impl Engine {
         self.courses = courses.flatten().unwrap_or_default();
         let heads = recovered.recent.iter();
         let times = heads.filter_map(|(_, head)| Some(StoredHead::decode(head)?.at_us));
-        let newest = times.max().map_or(0, |newest| newest.saturating_add(1));
-        self.begin_course(newest);
+        self.courses.stored(Timestamp(times.max().unwrap_or(0)));
+        let mark = self.draw_mark();
+        self.courses.begin_at_start(mark);
+        self.save_courses();
         understood
     }
 
@@ -101,13 +141,31 @@ impl Engine {
         key == COURSES
     }
 
-    /// What is stored from now on is of another course.
-    pub(crate) fn begin_course(&mut self, from_us: u64) {
-        let mut mark = [0; 16];
-        self.entropy.fill(&mut mark);
-        let from_us = self.courses.begin(from_us, mark);
-        // Nothing that is stored from now on looks older.
-        self.now.at = self.now.at.max(Timestamp(from_us));
+    /// This process may have been resumed from a snapshot.
+    pub(crate) fn begin_course_at_sign(&mut self) {
+        let mark = self.draw_mark();
+        self.courses.begin_at_sign(self.now.at, mark);
+        self.save_courses();
+    }
+
+    /// Machines that were resumed from one snapshot may draw the same; the time tells them apart.
+    fn draw_mark(&mut self) -> [u8; 16] {
+        let mut draw = [0; 16];
+        self.entropy.fill(&mut draw);
+        let mixed = blake3::Hasher::new()
+            .update(&draw)
+            .update(&self.now.wall_us.to_le_bytes())
+            .finalize();
+        let mixed = mixed.as_bytes().first_chunk();
+        mixed.copied().unwrap_or(draw)
+    }
+
+    /// The node time of a message that is stored now.
+    pub(crate) fn stamp(&self) -> Timestamp {
+        self.courses.stamp(self.now.at)
+    }
+
+    fn save_courses(&mut self) {
         let value = self.courses.encode();
         self.commits.set(Bytes::from_static(COURSES), value);
     }

@@ -29,6 +29,7 @@ impl Engine {
         if self.prior_incarnations.len() < PRIOR_INCARNATIONS_MAX {
             self.begin_incarnation();
         }
+        self.begin_course_at_sign();
         self.event(Event::Resumed { why });
         let links: Vec<LinkId> = self.sessions.keys().copied().collect();
         for link in links {

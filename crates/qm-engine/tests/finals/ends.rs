@@ -33,7 +33,7 @@ fn bring_about(b: &mut Node, end: End, discard: bool) {
     let name = || "orders".parse().unwrap();
     match end {
         End::Received => assert_eq!(b.receive("orders").len(), 1),
-        End::Expired => b.wait(10_000),
+        End::Expired => b.wait(10_001),
         End::Purged => {
             b.ask(AdminRequest::QueuePurge {
                 name: name(),
