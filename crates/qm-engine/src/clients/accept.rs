@@ -153,7 +153,10 @@ impl Engine {
             tag: Tag::compute(&encoded, &envelope.salt, &put.body),
             class: put.class,
             flags: put.flags,
-            at: self.stamp(),
+            at: match target {
+                Target::Local(_) => self.stamp(),
+                Target::Remote(..) => self.now.at,
+            },
             wall_us: self.now.wall_us,
             reach_left_ms: envelope.time_to_reach_queue_ms,
             receive_left_ms: envelope.time_to_be_received_ms,

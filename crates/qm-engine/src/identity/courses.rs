@@ -38,8 +38,8 @@ pub(crate) const fn is_inherited(at: Timestamp, durable: bool, fork_us: Timestam
 }
 
 impl Courses {
-    /// Messages were stored under this node time, or before it. What is stored after them has a later
-    /// one: a copy of the disk may have been made in between.
+    /// Messages were stored under this node time, or before it. What a queue stores after them has
+    /// a later one: a copy of the disk may have been made in between.
     pub(crate) fn stored(&mut self, at: Timestamp) {
         self.next_us = self.next_us.max(at.0.saturating_add(1));
     }

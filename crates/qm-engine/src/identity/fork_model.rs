@@ -1,7 +1,8 @@
-//! Every history of two or three copies of a machine that receives messages, over the functions that
-//! decide where they parted ([`Courses`]) and what is set aside because of it ([`is_inherited`]):
-//! copies of a disk, of an older backup and of a running machine, restarts, clocks that run apart,
-//! applications that consume, an election in any order, and a machine that dies while it sets aside.
+//! Every history of two or three copies of a machine that receives messages, over the functions
+//! that decide where they parted ([`Courses`]) and what is set aside because of it
+//! ([`is_inherited`]): copies of a disk, of an older backup and of a running machine, restarts,
+//! clocks that run apart, applications that consume, an election in any order, and a machine that
+//! dies while it sets aside.
 //!
 //! In each state every message that anybody received is, or was, where an application sees it, at
 //! one machine at least: what is set aside is dealt with by another one. Of two copies of a disk it
@@ -232,7 +233,8 @@ impl Copies {
         let own = &self.machines[loser].courses;
         let fork = if self.bounds.broken == Break::OwnCourses {
             let shared = own.points().iter().rposition(|p| others.contains(p));
-            let next = shared.and_then(|at| own.points().get(at + 1).or(own.points().get(at)));
+            let next =
+                shared.and_then(|at| own.points().get(at + 1).or_else(|| own.points().get(at)));
             next.map(|point| point.from_us)
         } else {
             own.fork(&others)

@@ -37,7 +37,7 @@ fn an_expired_message_in_doubt_is_unconfirmed_until_its_destination_has_answered
             });
             a.lose_link(LINK);
             b.lose_link(LINK);
-            a.wait(5_001);
+            a.wait(5_000);
             // At once, although nobody could be asked yet.
             let letters = a.dead();
             assert_eq!(letters.len(), 1, "{class:?}");
@@ -303,7 +303,7 @@ fn a_destination_is_asked_only_about_letters_that_are_on_disk() {
     a.lose_link(LINK);
     b.lose_link(LINK);
     a.hold_disk = true;
-    a.wait(5_001);
+    a.wait(5_000);
     super::support::plug(&mut a, &mut b, NEXT);
     let mut asked = 0;
     carry_but(&mut a, &mut b, NEXT, |frame| {
