@@ -41,6 +41,9 @@ pub(crate) const GATHERED_BYTES_MAX: usize = 16 << 20;
 const SLEEP_MAX: Duration = Duration::from_secs(60);
 /// What waits for its turn is looked at this often.
 const WAITING_LOOK: Duration = Duration::from_millis(10);
+/// What a frozen node keeps of an application's words before it reads no further; the batch of
+/// frames that reaches it is kept whole.
+const FROZEN_BYTES_MAX: usize = 1 << 20;
 /// The longest time for which a node stands still, and how long its disk may take to get there.
 const FREEZE_MAX: Duration = Duration::from_secs(600);
 const FREEZE_PATIENCE: Duration = Duration::from_secs(10);
@@ -302,6 +305,7 @@ impl Driver {
             self.on_reply(conn, request, &AdminReply::Done { count: 0 });
             self.flush_written();
             let until = tokio::time::Instant::now() + limit;
+            let mut kept_bytes = BTreeMap::new();
             loop {
                 tokio::select! {
                     () = stop.notified() => {
@@ -309,7 +313,9 @@ impl Driver {
                         stop.notify_one();
                         break;
                     }
-                    Some(event) = local.recv() => thawed = self.hear_while_frozen(event),
+                    Some(event) = local.recv() => {
+                        thawed = self.hear_while_frozen(event, &mut kept_bytes);
+                    }
                     () = tokio::time::sleep_until(until) => break,
                 }
                 if thawed.is_some() {
@@ -330,13 +336,32 @@ impl Driver {
         }
     }
 
-    /// Keeps what applications ask for until the node goes on. Who says that it shall.
-    fn hear_while_frozen(&mut self, event: LocalEvent) -> Option<(ConnId, u64)> {
-        let LocalEvent::Frames { conn, frames, .. } = event else {
+    /// Keeps what applications ask for until the node goes on, and reads no further from one of
+    /// which it keeps much. Who says that it shall go on.
+    fn hear_while_frozen(
+        &mut self,
+        event: LocalEvent,
+        kept_bytes: &mut BTreeMap<ConnId, usize>,
+    ) -> Option<(ConnId, u64)> {
+        let LocalEvent::Frames {
+            conn,
+            frames,
+            bytes,
+            ..
+        } = event
+        else {
             // No message comes or goes with a connection.
             self.on_local(event);
             return None;
         };
+        let of_conn = kept_bytes.entry(conn).or_default();
+        *of_conn = of_conn.saturating_add(bytes);
+        if *of_conn >= FROZEN_BYTES_MAX
+            && let Some(known) = self.conns.get(&conn)
+        {
+            // Until its frames are served.
+            known.hold_back(true);
+        }
         let mut thawed = None;
         let kept = self.asking.entry(conn).or_default();
         let mut hellos = Vec::new();

@@ -1,11 +1,15 @@
+use std::io::Write;
+use std::os::unix::net::UnixStream;
 use std::sync::mpsc::Receiver;
 use std::thread;
 
+use bytes::BytesMut;
 use qm_client::blocking::Client;
 use qm_client::{Message, ReceiveOptions, SendError};
 use qm_engine::Trust;
 use qm_store::{Fault, SimFs};
-use qm_wire::{Class, Outcome};
+use qm_wire::local::{ClientFrame, ClientHello, Put};
+use qm_wire::{Class, ClientId, Outcome};
 use tempfile::TempDir;
 
 use super::*;
@@ -324,4 +328,51 @@ fn a_node_that_is_frozen_writes_and_says_nothing_and_then_goes_on() {
     }
     node.shutdown().unwrap();
     peer.shutdown().unwrap();
+}
+
+/// Puts of a transaction have no answer of their own, so no window stops them.
+#[test]
+fn a_frozen_node_keeps_little_of_what_an_application_goes_on_saying() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = crate::run::Node::start(on_machine(dir.path(), "here")).unwrap();
+    let client = Client::connect(node.socket()).unwrap();
+    create_queue(&client);
+    client
+        .admin(r#"{"do":"node.freeze","for_ms":60000}"#)
+        .unwrap();
+    let mut talker = UnixStream::connect(node.socket()).unwrap();
+    talker
+        .set_write_timeout(Some(Duration::from_secs(3)))
+        .unwrap();
+    let mut bytes = BytesMut::new();
+    let hello = ClientHello {
+        protocol: 1,
+        client: ClientId([1; 16]),
+        program: "talker".into(),
+    };
+    ClientFrame::Hello(hello).encode(&mut bytes);
+    let (mut said, mut refused) = (0, None);
+    for sequence in 1..1024 {
+        let mut put = Put::new(sequence, "q", vec![7; 64 << 10].into());
+        put.transaction = Some(1);
+        ClientFrame::Put(put).encode(&mut bytes);
+        match talker.write_all(&bytes.split()) {
+            Ok(()) => said += 64 << 10,
+            Err(error) => {
+                refused = Some(error.kind());
+                break;
+            }
+        }
+    }
+    assert_eq!(
+        refused,
+        Some(std::io::ErrorKind::WouldBlock),
+        "{said} bytes"
+    );
+    assert!(said < 8 << 20, "{said} bytes");
+    let thawed = client.admin(r#"{"do":"node.thaw"}"#).unwrap();
+    assert!(String::from_utf8_lossy(&thawed).contains(r#""count":1"#));
+    client.send(Message::new("q", "goes on")).unwrap();
+    client.close();
+    node.shutdown().unwrap();
 }
