@@ -614,13 +614,15 @@ impl Engine {
         known
     }
 
-    /// The alarm about an identity is over, or not to be kept.
+    /// The alarm about an identity is over, or not to be kept. About this node's own, what followed
+    /// from it is over with it.
     pub(crate) fn forget_alarm(&mut self, qm: QmId) -> bool {
         let known = self.twins.alarms.forget(qm);
         if known {
             self.commits.unset(prefixed(ALARM, qm.as_bytes()));
         }
-        known
+        let lost = qm == self.me.qm && self.forget_lost();
+        known || lost
     }
 
     /// Reads an alarm back. Whether the value was understood, if it is one.

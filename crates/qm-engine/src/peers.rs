@@ -320,6 +320,8 @@ impl Engine {
                     .known
                     .iter()
                     .filter(|(qm, record)| pending(record) && !self.by_peer.contains_key(*qm))
+                    // What is known of copies of this node is no stranger's.
+                    .filter(|(qm, _)| **qm != self.me.qm)
                     .min_by_key(|(_, record)| record.last_seen_us)
                     .map(|(qm, _)| *qm);
                 if let Some(oldest) = oldest {

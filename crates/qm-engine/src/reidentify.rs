@@ -306,6 +306,11 @@ impl Engine {
         }
     }
 
+    /// Whether a change was begun that is not durable yet.
+    pub(crate) const fn is_changing(&self) -> bool {
+        self.reidentifying.change.is_some()
+    }
+
     /// The former identity, as long as it drains or may come back.
     pub(crate) fn former(&self) -> Option<QmId> {
         self.reidentifying.former.as_ref().map(|former| former.qm)

@@ -146,7 +146,7 @@ impl Engine {
     /// Whether the rank is of an incident that is over: what it says of this process is old, and a
     /// copy that was made meanwhile has inherited it.
     fn is_later_incident(&self) -> bool {
-        let over = !self.has_lost() && self.twins.alarms.view(self.me.qm).is_none();
+        let over = !self.gives_up() && self.twins.alarms.view(self.me.qm).is_none();
         let waits = |at| self.now.at.ms_since(at) < RANKED_AGAIN_MS;
         over && !self.election.ranked_at.is_some_and(waits)
     }
@@ -200,8 +200,7 @@ impl Engine {
         match judge(own, other) {
             Verdict::Keeps => false,
             Verdict::GivesUp => true,
-            // Who gave up must not rise above those who were told so.
-            Verdict::Tied if self.election.lost_us.is_some() => false,
+            Verdict::Tied if self.gives_up() => false,
             Verdict::Tied => {
                 crate::reached!(self, RankTied);
                 let chance = self.entropy.next_u64();
@@ -239,6 +238,26 @@ impl Engine {
     /// Whether another copy was shown to keep the identity.
     pub(crate) const fn has_lost(&self) -> bool {
         self.election.lost_us.is_some()
+    }
+
+    /// No other machine is known to have the identity any more: this node keeps it, whatever ranks
+    /// said. Whether they had said that it does not.
+    ///
+    /// The rank stays as it was: others may have given up because of it.
+    pub(super) fn forget_lost(&mut self) -> bool {
+        let lost = self.election.lost_us.take().is_some();
+        self.election.fork_us = None;
+        self.election.held_up = None;
+        if lost {
+            self.commits.unset(prefixed(LOST, self.me.qm.as_bytes()));
+        }
+        lost
+    }
+
+    /// Whether this node gives its identity up: then its rank must not rise above that of those who
+    /// were told so.
+    const fn gives_up(&self) -> bool {
+        self.has_lost() || self.is_changing()
     }
 
     /// This node has another identity than `old`: ranks are drawn anew.

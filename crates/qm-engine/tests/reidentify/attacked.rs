@@ -221,6 +221,74 @@ fn a_change_that_has_to_wait_says_for_what() {
     assert_eq!(world.identity(loser).twins, None);
 }
 
+/// The loser could not change, and the machine that kept the identity is no more: with the alarm
+/// what was decided is over.
+#[test]
+fn who_lost_keeps_the_identity_when_its_operator_says_that_it_is_alone() {
+    for crashes in [false, true] {
+        let mut world = World::new(plain);
+        send_named(&mut world, SENDER, &named('a', 1..=1));
+        world.run(2_000);
+        world.remint(SENDER);
+        let between = world.id(SENDER);
+        world.run(2_000);
+        let copy = world.copy(SENDER);
+        world.run(200_000);
+        let (loser, winner) = match [SENDER, copy].map(|m| has_lost(&world, m)) {
+            [true, false] => (SENDER, copy),
+            both => {
+                assert_eq!(both, [false, true]);
+                (copy, SENDER)
+            }
+        };
+        world.leave(Some(winner));
+        world.run(1_000);
+        let forget = AdminRequest::PeerForget {
+            who: between.to_string(),
+        };
+        let reply = world.ask(loser, forget);
+        assert!(matches!(reply, AdminReply::Done { .. }), "{reply:?}");
+        assert_eq!(world.identity(loser).twins, None);
+        if crashes {
+            world.crash(loser);
+        }
+        world.approve(RECEIVER, between);
+        world.run(400_000);
+        assert_eq!(world.id(loser), between, "nobody else has it");
+        let former = world.identity(loser).former.unwrap();
+        assert!(former.erased_in_ms.is_some(), "it has drained: {former:?}");
+        // A change that the operator wishes later is an ordinary one again.
+        let because = "a wish".to_owned();
+        world.ask(loser, AdminRequest::Remint { because });
+        assert_ne!(world.id(loser), between);
+        world.run(20_000);
+        let follows =
+            |event: &Event| matches!(event, Event::PeerSucceeded { old, .. } if *old == between);
+        assert!(world.machines[RECEIVER].events.iter().any(follows));
+    }
+}
+
+/// The winner is changed by hand, and proves it: who lost to it is alone.
+#[test]
+fn who_lost_keeps_the_identity_when_the_winner_has_parted() {
+    static ALARM: AtomicBool = AtomicBool::new(true);
+    fn configure(config: &mut EngineConfig) {
+        if ALARM.load(Ordering::Relaxed) {
+            config.on_twin = OnTwin::AlarmOnly;
+        }
+    }
+    let mut world = World::new(configure);
+    let old = world.id(SENDER);
+    let (loser, winner) = copied(&mut world);
+    world.remint(winner);
+    world.run(20_000);
+    assert_eq!(world.identity(loser).twins, None);
+    ALARM.store(false, Ordering::Relaxed);
+    world.crash(loser);
+    world.run(400_000);
+    assert_eq!(world.id(loser), old);
+}
+
 /// An address by the identity that this node had: nobody else has it.
 #[test]
 fn messages_for_an_own_former_identity_are_for_this_node() {
