@@ -143,6 +143,9 @@ impl Engine {
             self.twin_parts(newest);
             return;
         }
+        // A process answers once for each identity that it speaks to, so it is asked under one.
+        let own = self.sessions.get(&newest).map(|session| session.own);
+        let spoken_to = |link: &LinkId| self.sessions.get(link).map(|session| session.own);
         let others: Vec<LinkId> = self
             .by_peer
             .get(&peer)
@@ -150,7 +153,7 @@ impl Engine {
             .flatten()
             .rev()
             .copied()
-            .filter(|link| *link != newest)
+            .filter(|link| *link != newest && spoken_to(link) == own)
             .filter(|link| life(link).is_some_and(|other| other != newest_life))
             .filter(|link| !self.is_draining(*link))
             .take(ASKED_MAX)

@@ -289,6 +289,31 @@ fn who_lost_keeps_the_identity_when_the_winner_has_parted() {
     assert_eq!(world.id(loser), old);
 }
 
+/// Rule 11, for one that speaks with both identities of a node that changes: it is asked under one
+/// of them at a time, for it answers under each.
+#[test]
+fn a_machine_that_went_back_is_no_twin_for_one_with_two_identities() {
+    let mut world = World::new(plain);
+    send_named(&mut world, SENDER, &named('a', 1..=1));
+    world.run(2_000);
+    let backup = world.backup(SENDER);
+    for _ in 0..2 {
+        world.crash(SENDER);
+        world.run(5_000);
+    }
+    world.put(RECEIVER, "a/notes", "r", Class::Recoverable);
+    world.run(2_000);
+    world.remint(RECEIVER);
+    world.run(10_000);
+    world.restore(SENDER, &backup);
+    world.run(120_000);
+    let seen = |event: &Event| matches!(event, Event::TwinSeen { .. });
+    let branched = |event: &Event| matches!(event, Event::HistoryBranched { .. });
+    let events = &world.machines[RECEIVER].events;
+    assert!(events.iter().any(branched), "it went back");
+    assert!(!events.iter().any(seen), "there is one machine");
+}
+
 /// An address by the identity that this node had: nobody else has it.
 #[test]
 fn messages_for_an_own_former_identity_are_for_this_node() {

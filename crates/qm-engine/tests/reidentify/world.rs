@@ -23,7 +23,7 @@ pub(crate) const RECEIVER: usize = 1;
 
 /// What a disk holds.
 #[derive(Clone, Default)]
-struct Disk {
+pub(crate) struct Disk {
     records: BTreeMap<(StreamId, u64), StoredRecord>,
     state: BTreeMap<Bytes, Bytes>,
 }
@@ -431,6 +431,17 @@ impl World {
     }
 
     pub(crate) fn crash(&mut self, number: usize) {
+        self.revive(number);
+    }
+
+    /// What a backup of the disk holds at this moment.
+    pub(crate) fn backup(&self, number: usize) -> Disk {
+        self.machines[number].disk.clone()
+    }
+
+    /// The process ends without a word, and the disk is as it was then.
+    pub(crate) fn restore(&mut self, number: usize, disk: &Disk) {
+        self.machines[number].disk.clone_from(disk);
         self.revive(number);
     }
 
