@@ -8,6 +8,7 @@ mod accept;
 mod answers;
 mod commit;
 mod followed;
+mod keys;
 mod room;
 mod transactions;
 
@@ -16,8 +17,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use qm_wire::local::{Accepted, ClientFrame, Follow, NodeFrame, NodeHello};
 use qm_wire::{ClientId, MessageId, Outcome};
 
-use self::answers::{ClientState, KeyState};
+use self::answers::ClientState;
 pub(crate) use self::commit::Commit;
+use self::keys::{KeyBlock, KeyState};
 use self::transactions::Transaction;
 use crate::digests::Digests;
 use crate::engine::{Engine, Timer};
@@ -55,7 +57,7 @@ struct Followed {
 pub(crate) struct Clients {
     pub(crate) conns: BTreeMap<ConnId, Conn>,
     states: BTreeMap<ClientId, ClientState>,
-    keys: BTreeMap<[u8; 16], KeyState>,
+    keys: BTreeMap<KeyBlock, KeyState>,
     followed: BTreeMap<MessageId, Followed>,
     /// Of these, those whose whereabouts are looked up with the next batch.
     followed_again: BTreeSet<MessageId>,
@@ -70,7 +72,7 @@ pub(crate) struct Clients {
     /// What the puts of open transactions take.
     transaction_bytes: usize,
     dirty_clients: BTreeSet<ClientId>,
-    dirty_keys: BTreeSet<[u8; 16]>,
+    dirty_keys: BTreeSet<KeyBlock>,
 }
 
 impl Clients {

@@ -146,13 +146,15 @@ pub const CLIENT_RUNS_MAX: usize = 8_192;
 /// forgotten: they are written with every batch that answers it.
 pub const CLIENT_ANSWERS_BYTES_MAX: usize = 48 << 10;
 
-/// Runs kept per idempotency key; beyond, only its next number is taken.
-pub const KEY_RUNS_MAX: usize = 4_096;
+/// Blocks of 512 numbers kept per idempotency key, a million numbers; beyond, its lowest ones are
+/// forgotten, and a repeated number from there is refused. A batch writes the blocks it adds to.
+pub const KEY_BLOCKS_MAX: usize = 2_048;
 
 /// Refusals kept per client.
 pub const CLIENT_REFUSALS_MAX: usize = 1_024;
 
-/// Clients remembered at a time, and keys; the longest untouched are forgotten first.
+/// Clients remembered at a time, and blocks of numbers of keys; the longest untouched are forgotten
+/// first.
 pub const REMEMBERED_MAX: usize = 100_000;
 
 /// So many more may come before the longest untouched are looked for: that costs a look at all.

@@ -31,7 +31,7 @@ pub(crate) enum Of {
     Client {
         client: ClientId,
         sequence: u64,
-        key: Option<[u8; 16]>,
+        key: Option<([u8; 16], u64)>,
         /// It belongs to a transaction, whose end is the answer.
         transaction: bool,
     },
@@ -75,11 +75,10 @@ impl Engine {
                 } => {
                     self.put_refused(local, put);
                     self.withdraw(client, sequence, id, idempotency);
-                    let key = idempotency.map(|(hash, _)| hash);
                     let of = Of::Client {
                         client,
                         sequence,
-                        key,
+                        key: idempotency,
                         transaction,
                     };
                     self.take_out(Undone::Message { put, of });

@@ -6,13 +6,14 @@ use qm_wire::{AckWishes, Class, ClientId, Envelope, MessageId, Outcome, QmId, Ta
 
 use super::Followed;
 use super::answers::hash16;
+use super::keys::block_of;
 use crate::backlog::Message;
 use crate::commits::{PutAt, Then};
 use crate::destination::Target;
 use crate::digests::content_digest;
 use crate::engine::{Engine, Timer};
 use crate::io::{ConnId, StoreOp};
-use crate::limits::{FOLLOWED_MAX, KEY_RUNS_MAX, REMEMBERED_MAX, REMEMBERED_SLACK_MAX};
+use crate::limits::{FOLLOWED_MAX, REMEMBERED_MAX, REMEMBERED_SLACK_MAX};
 use crate::reports::With;
 
 /// A message that was accepted under an idempotency key.
@@ -357,21 +358,13 @@ impl Engine {
             return Ok(None);
         };
         let hash = hash16(&[&key.key]);
-        let Some(state) = self.clients.keys.get_mut(&hash) else {
-            return Ok(None);
+        let number = key.number.unwrap_or(0);
+        let block = block_of(hash, number);
+        let Some(state) = self.clients.keys.get_mut(&block) else {
+            return self.check_forgotten(block).map(|()| None);
         };
         state.touched = self.now.at;
-        let number = key.number.unwrap_or(0);
-        let known = state.runs.iter().any(|run| run.id_of(number).is_some());
-        let grows = state
-            .runs
-            .last()
-            .is_some_and(|run| run.last.checked_add(1) == Some(number));
-        if !known && !grows && state.runs.len() >= KEY_RUNS_MAX {
-            let text = "this idempotency key has too many gaps to remember; use another one";
-            return Err((Outcome::BUSY, text.to_owned()));
-        }
-        let Some(id) = state.runs.iter().rev().find_map(|run| run.id_of(number)) else {
+        let Some(id) = state.id_of(number) else {
             return Ok(None);
         };
         let same = match key.number {
@@ -400,9 +393,13 @@ impl Engine {
         if self.clients.keys.len() >= REMEMBERED_MAX + REMEMBERED_SLACK_MAX {
             self.arm(self.now.at, Timer::Outcomes);
         }
-        let state = self.clients.keys.entry(hash).or_default();
-        state.touched = self.now.at;
         let number = key.number.unwrap_or(0);
+        let block = block_of(hash, number);
+        if let Some(forgotten) = self.clients.room_for_block(block) {
+            self.commits.unset(forgotten);
+        }
+        let state = self.clients.keys.entry(block).or_default();
+        state.touched = self.now.at;
         if key.number.is_none() {
             state.digest = hash16(&[put.destination.as_bytes(), &put.body]);
         }
@@ -419,7 +416,7 @@ impl Engine {
             state.pending.insert(number);
             state.durable = true;
             state.dirty = true;
-            self.clients.dirty_keys.insert(hash);
+            self.clients.dirty_keys.insert(block);
         }
         Some((hash, number))
     }

@@ -1,12 +1,13 @@
 //! Answers to requests of applications, kept in the commit of what they answer, and given again.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use qm_wire::limits::FATE_RUNS_MAX;
 use qm_wire::local::{Accepted, Fate, NodeFrame, Put, Refused};
 use qm_wire::{Class, ClientId, MessageId, Outcome, Text};
 
+use super::keys::{block_of, name_of};
 use crate::commits::PutAt;
 use crate::engine::Engine;
 use crate::history::What;
@@ -14,9 +15,7 @@ use crate::io::{ConnId, Event, Output, StoreOp};
 use crate::limits::{
     CLIENT_ANSWERS_BYTES_MAX, CLIENT_REFUSALS_MAX, CLIENT_RUNS_MAX, REMEMBERED_MAX,
 };
-use crate::record::{
-    Answers, Run, decode_answers, decode_runs, encode_answers, encode_runs, prefixed,
-};
+use crate::record::{Answers, Run, decode_answers, encode_answers, encode_runs, prefixed};
 use crate::time::Timestamp;
 
 /// What is remembered of one application.
@@ -37,20 +36,6 @@ pub(super) struct ClientState {
     pub(super) stale: bool,
     /// Highest number of a transaction that it began.
     pub(super) last_transaction: u64,
-}
-
-/// What is remembered of one idempotency key.
-#[derive(Debug, Default)]
-pub(super) struct KeyState {
-    pub(super) runs: Vec<Run>,
-    pub(super) digest: [u8; 16],
-    /// Numbers whose messages are not durable yet.
-    pub(super) pending: BTreeSet<u64>,
-    pub(super) touched: Timestamp,
-    pub(super) dirty: bool,
-    /// What is stored speaks for something that was refused.
-    pub(super) stale: bool,
-    pub(super) durable: bool,
 }
 
 impl ClientState {
@@ -87,22 +72,6 @@ impl ClientState {
                 return value;
             }
             self.forget_oldest(self.runs.len().div_ceil(4));
-        }
-    }
-}
-
-impl KeyState {
-    pub(super) fn note(&mut self, number: u64, id: MessageId) {
-        if !self
-            .runs
-            .last_mut()
-            .is_some_and(|run| run.extend(number, id))
-        {
-            self.runs.push(Run {
-                first: number,
-                last: number,
-                first_id: id,
-            });
         }
     }
 }
@@ -148,10 +117,6 @@ fn without<'a, 'b>(
 
 fn client_key(client: ClientId) -> Bytes {
     prefixed(b"client/", &client.0)
-}
-
-fn idempotency_key(hash: [u8; 16]) -> Bytes {
-    prefixed(b"idem/", &hash)
 }
 
 pub(super) fn hash16(parts: &[&[u8]]) -> [u8; 16] {
@@ -303,8 +268,8 @@ impl Engine {
                 self.clients.dirty_clients.insert(client);
             }
         }
-        for hash in core::mem::take(&mut self.clients.dirty_keys) {
-            let Some(state) = self.clients.keys.get_mut(&hash) else {
+        for block in core::mem::take(&mut self.clients.dirty_keys) {
+            let Some(state) = self.clients.keys.get_mut(&block) else {
                 continue;
             };
             let safe = state.pending.is_empty();
@@ -312,13 +277,13 @@ impl Engine {
             let encode = |runs: &[Run]| encode_runs(state.touched.0, state.digest, runs.iter());
             if stale && (puts || !safe) {
                 let runs = without(&state.runs, state.pending.iter());
-                corrections.push((idempotency_key(hash), encode(&runs)));
+                corrections.push((name_of(block), encode(&runs)));
             }
             if puts || safe {
-                values.push((idempotency_key(hash), encode(&state.runs)));
+                values.push((name_of(block), encode(&state.runs)));
                 state.dirty = false;
             } else {
-                self.clients.dirty_keys.insert(hash);
+                self.clients.dirty_keys.insert(block);
             }
         }
         values.extend(self.clients.digests.take_dirty());
@@ -366,7 +331,7 @@ impl Engine {
         let held = self
             .clients
             .keys
-            .get(&hash)
+            .get(&block_of(hash, number))
             .is_some_and(|state| state.runs.iter().any(|run| run.id_of(number) == Some(id)));
         if !held {
             return self.unaccept(client, sequence, id, None);
@@ -400,29 +365,29 @@ impl Engine {
             state.runs = remove_number(state.runs.drain(..), sequence).into();
         }
         if let Some((hash, number)) = key
-            && let Some(state) = self.clients.keys.get_mut(&hash)
+            && let Some(state) = self.clients.keys.get_mut(&block_of(hash, number))
         {
             state.pending.remove(&number);
             state.runs = remove_number(state.runs.drain(..), number);
         }
         self.clients.followed.remove(&id);
         // A later batch may have stored the answer that is void now.
-        self.correct(client, key.map(|(hash, _)| hash));
+        self.correct(client, key);
     }
 
     /// What is stored of a client, and of a key, is written anew.
-    pub(crate) fn correct(&mut self, client: ClientId, key: Option<[u8; 16]>) {
+    pub(crate) fn correct(&mut self, client: ClientId, key: Option<([u8; 16], u64)>) {
         if let Some(state) = self.clients.states.get_mut(&client) {
             state.dirty = true;
             state.stale = true;
             self.clients.dirty_clients.insert(client);
         }
-        if let Some(hash) = key
-            && let Some(state) = self.clients.keys.get_mut(&hash)
+        if let Some((hash, number)) = key
+            && let Some(state) = self.clients.keys.get_mut(&block_of(hash, number))
         {
             state.dirty = true;
             state.stale = true;
-            self.clients.dirty_keys.insert(hash);
+            self.clients.dirty_keys.insert(block_of(hash, number));
         }
     }
 
@@ -434,7 +399,7 @@ impl Engine {
 
     /// The message under an idempotency key is durable.
     pub(crate) fn key_durable(&mut self, hash: [u8; 16], number: u64) {
-        if let Some(state) = self.clients.keys.get_mut(&hash) {
+        if let Some(state) = self.clients.keys.get_mut(&block_of(hash, number)) {
             state.pending.remove(&number);
         }
     }
@@ -499,39 +464,7 @@ impl Engine {
                 self.seal_if_large();
             }
         }
-        let mut keys: Vec<_> = self
-            .clients
-            .keys
-            .iter()
-            .filter(|(_, state)| state.pending.is_empty())
-            .map(|(hash, state)| (state.touched, *hash))
-            .collect();
-        let known = |key: &[u8; 16]| self.clients.keys.contains_key(key);
-        for key in self.clients.digests.keys_without(known) {
-            for forgotten in self.clients.digests.forget(key) {
-                self.commits.unset(forgotten);
-            }
-            self.seal_if_large();
-        }
-        keys.sort_unstable();
-        let surplus = self.clients.keys.len().saturating_sub(REMEMBERED_MAX);
-        for (n, (touched, hash)) in keys.into_iter().enumerate() {
-            if n < surplus || old(touched) {
-                let durable = self
-                    .clients
-                    .keys
-                    .remove(&hash)
-                    .is_some_and(|state| state.durable);
-                self.clients.dirty_keys.remove(&hash);
-                if durable {
-                    self.commits.unset(idempotency_key(hash));
-                }
-                for forgotten in self.clients.digests.forget(hash) {
-                    self.commits.unset(forgotten);
-                }
-                self.seal_if_large();
-            }
-        }
+        self.purge_keys();
     }
 
     /// Reads a client's answers or a key back. Returns whether the value was understood.
@@ -539,50 +472,29 @@ impl Engine {
         if let Some(understood) = self.clients.digests.recover(key, value) {
             return Some(understood);
         }
-        let (client, id) = match (
-            key.strip_prefix(&b"client/"[..]),
-            key.strip_prefix(&b"idem/"[..]),
-        ) {
-            (Some(id), _) => (true, id),
-            (_, Some(id)) => (false, id),
-            _ => return None,
+        let Some(id) = key.strip_prefix(&b"client/"[..]) else {
+            return self.recover_key(key, value);
         };
         let Ok(id) = <[u8; 16]>::try_from(id) else {
             return Some(false);
         };
-        if client {
-            let Some(answers) = decode_answers(value) else {
-                return Some(false);
-            };
-            let Answers {
-                at_us,
-                forgotten_below,
-                runs,
-            } = answers;
-            let highest = runs.iter().map(|run| run.last).max().unwrap_or(0);
-            let state = ClientState {
-                highest: highest.max(forgotten_below.saturating_sub(1)),
-                runs: runs.into(),
-                forgotten_below,
-                touched: Timestamp(at_us),
-                ..ClientState::default()
-            };
-            self.clients.states.insert(ClientId(id), state);
-            return Some(true);
-        }
-        let Some((at_us, digest, runs)) = decode_runs(value) else {
+        let Some(answers) = decode_answers(value) else {
             return Some(false);
         };
-        if !crate::broken!(self, forget_keys) {
-            let state = KeyState {
-                runs,
-                digest,
-                touched: Timestamp(at_us),
-                durable: true,
-                ..KeyState::default()
-            };
-            self.clients.keys.insert(id, state);
-        }
+        let Answers {
+            at_us,
+            forgotten_below,
+            runs,
+        } = answers;
+        let highest = runs.iter().map(|run| run.last).max().unwrap_or(0);
+        let state = ClientState {
+            highest: highest.max(forgotten_below.saturating_sub(1)),
+            runs: runs.into(),
+            forgotten_below,
+            touched: Timestamp(at_us),
+            ..ClientState::default()
+        };
+        self.clients.states.insert(ClientId(id), state);
         Some(true)
     }
 }
