@@ -4,6 +4,7 @@
 //! for disk is there, so what is handed out survives what was handed out before it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use bytes::Bytes;
 use qm_wire::{Class, Entry, MessageFlags, MessageId, QmId, Tag};
@@ -408,6 +409,13 @@ impl Backlog {
     /// Whether a read that is under way concerns what was purged meanwhile.
     pub(crate) fn resident(&self) -> impl Iterator<Item = &Message> {
         self.ready.values()
+    }
+
+    /// Those of them in a range of positions, in order.
+    pub(crate) fn resident_in(&self, range: Range<u64>) -> impl Iterator<Item = &Message> {
+        // An empty range may be reversed, and the map does not take that.
+        let range = range.start.min(range.end)..range.end;
+        self.ready.range(range).map(|(_, message)| message)
     }
 
     /// What must hold at any time; for audits.

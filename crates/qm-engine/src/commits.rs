@@ -17,6 +17,7 @@ use crate::dead::{End, Resent};
 use crate::handed::HandOut;
 use crate::io::{ConnId, LinkId, StoreOp, StreamId, Ticket};
 use crate::jobs::JobId;
+use crate::kept::Settings;
 use crate::record::RemoteKey;
 use crate::reidentify::Former;
 use crate::reports::{ReportKey, With};
@@ -182,6 +183,8 @@ struct Gathering {
     overtakes: bool,
     /// Refusals that were known when this was begun.
     refusals_known: u64,
+    /// Settings in it.
+    settings: Settings,
 }
 
 impl Gathering {
@@ -207,6 +210,8 @@ pub(crate) struct Commits {
     /// Batches that the store refused.
     refusals: u64,
     waiting: VecDeque<Waiting>,
+    /// Settings that the store refused and that are to be written again.
+    again: Settings,
 }
 
 /// A batch that was handed over.
@@ -219,6 +224,9 @@ struct Waiting {
     /// Whether it needed room for messages.
     puts: bool,
     then: Vec<Then>,
+    settings: Settings,
+    /// Its settings stand whatever becomes of it; those beside messages fall with these.
+    settles: bool,
 }
 
 /// A batch that is on disk.
@@ -259,12 +267,25 @@ impl Commits {
 
     pub(crate) fn set(&mut self, key: Bytes, value: Bytes) {
         self.settling.bytes += OP_BYTES + key.len() + value.len();
-        self.settling.ops.push(StoreOp::Set { key, value });
+        self.settle_value(StoreOp::Set { key, value });
     }
 
     pub(crate) fn unset(&mut self, key: Bytes) {
         self.settling.bytes += OP_BYTES + key.len();
-        self.settling.ops.push(StoreOp::Unset { key });
+        self.settle_value(StoreOp::Unset { key });
+    }
+
+    fn settle_value(&mut self, op: StoreOp) {
+        self.settling.settings.note(&op);
+        self.again.forget(&op);
+        self.settling.ops.push(op);
+    }
+
+    /// Adds the settings that were refused before.
+    pub(crate) fn settings_again(&mut self) {
+        for op in self.again.take() {
+            self.change(op);
+        }
     }
 
     /// Adds a change of small named values.
@@ -289,6 +310,8 @@ impl Commits {
             StoreOp::Unset { key } => OP_BYTES + key.len(),
             StoreOp::Remove { .. } => OP_BYTES,
         };
+        self.again.forget(&op);
+        self.putting.settings.note(&op);
         self.putting.ops.push(op);
     }
 
@@ -340,7 +363,7 @@ impl Commits {
     /// Closes the batches gathered so far.
     pub(crate) fn seal(&mut self, now: Timestamp) -> impl Iterator<Item = Sealed> + use<> {
         let mut sealed = Vec::new();
-        for gathering in [&mut self.settling, &mut self.putting] {
+        for (gathering, settles) in [(&mut self.settling, true), (&mut self.putting, false)] {
             if gathering.is_empty() {
                 continue;
             }
@@ -356,6 +379,8 @@ impl Commits {
                     .iter()
                     .any(|op| matches!(op, StoreOp::Put { .. })),
                 then: core::mem::take(&mut gathering.then),
+                settings: core::mem::take(&mut gathering.settings),
+                settles,
             });
             sealed.push(Sealed {
                 ticket,
@@ -388,7 +413,15 @@ impl Commits {
             .iter()
             .position(|waiting| waiting.ticket == ticket)?;
         self.overtaken(at);
-        self.waiting.remove(at).map(|batch| batch.then)
+        let batch = self.waiting.remove(at)?;
+        let later = self.waiting.iter().skip(at).map(|later| &later.settings);
+        let gathered = [&self.settling.settings, &self.putting.settings];
+        let newer: Vec<&Settings> = later.chain(gathered).collect();
+        if batch.settles {
+            self.again
+                .refused(batch.settings, |key| newer.iter().any(|of| of.has(key)));
+        }
+        Some(batch.then)
     }
 
     /// What comes behind this place was taken in before anybody could hear of a refusal.

@@ -220,6 +220,8 @@ pub struct Engine {
     pub(crate) stream_ids: BTreeMap<qm_wire::StreamId, u32>,
     /// Of these, those whose marks changed since the last batch.
     pub(crate) dirty_streams: Vec<u32>,
+    /// Outgoing queues whose streams are written with the messages gathered now.
+    pub(crate) begun_streams: Vec<u32>,
     /// Skips that the disk refused.
     pub(crate) skips_later: Vec<(u32, u64)>,
     /// Streams that arrive here.
@@ -359,6 +361,7 @@ impl Engine {
             record_later: BTreeSet::new(),
             stream_ids: BTreeMap::new(),
             dirty_streams: Vec::new(),
+            begun_streams: Vec::new(),
             skips_later: Vec::new(),
             ins: InStreams::default(),
             open_letters: OpenLetters::new(),

@@ -53,6 +53,7 @@ mod inbound;
 mod io;
 mod jobs;
 mod journal;
+mod kept;
 #[cfg(feature = "__breaks")]
 mod late;
 mod leases;

@@ -28,8 +28,9 @@ impl Engine {
         self.commits.after_settling(Then::QueueRecorded(number));
     }
 
-    /// The disk did not even take definitions: they are tried again.
+    /// The disk did not even take definitions, or settings: they are tried again.
     pub(crate) fn record_again(&mut self) {
+        self.commits.settings_again();
         for number in core::mem::take(&mut self.record_later) {
             self.record_queue(number);
         }

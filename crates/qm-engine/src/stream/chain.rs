@@ -194,6 +194,13 @@ impl<F: Copy> Chain<F> {
         self.placed.back()
     }
 
+    /// Up to here everything that waits has its place, or never gets one: [`Self::place`] changes
+    /// nothing at or before it.
+    #[must_use]
+    pub const fn placed_to(&self) -> u64 {
+        self.cursor.at
+    }
+
     /// The message at `at` if it has a place.
     #[must_use]
     pub fn placed_at(&self, at: u64) -> Option<&Placed<F>> {
@@ -541,6 +548,20 @@ mod tests {
         assert_eq!(two.settle_skip(2).map(|skip| skip.entry), Some(entry(11)));
         assert_eq!(marks(&two), [places[5]]);
         assert_eq!(two.low(), 7);
+    }
+
+    #[test]
+    fn nothing_up_to_where_places_were_given_gets_another() {
+        let mut chain = chain();
+        given(&mut chain, [3, 5]);
+        assert_eq!(chain.placed_to(), 5);
+        let before = marks(&chain);
+        for at in 0..=5 {
+            chain.place(at, tag(9));
+        }
+        assert_eq!(marks(&chain), before);
+        given(&mut chain, [6]);
+        assert_eq!(chain.placed_to(), 6);
     }
 
     #[test]

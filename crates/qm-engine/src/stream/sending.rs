@@ -82,9 +82,7 @@ impl Engine {
             return;
         };
         if !core::mem::replace(&mut stream.recorded, true) {
-            let value = stream.encode();
-            let key = chain_key(number);
-            self.commits.put(StoreOp::Set { key, value });
+            self.begun_streams.push(number);
         }
     }
 
@@ -134,13 +132,16 @@ impl Engine {
         if message.class != Class::Transactional || self.is_placed(number, message) {
             return;
         }
-        let lane = self
-            .outs
-            .get(&number)
-            .and_then(|out| out.lanes.get(&Priority::LOWEST.get()));
-        let Some(lane) = lane else { return };
-        let before = lane.backlog.resident();
-        let before = before.take_while(|m| m.position < message.position);
+        let Some(out) = self.outs.get(&number) else {
+            return;
+        };
+        let (Some(lane), Some(stream)) = (out.lanes.get(&Priority::LOWEST.get()), &out.stream)
+        else {
+            return;
+        };
+        // Of many that leave each looks only at what none before it looked at.
+        let unplaced = stream.chain.placed_to().saturating_add(1)..message.position;
+        let before = lane.backlog.resident_in(unplaced);
         let before = before.filter(|m| m.class == Class::Transactional);
         let tags: Vec<_> = before.map(|m| (m.position, m.tag)).collect();
         let Some(stream) = self.out_stream(number) else {
@@ -262,7 +263,16 @@ impl Engine {
     }
 
     /// Adds the marks of this batch to it, beside the removals that they replace.
+    ///
+    /// What is to stand with messages is written as it is now, too: marks may have come since, and
+    /// the batch of messages follows that of the removals.
     pub(crate) fn save_chains(&mut self) {
+        for number in core::mem::take(&mut self.begun_streams) {
+            if let Some(stream) = self.out_stream(number) {
+                let (key, value) = (chain_key(number), stream.encode());
+                self.commits.put(StoreOp::Set { key, value });
+            }
+        }
         for number in core::mem::take(&mut self.dirty_streams) {
             if let Some(stream) = self.out_stream(number) {
                 stream.dirty = false;

@@ -4,7 +4,9 @@
 mod answers;
 mod drain;
 mod emptying;
+mod keys;
 mod questions;
 mod remembering;
+mod settings;
 mod support;
 mod undone;

@@ -1,8 +1,8 @@
 //! What crashes, full disks, restored backups, clones and lost stores do to a stream.
 
 use qm_engine::admin::{AdminReply, AdminRequest, Selector};
-use qm_engine::{Event, LinkId};
-use qm_wire::{Outcome, PeerFrame};
+use qm_engine::{Event, LinkId, StoreOp};
+use qm_wire::{Class, Outcome, PeerFrame};
 
 use super::support::*;
 use super::{LINK, NEXT, is_answer, is_quiet, met, pair};
@@ -101,6 +101,48 @@ fn a_full_disk_of_the_receiver_takes_no_part_of_a_run() {
         carry(&mut a, &mut b, LATER);
         assert_eq!(b.receive("orders"), numbers(7..=8));
     }
+}
+
+/// A first message was refused with the identity of its stream, which is written with the next one:
+/// what was acknowledged since that came must be in it.
+#[test]
+fn what_is_written_of_a_stream_with_a_message_is_not_older_than_its_marks() {
+    let (mut a, mut b) = met();
+    a.send(1..=2);
+    let there = a.sent_on(LINK);
+    b.hear_all(LINK, &there);
+    let acks = b.sent_on(LINK);
+    a.hold_disk = true;
+    a.send([3]);
+    a.release_disk(1);
+    a.wait(2_000);
+    a.gathers = true;
+    a.send([4]);
+    a.hear_all(LINK, &acks);
+    a.gathers = false;
+    a.hold_disk = true;
+    a.wait(1);
+    let batches = a.waiting.iter().flat_map(|(_, ops)| ops);
+    let values = batches.filter_map(|op| match op {
+        StoreOp::Set { key, value } if key.starts_with(b"s/") => Some(value),
+        _ => None,
+    });
+    let values: Vec<_> = values.collect();
+    assert!(
+        values.len() > 1 && values.iter().all(|value| *value == values[0]),
+        "{values:?}"
+    );
+    a.release_disk(0);
+    // It dies, and knows only what it wrote.
+    let mut a = a.crash();
+    a.wait(60_000);
+    b.lose_link(LINK);
+    connect(&mut a, &mut b, NEXT);
+    a.send([5]);
+    carry(&mut a, &mut b, NEXT);
+    assert_eq!(b.receive("orders"), ["1", "2", "4", "5"]);
+    assert_eq!(held(&a) + held(&b), 0);
+    is_quiet(&mut a);
 }
 
 /// A batch behind a refused one reached the disk, and the node died before it took it out again.
@@ -379,4 +421,26 @@ fn skips_pass_a_full_queue() {
     carry(&mut a, &mut b, NEXT);
     got.extend(b.receive("small"));
     assert_eq!(got, ["1", "2", "3", "5"]);
+}
+
+/// Whatever expires behind messages that stay takes its place behind theirs.
+#[test]
+fn what_expires_behind_many_that_stay_leaves_the_stream_whole() {
+    let (mut a, mut b) = met();
+    a.lose_link(LINK);
+    b.lose_link(LINK);
+    for n in 1..=60 {
+        a.put("qm://b/orders", &n.to_string(), |put| {
+            put.class = Class::Transactional;
+            put.time_to_reach_queue_ms = (n % 3 == 0).then_some(1_000);
+        });
+    }
+    a.wait(2_000);
+    assert_eq!(a.dead().len(), 20);
+    a.wait(60_000);
+    connect(&mut a, &mut b, NEXT);
+    carry(&mut a, &mut b, NEXT);
+    let stay = (1..=60).filter(|n| n % 3 != 0);
+    assert_eq!(b.receive("orders"), numbers(stay));
+    assert_eq!(held(&a) + held(&b), 0);
 }

@@ -93,6 +93,8 @@ pub(crate) struct Node {
     admin: Option<AdminReply>,
     /// What the disk has not confirmed yet, when it keeps that back.
     pub(crate) hold_disk: bool,
+    /// It is busy: what it hears makes one batch, and is said when this is over.
+    pub(crate) gathers: bool,
     /// Whether every signature that it asks about is good.
     pub(crate) believes: bool,
     pub(crate) waiting: Vec<(Ticket, Vec<StoreOp>)>,
@@ -147,6 +149,7 @@ impl Node {
             events: Vec::new(),
             admin: None,
             hold_disk: false,
+            gathers: false,
             believes: false,
             waiting: Vec::new(),
             next_sequence: 1,
@@ -182,6 +185,9 @@ impl Node {
             wall_us: 1,
         };
         self.engine.handle(now, input);
+        if self.gathers {
+            return;
+        }
         while let Some(output) = self.engine.poll(now) {
             match output {
                 Output::Send { link, frames, .. } => self.sent.push((link, frames)),
