@@ -24,6 +24,7 @@ mod proof;
 mod relays;
 mod resumed;
 mod seal;
+mod shares;
 pub(crate) mod token;
 #[cfg(test)]
 mod token_model;
@@ -42,10 +43,11 @@ pub use self::seal::Seal;
 pub use self::token::TokenKey;
 
 use self::alarms::Alarms;
-use self::check::{Checks, Current, Told};
+use self::check::{Begun, Checks, Current, Told};
 use self::past::Past;
 use self::proof::{Proofs, Unverified, Voice};
 use self::relays::{Relays, Word};
+use self::shares::Tenant;
 use crate::admin::AdminReply;
 use crate::config::OnTwin;
 use crate::connections::With;
@@ -168,8 +170,14 @@ impl Engine {
                 self.entropy.fill(&mut challenge);
                 (link, challenge)
             });
-            if !self.twins.checks.begin(asked) {
-                continue;
+            match self.twins.checks.begin(asked, self.tenant(peer)) {
+                Begun::Asks => {}
+                Begun::Known => continue,
+                Begun::Full => {
+                    self.counters.twins_unasked += 1;
+                    self.event(Event::TwinUnasked { peer });
+                    continue;
+                }
             }
             for (link, challenge) in asked {
                 if let Some(session) = self.sessions.get_mut(&link)
@@ -180,6 +188,15 @@ impl Engine {
                     self.busy_sessions.insert(link);
                 }
             }
+        }
+    }
+
+    /// Room for what is said about copies is taken for this peer.
+    fn tenant(&self, peer: QmId) -> Tenant {
+        Tenant {
+            peer,
+            stranger: peer != self.me.qm && !self.is_heard(peer),
+            at_ms: self.now.at.as_ms(),
         }
     }
 
@@ -299,7 +316,7 @@ impl Engine {
             let machines = Box::new(machines.clone());
             self.event(Event::TwinSeen { peer, machines });
         }
-        self.introduce(links, &machines);
+        self.introduce(peer, links, &machines);
     }
 
     fn machines_of(&self, links: [LinkId; 2]) -> Option<[TwinMachine; 2]> {
@@ -317,10 +334,10 @@ impl Engine {
     }
 
     /// Tells two copies of each other, and from now on passes their words on.
-    fn introduce(&mut self, links: [LinkId; 2], machines: &[TwinMachine; 2]) {
+    fn introduce(&mut self, peer: QmId, links: [LinkId; 2], machines: &[TwinMachine; 2]) {
         let mut relay = [0; 16];
         self.entropy.fill(&mut relay);
-        if !self.twins.relays.open(relay, links) {
+        if !self.twins.relays.open(relay, links, self.tenant(peer)) {
             return;
         }
         let [one, other] = machines;
@@ -361,12 +378,13 @@ impl Engine {
     }
 
     fn ask_copy(&mut self, link: LinkId, twin: Twin, rank: Rank) {
-        if !self.sessions.contains_key(&link) {
+        let Some(peer) = self.sessions.get(&link).map(|session| session.peer) else {
             return;
-        }
+        };
         let mut challenge = [0; 32];
         self.entropy.fill(&mut challenge);
-        let ask = self.twins.proofs.told(link, twin, challenge, rank);
+        let tenant = self.tenant(peer);
+        let ask = self.twins.proofs.told(link, twin, challenge, rank, tenant);
         if let Some((ask, session)) = ask.zip(self.sessions.get_mut(&link)) {
             session.push(Lane::Control, &PeerFrame::Ask(ask));
             self.busy_sessions.insert(link);

@@ -658,6 +658,12 @@ pub enum Event {
         /// Both machines.
         machines: Box<[TwinMachine; 2]>,
     },
+    /// Sessions of a peer were not asked whether they are two live machines, because too many are
+    /// being asked: so copies may go unnoticed.
+    TwinUnasked {
+        /// The peer.
+        peer: QmId,
+    },
     /// Another live machine has this node's own identity: it signed a fresh challenge with its
     /// key.
     OwnTwin {

@@ -18,6 +18,7 @@ const fn caused_by_peers(event: &Event) -> Option<&'static str> {
         Event::AckUnverified { .. } => "ack_unverified",
         Event::IdentityChanged { .. } => "identity_changed",
         Event::TwinSeen { .. } => "twin_seen",
+        Event::TwinUnasked { .. } => "twin_unasked",
         Event::OwnTwin { .. } => "own_twin",
         Event::TwinParted { .. } => "twin_parted",
         Event::Resumed { .. } => "resumed",
@@ -135,6 +136,11 @@ pub(crate) fn log(event: &Event) {
                 "two live machines have the identity of a peer: {one} and {other}"
             );
         }
+        Event::TwinUnasked { peer } => tracing::warn!(
+            event = "twin_unasked",
+            %peer,
+            "two lives of a peer were not asked whether they are two machines: too many are asked"
+        ),
         Event::OwnTwin { told_by, other } => {
             let other = other.title();
             let told_by = told_by.map(|by| by.to_string()).unwrap_or_default();

@@ -10,8 +10,16 @@
 
 use std::collections::BTreeMap;
 
-/// Pairs of sessions that are being asked at a time; those beyond are not.
-const CHECKS_MAX: usize = 256;
+use super::shares::{Shares, Tenant};
+
+/// Pairs of sessions that are being asked at a time; those beyond are not, unless one was not
+/// answered for ten seconds.
+const SHARES: Shares = Shares {
+    heard: 192,
+    strangers: 64,
+    peer: 32,
+    kept_ms: 10_000,
+};
 /// Answers that make a proof: one of each.
 const ANSWERS: usize = 2;
 
@@ -62,8 +70,19 @@ impl<P: Ord, L: PartialEq> Current<P, L> {
 /// For the node between: the questions that are open.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Checks<L, C> {
-    open: Vec<[Side<L, C>; 2]>,
+    open: Vec<(Tenant, [Side<L, C>; 2])>,
     answers: usize,
+}
+
+/// What became of a question.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Begun {
+    /// Each of the two gets its challenge.
+    Asks,
+    /// They are one, or are asked already.
+    Known,
+    /// Too many are being asked.
+    Full,
 }
 
 /// One of two sessions that are being asked.
@@ -102,30 +121,40 @@ impl<L: Copy + PartialEq, C: PartialEq> Checks<L, C> {
         }
     }
 
-    /// Begins to ask two sessions; each gets its challenge. False when nothing is to be asked,
-    /// because these two are asked already, or too many are.
-    pub(crate) fn begin(&mut self, asked: [(L, C); 2]) -> bool {
+    /// Begins to ask two sessions of a peer.
+    pub(crate) fn begin(&mut self, asked: [(L, C); 2], tenant: Tenant) -> Begun {
         let links = asked.each_ref().map(|(link, _)| *link);
         let known = |pair: &[Side<L, C>; 2]| pair.iter().all(|side| links.contains(&side.link));
-        if links[0] == links[1] || self.open.len() >= CHECKS_MAX || self.open.iter().any(known) {
-            return false;
+        if links[0] == links[1] || self.open.iter().any(|(_, pair)| known(pair)) {
+            return Begun::Known;
         }
-        self.open.push(asked.map(|(link, challenge)| Side {
+        let tenants = self.open.iter().map(|(tenant, _)| *tenant).enumerate();
+        match SHARES.room(tenants, &tenant) {
+            Err(_) => return Begun::Full,
+            Ok(Some(gone)) => drop(self.open.swap_remove(gone)),
+            Ok(None) => {}
+        }
+        let sides = asked.map(|(link, challenge)| Side {
             link,
             challenge,
             answered: false,
-        }));
-        true
+        });
+        self.open.push((tenant, sides));
+        Begun::Asks
     }
 
     /// A session answered.
     pub(crate) fn answered(&mut self, link: L, challenge: &C) -> Told<L> {
         let asked = |side: &Side<L, C>| side.link == link && side.challenge == *challenge;
-        let Some(at) = self.open.iter().position(|pair| pair.iter().any(asked)) else {
+        let Some(at) = self
+            .open
+            .iter()
+            .position(|(_, pair)| pair.iter().any(asked))
+        else {
             return Told::Unasked;
         };
         let mut count = 0;
-        if let Some(pair) = self.open.get_mut(at) {
+        if let Some((_, pair)) = self.open.get_mut(at) {
             for side in pair.iter_mut() {
                 side.answered |= side.link == link && side.challenge == *challenge;
                 count += usize::from(side.answered);
@@ -134,46 +163,70 @@ impl<L: Copy + PartialEq, C: PartialEq> Checks<L, C> {
         if count < self.answers {
             return Told::Alone;
         }
-        let pair = self.open.swap_remove(at);
+        let (_, pair) = self.open.swap_remove(at);
         Told::Both(pair.map(|side| side.link))
     }
 
     /// A session ended: it answers nothing any more.
     pub(crate) fn ended(&mut self, link: L) {
         self.open
-            .retain(|pair| pair.iter().all(|side| side.link != link));
+            .retain(|(_, pair)| pair.iter().all(|side| side.link != link));
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use qm_wire::QmId;
+
     use super::*;
+
+    const fn tenant(peer: u8, stranger: bool, at_ms: u64) -> Tenant {
+        Tenant {
+            peer: QmId::from_bytes([peer; 16]),
+            stranger,
+            at_ms,
+        }
+    }
 
     #[test]
     fn both_must_answer_what_they_were_asked() {
         let mut checks = Checks::new();
-        assert!(checks.begin([(1, 'a'), (2, 'b')]));
-        assert!(
-            !checks.begin([(2, 'c'), (1, 'd')]),
-            "they are asked already"
-        );
+        let begin = |checks: &mut Checks<_, _>, asked| checks.begin(asked, tenant(1, false, 0));
+        assert_eq!(begin(&mut checks, [(1, 'a'), (2, 'b')]), Begun::Asks);
+        assert_eq!(begin(&mut checks, [(2, 'c'), (1, 'd')]), Begun::Known);
         assert_eq!(checks.answered(1, &'b'), Told::Unasked);
         assert_eq!(checks.answered(1, &'a'), Told::Alone);
         assert_eq!(checks.answered(1, &'a'), Told::Alone, "once is once");
         assert_eq!(checks.answered(2, &'b'), Told::Both([1, 2]));
         assert_eq!(checks.answered(2, &'b'), Told::Unasked);
-        assert!(checks.begin([(1, 'e'), (3, 'f')]));
+        assert_eq!(begin(&mut checks, [(1, 'e'), (3, 'f')]), Begun::Asks);
         checks.ended(3);
         assert_eq!(checks.answered(1, &'e'), Told::Unasked);
-        assert!(!checks.begin([(1, 'g'), (1, 'h')]));
+        assert_eq!(begin(&mut checks, [(1, 'g'), (1, 'h')]), Begun::Known);
     }
 
+    /// Nobody switches the question off for others, and what is not answered blocks for a while.
     #[test]
     fn questions_are_bounded() {
         let mut checks = Checks::new();
-        for n in 0..CHECKS_MAX {
-            assert!(checks.begin([(2 * n, 0), (2 * n + 1, 0)]));
+        let mut link = 0;
+        let mut begin = |tenant| {
+            link += 2;
+            checks.begin([(link, 0), (link + 1, 0)], tenant)
+        };
+        for peer in 0..64 {
+            assert_eq!(begin(tenant(peer, true, 0)), Begun::Asks);
         }
-        assert!(!checks.begin([(9_001, 0), (9_002, 0)]));
+        assert_eq!(begin(tenant(64, true, 0)), Begun::Full);
+        for peer in 100..106 {
+            for _ in 0..32 {
+                assert_eq!(begin(tenant(peer, false, 0)), Begun::Asks, "{peer}");
+            }
+            assert_eq!(begin(tenant(peer, false, 0)), Begun::Full, "{peer}");
+        }
+        assert_eq!(begin(tenant(106, false, 9_999)), Begun::Full);
+        assert_eq!(begin(tenant(106, false, 10_000)), Begun::Asks);
+        assert_eq!(begin(tenant(64, true, 10_000)), Begun::Asks);
+        assert_eq!(checks.open.len(), 64 + 192);
     }
 }

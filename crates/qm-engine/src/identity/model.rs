@@ -4,11 +4,19 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use super::check::{Checks, Current, Told};
+use super::check::{Begun, Checks, Current, Told};
+use super::shares::Tenant;
 
 /// Sessions and restarts of one world.
 const SESSIONS_MAX: usize = 3;
 const RESTARTS_MAX: u8 = 1;
+
+/// The identity that is looked at.
+const PEER: Tenant = Tenant {
+    peer: qm_wire::QmId::from_bytes([1; 16]),
+    stranger: false,
+    at_ms: 0,
+};
 
 /// What is under way on a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -177,7 +185,7 @@ impl World {
                 self.challenges += 1;
                 (link, self.challenges)
             });
-            if self.checks.begin(asked) {
+            if self.checks.begin(asked, PEER) == Begun::Asks {
                 for (link, challenge) in asked {
                     let question = Said::Question(challenge);
                     self.sessions[link].to_process.push_back(question);

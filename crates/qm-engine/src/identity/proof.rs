@@ -9,8 +9,16 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use qm_wire::{Ask, Claim, ForkPoint, Incarnation, Rank, Twin};
 
-/// Pairs of copies over which this node hears of others at a time, and such of one session.
-const RELAYS_MAX: usize = 64;
+use super::shares::{Shares, Tenant};
+
+/// Pairs of copies over which this node hears of others at a time: strangers are not heard.
+const SHARES: Shares = Shares {
+    heard: 256,
+    strangers: 0,
+    peer: 16,
+    kept_ms: 60_000,
+};
+/// Such of one session.
 const RELAYS_PER_SESSION_MAX: usize = 8;
 /// Answers over one relay.
 const ANSWERS_MAX: u8 = 4;
@@ -23,6 +31,7 @@ pub(crate) type Voice = (Incarnation, [u8; 16]);
 #[derive(Clone, Debug)]
 struct Heard {
     twin: Twin,
+    tenant: Tenant,
     challenge: [u8; 32],
     /// The rank that was asked with.
     rank: Rank,
@@ -66,17 +75,22 @@ impl<L: Copy + Ord> Proofs<L> {
         twin: Twin,
         challenge: [u8; 32],
         rank: Rank,
+        tenant: Tenant,
     ) -> Option<Ask> {
         let of_session = self.heard.keys().filter(|(heard, _)| *heard == link);
-        if self.heard.len() >= RELAYS_MAX
-            || of_session.count() >= RELAYS_PER_SESSION_MAX
+        if of_session.count() >= RELAYS_PER_SESSION_MAX
             || self.heard.contains_key(&(link, twin.relay))
         {
             return None;
         }
+        let tenants = self.heard.iter().map(|(key, heard)| (*key, heard.tenant));
+        if let Some(gone) = SHARES.room(tenants, &tenant).ok()? {
+            self.heard.remove(&gone);
+        }
         let relay = twin.relay;
         let heard = Heard {
             twin,
+            tenant,
             challenge,
             rank,
             answered: 0,
@@ -159,7 +173,17 @@ impl<L: Copy + Ord> Proofs<L> {
 
 #[cfg(test)]
 mod tests {
+    use qm_wire::QmId;
+
     use super::*;
+
+    const fn tenant(peer: u8) -> Tenant {
+        Tenant {
+            peer: QmId::from_bytes([peer; 16]),
+            stranger: false,
+            at_ms: 0,
+        }
+    }
 
     const RANK: Rank = Rank {
         sealed: true,
@@ -182,7 +206,7 @@ mod tests {
     fn asking(challenge: u8) -> (Proofs<u64>, Ask) {
         let mut proofs = Proofs::new();
         let ask = proofs
-            .told(1, twin(7), [challenge; 32], RANK)
+            .told(1, twin(7), [challenge; 32], RANK, tenant(1))
             .expect("it asks");
         (proofs, ask)
     }
@@ -259,12 +283,15 @@ mod tests {
     fn what_a_session_can_make_a_node_remember_is_bounded() {
         let (mut proofs, _) = asking(5);
         for relay in 8..100 {
-            let _asked = proofs.told(1, twin(relay), [relay; 32], RANK);
+            let _asked = proofs.told(1, twin(relay), [relay; 32], RANK, tenant(1));
         }
         assert_eq!(proofs.heard.len(), RELAYS_PER_SESSION_MAX);
+        // However many sessions it has: nobody else's word of a copy is lost for it.
         for relay in 100..200 {
-            let _asked = proofs.told(u64::from(relay), twin(relay), [0; 32], RANK);
+            let link = u64::from(relay);
+            let _asked = proofs.told(link, twin(relay), [0; 32], RANK, tenant(1));
         }
-        assert_eq!(proofs.heard.len(), RELAYS_MAX);
+        assert_eq!(proofs.heard.len(), SHARES.peer);
+        assert!(proofs.told(2, twin(1), [0; 32], RANK, tenant(2)).is_some());
     }
 }

@@ -2,8 +2,16 @@
 
 use std::collections::BTreeMap;
 
-/// Pairs of sessions between which words are passed at a time.
-const RELAYS_MAX: usize = 256;
+use super::shares::{Shares, Tenant};
+
+/// Pairs of sessions between which words are passed at a time. What they have to say to each other
+/// is said in less than a minute.
+const SHARES: Shares = Shares {
+    heard: 192,
+    strangers: 64,
+    peer: 32,
+    kept_ms: 60_000,
+};
 
 /// How often each word of each side is passed on: once, and again when ranks were equal.
 const WORDS_MAX: u8 = 4;
@@ -21,6 +29,7 @@ pub(crate) enum Word {
 #[derive(Clone, Copy, Debug)]
 struct Relay<L> {
     links: [L; 2],
+    tenant: Tenant,
     /// Of each side, how often its question and its answer were passed on.
     passed: [[u8; 2]; 2],
 }
@@ -39,16 +48,23 @@ impl<L: Copy + PartialEq> Relays<L> {
     }
 
     /// Opens a relay; false when there are too many, or these two have one.
-    pub(crate) fn open(&mut self, name: [u8; 16], links: [L; 2]) -> bool {
+    pub(crate) fn open(&mut self, name: [u8; 16], links: [L; 2], tenant: Tenant) -> bool {
         let same = |relay: &Relay<L>| links.iter().all(|link| relay.links.contains(link));
-        if self.open.len() >= RELAYS_MAX
-            || self.open.contains_key(&name)
-            || self.open.values().any(same)
-        {
+        if self.open.contains_key(&name) || self.open.values().any(same) {
             return false;
         }
-        let passed = [[0; 2]; 2];
-        self.open.insert(name, Relay { links, passed });
+        let tenants = self.open.iter().map(|(name, relay)| (*name, relay.tenant));
+        match SHARES.room(tenants, &tenant) {
+            Err(_) => return false,
+            Ok(Some(gone)) => drop(self.open.remove(&gone)),
+            Ok(None) => {}
+        }
+        let relay = Relay {
+            links,
+            tenant,
+            passed: [[0; 2]; 2],
+        };
+        self.open.insert(name, relay);
         true
     }
 
@@ -80,14 +96,25 @@ impl<L: Copy + PartialEq> Relays<L> {
 
 #[cfg(test)]
 mod tests {
+    use qm_wire::QmId;
+
     use super::*;
+
+    const fn tenant(stranger: bool, at_ms: u64) -> Tenant {
+        Tenant {
+            peer: QmId::from_bytes([1; 16]),
+            stranger,
+            at_ms,
+        }
+    }
 
     #[test]
     fn each_word_is_passed_a_few_times_and_to_the_other_side_only() {
         let mut relays = Relays::new();
-        assert!(relays.open([1; 16], [10, 20]));
-        assert!(!relays.open([2; 16], [20, 10]), "these two have one");
-        assert!(!relays.open([1; 16], [30, 40]), "the name is taken");
+        let known = tenant(false, 0);
+        assert!(relays.open([1; 16], [10, 20], known));
+        assert!(!relays.open([2; 16], [20, 10], known), "these two have one");
+        assert!(!relays.open([1; 16], [30, 40], known), "the name is taken");
         for _ in 0..WORDS_MAX {
             assert_eq!(relays.pass(&[1; 16], 10, Word::Ask), Some(20));
         }
@@ -98,5 +125,22 @@ mod tests {
         assert_eq!(relays.pass(&[9; 16], 10, Word::Claim), None);
         relays.ended(20);
         assert_eq!(relays.pass(&[1; 16], 10, Word::Claim), None);
+    }
+
+    #[test]
+    fn strangers_leave_room_and_old_relays_give_way() {
+        let mut relays = Relays::new();
+        let mut open = |n: u8, tenant| relays.open([n; 16], [u32::from(n), 1_000], tenant);
+        let of = |n: u8, stranger, at_ms| Tenant {
+            peer: QmId::from_bytes([n; 16]),
+            ..tenant(stranger, at_ms)
+        };
+        for n in 0..64 {
+            assert!(open(n, of(n, true, 0)));
+        }
+        assert!(!open(64, of(64, true, 59_999)));
+        assert!(open(65, of(65, false, 0)));
+        assert!(open(64, of(64, true, 60_000)));
+        assert_eq!(relays.open.len(), 65);
     }
 }

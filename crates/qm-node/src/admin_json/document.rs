@@ -461,6 +461,8 @@ counters! {
     finals_confirmed,
     /// Those that were forgotten unconfirmed.
     finals_forgotten,
+    /// Pairs of sessions of a peer that were not asked whether they are two live machines.
+    twins_unasked,
     /// Messages of this node of which it became known how they ended at their destinations.
     finals_heard,
     /// The same of which nobody can tell any more.

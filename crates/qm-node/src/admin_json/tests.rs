@@ -590,6 +590,7 @@ fn documents_keep_their_fields() {
                 "finals": 0,
                 "finals_confirmed": 0,
                 "finals_forgotten": 0,
+                "twins_unasked": 0,
                 "finals_heard": 0,
                 "finals_unknown": 0,
                 "journalled": 0,
