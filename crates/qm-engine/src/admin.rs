@@ -330,8 +330,8 @@ pub struct Counters {
     pub finals_confirmed: u64,
     /// Those that were forgotten unconfirmed, for want of room or after 30 days.
     pub finals_forgotten: u64,
-    /// Pairs of sessions of one peer that were not asked whether they are two live machines, because
-    /// too many were being asked.
+    /// Pairs of sessions of one peer that were not asked whether they are two live machines,
+    /// because too many were being asked.
     pub twins_unasked: u64,
     /// Messages of this node of which it became known how they ended at their destinations.
     pub finals_heard: u64,
