@@ -61,6 +61,13 @@ impl Quarantine {
     pub(crate) fn holds(&self, number: u32) -> bool {
         self.moves.contains_key(&number)
     }
+
+    /// Whether messages are leaving this queue for another one, or coming into it from one: it must
+    /// not be deleted meanwhile.
+    pub(crate) fn concerns(&self, number: u32) -> bool {
+        let mut moves = self.moves.values();
+        self.holds(number) || moves.any(|moving| moving.to == Some(number))
+    }
 }
 
 /// Whether a queue holds what was set aside.

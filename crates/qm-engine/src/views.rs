@@ -472,6 +472,10 @@ impl Engine {
                 "receive or purge them first, or use --force",
             ));
         }
+        if self.quarantine.concerns(number) {
+            let cause = format!("messages are just being moved out of or into queue {name}");
+            return Some(failed(Outcome::BUSY, cause, "try again"));
+        }
         self.purge_queue(conn, request, number, discard, true)
     }
 

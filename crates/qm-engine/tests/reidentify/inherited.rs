@@ -2,7 +2,7 @@
 
 use qm_engine::Event;
 use qm_engine::admin::{AdminReply, AdminRequest};
-use qm_wire::Class;
+use qm_wire::{Class, Outcome};
 
 use crate::world::{Fuse, RECEIVER, SENDER, World};
 use crate::{named, plain};
@@ -94,6 +94,33 @@ fn what_is_set_aside_is_released_behind_what_waits() {
         );
         assert!(nothing, "{reply:?}");
     }
+}
+
+/// Neither the queue into which messages are released nor the quarantine that they leave.
+#[test]
+fn a_queue_that_messages_move_into_is_not_deleted_meanwhile() {
+    let (mut world, copy) = copied(600, None);
+    world.slow_down(copy);
+    let name = "notes:quarantine".parse().unwrap();
+    world.begin(copy, AdminRequest::QuarantineRelease { name });
+    for queue in ["notes", "notes:quarantine"] {
+        let reply = world.begin(
+            copy,
+            AdminRequest::QueueDelete {
+                name: queue.parse().unwrap(),
+                force: true,
+                discard: true,
+            },
+        );
+        match reply {
+            Some(AdminReply::Failed { outcome, .. }) => assert_eq!(outcome, Outcome::BUSY),
+            other => panic!("{queue}: {other:?}"),
+        }
+    }
+    world.speed_up(copy);
+    world.run(1_000);
+    let all = [named('c', 1..=2), named('i', 1..=600)].concat();
+    assert_eq!(world.receive(copy, "notes"), all);
 }
 
 /// A delivery in the hands of an application when the machine parts is set aside if it comes back.

@@ -619,6 +619,22 @@ impl World {
         reply.expect("every request is answered")
     }
 
+    /// Asks, and gives the answer if it comes at once.
+    pub(crate) fn begin(&mut self, number: usize, what: AdminRequest) -> Option<AdminReply> {
+        let conn = APPLICATION;
+        let request = 1;
+        self.machines[number].admin = None;
+        self.give(
+            number,
+            Input::Admin {
+                conn,
+                request,
+                what,
+            },
+        );
+        self.machines[number].admin.take()
+    }
+
     pub(crate) fn identity(&mut self, number: usize) -> IdentityView {
         match self.ask(number, AdminRequest::Identity) {
             AdminReply::Identity(view) => *view,
