@@ -76,6 +76,8 @@ pub(crate) struct Awaiting {
     open: BTreeSet<Open>,
     /// Those whose ends are known, in the order in which that came.
     ended: BTreeSet<(Timestamp, MessageId)>,
+    /// Those that the batch being gathered writes down with what it puts.
+    putting: BTreeSet<MessageId>,
     /// Bytes of all.
     bytes: usize,
 }
@@ -197,6 +199,11 @@ impl Awaiting {
         Some(awaited)
     }
 
+    /// What was gathered is on its way to the disk.
+    pub(crate) fn sealed(&mut self) {
+        self.putting.clear();
+    }
+
     /// What is known of a message.
     pub(crate) fn get(&self, id: MessageId) -> Option<&Awaited> {
         self.all.get(&id)
@@ -269,12 +276,7 @@ impl Engine {
             session.next_finals = next;
             self.arm_session(link, next);
         }
-        let (key, value) = (await_key(message.id), awaited.encode());
-        if putting {
-            self.commits.put(StoreOp::Set { key, value });
-        } else {
-            self.commits.set(key, value);
-        }
+        self.write_await(message.id, &awaited, putting);
         self.awaiting.insert(message.id, awaited);
     }
 
@@ -303,13 +305,33 @@ impl Engine {
             return;
         }
         let awaited = self.awaited(message, peer, Wait::Doubt(outcome));
-        let (key, value) = (await_key(message.id), awaited.encode());
+        self.write_await(message.id, &awaited, putting);
+        self.awaiting.insert(message.id, awaited);
+    }
+
+    /// `putting`: in the batch that puts.
+    fn write_await(&mut self, id: MessageId, awaited: &Awaited, putting: bool) {
+        let (key, value) = (await_key(id), awaited.encode());
         if putting {
+            self.awaiting.putting.insert(id);
             self.commits.put(StoreOp::Set { key, value });
         } else {
+            self.behind_what_puts(id);
             self.commits.set(key, value);
         }
-        self.awaiting.insert(message.id, awaited);
+    }
+
+    fn unwrite_await(&mut self, id: MessageId) {
+        self.behind_what_puts(id);
+        self.commits.unset(await_key(id));
+    }
+
+    /// Of what is gathered, the batch that puts is the last one: what it says of a message must not
+    /// be the last word when more is known.
+    fn behind_what_puts(&mut self, id: MessageId) {
+        if self.awaiting.putting.contains(&id) {
+            self.seal();
+        }
     }
 
     fn make_room_to_await(&mut self) -> bool {
@@ -318,7 +340,7 @@ impl Engine {
                 return false;
             };
             self.awaiting.remove(oldest);
-            self.commits.unset(await_key(oldest));
+            self.unwrite_await(oldest);
         }
         true
     }
@@ -366,7 +388,7 @@ impl Engine {
         if let Wait::Doubt(outcome) = awaited.wait {
             let (wanted, class) = (awaited.wanted.clone(), awaited.class);
             self.awaiting.remove(id);
-            self.commits.unset(await_key(id));
+            self.unwrite_await(id);
             self.report(
                 wanted.as_deref(),
                 (id, class),
@@ -393,13 +415,13 @@ impl Engine {
             );
             if !awaited.final_wished {
                 self.awaiting.remove(id);
-                return self.commits.unset(await_key(id));
+                return self.unwrite_await(id);
             }
             awaited.wait = Wait::Open;
             awaited.at = self.now.at;
             awaited.asked = None;
             let peer = awaited.peer;
-            self.commits.set(await_key(id), awaited.encode());
+            self.write_await(id, &awaited, false);
             self.awaiting.insert(id, awaited);
             // It may have been told before.
             for own in self.owns() {
@@ -655,7 +677,7 @@ impl Engine {
             self.report(wanted.as_deref(), of, outcome, false, With::Event);
             awaited.wait = Wait::Ended(outcome);
             awaited.at = self.now.at;
-            self.commits.set(await_key(entry.id), awaited.encode());
+            self.write_await(entry.id, &awaited, false);
             self.awaiting.insert(entry.id, awaited);
         }
         self.commits.after_settling(Then::FinalHeard {
@@ -699,7 +721,7 @@ impl Engine {
         let Some(awaited) = self.awaiting.remove(id) else {
             return;
         };
-        self.commits.unset(await_key(id));
+        self.unwrite_await(id);
         let of = (id, awaited.class);
         let wanted = awaited.wanted.as_deref();
         self.report(wanted, of, Outcome::END_UNKNOWN, false, With::Nothing);
@@ -720,7 +742,7 @@ impl Engine {
         let open: Vec<_> = open.filter(over).collect();
         for id in told {
             self.awaiting.remove(id);
-            self.commits.unset(await_key(id));
+            self.unwrite_await(id);
             self.seal_if_large();
         }
         for id in open {

@@ -590,6 +590,7 @@ impl Engine {
         }
         self.save_clock();
         self.save_met();
+        self.awaiting.sealed();
         let puts = self.commits.has_puts();
         for sealed in self.commits.seal(self.now.at) {
             self.outputs.push_back(Output::Persist {

@@ -3,9 +3,9 @@
 use qm_engine::StoreOp;
 use qm_engine::admin::{AdminReply, AdminRequest};
 use qm_wire::local::{Follow, NodeFrame, Verdict};
-use qm_wire::{AckWishes, Class, MessageFlags, Outcome};
+use qm_wire::{AckWishes, Class, Entry, MessageFlags, Outcome, PeerFrame};
 
-use super::support::{Node, carry, carry_but, connect};
+use super::support::{Node, carry, carry_but, connect, plug};
 use super::{CLASSES, LINK, NEXT, fates, is_final, met};
 
 fn put(a: &mut Node, class: Class, body: &str) {
@@ -91,6 +91,36 @@ fn a_full_disk_makes_what_wishes_a_copy_wait() {
         assert_eq!(b.receive("orders"), ["1"], "{class:?}");
         carry(&mut a, &mut b, LINK);
         assert_eq!(fates(&mut a).last(), Some(&Outcome::RECEIVED), "{class:?}");
+    }
+}
+
+/// The copy and the wait for the end are written in one batch, the end that was heard behind it.
+#[test]
+fn an_end_that_was_heard_before_the_ack_stays_heard() {
+    for class in [Class::Recoverable, Class::Transactional] {
+        let (mut a, mut b) = met(class);
+        put(&mut a, class, "1");
+        let acks =
+            |frame: &PeerFrame| matches!(frame, PeerFrame::SessionAck(_) | PeerFrame::OrderAck(_));
+        carry_but(&mut a, &mut b, LINK, acks);
+        assert_eq!(b.receive("orders"), ["1"]);
+        carry_but(&mut a, &mut b, LINK, acks);
+        assert_eq!(fates(&mut a).last(), Some(&Outcome::RECEIVED), "{class:?}");
+        let mut a = a.crash();
+        assert_eq!(a.receive("journal$"), ["1"], "{class:?}");
+        b.lose_link(LINK);
+        a.put("qm://b/orders", "2", |put| put.class = class);
+        plug(&mut a, &mut b, NEXT);
+        let mut asked = 0;
+        carry_but(&mut a, &mut b, NEXT, |frame| {
+            if let PeerFrame::Query(query) = frame {
+                let of = |entry: &&Entry| entry.id.sequence == 2;
+                asked += query.entries.iter().filter(of).count();
+            }
+            false
+        });
+        assert_eq!(asked, 0, "{class:?}");
+        assert_eq!(b.receive("orders"), ["2"], "{class:?}");
     }
 }
 
