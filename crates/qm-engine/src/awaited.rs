@@ -694,9 +694,11 @@ impl Engine {
     pub(crate) fn final_noted(&mut self, link: LinkId, source: QmId, entry: Entry, first: bool) {
         let awaited = self.awaiting.get(entry.id);
         let known = awaited.map(|awaited| (awaited.wait, awaited.peer, awaited.own));
-        if let Some((Wait::Ended(outcome), peer, own)) = known
-            && first
-        {
+        let Some((Wait::Ended(outcome), peer, own)) = known else {
+            // The disk refused the batch before this one, which had the end: it is told again.
+            return;
+        };
+        if first {
             self.counters.finals_heard += 1;
             self.note(own, entry.id, What::EndedThere { peer, outcome });
             self.tell_fate(entry.id, outcome);

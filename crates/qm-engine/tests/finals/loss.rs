@@ -1,5 +1,6 @@
 //! Whatever is lost on the way: it is told again, and asked for.
 
+use qm_engine::Input;
 use qm_wire::{Class, Outcome, PeerFrame};
 
 use super::support::{carry, carry_but, connect, plug, reconnect};
@@ -87,6 +88,26 @@ fn a_confirmation_that_is_lost_is_repeated_and_nobody_hears_anything_twice() {
     assert_eq!(finals_of(&b), 0);
     assert_eq!(fates(&mut a), [Outcome::REACHED_QUEUE, Outcome::RECEIVED]);
     assert_eq!(a.engine.counters().finals_heard, 1);
+}
+
+/// The disk refuses to write the end down, and takes what stands behind that.
+#[test]
+fn an_end_that_the_disk_refused_is_not_confirmed() {
+    let (mut a, mut b) = consumed(Class::Recoverable);
+    let told: Vec<_> = b.sent_on(LINK).into_iter().filter(is_final).collect();
+    assert_eq!(told.len(), 1);
+    a.hold_disk = true;
+    a.hear(LINK, &told[0]);
+    a.hear(LINK, &told[0]);
+    let (ticket, _) = a.waiting.remove(0);
+    let limited = false;
+    a.give(Input::PersistRefused { ticket, limited });
+    a.release_disk(0);
+    assert!(!a.sent_on(LINK).iter().any(is_confirm));
+    // It is told again, and stands then.
+    reconnect(&mut a, &mut b, LINK, NEXT);
+    assert_eq!(fates(&mut a).last(), Some(&Outcome::RECEIVED));
+    assert_eq!((awaited_of(&a), finals_of(&b)), (1, 0));
 }
 
 /// What ended at its destination had arrived there.
