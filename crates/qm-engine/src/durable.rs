@@ -8,6 +8,7 @@ use crate::backlog::Backlog;
 use crate::commits::{Origin, PutAt, Then};
 use crate::engine::Engine;
 use crate::io::Output;
+use crate::room::STORE_RETRY_MS;
 use crate::undone::Undone;
 
 impl Engine {
@@ -342,11 +343,26 @@ impl Engine {
             position: message.position,
             credit: 0,
         };
+        let deadline = if local {
+            message.receive_deadline()
+        } else {
+            message.reach_deadline()
+        };
         let cost = self
             .backlog_of(local, at)
             .map(|backlog| backlog.give_back(message));
         if let Some(cost) = cost {
             self.hold(durable, cost);
+        }
+        // An overdue one ends when the disk takes its letter: until then it is no news to anybody.
+        self.watch_again(local, queue, priority, deadline, STORE_RETRY_MS);
+        if deadline <= self.now.at {
+            return;
+        }
+        if local {
+            self.busy_queues.insert(queue);
+        } else {
+            self.nudge_out(queue);
         }
     }
 

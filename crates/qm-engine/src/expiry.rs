@@ -11,6 +11,9 @@ use crate::history::What;
 use crate::io::{Event, StoreOp};
 use crate::time::Timestamp;
 
+/// Deadlines so close together are looked at together, milliseconds.
+pub(crate) const TOGETHER_MS: u64 = 100;
+
 impl Engine {
     /// Arms the timer for a message that entered memory.
     pub(crate) fn watch(&mut self, local: bool, queue: u32, priority: u8, deadline: Timestamp) {
@@ -32,6 +35,20 @@ impl Engine {
             backlog.deadline = deadline;
             self.arm(deadline, Timer::Expiry);
         }
+    }
+
+    /// The same for a message that comes back. One that is overdue is looked at a moment later,
+    /// `again_ms`: the disk may have refused its letter just now.
+    pub(crate) fn watch_again(
+        &mut self,
+        local: bool,
+        queue: u32,
+        priority: u8,
+        deadline: Timestamp,
+        again_ms: u64,
+    ) {
+        let earliest = self.now.at.plus_ms(again_ms);
+        self.watch(local, queue, priority, deadline.max(earliest));
     }
 
     /// Looks through the queues whose earliest deadline has come.
@@ -111,7 +128,7 @@ impl Engine {
         }
         if rearm != Timestamp::NEVER {
             // Many deadlines close together are looked at together.
-            self.arm(rearm.max(now.plus_ms(100)), Timer::Expiry);
+            self.arm(rearm.max(now.plus_ms(TOGETHER_MS)), Timer::Expiry);
         }
     }
 

@@ -12,6 +12,7 @@ use crate::backlog::{Backlog, Message, left_ms};
 use crate::commits::{Died, Origin};
 use crate::dead::{Doubt, End};
 use crate::engine::{Engine, LoadFor, Timer};
+use crate::expiry::TOGETHER_MS;
 use crate::history::What;
 use crate::io::{DialFailure, Event, Lane, LinkId, Output, StoreOp};
 use crate::journal::wishes_copy;
@@ -834,10 +835,12 @@ impl Engine {
     pub(crate) fn send_again(&mut self, number: u32, priority: u8, message: Message) {
         self.place_in_stream(number, &message);
         let durable = message.class.is_durable();
+        let deadline = message.reach_deadline();
         if let Some(lane) = self.out_lane(number, priority) {
             let cost = lane.backlog.give_back(message);
             self.hold(durable, cost);
         }
+        self.watch_again(false, number, priority, deadline, TOGETHER_MS);
         self.nudge_out(number);
     }
 }

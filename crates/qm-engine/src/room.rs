@@ -10,7 +10,7 @@ use crate::io::{Event, FullBy};
 use crate::queues::LocalQueue;
 
 /// How long until a full disk is tried again.
-const STORE_RETRY_MS: u64 = 1_000;
+pub(crate) const STORE_RETRY_MS: u64 = 1_000;
 
 /// How long what the store says of room is kept back: what applications put before they heard of a
 /// refusal is refused as well, so that it does not overtake what they put again.

@@ -7,6 +7,7 @@ use crate::backlog::Message;
 use crate::commits::Then;
 use crate::dead::End;
 use crate::engine::Engine;
+use crate::expiry::TOGETHER_MS;
 use crate::history::What;
 use crate::io::{ConnId, Output, StoreOp};
 use crate::queues::Leased;
@@ -172,6 +173,7 @@ impl Engine {
             return;
         }
         let (durable, id) = (message.class.is_durable(), message.id);
+        let deadline = message.receive_deadline();
         let lane = self
             .locals
             .get_mut(&number)
@@ -179,6 +181,7 @@ impl Engine {
         if let Some(cost) = lane.map(|lane| lane.give_back(message)) {
             self.hold(durable, cost);
         }
+        self.watch_again(true, number, priority, deadline, TOGETHER_MS);
         if self.is_dead_queue(number) {
             self.letter_let_go(id);
         }
