@@ -1,7 +1,7 @@
 //! What becomes of handed out messages: consumed, given back, rejected, poisoned.
 
 use qm_wire::local::{NodeFrame, Settle, Settled, Verdict};
-use qm_wire::{Outcome, QueueName, Text};
+use qm_wire::{MessageFlags, Outcome, QueueName, Text};
 
 use crate::backlog::Message;
 use crate::commits::Then;
@@ -12,6 +12,17 @@ use crate::history::What;
 use crate::io::{ConnId, Output, StoreOp};
 use crate::queues::Leased;
 use crate::record::LocalSettings;
+
+/// What must be on disk before a settled delivery may be called settled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Stands {
+    /// Nothing.
+    AtOnce,
+    /// Its removal.
+    Settled,
+    /// Its dead letter, in a batch that puts, behind the removals gathered with it.
+    Put,
+}
 
 impl Engine {
     pub(crate) fn on_settle(&mut self, conn: ConnId, settle: &Settle) {
@@ -47,10 +58,10 @@ impl Engine {
             (Some(Outcome::LEASE_LOST), text.into())
         };
         let messages = u32::try_from(held.len()).unwrap_or(u32::MAX);
-        let mut durable = false;
+        let mut stands = Stands::AtOnce;
         if let Some(number) = number {
             for lookup in held {
-                durable |= self.settle_one(number, lookup, settle.verdict);
+                stands = stands.max(self.settle_one(number, lookup, settle.verdict));
             }
         }
         let settled = Settled {
@@ -60,20 +71,23 @@ impl Engine {
             text,
             lost,
         };
-        if durable && !crate::broken!(self, settle_before_durable) {
-            self.commits.after_settling(Then::Settled { conn, settled });
-        } else {
-            self.outputs.push_back(Output::Client {
+        if crate::broken!(self, settle_before_durable) {
+            stands = Stands::AtOnce;
+        }
+        match stands {
+            Stands::AtOnce => self.outputs.push_back(Output::Client {
                 conn,
                 frame: NodeFrame::Settled(settled),
-            });
+            }),
+            Stands::Settled => self.commits.after_settling(Then::Settled { conn, settled }),
+            Stands::Put => self.commits.after_putting(Then::Settled { conn, settled }),
         }
     }
 
-    /// Returns whether the disk must confirm it.
-    pub(crate) fn settle_one(&mut self, number: u32, lookup: u64, verdict: Verdict) -> bool {
+    /// Returns what the disk must confirm before it stands.
+    pub(crate) fn settle_one(&mut self, number: u32, lookup: u64, verdict: Verdict) -> Stands {
         let Some(queue) = self.locals.get_mut(&number) else {
-            return false;
+            return Stands::AtOnce;
         };
         let Some(Leased {
             conn,
@@ -83,32 +97,40 @@ impl Engine {
             ..
         }) = queue.leased.remove(&lookup)
         else {
-            return false;
+            return Stands::AtOnce;
         };
         queue.leased_bytes = queue.leased_bytes.saturating_sub(message.credit());
         self.unleased(conn, message.credit());
         if let Some(transaction) = transaction {
             self.untaken(conn, transaction, number, lookup);
         }
-        let durable = message.class.is_durable();
+        let removed = if message.class.is_durable() {
+            Stands::Settled
+        } else {
+            Stands::AtOnce
+        };
         match verdict {
             Verdict::Consume => {
                 self.consume(number, priority, &message);
-                durable
+                removed
             }
             Verdict::GiveBack => {
                 self.give_back(number, priority, message);
-                false
+                Stands::AtOnce
             }
             Verdict::Reject if self.is_aside(number) => {
                 // A dead letter is not buried again: it keeps its own reason. Nor is a copy.
                 self.give_back(number, priority, message);
-                false
+                Stands::AtOnce
             }
             Verdict::Reject => {
                 let end = End::here(self.me.qm, Outcome::REJECTED_BY_RECEIVER);
                 self.bury_local(number, priority, &message, end);
-                false
+                if message.flags.contains(MessageFlags::DEAD_LETTER) {
+                    Stands::Put
+                } else {
+                    removed
+                }
             }
         }
     }
