@@ -51,17 +51,32 @@ pub enum IdentityError {
 
 /// Creates the data directory, for its owner only, when it is missing.
 pub(crate) fn create_data_dir(data: &Path) -> Result<(), IdentityError> {
+    let missing: Vec<&Path> = data.ancestors().take_while(|dir| !dir.exists()).collect();
     let made = fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(data);
-    made.map_err(io_error("create the data directory", data))
+    made.map_err(io_error("create the data directory", data))?;
+    // The names of all that were made must survive, the outermost first.
+    let made = missing.into_iter().rev();
+    let mut made = made.filter(|dir| !dir.as_os_str().is_empty());
+    made.try_for_each(sync_parent)
 }
 
 /// Creates a directory, for its owner only, that is not there yet.
 pub(crate) fn create_new_dir(dir: &Path) -> Result<(), IdentityError> {
     let made = fs::DirBuilder::new().mode(0o700).create(dir);
-    made.map_err(io_error("create the directory", dir))
+    made.map_err(io_error("create the directory", dir))?;
+    sync_parent(dir)
+}
+
+/// Makes the name of a file or directory durable.
+pub(crate) fn sync_parent(path: &Path) -> Result<(), IdentityError> {
+    match path.parent() {
+        Some(parent) if parent.as_os_str().is_empty() => sync_dir(Path::new(".")),
+        Some(parent) => sync_dir(parent),
+        None => Ok(()),
+    }
 }
 
 /// The key of a data directory, `None` when it has none yet.

@@ -93,7 +93,8 @@ impl Owned {
 /// Opens the data directory: its lock, the store, then the identity.
 pub(crate) fn own(config: &NodeConfig, fs: Arc<dyn Fs>) -> Result<(Disk, Owned), RunError> {
     let data = &config.data;
-    if !config.create && !sysprep::is_prepared(data) && !NodeKeys::exist(data)? {
+    let is_begun = sysprep::is_prepared(data) || sysprep::is_exporting(data);
+    if !config.create && !is_begun && !NodeKeys::exist(data)? {
         return Err(RunError::NotInitialised { data: data.clone() });
     }
     identity_file::create_data_dir(data)?;

@@ -37,6 +37,10 @@ const OWN: [&str; 6] = [
     ASIDE_DIR,
 ];
 
+/// Where what is exported is gathered, so that it leaves as one: found by a start, the export did
+/// not happen.
+const EXPORTING_DIR: &str = "exporting";
+
 /// What becomes of messages that wait.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -67,10 +71,11 @@ pub struct Held {
 /// [`RunError`]: the node runs, the directory is no node's, or files cannot be read or written.
 pub fn sysprep(config: &NodeConfig, waiting: &Waiting) -> Result<Held, RunError> {
     let data = &config.data;
-    if !is_prepared(data) && !data.join(KEY_FILE).exists() {
+    if !is_prepared(data) && !is_exporting(data) && !data.join(KEY_FILE).exists() {
         return Err(RunError::NotInitialised { data: data.clone() });
     }
     let _lock = DataLock::take(data)?;
+    take_back(data)?;
     if is_prepared(data) {
         finish(data)?;
         return Ok(Held {
@@ -103,8 +108,15 @@ pub(crate) fn is_prepared(data: &Path) -> bool {
     data.join(GENERALIZED_FILE).exists()
 }
 
-/// Finishes what [`sysprep`] began, for whoever has the directory's lock.
+/// Whether an export was interrupted: what it gathered is still here.
+pub(crate) fn is_exporting(data: &Path) -> bool {
+    data.join(EXPORTING_DIR).is_dir()
+}
+
+/// Finishes what [`sysprep`] began, or takes it back if it was an export, for whoever has the
+/// directory's lock.
 pub(crate) fn finish(data: &Path) -> Result<(), IdentityError> {
+    take_back(data)?;
     if is_prepared(data) {
         erase(data)?;
     }
@@ -142,20 +154,58 @@ fn remove(path: &Path) -> Result<(), IdentityError> {
     }
 }
 
-/// Moves rather than copies: there is never more than one directory with this identity.
+/// Moves rather than copies: there is never more than one directory with this identity. Nor is
+/// there ever one with a part of it: everything is gathered first, and that is moved at once.
 fn export(data: &Path, to: &Path) -> Result<(), IdentityError> {
+    // Nothing is moved to where something is already.
     crate::identity_file::create_new_dir(to)?;
-    for name in own(data)? {
-        let (from, to) = (data.join(&name), to.join(&name));
-        match fs::rename(&from, &to) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                return Err(io_error("move", &from)(e));
-            }
-            _ => {}
-        }
+    let moved = gather(data).and_then(|gathered| {
+        fs::remove_dir(to).map_err(io_error("replace", to))?;
+        fs::rename(&gathered, to).map_err(io_error("move", &gathered))
+    });
+    if let Err(error) = moved {
+        take_back(data)?;
+        // What is left of it is empty.
+        drop(fs::remove_dir(to));
+        return Err(error);
     }
-    sync_dir(to)?;
+    crate::identity_file::sync_parent(to)?;
     sync_dir(data)
+}
+
+/// Moves what belongs to the node into a directory beside it, durably.
+fn gather(data: &Path) -> Result<PathBuf, IdentityError> {
+    let gathered = data.join(EXPORTING_DIR);
+    crate::identity_file::create_new_dir(&gathered)?;
+    for name in own(data)? {
+        move_file(&data.join(&name), &gathered.join(&name))?;
+    }
+    sync_dir(&gathered)?;
+    sync_dir(data)?;
+    Ok(gathered)
+}
+
+/// Undoes an export that was interrupted before everything had left.
+fn take_back(data: &Path) -> Result<(), IdentityError> {
+    let gathered = data.join(EXPORTING_DIR);
+    let entries = match fs::read_dir(&gathered) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries.map_err(io_error("list", &gathered))?,
+    };
+    for entry in entries {
+        let name = entry.map_err(io_error("list", &gathered))?.file_name();
+        move_file(&gathered.join(&name), &data.join(&name))?;
+    }
+    sync_dir(data)?;
+    fs::remove_dir(&gathered).map_err(io_error("remove", &gathered))?;
+    sync_dir(data)
+}
+
+fn move_file(from: &Path, to: &Path) -> Result<(), IdentityError> {
+    match fs::rename(from, to) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(io_error("move", from)(e)),
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]
@@ -243,6 +293,46 @@ mod tests {
         let held = sysprep(&config, &Waiting::Purge).unwrap();
         assert_eq!((held.messages, held.refused), (1, false));
         assert_ne!(init(&config).unwrap().qm, before);
+    }
+
+    /// A crash at any step of an export leaves the node here as it was, and nothing elsewhere.
+    #[test]
+    fn an_interrupted_export_did_not_happen() {
+        for moved in 0..=OWN.len() {
+            let dir = tempfile::tempdir().unwrap();
+            let config = config(dir.path());
+            let before = init(&config).unwrap();
+            let gathered = config.data.join(EXPORTING_DIR);
+            fs::create_dir(&gathered).unwrap();
+            for name in OWN.iter().take(moved) {
+                move_file(&config.data.join(name), &gathered.join(name)).unwrap();
+            }
+            let to = dir.path().join("kept");
+            if moved % 2 == 0 {
+                let after = init(&config).unwrap();
+                assert_eq!((after.qm, after.created), (before.qm, false), "{moved}");
+                assert!(!gathered.exists());
+            }
+            // Or it is asked for once more.
+            sysprep(&config, &Waiting::Export(to.clone())).unwrap();
+            assert_eq!(identity(&to).unwrap().qm, before.qm, "{moved}");
+            assert!(to.join(STORE_DIR).is_dir());
+            assert!(!gathered.exists());
+        }
+    }
+
+    /// Where it cannot go, it stays.
+    #[test]
+    fn an_export_that_fails_leaves_everything_where_it_was() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = config(dir.path());
+        let before = init(&config).unwrap();
+        let to = config.data.join(STORE_DIR).join("inside");
+        let failed = sysprep(&config, &Waiting::Export(to.clone()));
+        assert!(matches!(failed, Err(RunError::Identity(_))), "{failed:?}");
+        assert!(!to.exists() && !config.data.join(EXPORTING_DIR).exists());
+        let after = init(&config).unwrap();
+        assert_eq!((after.qm, after.created), (before.qm, false));
     }
 
     #[test]

@@ -17,12 +17,16 @@ struct RealFile(fs::File);
 
 impl Fs for RealFs {
     fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
+        let missing = dir.ancestors().skip(1).take_while(|dir| !dir.exists());
+        let missing: Vec<&Path> = missing.collect();
         private_dirs().create(dir)?;
-        // The new directory's own name must survive as well.
-        match dir.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => self.sync_dir(parent),
-            _ => Ok(()),
+        // The names of new directories must survive as well, the outermost first.
+        for made in missing.into_iter().rev().chain([dir]) {
+            if let Some(parent) = made.parent().filter(|p| !p.as_os_str().is_empty()) {
+                self.sync_dir(parent)?;
+            }
         }
+        Ok(())
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
