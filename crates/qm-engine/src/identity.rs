@@ -360,21 +360,18 @@ impl Engine {
     /// A node between tells this one of a copy: only a signature over a fresh challenge makes that
     /// believable.
     fn on_twin(&mut self, link: LinkId, twin: Twin) {
-        // The rank is frozen by the first word of a copy: not by a stranger's. And of a former
-        // identity nothing is left to decide.
-        let heard = self.sessions.get(&link).is_some_and(|session| {
-            let peer = session.peer;
-            session.own == self.me.qm && (peer == self.me.qm || self.is_heard(peer))
-        });
-        if heard {
+        if self.may_tell_of_copies(link) {
             self.ask_with_rank(link, twin);
         }
     }
 
-    /// Whether a session is under the identity that this node has now.
-    fn is_current(&self, link: LinkId) -> bool {
-        let session = self.sessions.get(&link);
-        session.is_some_and(|session| session.own == self.me.qm)
+    /// Whether words about copies of this node count that come on a session. The rank is frozen by
+    /// the first of them: not by a stranger's. And of a former identity nothing is left to decide.
+    fn may_tell_of_copies(&self, link: LinkId) -> bool {
+        self.sessions.get(&link).is_some_and(|session| {
+            let peer = session.peer;
+            session.own == self.me.qm && (peer == self.me.qm || self.is_heard(peer))
+        })
     }
 
     fn ask_copy(&mut self, link: LinkId, twin: Twin, rank: Rank) {
@@ -411,7 +408,7 @@ impl Engine {
             crate::reached!(self, WordRelayed);
             return self.pass_on(to, &PeerFrame::Ask(ask));
         }
-        if self.is_current(link) {
+        if self.may_tell_of_copies(link) {
             self.answer_with_rank(link, ask);
         }
     }
@@ -454,7 +451,7 @@ impl Engine {
         if let Some(to) = self.twins.relays.pass(&claim.relay, link, Word::Claim) {
             return self.pass_on(to, &PeerFrame::Claim(claim));
         }
-        if !self.is_current(link) {
+        if !self.may_tell_of_copies(link) {
             return;
         }
         let own: Vec<Voice> = self

@@ -115,7 +115,8 @@ impl Engine {
         if judged == Judged::Strange && !crate::broken!(self, believe_strange_tokens) {
             return self.challenge(link, token);
         }
-        if judged == Judged::OwnStoreWentBack {
+        // Of a stranger's history it may have forgotten more than it knows: that proves nothing.
+        if judged == Judged::OwnStoreWentBack && self.is_heard(peer) {
             crate::reached!(self, OwnStoreWentBack);
             self.own_store_went_back(peer);
         }
@@ -268,7 +269,9 @@ impl Engine {
             session.tokens.branched = kept.ledger.branch(&token);
             session.tokens.welcomed = false;
             crate::reached!(self, BranchedByToken);
-            self.note_branch(peer, BranchEvidence::Token);
+            if self.is_heard(peer) {
+                self.note_branch(peer, BranchEvidence::Token);
+            }
         }
         self.goes_on(link, token);
         true
