@@ -394,6 +394,7 @@ impl Engine {
             config,
         };
         engine.recover(recovered);
+        engine.save_met_in_parts();
         engine.arm(now.at.plus_ms(1_000), Timer::Maintenance);
         engine
     }

@@ -208,6 +208,7 @@ impl Engine {
             let value = BytesMut::from(&new.as_bytes()[..]).freeze();
             self.commits.set(pin_key(&host), value);
         }
+        self.meet_open(new);
         // The copy that keeps the old identity is alone with it from now on.
         self.forget_alarm(old);
         let text = format!("{old} is {new} from now on, proven with both keys");

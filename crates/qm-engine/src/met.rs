@@ -68,12 +68,40 @@ fn read_met(value: &Bytes) -> Option<Vec<Met>> {
 
 impl Engine {
     /// A session with a life of a peer opened: what is minted from now on is minted knowing it.
+    ///
+    /// Nothing is minted for a stranger that nobody addresses, and strangers are without number.
     pub(crate) fn meet_life(&mut self, peer: QmId, life: Incarnation) {
+        let addressed = || self.remotes.values().any(|of| of.peer() == Some(peer));
+        if !self.is_heard(peer) && !addressed() {
+            return;
+        }
         let known = self.met.get(&peer).and_then(|met| met.last());
         if known.is_some_and(|met| met.life == life && met.from.incarnation == self.incarnation) {
             return;
         }
         self.note_met(peer, life, self.next_sequence);
+    }
+
+    /// A peer was approved, or is addressed, that may have a session already.
+    pub(crate) fn meet_open(&mut self, peer: QmId) {
+        let links = self.by_peer.get(&peer).into_iter().flatten();
+        let open: Vec<_> = links
+            .filter_map(|link| self.sessions.get(link))
+            .filter(|session| session.opened)
+            .filter_map(|session| Some((session.link, session.incarnation()?)))
+            .collect();
+        for (link, life) in open {
+            self.meet_life(peer, life);
+            self.learn_routes(link);
+        }
+    }
+
+    /// A peer is forgotten: whatever is minted for it later is minted knowing nothing.
+    pub(crate) fn forget_met(&mut self, peer: QmId) {
+        self.met_dirty.remove(&peer);
+        if self.met.remove(&peer).is_some() {
+            self.commits.unset(prefixed(MET, peer.as_bytes()));
+        }
     }
 
     fn note_met(&mut self, peer: QmId, life: Incarnation, sequence: u64) {
@@ -99,6 +127,15 @@ impl Engine {
                 let value = met_value(met);
                 self.commits.set(prefixed(MET, peer.as_bytes()), value);
             }
+        }
+    }
+
+    /// The same for what a life takes over from the one before: that may be more than one batch.
+    pub(crate) fn save_met_in_parts(&mut self) {
+        for peer in core::mem::take(&mut self.met_dirty) {
+            self.met_dirty.insert(peer);
+            self.save_met();
+            self.seal_if_large();
         }
     }
 

@@ -330,6 +330,10 @@ impl Engine {
                     self.forget_branches(oldest);
                     self.forget_alarm(oldest);
                     self.forget_parted(oldest);
+                    self.forget_untold(oldest);
+                    if !self.remotes.values().any(|of| of.peer() == Some(oldest)) {
+                        self.forget_met(oldest);
+                    }
                     self.commits.unset(peer_key(oldest));
                 }
             }
@@ -378,6 +382,9 @@ impl Engine {
         self.remote_keys.insert(full, number);
         self.remotes
             .insert(number, Remote::new(own, key.clone(), pin));
+        if let Some(peer) = pin {
+            self.meet_open(peer);
+        }
         number
     }
 
@@ -396,6 +403,9 @@ impl Engine {
             if let Some(remote) = number.and_then(|number| self.remotes.get_mut(number)) {
                 remote.pin = peer;
             }
+        }
+        if let Some(peer) = peer {
+            self.meet_open(peer);
         }
     }
 
@@ -724,6 +734,7 @@ impl Engine {
             }
             self.grant_credit(link);
         }
+        self.meet_open(peer);
         let remotes: Vec<_> = self
             .remotes
             .iter()

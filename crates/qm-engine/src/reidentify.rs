@@ -437,6 +437,11 @@ impl Engine {
         self.reidentifying.untold.contains(&peer)
     }
 
+    /// A peer is forgotten.
+    pub(crate) fn forget_untold(&mut self, peer: QmId) {
+        self.reidentifying.untold.remove(&peer);
+    }
+
     /// Shows a peer who follows whom (W-SUC-3).
     pub(crate) fn tell_succession(&mut self, link: LinkId) {
         let former = self.reidentifying.former.as_ref();

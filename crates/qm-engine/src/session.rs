@@ -475,7 +475,6 @@ impl Engine {
             return;
         };
         let incarnation = hello.incarnation;
-        let lives = session.lives();
         self.event(Event::SessionOpened {
             link,
             peer,
@@ -502,17 +501,7 @@ impl Engine {
         }
         self.look_for_twins(link, peer);
         self.ask_own_copy(link);
-        let now_ms = self.now.at.as_ms();
-        for life in lives {
-            // The address was for the time without a session.
-            for route in self.routes.candidates(&(peer, life), now_ms) {
-                if matches!(route, Route::Address(_)) {
-                    self.routes.failed(&(peer, life), &route);
-                }
-            }
-            self.routes
-                .learn((peer, life), Route::Session(link), now_ms);
-        }
+        self.learn_routes(link);
         let store = self
             .sessions
             .get(&link)
@@ -817,6 +806,29 @@ impl Engine {
         self.close_link(link, reason, text);
     }
 
+    /// Acknowledgements for what a peer sent go where it is. Nothing is taken from one that is
+    /// pending, so it has no rows.
+    pub(crate) fn learn_routes(&mut self, link: LinkId) {
+        let Some(session) = self.sessions.get(&link) else {
+            return;
+        };
+        if !session.opened || session.peer_pending {
+            return;
+        }
+        let (peer, lives) = (session.peer, session.lives());
+        let now_ms = self.now.at.as_ms();
+        for life in lives {
+            // The address was for the time without a session.
+            for route in self.routes.candidates(&(peer, life), now_ms) {
+                if matches!(route, Route::Address(_)) {
+                    self.routes.failed(&(peer, life), &route);
+                }
+            }
+            self.routes
+                .learn((peer, life), Route::Session(link), now_ms);
+        }
+    }
+
     fn close_link(&mut self, link: LinkId, reason: Outcome, text: &str) {
         self.outputs.push_back(Output::Close {
             link,
@@ -840,7 +852,9 @@ impl Engine {
         self.twins_session_ended(link, (own, peer));
         for life in session.lives() {
             self.routes.failed(&(peer, life), &Route::Session(link));
-            if let Some(address) = session.listens_at() {
+            if let Some(address) = session.listens_at()
+                && !session.peer_pending
+            {
                 let now_ms = self.now.at.as_ms();
                 self.routes
                     .learn((peer, life), Route::Address(address), now_ms);

@@ -646,6 +646,8 @@ impl Engine {
             engine.forget_parted(peer);
             engine.forget_branches(peer);
             engine.forget_partings(peer);
+            engine.forget_met(peer);
+            engine.forget_untold(peer);
             engine.commits.unset(peer_key(peer));
             let keys: Vec<_> = engine
                 .remotes

@@ -16,9 +16,9 @@ use qm_engine::{
 };
 use qm_wire::local::{ClientFrame, ClientHello, NodeFrame, Put, Receive, Settle, Verdict};
 use qm_wire::{
-    Answer, Class, ClientId, Confirm, Credit, Data, Entry, Envelope, Hello, HelloFlags,
+    Answer, Ask, Class, ClientId, Confirm, Credit, Data, Entry, Envelope, Hello, HelloFlags,
     Incarnation, Known, MessageId, NotHeld, Outcome, PROTOCOL_MAX, PROTOCOL_MIN, PeerFrame, QmId,
-    Query, Refusal, Reject, RoutedAck, Salt, SessionAck, Tag, Transit, Welcome, WelcomeFlags,
+    Query, Rank, Refusal, Reject, RoutedAck, Salt, SessionAck, Tag, Transit, Welcome, WelcomeFlags,
 };
 
 /// The engine under attack with its disk.
@@ -924,4 +924,172 @@ fn an_application_that_skips_numbers_far_leaves_little_to_store() {
         matches!(last, NodeFrame::Refused(refused) if refused.outcome == Outcome::BAD_REQUEST),
         "{last:?}"
     );
+}
+
+fn count(victim: &Victim, prefix: &[u8]) -> usize {
+    let keys = victim.state.keys();
+    keys.filter(|key| key.starts_with(prefix)).count()
+}
+
+/// Strangers whose sessions open, one after the other.
+#[test]
+fn strangers_without_number_leave_nothing_on_the_disk() {
+    let mut victim = Victim::new(|config| config.pending_peers_max = 50);
+    for number in 0..500 {
+        victim.now_ms += 1;
+        let peer = Peer::new(number);
+        peer.open(&mut victim);
+        peer.gone(&mut victim);
+    }
+    let opened = |event: &&Event| matches!(event, Event::SessionOpened { .. });
+    assert_eq!(victim.events.iter().filter(opened).count(), 500);
+    assert_eq!(count(&victim, b"met/"), 0, "no message is minted for them");
+    let left = victim.state.keys();
+    let left = left.filter(|key| {
+        [&b"peer/"[..], b"token/", b"ledger/"]
+            .iter()
+            .any(|of| key.starts_with(of))
+    });
+    assert!(left.count() <= 3 * 50);
+    assert_eq!(victim.engine.sizes().routes, 0, "nothing is owed to them");
+
+    // Whoever is approved meanwhile is met, until the operator forgets it.
+    let peer = Peer::new(1_000);
+    peer.open(&mut victim);
+    let who = peer.qm.to_string();
+    let name = None;
+    victim.admin(AdminRequest::PeerApprove {
+        who: who.clone(),
+        name,
+    });
+    victim.give(Input::Tick);
+    assert_eq!(count(&victim, b"met/"), 1);
+    assert_eq!(victim.engine.sizes().routes, 1);
+    victim.admin(AdminRequest::PeerForget { who });
+    victim.give(Input::Tick);
+    assert_eq!(count(&victim, b"met/"), 0);
+}
+
+/// What a life knew of very many peers does not make one batch that no segment holds.
+#[test]
+fn what_was_met_is_written_anew_in_parts() {
+    let met = 250_000_u32;
+    let mut recovered = Recovered::default();
+    for number in 0..met {
+        let mut value = vec![1];
+        value.extend([9; 24]);
+        let id = [&number.to_le_bytes()[..], &[8; 12]].concat();
+        let key = [&b"met/"[..], &id].concat();
+        recovered.state.insert(key.into(), value.into());
+    }
+    let mut victim = Victim::new(|_| {});
+    let public_key = [1; 32];
+    let me = Identity {
+        qm: QmId::from_ed25519_public_key(&public_key),
+        public_key,
+        store_id: [1; 16],
+        token_key: qm_engine::TokenKey::new(public_key),
+    };
+    let config = EngineConfig::default();
+    let entropy = Box::new(SeededEntropy::new(1));
+    let most = config.batch_bytes_max + 100_000;
+    victim.engine = Engine::new(config, me, recovered, entropy, Now::default());
+    victim.engine.handle(Now::default(), Input::Tick);
+    let (mut batches, mut written) = (0, 0);
+    while let Some(output) = victim.engine.poll(Now::default()) {
+        if let Output::Persist { ops, .. } = output {
+            let bytes = ops.iter().map(|op| match op {
+                StoreOp::Set { key, value } => key.len() + value.len(),
+                _ => 0,
+            });
+            assert!(bytes.sum::<usize>() <= most);
+            let is_met =
+                |op: &&StoreOp| matches!(op, StoreOp::Set { key, .. } if key.starts_with(b"met/"));
+            written += ops.iter().filter(is_met).count();
+            batches += 1;
+        }
+    }
+    assert_eq!(written, usize::try_from(met).unwrap());
+    assert!(batches > 1);
+}
+
+/// A stranger whose history this node forgot, because others took its place, presents what it was
+/// given before: that says nothing about this node, and what it says of itself is nobody's concern.
+#[test]
+fn a_strangers_tokens_accuse_nobody() {
+    let mut victim = Victim::new(|config| config.pending_peers_max = 2);
+    let peer = Peer::new(1);
+    let mut token = Bytes::new();
+    let open_with = |victim: &mut Victim, presented: Bytes, confirmed: Option<Bytes>| {
+        peer.connect(victim);
+        let mut hello = peer.hello("x");
+        hello.token = presented;
+        peer.say(victim, &[PeerFrame::Hello(hello)]);
+        let mut given = Bytes::new();
+        for _ in 0..2 {
+            for frame in victim.frames_to(peer.link) {
+                match frame {
+                    PeerFrame::Welcome(welcome) => {
+                        given = welcome.token;
+                        let confirm = Confirm {
+                            attempt: welcome.attempt,
+                            token: confirmed.clone().unwrap_or_else(|| given.clone()),
+                        };
+                        peer.say(victim, &[PeerFrame::Confirm(confirm)]);
+                    }
+                    PeerFrame::Challenge(challenge) => {
+                        peer.say(victim, &[PeerFrame::ChallengeOk(challenge)]);
+                    }
+                    _ => {}
+                }
+            }
+        }
+        peer.gone(victim);
+        given
+    };
+    for _ in 0..3 {
+        token = open_with(&mut victim, token, None);
+    }
+    let first = Bytes::new();
+    for number in 10..20 {
+        victim.now_ms += 1;
+        let other = Peer::new(number);
+        other.open(&mut victim);
+        other.gone(&mut victim);
+    }
+    assert_eq!(count(&victim, b"ledger/"), 2);
+    // From the future, and then back.
+    open_with(&mut victim, first.clone(), Some(token));
+    open_with(&mut victim, first, None);
+    let AdminReply::Status(status) = victim.admin(AdminRequest::Status) else {
+        panic!("no status");
+    };
+    assert_eq!(status.went_back, []);
+    assert_eq!(status.branched, []);
+    for event in &victim.events {
+        let accuses = matches!(
+            event,
+            Event::OwnStoreWentBack { .. } | Event::HistoryBranched { .. }
+        );
+        assert!(!accuses, "{event:?}");
+    }
+}
+
+/// The rank is on disk before it is said, and frozen then: not for a stranger.
+#[test]
+fn a_strangers_question_about_a_copy_writes_nothing() {
+    let mut victim = Victim::new(|_| {});
+    let peer = Peer::new(1);
+    peer.open(&mut victim);
+    let ask = Ask {
+        relay: [3; 16],
+        challenge: [4; 32],
+        rank: Rank {
+            sealed: true,
+            served_s: 1,
+            draw: 1,
+        },
+    };
+    peer.say(&mut victim, &[PeerFrame::Ask(ask)]);
+    assert_eq!(count(&victim, b"rank/"), 0);
 }
