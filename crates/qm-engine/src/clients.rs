@@ -9,6 +9,7 @@ mod answers;
 mod commit;
 mod followed;
 mod keys;
+mod pages;
 mod room;
 mod transactions;
 

@@ -320,6 +320,11 @@ impl Commits {
         self.putting.then.push(then);
     }
 
+    /// Counts bytes that the batch with the messages will have when it is closed.
+    pub(crate) const fn expect(&mut self, bytes: usize) {
+        self.putting.bytes = self.putting.bytes.saturating_add(bytes);
+    }
+
     fn begin_putting(&mut self) {
         if self.putting.is_empty() {
             self.putting.refusals_known = self.refusals;

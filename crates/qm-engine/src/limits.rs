@@ -142,9 +142,9 @@ pub const QUEUES_MAX: usize = 65_536;
 /// message is a run of its own when applications take turns. 32 bytes each in memory.
 pub const CLIENT_RUNS_MAX: usize = 8_192;
 
-/// Bytes that the stored answers of one client take at most, beyond which the oldest are
-/// forgotten: they are written with every batch that answers it.
-pub const CLIENT_ANSWERS_BYTES_MAX: usize = 48 << 10;
+/// Runs of answers of one client that are stored together: a batch writes those that it adds to.
+/// Such a page takes half a KiB on disk when applications take turns, four at most.
+pub const CLIENT_PAGE_RUNS: usize = 128;
 
 /// Blocks of 512 numbers kept per idempotency key, a million numbers; beyond, its lowest ones are
 /// forgotten, and a repeated number from there is refused. A batch writes the blocks it adds to.

@@ -7,6 +7,7 @@ use qm_wire::{AckWishes, Class, ClientId, Envelope, MessageId, Outcome, QmId, Ta
 use super::Followed;
 use super::answers::hash16;
 use super::keys::block_of;
+use super::pages::RUN_BYTES;
 use crate::backlog::Message;
 use crate::commits::{PutAt, Then};
 use crate::destination::Target;
@@ -216,8 +217,10 @@ impl Engine {
             };
             self.commits.after_putting(then);
         } else {
-            if let Some(state) = self.clients.states.get_mut(&client) {
-                state.note(put.sequence, id);
+            if let Some(state) = self.clients.states.get_mut(&client)
+                && state.answered.note(put.sequence, id, false)
+            {
+                self.clients.dirty_clients.insert(client);
             }
             self.confirm(client, id, at, local, put.class);
             self.answer(conn, put.sequence, id, false);
@@ -340,8 +343,10 @@ impl Engine {
                 key: (hash, number),
             });
         } else {
-            if let Some(state) = self.clients.states.get_mut(&client) {
-                state.note(put.sequence, id);
+            if let Some(state) = self.clients.states.get_mut(&client)
+                && state.answered.note(put.sequence, id, false)
+            {
+                self.clients.dirty_clients.insert(client);
             }
             self.follow_again(client, put, id);
             self.answer(conn, put.sequence, id, true);
@@ -416,7 +421,9 @@ impl Engine {
             state.pending.insert(number);
             state.durable = true;
             state.dirty = true;
-            self.clients.dirty_keys.insert(block);
+            if self.clients.dirty_keys.insert(block) {
+                self.commits.expect(64 + state.runs.len() * RUN_BYTES);
+            }
         }
         Some((hash, number))
     }

@@ -8,14 +8,13 @@ use qm_wire::local::{Accepted, Fate, NodeFrame, Put, Refused};
 use qm_wire::{Class, ClientId, MessageId, Outcome, Text};
 
 use super::keys::{block_of, name_of};
+use super::pages::{Changes, Pages, Saving, named, remove_number, without};
 use crate::commits::PutAt;
 use crate::engine::Engine;
 use crate::history::What;
 use crate::io::{ConnId, Event, Output, StoreOp};
-use crate::limits::{
-    CLIENT_ANSWERS_BYTES_MAX, CLIENT_REFUSALS_MAX, CLIENT_RUNS_MAX, REMEMBERED_MAX,
-};
-use crate::record::{Answers, Run, decode_answers, encode_answers, encode_runs, prefixed};
+use crate::limits::{CLIENT_REFUSALS_MAX, REMEMBERED_MAX};
+use crate::record::{Run, decode_answers, encode_runs};
 use crate::time::Timestamp;
 
 /// What is remembered of one application.
@@ -23,100 +22,14 @@ use crate::time::Timestamp;
 pub(super) struct ClientState {
     pub(super) conn: Option<ConnId>,
     pub(super) highest: u64,
-    pub(super) runs: VecDeque<Run>,
+    pub(super) answered: Pages,
     pub(super) refusals: VecDeque<(u64, Outcome)>,
     /// Accepted and not durable yet, and the connection on which each was asked for last: only
     /// there the application knows what is answered (W-LOC-2).
     pub(super) pending: BTreeMap<u64, ConnId>,
-    /// Below this sequence answers were forgotten.
-    pub(super) forgotten_below: u64,
     pub(super) touched: Timestamp,
-    pub(super) dirty: bool,
-    /// What is stored speaks for something that was refused.
-    pub(super) stale: bool,
     /// Highest number of a transaction that it began.
     pub(super) last_transaction: u64,
-}
-
-impl ClientState {
-    pub(super) fn note(&mut self, sequence: u64, id: MessageId) {
-        if self
-            .runs
-            .back_mut()
-            .is_some_and(|run| run.extend(sequence, id))
-        {
-            return;
-        }
-        if self.runs.len() >= CLIENT_RUNS_MAX {
-            self.forget_oldest(1);
-        }
-        self.runs.push_back(Run {
-            first: sequence,
-            last: sequence,
-            first_id: id,
-        });
-    }
-
-    fn forget_oldest(&mut self, runs: usize) {
-        for oldest in self.runs.drain(..runs.min(self.runs.len())) {
-            self.forgotten_below = self.forgotten_below.max(oldest.last.saturating_add(1));
-        }
-    }
-
-    /// What is stored of it. An application that skips numbers far leaves little room for each.
-    fn encode(&mut self) -> Bytes {
-        loop {
-            let (at, below) = (self.touched.0, self.forgotten_below);
-            let value = encode_answers(at, below, self.runs.iter());
-            if value.len() <= CLIENT_ANSWERS_BYTES_MAX || self.runs.len() <= 1 {
-                return value;
-            }
-            self.forget_oldest(self.runs.len().div_ceil(4));
-        }
-    }
-}
-
-/// Takes one number out of runs, as if it had never been answered.
-fn remove_number(runs: impl Iterator<Item = Run>, number: u64) -> Vec<Run> {
-    let mut kept = Vec::new();
-    for run in runs {
-        let Some(id) = run.id_of(number) else {
-            kept.push(run);
-            continue;
-        };
-        if run.first < number {
-            kept.push(Run {
-                last: number - 1,
-                ..run
-            });
-        }
-        if number < run.last {
-            let first_id = MessageId {
-                incarnation: id.incarnation,
-                sequence: id.sequence.saturating_add(1),
-            };
-            kept.push(Run {
-                first: number + 1,
-                last: run.last,
-                first_id,
-            });
-        }
-    }
-    kept
-}
-
-/// The runs without these numbers.
-fn without<'a, 'b>(
-    runs: impl IntoIterator<Item = &'a Run>,
-    numbers: impl Iterator<Item = &'b u64>,
-) -> Vec<Run> {
-    numbers.fold(runs.into_iter().copied().collect(), |runs, number| {
-        remove_number(runs.into_iter(), *number)
-    })
-}
-
-fn client_key(client: ClientId) -> Bytes {
-    prefixed(b"client/", &client.0)
 }
 
 pub(super) fn hash16(parts: &[&[u8]]) -> [u8; 16] {
@@ -143,7 +56,7 @@ impl Engine {
         }
         self.counters.repeated_requests += 1;
         crate::reached!(self, RequestRepeated);
-        if let Some(id) = state.runs.iter().rev().find_map(|run| run.id_of(sequence)) {
+        if let Some(id) = state.answered.id_of(sequence) {
             self.follow_again(client, &put, id);
             return self.answer(conn, sequence, id, true);
         }
@@ -160,7 +73,7 @@ impl Engine {
             let text = "refused before, for the same reason".to_owned();
             return self.send_refusal(conn, sequence, outcome, text);
         }
-        if sequence >= state.forgotten_below {
+        if sequence >= state.answered.forgotten_below() {
             // All that was accepted is remembered from here on: this one never was, its refusal
             // fell with an earlier life of the node.
             if let Err((outcome, text)) = self.accept(conn, client, put) {
@@ -220,10 +133,12 @@ impl Engine {
         id: MessageId,
     ) {
         if let Some(state) = self.clients.states.get_mut(&client) {
-            state.note(sequence, id);
+            state.answered.note(sequence, id, true);
             state.pending.insert(sequence, conn);
-            state.dirty = true;
-            self.clients.dirty_clients.insert(client);
+            if self.clients.dirty_clients.insert(client) {
+                // So that a batch is closed before the answers make it too large.
+                self.commits.expect(state.answered.dirty_bytes());
+            }
         }
     }
 
@@ -249,22 +164,26 @@ impl Engine {
             return;
         }
         let overtaking = self.commits.has_overtaking();
-        let (mut values, mut corrections) = (Vec::new(), Vec::new());
+        let Changes {
+            mut values,
+            mut corrections,
+            mut removals,
+        } = Changes::default();
         for client in core::mem::take(&mut self.clients.dirty_clients) {
             let Some(state) = self.clients.states.get_mut(&client) else {
                 continue;
             };
-            let safe = state.pending.is_empty();
-            let stale = core::mem::take(&mut state.stale) && overtaking;
-            if stale && (puts || !safe) {
-                let runs = without(&state.runs, state.pending.keys());
-                let (at, below) = (state.touched.0, state.forgotten_below);
-                corrections.push((client_key(client), encode_answers(at, below, runs.iter())));
-            }
-            if puts || safe {
-                state.dirty = false;
-                values.push((client_key(client), state.encode()));
-            } else {
+            let saving = Saving {
+                puts,
+                safe: state.pending.is_empty(),
+                overtaking,
+            };
+            let pending = state.pending.keys();
+            let (changes, later) = state.answered.save(client, state.touched, saving, pending);
+            values.extend(changes.values);
+            corrections.extend(changes.corrections);
+            removals.extend(changes.removals);
+            if later {
                 self.clients.dirty_clients.insert(client);
             }
         }
@@ -295,6 +214,13 @@ impl Engine {
                 self.commits.put(StoreOp::Set { key, value });
             } else {
                 self.commits.set(key, value);
+            }
+        }
+        for key in removals {
+            if puts {
+                self.commits.put(StoreOp::Unset { key });
+            } else {
+                self.commits.unset(key);
             }
         }
     }
@@ -362,7 +288,7 @@ impl Engine {
         key: Option<([u8; 16], u64)>,
     ) {
         if let Some(state) = self.clients.states.get_mut(&client) {
-            state.runs = remove_number(state.runs.drain(..), sequence).into();
+            state.answered.withdraw(sequence);
         }
         if let Some((hash, number)) = key
             && let Some(state) = self.clients.keys.get_mut(&block_of(hash, number))
@@ -372,16 +298,20 @@ impl Engine {
         }
         self.clients.followed.remove(&id);
         // A later batch may have stored the answer that is void now.
-        self.correct(client, key);
+        self.clients.dirty_clients.insert(client);
+        self.correct_key(key);
     }
 
     /// What is stored of a client, and of a key, is written anew.
     pub(crate) fn correct(&mut self, client: ClientId, key: Option<([u8; 16], u64)>) {
         if let Some(state) = self.clients.states.get_mut(&client) {
-            state.dirty = true;
-            state.stale = true;
+            state.answered.doubt();
             self.clients.dirty_clients.insert(client);
         }
+        self.correct_key(key);
+    }
+
+    fn correct_key(&mut self, key: Option<([u8; 16], u64)>) {
         if let Some((hash, number)) = key
             && let Some(state) = self.clients.keys.get_mut(&block_of(hash, number))
         {
@@ -458,9 +388,12 @@ impl Engine {
         let surplus = self.clients.states.len().saturating_sub(REMEMBERED_MAX);
         for (n, (touched, client)) in clients.into_iter().enumerate() {
             if n < surplus || old(touched) {
-                self.clients.states.remove(&client);
                 self.clients.dirty_clients.remove(&client);
-                self.commits.unset(client_key(client));
+                if let Some(state) = self.clients.states.remove(&client) {
+                    for name in state.answered.names(client) {
+                        self.commits.unset(name);
+                    }
+                }
                 self.seal_if_large();
             }
         }
@@ -472,53 +405,15 @@ impl Engine {
         if let Some(understood) = self.clients.digests.recover(key, value) {
             return Some(understood);
         }
-        let Some(id) = key.strip_prefix(&b"client/"[..]) else {
+        let Some(page) = named(key) else {
             return self.recover_key(key, value);
         };
-        let Ok(id) = <[u8; 16]>::try_from(id) else {
+        let (Some((client, page)), Some(answers)) = (page, decode_answers(value)) else {
             return Some(false);
         };
-        let Some(answers) = decode_answers(value) else {
-            return Some(false);
-        };
-        let Answers {
-            at_us,
-            forgotten_below,
-            runs,
-        } = answers;
-        let highest = runs.iter().map(|run| run.last).max().unwrap_or(0);
-        let state = ClientState {
-            highest: highest.max(forgotten_below.saturating_sub(1)),
-            runs: runs.into(),
-            forgotten_below,
-            touched: Timestamp(at_us),
-            ..ClientState::default()
-        };
-        self.clients.states.insert(ClientId(id), state);
+        let state = self.clients.states.entry(client).or_default();
+        state.touched = state.touched.max(Timestamp(answers.at_us));
+        state.highest = state.highest.max(state.answered.recover(page, answers));
         Some(true)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use qm_wire::Incarnation;
-
-    use super::*;
-
-    #[test]
-    fn a_number_taken_out_splits_its_run() {
-        let id = |sequence| MessageId {
-            incarnation: Incarnation(1),
-            sequence,
-        };
-        let run = Run {
-            first: 1,
-            last: 3,
-            first_id: id(10),
-        };
-        let kept = remove_number([run].into_iter(), 2);
-        assert_eq!(kept.len(), 2);
-        assert_eq!(kept.iter().find_map(|r| r.id_of(3)), Some(id(12)));
-        assert_eq!(kept.iter().find_map(|r| r.id_of(2)), None);
     }
 }

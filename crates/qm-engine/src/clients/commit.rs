@@ -95,9 +95,9 @@ impl Engine {
     ) -> Result<(), Refusal> {
         if let Some(id) = self.committed_before(found)? {
             if let Some(state) = self.clients.states.get_mut(&client) {
-                state.note(end.sequence, id);
+                state.answered.note(end.sequence, id, true);
+                self.clients.dirty_clients.insert(client);
             }
-            self.correct(client, None);
             self.answer_end(conn, end, Some(id), true, None);
             return Ok(());
         }

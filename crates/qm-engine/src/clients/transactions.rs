@@ -273,11 +273,7 @@ impl Engine {
         }
         self.counters.repeated_requests += 1;
         crate::reached!(self, RequestRepeated);
-        let id = state
-            .runs
-            .iter()
-            .rev()
-            .find_map(|run| run.id_of(end.sequence));
+        let id = state.answered.id_of(end.sequence);
         if id.is_some() || !end.commit {
             return self.answer_end(conn, end, id, true, None);
         }
@@ -287,7 +283,7 @@ impl Engine {
             .find(|(refused, _)| *refused == end.sequence);
         let refusal = match refused {
             Some((_, outcome)) => (*outcome, "refused before, for the same reason".to_owned()),
-            None if end.sequence < state.forgotten_below => {
+            None if end.sequence < state.answered.forgotten_below() => {
                 let text = "the answer to this old request is no longer kept";
                 (Outcome::BAD_REQUEST, text.to_owned())
             }

@@ -1,8 +1,8 @@
 //! Requests that applications repeat after a restart get the answers that they had.
 
 use bytes::Bytes;
-use qm_engine::limits::CLIENT_RUNS_MAX;
-use qm_engine::{ConnId, EngineConfig, Input, StoreOp, Trust};
+use qm_engine::limits::{CLIENT_PAGE_RUNS, CLIENT_RUNS_MAX};
+use qm_engine::{ConnId, EngineConfig, Input, Now, StoreOp, Timestamp, Trust};
 use qm_wire::local::{ClientFrame, ClientHello, NodeFrame, Put};
 use qm_wire::{Class, ClientId, Outcome};
 
@@ -71,7 +71,7 @@ fn what_was_forgotten_is_not_accepted_again_after_a_restart() {
     let mut node = Node::new(1, Trust::Any);
     hello(&mut node, 11);
     // Gaps in the numbers cannot be kept as one run.
-    let requests = CLIENT_RUNS_MAX as u64 + 4;
+    let requests = (CLIENT_RUNS_MAX + 2 * CLIENT_PAGE_RUNS) as u64;
     for n in 1..=requests {
         put(&mut node, 11, 2 * n);
     }
@@ -120,4 +120,51 @@ fn many_applications_are_forgotten_in_several_batches() {
     }
     assert!(node.batches.len() >= usize::from(APPLICATIONS) * name / BATCH);
     assert!(node.batches.len() > 2);
+}
+
+/// However many applications are answered at once, and however much is kept of each.
+#[test]
+fn answers_to_many_applications_are_stored_in_several_batches() {
+    const BATCH: usize = 32 << 10;
+    const APPLICATIONS: u8 = 200;
+    let mut node = Node::new(1, Trust::Any);
+    let mut config = crate::support::config(Trust::Any);
+    config.batch_bytes_max = BATCH;
+    for client in 1..=APPLICATIONS {
+        hello(&mut node, client);
+        for n in 1..100 {
+            // Gaps in the numbers cannot be kept as one run.
+            put(&mut node, client, 2 * n);
+        }
+    }
+    let mut node = node.restart_with(config);
+    for client in 1..=APPLICATIONS {
+        hello(&mut node, client);
+    }
+    node.batches.clear();
+    for client in 1..=APPLICATIONS {
+        let mut put = Put::new(500, "qm://b/orders", Bytes::from_static(b"x"));
+        put.class = Class::Recoverable;
+        let conn = ConnId(u64::from(client));
+        let frame = ClientFrame::Put(put);
+        let now = Now {
+            at: Timestamp(0),
+            wall_us: 1,
+        };
+        node.engine.handle(now, Input::Client { conn, frame });
+    }
+    node.give(0, Input::Tick);
+    let bytes = |op: &StoreOp| match op {
+        StoreOp::Set { key, value } => key.len() + value.len(),
+        StoreOp::Put { head, body, .. } => head.len() + body.len(),
+        _ => 0,
+    };
+    let sizes: Vec<usize> = node
+        .batches
+        .iter()
+        .map(|batch| batch.iter().map(bytes).sum())
+        .collect();
+    let together: usize = sizes.iter().sum();
+    assert!(together > 2 * BATCH, "{sizes:?}");
+    assert!(sizes.iter().all(|bytes| *bytes <= BATCH), "{sizes:?}");
 }
