@@ -53,7 +53,8 @@ impl ReceiveOptions {
         }
     }
 
-    /// How long to wait for the first message; [`Duration::MAX`] is for ever.
+    /// How long to wait for the first message that matches; [`Duration::MAX`] is for ever. A peek
+    /// does not wait.
     pub const fn wait(mut self, time: Duration) -> Self {
         self.wait = time;
         self

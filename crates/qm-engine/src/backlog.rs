@@ -86,6 +86,8 @@ pub(crate) struct Backlog {
     /// Durable messages below this position are on disk.
     committed_to: u64,
     ready: BTreeMap<u64, Message>,
+    /// Behind the last durable message that was pushed.
+    durable_to: u64,
     /// Every live durable message below this position is in `ready` or was handed out.
     resident_to: u64,
     /// Live durable messages at or above `resident_to`, committed or not.
@@ -114,6 +116,7 @@ impl Backlog {
             stream,
             next: first,
             committed_to: first,
+            durable_to: 0,
             ready: BTreeMap::new(),
             resident_to: first,
             spilled: 0,
@@ -157,6 +160,20 @@ impl Backlog {
         self.next
     }
 
+    /// Below this position nothing is still on its way to the disk.
+    pub(crate) fn settled_to(&self) -> u64 {
+        if self.durable_to <= self.committed_to {
+            self.next
+        } else {
+            self.committed_to
+        }
+    }
+
+    /// Messages in memory from a position on.
+    pub(crate) fn resident_from(&self, from: u64) -> impl Iterator<Item = &Message> {
+        self.ready.range(from..).map(|(_, message)| message)
+    }
+
     /// Lowest position at which something may wait.
     pub(crate) fn lowest(&self) -> u64 {
         let ready = self.ready.first_key_value().map(|(first, _)| *first);
@@ -172,6 +189,7 @@ impl Backlog {
         message.position = position;
         self.count_in(&message);
         if message.class.is_durable() {
+            self.durable_to = self.next;
             if !keep || self.spilled > 0 {
                 self.spilled += 1;
                 return (position, 0);

@@ -348,6 +348,9 @@ impl Engine {
         } else {
             message.reach_deadline()
         };
+        if local {
+            self.pick_again(queue, priority, &message);
+        }
         let cost = self
             .backlog_of(local, at)
             .map(|backlog| backlog.give_back(message));

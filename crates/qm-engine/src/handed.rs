@@ -194,7 +194,8 @@ impl LocalQueue {
         if self.waiters.is_empty() || self.settings.paused || self.deleting {
             return false;
         }
-        let asked = self.waiters.iter().take(WAITERS_LOOKED_AT);
+        let asked = self.waiters.iter().filter(|waiter| waiter.picks.is_none());
+        let asked = asked.take(WAITERS_LOOKED_AT);
         let asked: u64 = asked.map(|waiter| u64::from(waiter.messages_max)).sum();
         self.waiting().0 <= asked
     }

@@ -64,6 +64,7 @@ mod met;
 mod outgoing;
 mod peers;
 mod penalty;
+mod picking;
 #[cfg(feature = "__breaks")]
 mod probe;
 mod purge;

@@ -361,6 +361,7 @@ impl Engine {
             return;
         };
         self.reopen_if_room(number);
+        self.pick_anew(number);
         self.busy_queues.insert(number);
         self.busy_queues.extend(done.to);
         let queue = self.locals.get(&number).map(|q| q.settings.name.clone());

@@ -12,8 +12,8 @@ use crate::engine::{Engine, LoadFor, Timer};
 use crate::handed::HandOut;
 use crate::history::What;
 use crate::io::{ConnId, StreamId};
-use crate::queues::{Leased, lookup_of, split_lookup};
-use crate::scan::ScanJob;
+use crate::picking::Picks;
+use crate::queues::{Leased, lookup_of};
 use crate::time::Timestamp;
 
 /// Requests for messages that wait for the first commit of a life; more come back empty.
@@ -28,6 +28,8 @@ pub(crate) struct Waiter {
     pub(crate) bytes_max: u32,
     pub(crate) until: Timestamp,
     pub(crate) transaction: Option<u64>,
+    /// Which messages it wishes, when not any.
+    pub(crate) picks: Option<Box<Picks>>,
 }
 
 /// For whom a message is.
@@ -81,31 +83,16 @@ impl Engine {
             );
             return self.receive_done(conn, receive.request, 0, Some(Outcome::NOT_FOUND), text);
         };
-        let filtered = receive.lookup.is_some() || !receive.correlation_id.is_empty();
-        if receive.mode == ReceiveMode::Peek || filtered {
-            let (priority, from) = match receive.lookup {
-                Some(lookup) => split_lookup(lookup),
-                None => receive.after.map_or((7, 0), |after| {
-                    let (priority, position) = split_lookup(after);
-                    (priority, position + 1)
-                }),
-            };
-            let job = ScanJob {
-                conn,
-                queue: number,
-                receive,
-                priority,
-                from,
-                found: 0,
-                found_bytes: 0,
-                handing: Handing::default(),
-            };
-            return self.scan(Box::new(job));
-        }
         let until = match receive.wait_ms {
             0 => self.now.at,
             wait => self.now.at.plus_ms(wait),
         };
+        let picks = receive.lookup.is_some()
+            || receive.after.is_some()
+            || !receive.correlation_id.is_empty();
+        if receive.mode == ReceiveMode::Peek || picks {
+            return self.begin_scan(conn, number, Box::new(Picks::new(receive)), until);
+        }
         let waiter = Waiter {
             conn,
             request: receive.request,
@@ -113,12 +100,18 @@ impl Engine {
             bytes_max: receive.bytes_max,
             until,
             transaction: receive.transaction,
+            picks: None,
         };
+        self.wait_for_messages(number, waiter);
+        self.busy_queues.insert(number);
+    }
+
+    pub(crate) fn wait_for_messages(&mut self, number: u32, waiter: Waiter) {
+        let until = waiter.until;
         if let Some(queue) = self.locals.get_mut(&number) {
             queue.waiters.push_back(waiter);
         }
         self.arm_receivers(number, until);
-        self.busy_queues.insert(number);
     }
 
     /// A second request under the number of one that waits takes its place. Returns whether there
@@ -135,6 +128,13 @@ impl Engine {
         let gone = before - queue.waiters.len();
         for _ in 0..gone {
             self.clients.receive_answered(conn);
+        }
+        if gone == 0 {
+            let until = match receive.wait_ms {
+                0 => self.now.at,
+                wait => self.now.at.plus_ms(wait),
+            };
+            self.wait_otherwise(conn, receive.request, until);
         }
         gone > 0
     }
@@ -198,17 +198,16 @@ impl Engine {
 
     /// Hands messages to the applications that wait for them.
     pub(crate) fn serve_receivers(&mut self, number: u32) {
+        self.look_for_picked(number);
         loop {
             let Some(queue) = self.locals.get_mut(&number) else {
                 return;
             };
             let now = self.now.at;
             let clients = &self.clients;
-            let Some(at) = queue
-                .waiters
-                .iter()
-                .position(|waiter| clients.may_lease(waiter.conn) || waiter.until <= now)
-            else {
+            let Some(at) = queue.waiters.iter().position(|waiter| {
+                waiter.picks.is_none() && (clients.may_lease(waiter.conn) || waiter.until <= now)
+            }) else {
                 return;
             };
             let Some(waiter) = queue.waiters.get(at) else {

@@ -196,6 +196,7 @@ impl Engine {
         }
         let (durable, id) = (message.class.is_durable(), message.id);
         let deadline = message.receive_deadline();
+        self.pick_again(number, priority, &message);
         let lane = self
             .locals
             .get_mut(&number)

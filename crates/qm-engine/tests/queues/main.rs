@@ -10,4 +10,5 @@
 mod support;
 
 mod expiry;
+mod picked;
 mod rejected;

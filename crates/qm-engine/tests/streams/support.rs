@@ -207,13 +207,19 @@ impl Node {
                     stream,
                     from,
                     records_max,
-                    ..
+                    bytes_max,
                 } => {
+                    let mut bytes = 0;
                     let records = self
                         .disk
                         .records
                         .range((stream, from)..=(stream, u64::MAX))
                         .take(records_max)
+                        .take_while(|(_, record)| {
+                            let first = bytes == 0;
+                            bytes += record.head.len() + record.body.len();
+                            first || bytes <= bytes_max
+                        })
                         .map(|(_, record)| record.clone())
                         .collect();
                     self.engine.handle(now, Input::Loaded { load, records });

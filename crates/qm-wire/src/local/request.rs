@@ -52,9 +52,10 @@ pub struct Receive {
     pub messages_max: u32,
     /// Most bytes of envelopes and bodies to deliver; the first message comes whatever its size.
     pub bytes_max: u32,
-    /// How long to wait for the first message, milliseconds or [`INFINITE_MS`].
+    /// How long to wait for the first message, milliseconds or [`INFINITE_MS`]; also for one that
+    /// is picked out below. A peek does not wait: it shows what is there.
     pub wait_ms: u64,
-    /// Only messages behind this lookup id: the next page of a peek.
+    /// Only messages behind this lookup id: the next page of a peek, or what came later.
     pub after: Option<u64>,
     /// Only the message with this lookup id.
     pub lookup: Option<u64>,
