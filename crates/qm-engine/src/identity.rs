@@ -504,17 +504,17 @@ impl Engine {
         };
         let told_by = (peer != self.me.qm).then_some(peer);
         self.raise_own(told_by, other.clone());
+        self.note_fork(self.courses.fork(&claim.points));
         if self.compare_ranks(link, twin.relay, claim.rank) {
-            let fork = self.courses.fork(&claim.points);
-            self.lost_the_election(told_by, other, fork);
+            self.lost_the_election(told_by, other);
         }
     }
 
     /// This node was shown, with proof, that another copy keeps the identity: it is the one that
     /// has to take another. Here, and nowhere else, begins what follows from that.
-    fn lost_the_election(&mut self, told_by: Option<QmId>, winner: TwinMachine, fork: Option<u64>) {
+    fn lost_the_election(&mut self, told_by: Option<QmId>, winner: TwinMachine) {
         let because = format!("another live machine keeps it: {}", winner.title());
-        if self.note_lost(fork) {
+        if self.note_lost() {
             crate::reached!(self, ElectionLost);
             let on_twin = self.config.on_twin;
             self.event(Event::ElectionLost {

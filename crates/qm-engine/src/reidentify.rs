@@ -202,7 +202,11 @@ impl Engine {
             because: change.because.clone(),
             reclaimed: change.reclaims,
             split: change.splits,
-            inherited_before: self.election.fork_us.map(Timestamp),
+            inherited_before: self
+                .election
+                .fork_us
+                .filter(|_| change.splits)
+                .map(Timestamp),
             lives: self.lives_to_leave(),
             marks: BTreeMap::new(),
             drained: None,

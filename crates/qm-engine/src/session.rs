@@ -808,7 +808,7 @@ impl Engine {
 
     /// Acknowledgements for what a peer sent go where it is. Nothing is taken from one that is
     /// pending, so it has no rows.
-    pub(crate) fn learn_routes(&mut self, link: LinkId) {
+    pub(crate) fn learn_routes(&self, link: LinkId) {
         let Some(session) = self.sessions.get(&link) else {
             return;
         };

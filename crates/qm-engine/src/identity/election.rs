@@ -15,6 +15,7 @@ use crate::time::Timestamp;
 
 const RANK: &[u8] = b"rank/";
 const LOST: &[u8] = b"rank-lost/";
+const FORK: &[u8] = b"rank-fork/";
 const VERSION: u8 = 1;
 /// Without an alarm the rank is raised at most so often: each time is a write.
 const RANKED_AGAIN_MS: u64 = 60 * 60 * 1_000;
@@ -77,7 +78,8 @@ pub(crate) struct Election {
     waiting: Vec<Waiting>,
     /// Whether a higher rank was shown, and when, by the wall clock.
     pub(crate) lost_us: Option<u64>,
-    /// Node time before which the machine that keeps the identity has stored what this one has.
+    /// Node time before which another copy has stored what this one has: the latest of all copies
+    /// that proved themselves, whoever has the higher rank, for an operator may choose otherwise.
     pub(crate) fork_us: Option<u64>,
     /// Why what follows from that has to wait.
     pub(crate) held_up: Option<String>,
@@ -87,6 +89,13 @@ impl Election {
     pub(crate) const fn rank(&self) -> Option<Rank> {
         if self.durable { self.rank } else { None }
     }
+}
+
+fn time_value(us: u64) -> Bytes {
+    let mut value = BytesMut::with_capacity(9);
+    value.put_u8(VERSION);
+    value.put_u64_le(us);
+    value.freeze()
 }
 
 impl Engine {
@@ -214,25 +223,26 @@ impl Engine {
     }
 
     /// Writes down that a higher rank was shown. Whether that is news.
-    ///
-    /// With several winners what any of them has counts.
-    pub(super) fn note_lost(&mut self, fork_us: Option<u64>) -> bool {
-        let news = self.election.lost_us.is_none();
-        let more = fork_us > self.election.fork_us;
-        if news || more {
-            let at = self.election.lost_us.unwrap_or(self.now.wall_us);
-            self.election.lost_us = Some(at);
-            self.election.fork_us = self.election.fork_us.max(fork_us);
-            let mut value = BytesMut::with_capacity(17);
-            value.put_u8(VERSION);
-            value.put_u64_le(at);
-            if let Some(fork_us) = self.election.fork_us {
-                value.put_u64_le(fork_us);
-            }
-            let key = prefixed(LOST, self.me.qm.as_bytes());
-            self.commits.set(key, value.freeze());
+    pub(super) fn note_lost(&mut self) -> bool {
+        if self.has_lost() {
+            return false;
         }
-        news
+        let at = self.now.wall_us;
+        self.election.lost_us = Some(at);
+        let key = prefixed(LOST, self.me.qm.as_bytes());
+        self.commits.set(key, time_value(at));
+        true
+    }
+
+    /// Writes down up to where a copy that proved itself has stored what this node has.
+    pub(super) fn note_fork(&mut self, fork_us: Option<u64>) {
+        if fork_us > self.election.fork_us
+            && let Some(fork_us) = fork_us
+        {
+            self.election.fork_us = Some(fork_us);
+            let key = prefixed(FORK, self.me.qm.as_bytes());
+            self.commits.set(key, time_value(fork_us));
+        }
     }
 
     /// Whether another copy was shown to keep the identity.
@@ -246,10 +256,12 @@ impl Engine {
     /// The rank stays as it was: others may have given up because of it.
     pub(super) fn forget_lost(&mut self) -> bool {
         let lost = self.election.lost_us.take().is_some();
-        self.election.fork_us = None;
+        let forked = self.election.fork_us.take().is_some();
         self.election.held_up = None;
-        if lost {
-            self.commits.unset(prefixed(LOST, self.me.qm.as_bytes()));
+        for (name, known) in [(LOST, lost), (FORK, forked)] {
+            if known {
+                self.commits.unset(prefixed(name, self.me.qm.as_bytes()));
+            }
         }
         lost
     }
@@ -267,27 +279,32 @@ impl Engine {
     }
 
     pub(crate) fn unset_election(&mut self, qm: QmId) {
-        for name in [RANK, LOST] {
+        for name in [RANK, LOST, FORK] {
             self.commits.unset(prefixed(name, qm.as_bytes()));
         }
     }
 
     /// Reads the rank back. Whether the value was understood, if it is of the election.
     pub(crate) fn recover_rank(&mut self, key: &[u8], value: &Bytes) -> Option<bool> {
-        let lost = key.strip_prefix(LOST);
-        let qm = lost.or_else(|| key.strip_prefix(RANK))?;
+        let names = [RANK, LOST, FORK];
+        let (name, qm) = names
+            .into_iter()
+            .find_map(|name| Some((name, key.strip_prefix(name)?)))?;
         if qm != self.me.qm.as_bytes() {
             // Of an identity that this node had before.
             return Some(true);
         }
         let mut r = value.clone();
         let version = r.try_get_u8().ok();
-        if lost.is_some() {
-            self.election.lost_us = version
-                .filter(|version| *version == VERSION)
-                .and_then(|_| r.try_get_u64_le().ok());
-            self.election.fork_us = r.try_get_u64_le().ok();
-            return Some(self.election.lost_us.is_some());
+        if name != RANK {
+            let time = version.filter(|version| *version == VERSION);
+            let time = time.and_then(|_| r.try_get_u64_le().ok());
+            if name == LOST {
+                self.election.lost_us = time;
+            } else {
+                self.election.fork_us = time;
+            }
+            return Some(time.is_some());
         }
         let rank = version.filter(|version| *version == VERSION).and_then(|_| {
             Some(Rank {

@@ -1,7 +1,7 @@
 //! What both copies of a machine hold is set aside at the one that takes another identity.
 
-use qm_engine::Event;
 use qm_engine::admin::{AdminReply, AdminRequest};
+use qm_engine::{Event, OnTwin};
 use qm_wire::{Class, Outcome};
 
 use crate::world::{Fuse, RECEIVER, SENDER, World};
@@ -61,6 +61,37 @@ fn what_both_hold_is_set_aside_where_the_identity_ends_and_nothing_else() {
     let told = |event: &Event| matches!(event, Event::Quarantined { messages: 600, .. });
     let events = &world.machines[copy].events;
     assert_eq!(events.iter().filter(|e| told(e)).count(), 2);
+}
+
+/// An operator chooses which of the copies keeps the identity, and not by their ranks.
+#[test]
+fn the_winner_that_is_changed_by_hand_sets_aside_what_both_hold() {
+    for dies in [false, true] {
+        let mut world = World::new(|config| config.on_twin = OnTwin::AlarmOnly);
+        arrive(&mut world, &named('i', 1..=20));
+        let copy = world.copy(SENDER);
+        own(&mut world, copy, 'c');
+        own(&mut world, SENDER, 'a');
+        world.put(SENDER, "b/notes", "a", Class::Recoverable);
+        world.put(copy, "b/notes", "c", Class::Recoverable);
+        world.run(60_000);
+        let lost = |event: &Event| matches!(event, Event::ElectionLost { .. });
+        let events = &world.machines[SENDER].events;
+        assert!(!events.iter().any(lost), "it wins");
+        if dies {
+            world.crash(SENDER);
+            world.run(1_000);
+        }
+        world.remint(SENDER);
+        world.run(5_000);
+        for queue in ["orders", "notes"] {
+            assert_eq!(world.receive(SENDER, queue), named('a', 1..=2), "{queue}");
+            let aside = format!("{queue}:quarantine");
+            assert_eq!(world.receive(SENDER, &aside), named('i', 1..=20));
+            let all = [named('i', 1..=20), named('c', 1..=2)].concat();
+            assert_eq!(world.receive(copy, queue), all, "{queue}");
+        }
+    }
 }
 
 #[test]
