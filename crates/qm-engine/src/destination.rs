@@ -1,8 +1,13 @@
 //! Where a message goes: from what an application writes to a queue here or a node elsewhere.
 
-use qm_wire::{Class, Destination, Outcome, QueueName};
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use qm_wire::{AddressError, Class, Destination, Outcome, QueueName};
 
 use crate::engine::Engine;
+use crate::limits::UNDERSTOOD_MAX;
 use crate::record::RemoteKey;
 
 /// Where a put goes.
@@ -11,16 +16,46 @@ pub(crate) enum Target {
     Remote(RemoteKey, QueueName),
 }
 
+/// Destinations that applications wrote, understood: they write the same few over and over. What
+/// they stand for may change, and is looked up each time.
+#[derive(Debug, Default)]
+pub(crate) struct Understood(BTreeMap<Box<str>, Arc<Destination>>);
+
+impl Understood {
+    fn understand(&mut self, text: &str) -> Result<Arc<Destination>, AddressError> {
+        if let Some(known) = self.0.get(text) {
+            return Ok(Arc::clone(known));
+        }
+        let destination: Arc<Destination> = Arc::new(text.parse()?);
+        if self.0.len() >= UNDERSTOOD_MAX {
+            self.0.clear();
+        }
+        self.0.insert(text.into(), Arc::clone(&destination));
+        Ok(destination)
+    }
+}
+
+/// A peer's name as the address book lists it.
+fn lower(name: &str) -> Cow<'_, str> {
+    if name
+        .bytes()
+        .all(|b| b.is_ascii() && !b.is_ascii_uppercase())
+    {
+        Cow::Borrowed(name)
+    } else {
+        Cow::Owned(name.to_lowercase())
+    }
+}
+
 impl Engine {
     /// Resolves a destination as an application writes it.
     pub(crate) fn resolve(&mut self, text: &str) -> Result<Target, (Outcome, String)> {
         let bad = |text: String| (Outcome::BAD_DESTINATION_NAME, text);
-        let destination: Destination = text
-            .parse()
-            .map_err(|error: qm_wire::AddressError| bad(error.to_string()))?;
-        let key = match &destination {
+        let understood = self.understood.understand(text);
+        let destination = understood.map_err(|error| bad(error.to_string()))?;
+        let key = match &*destination {
             Destination::Local { queue } => return self.local_target(queue),
-            Destination::Peer { peer, .. } => match self.peers.names.get(&peer.to_lowercase()) {
+            Destination::Peer { peer, .. } => match self.peers.names.get(&*lower(peer)) {
                 Some(entry) => entry.remote.clone(),
                 None => match self.peers.find_for_sending(peer).as_slice() {
                     [qm] => RemoteKey::Id(*qm),
@@ -123,5 +158,38 @@ fn join_host(host: &str, port: u16) -> String {
         format!("[{host}]:{port}")
     } else {
         format!("{host}:{port}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_understood_is_the_same_again_and_bounded() {
+        let mut understood = Understood::default();
+        for round in 0..3 {
+            for n in 0..UNDERSTOOD_MAX + 1 {
+                let text = format!("Hub/orders-{n}");
+                let parsed: Destination = text.parse().unwrap();
+                assert_eq!(*understood.understand(&text).unwrap(), parsed, "{round}");
+                assert!(understood.0.len() <= UNDERSTOOD_MAX);
+            }
+        }
+        let first = understood.understand("Hub/orders").unwrap();
+        let again = understood.understand("Hub/orders").unwrap();
+        assert!(Arc::ptr_eq(&first, &again));
+        let other = understood.understand("hub/Orders").unwrap();
+        assert_ne!(*other, *first);
+        let wrong: Result<Destination, _> = "".parse();
+        assert_eq!(understood.understand("").err(), wrong.err());
+    }
+
+    #[test]
+    fn names_are_lowered_as_the_book_does() {
+        for name in ["hub", "Hub", "till-3", "Größe", "ÉCOLE", "straße", "İ", ""] {
+            assert_eq!(lower(name), name.to_lowercase(), "{name}");
+        }
+        assert!(matches!(lower("till-3"), Cow::Borrowed(_)));
     }
 }

@@ -18,6 +18,7 @@ use crate::commits::{Commits, Origin};
 use crate::config::EngineConfig;
 use crate::connections::Connections;
 use crate::dead::LetterDo;
+use crate::destination::Understood;
 use crate::entropy::Entropy;
 use crate::finals::Finals;
 use crate::forgotten::Forgotten;
@@ -188,6 +189,7 @@ pub struct Engine {
 
     pub(crate) clients: Clients,
     pub(crate) penalties: Penalties,
+    pub(crate) understood: Understood,
     pub(crate) jobs: Jobs,
     pub(crate) purges: BTreeMap<(bool, u32), Purge>,
     pub(crate) history: History,
@@ -342,6 +344,7 @@ impl Engine {
             routes: Arc::new(AckRouteCache::new(route_config, hash_key)),
             clients: Clients::default(),
             penalties: Penalties::default(),
+            understood: Understood::default(),
             jobs: Jobs::default(),
             purges: BTreeMap::new(),
             history: History::new(config.history_events_max, config.history_bytes_max),

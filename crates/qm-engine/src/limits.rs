@@ -138,6 +138,10 @@ pub const PENALTY_PAUSE_MAX_MS: u64 = 60_000;
 /// application makes outgoing ones by naming destinations.
 pub const QUEUES_MAX: usize = 65_536;
 
+/// Destinations kept as they were understood, of all applications: what one of them writes beyond
+/// that is read anew each time. At most [`qm_wire::limits::ADDRESS_BYTES_MAX`] each.
+pub const UNDERSTOOD_MAX: usize = 64;
+
 /// Runs of answers kept per client: as many as it may have requests unanswered, because each
 /// message is a run of its own when applications take turns. 32 bytes each in memory.
 pub const CLIENT_RUNS_MAX: usize = 8_192;

@@ -32,7 +32,7 @@ pub(crate) use self::peers::{OutgoingCommand, OutgoingSelection, PeersCommand, S
 pub(crate) use self::quarantine::QuarantineCommand;
 pub(crate) use self::queues::QueueCommand;
 pub(crate) use self::trials::{
-    BenchArgs, BenchCommand, DemoArgs, OutageArgs, PlaceArgs, StreamArgs,
+    BacklogArgs, BenchArgs, BenchCommand, DemoArgs, OutageArgs, PlaceArgs, StreamArgs,
 };
 
 const EXAMPLES: &str = "\

@@ -2,7 +2,7 @@
 
 use bytes::BytesMut;
 use qm_wire::local::{Follow, Put};
-use qm_wire::{AckWishes, Class, ClientId, Envelope, MessageId, Outcome, QmId, Tag};
+use qm_wire::{AckWishes, Class, ClientId, Envelope, MessageId, Outcome, QmId, Salt, Tag};
 
 use super::Followed;
 use super::answers::hash16;
@@ -130,6 +130,23 @@ impl Engine {
         Ok(())
     }
 
+    /// Whether a put can be encoded as a message, whatever its sequence will be.
+    pub(super) fn check_envelope(
+        &self,
+        put: &Put,
+        target: &Target,
+    ) -> Result<(), (Outcome, String)> {
+        let id = MessageId {
+            incarnation: self.incarnation,
+            sequence: self.next_sequence,
+        };
+        let own = self.minting_for(target);
+        // The salt is drawn when the message is made.
+        let envelope = self.envelope_of(put, (own, id), Salt([0; 16]), target)?;
+        let checked = envelope.check();
+        checked.map_err(|error| (Outcome::BAD_REQUEST, error.to_string()))
+    }
+
     /// The message that a put becomes under this sequence; nothing is changed yet.
     pub(super) fn draft(
         &mut self,
@@ -142,7 +159,8 @@ impl Engine {
             sequence,
         };
         let own = self.minting_for(&target);
-        let envelope = self.envelope_of(put, (own, id), &target)?;
+        let salt = self.batch_salt();
+        let envelope = self.envelope_of(put, (own, id), salt, &target)?;
         let mut encoded = BytesMut::new();
         envelope
             .encode(&mut encoded)
@@ -266,9 +284,10 @@ impl Engine {
     }
 
     fn envelope_of(
-        &mut self,
+        &self,
         put: &Put,
         (own, id): (QmId, MessageId),
+        salt: Salt,
         target: &Target,
     ) -> Result<Envelope, (Outcome, String)> {
         let queue = match target {
@@ -283,7 +302,6 @@ impl Engine {
                 }
             },
         };
-        let salt = self.batch_salt();
         let mut envelope = Envelope::new(own, id, salt, put.class, queue);
         envelope.priority = put.priority;
         envelope.flags = put.flags;

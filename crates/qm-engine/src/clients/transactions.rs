@@ -155,8 +155,8 @@ impl Engine {
         }
         let target = self.check_put(put)?;
         self.check_room(put, &target)?;
-        // What cannot be encoded is told now, not at the commit.
-        self.draft(put, target, self.next_sequence)?;
+        // What cannot be encoded is told now, not at the commit, which makes the message.
+        self.check_envelope(put, &target)?;
         let bytes = put.encoded_len().saturating_add(MESSAGE_BYTES);
         let key = put.idempotency.as_ref();
         let key = key.map(|key| (hash16(&[&key.key]), key.number.unwrap_or(0)));

@@ -41,6 +41,8 @@ pub(crate) struct BenchArgs {
 pub(crate) enum BenchCommand {
     /// Queue messages for a node that is away, then let it come back
     Outage(OutageArgs),
+    /// Let messages wait in a queue, kill the node, and get at them
+    Backlog(BacklogArgs),
 }
 
 #[derive(Args, Debug)]
@@ -54,10 +56,15 @@ pub(crate) struct StreamArgs {
     )]
     #[arg(value_parser = clap::value_parser!(u32).range(8..=1_048_576))]
     pub(crate) size: Vec<u32>,
-    /// express | recoverable, several separated by commas
+    /// express | recoverable | transactional, several separated by commas
     #[arg(long, value_name = "CLASS", value_delimiter = ',', value_parser = parse_class)]
-    #[arg(default_value = "express,recoverable")]
+    #[arg(default_value = "express,recoverable,transactional")]
     pub(crate) class: Vec<Class>,
+    /// Messages that the application hands over together, several separated by commas; of
+    /// transactional messages, a transaction
+    #[arg(long, value_name = "N", value_delimiter = ',', default_value = "16")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=16_384))]
+    pub(crate) batch: Vec<u32>,
     /// How long to send at full speed
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_duration)]
     pub(crate) duration: u64,
@@ -84,6 +91,24 @@ pub(crate) struct OutageArgs {
     pub(crate) messages: u64,
     /// Bytes of a message's body
     #[arg(long, value_name = "BYTES", default_value = "200")]
+    #[arg(value_parser = clap::value_parser!(u32).range(8..=1_048_576))]
+    pub(crate) size: u32,
+    #[command(flatten)]
+    pub(crate) place: PlaceArgs,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct BacklogArgs {
+    /// How many messages wait, several separated by commas
+    #[arg(
+        long,
+        value_name = "N",
+        value_delimiter = ',',
+        default_value = "0,1000000"
+    )]
+    pub(crate) messages: Vec<u64>,
+    /// Bytes of a message's body
+    #[arg(long, value_name = "BYTES", default_value = "16")]
     #[arg(value_parser = clap::value_parser!(u32).range(8..=1_048_576))]
     pub(crate) size: u32,
     #[command(flatten)]

@@ -1,5 +1,6 @@
 //! Measures two nodes on this machine, beside what its disk can do in the same run.
 
+mod backlog;
 mod disk;
 mod load;
 mod outage;
@@ -27,6 +28,7 @@ const PACE_PER_S: u32 = 1_000;
 pub(crate) async fn bench(args: &BenchArgs, out: &Output) -> Result<Exit, Failure> {
     match &args.what {
         None => unless_interrupted(stream(&args.stream, out)).await,
+        Some(BenchCommand::Backlog(args)) => unless_interrupted(backlog::backlog(args, out)).await,
         Some(BenchCommand::Outage(args)) => unless_interrupted(outage::outage(args, out)).await,
     }
 }
@@ -35,51 +37,49 @@ fn queue() -> QueueName {
     QUEUE.parse().expect("the name is one")
 }
 
-/// Every class with every size: at full speed, then paced.
+/// Every class with every size and batch: at full speed, then paced.
 async fn stream(args: &StreamArgs, out: &Output) -> Result<Exit, Failure> {
-    if let Some(class) = args
-        .class
-        .iter()
-        .find(|class| **class == Class::Transactional)
-    {
-        let cause = format!("{} messages are not measured", class.name());
+    if let Some(batch) = args.batch.iter().find(|batch| **batch > args.in_flight) {
+        let cause = format!("{batch} messages together are more than {}", args.in_flight);
         return Err(Failure::usage(
             cause,
-            "choose express, recoverable, or both",
+            "choose a --batch of at most --in-flight",
         ));
     }
     let mut report = Report::new(args.in_flight);
-    for class in &args.class {
-        for size in &args.size {
-            let place = Workplace::new(&args.place)?;
-            report.in_memory |= place.is_memory();
-            let class_name = class.name();
-            out.note(&format!(
-                "{class_name}, {size} B: full speed, then {PACE_PER_S} a second"
-            ));
-            let case = measure(args, *class, *size, place, out).await?;
-            report.cases.push(case);
+    // What is compared is measured together: on a shared machine, an hour makes a difference.
+    for size in &args.size {
+        for batch in &args.batch {
+            for class in &args.class {
+                let place = Workplace::new(&args.place)?;
+                report.in_memory |= place.is_memory();
+                let load = Load {
+                    class: *class,
+                    size: *size,
+                    in_flight: args.in_flight,
+                    batch: *batch,
+                };
+                out.note(&format!(
+                    "{}, {size} B, {batch} together: full speed, then {PACE_PER_S} a second",
+                    class.name()
+                ));
+                report.cases.push(measure(args, load, place, out).await?);
+            }
         }
     }
     report.print(out)?;
     Ok(Exit::Done)
 }
 
-/// One class with one size, at nodes that have done nothing before.
+/// One class with one size and batch, at nodes that have done nothing before.
 async fn measure(
     args: &StreamArgs,
-    class: Class,
-    size: u32,
+    load: Load,
     place: Workplace,
     out: &Output,
 ) -> Result<Case, Failure> {
     let queue = queue();
-    let pair = Pair::start(place, &queue).await?;
-    let load = Load {
-        class,
-        size,
-        in_flight: args.in_flight,
-    };
+    let pair = Pair::start(place, &queue, load.class == Class::Transactional).await?;
     // Sessions open with the first message; that is not what is measured.
     let first = load.run(&pair, &queue, Volume::Messages(1)).await?;
     let volume = match args.messages {
@@ -87,9 +87,11 @@ async fn measure(
         None => Volume::Time(Duration::from_millis(args.duration)),
     };
     // Before and after, because a machine that others use as well changes from second to second.
-    let plain = || match class {
-        Class::Recoverable => disk::append(pair.place.path(), size, DISK_BATCH).map(Some),
-        Class::Express | Class::Transactional => Ok(None),
+    let plain = || match load.class {
+        Class::Express => Ok(None),
+        Class::Recoverable | Class::Transactional => {
+            disk::append(pair.place.path(), load.size, DISK_BATCH).map(Some)
+        }
     };
     let disk_before = plain()?;
     let full = load.run(&pair, &queue, volume).await?;
@@ -109,8 +111,7 @@ async fn measure(
         return Err(Failure::of("not_intact", cause));
     }
     Ok(Case {
-        class,
-        size,
+        load,
         full,
         paced,
         resident,

@@ -58,7 +58,7 @@ async fn show(text: &Text, place: Workplace, out: &Output) -> Result<Exit, Failu
     }
     out.note("two nodes start, each a process with its own identity and store");
     let queue: QueueName = QUEUE.parse().expect("the name is one");
-    let mut pair = Pair::start(place, &queue).await?;
+    let mut pair = Pair::start(place, &queue, false).await?;
 
     let stage = Stage::new(lines, *out);
     let played = play(text, &queue, &mut pair, &stage).await;

@@ -124,7 +124,7 @@ pub(super) struct NodeProcess {
 
 impl NodeProcess {
     /// Starts a new node on a free loopback port, trusting nobody, and waits until it is ready.
-    async fn start(place: &Workplace, name: &'static str) -> Result<Self, Failure> {
+    pub(super) async fn start(place: &Workplace, name: &'static str) -> Result<Self, Failure> {
         let (child, document) = launch(place.path(), name, "127.0.0.1:0").await?;
         Ok(Self {
             name,
@@ -360,8 +360,12 @@ pub(super) struct Pair {
 }
 
 impl Pair {
-    /// Starts both, makes the queue at the receiver.
-    pub(super) async fn start(place: Workplace, queue: &QueueName) -> Result<Self, Failure> {
+    /// Starts both, makes the queue at the receiver: for transactional messages or for others.
+    pub(super) async fn start(
+        place: Workplace,
+        queue: &QueueName,
+        transactional: bool,
+    ) -> Result<Self, Failure> {
         let (sender, receiver) = tokio::join!(
             NodeProcess::start(&place, SENDER),
             NodeProcess::start(&place, RECEIVER)
@@ -371,7 +375,7 @@ impl Pair {
             receiver: receiver?,
             place,
         };
-        pair.introduce(queue).await?;
+        pair.introduce(queue, transactional).await?;
         Ok(pair)
     }
 
@@ -380,11 +384,11 @@ impl Pair {
         format!("{RECEIVER}/{queue}")
     }
 
-    async fn introduce(&self, queue: &QueueName) -> Result<(), Failure> {
+    async fn introduce(&self, queue: &QueueName, transactional: bool) -> Result<(), Failure> {
         let receiver = self.receiver.operate().await?;
         let create = Request::QueueCreate {
             name: queue.clone(),
-            transactional: false,
+            transactional,
             quota_bytes: None,
             quota_messages: None,
             max_aborts: 0,

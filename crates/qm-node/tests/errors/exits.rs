@@ -123,6 +123,7 @@ const COMMANDS: &[(&[&str], i32, i32)] = &[
 const ELSEWHERE: &[&str] = &[
     "init",
     "store-repair",
+    "bench-backlog",
     "bench-outage",
     "bench-stream",
     "doctor",

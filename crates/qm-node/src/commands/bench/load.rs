@@ -7,11 +7,11 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use qm_client::{Client, Follow, Message, PutTicket, ReceiveOptions};
+use qm_client::{Client, Committed, Follow, Message, PutTicket, ReceiveOptions, TransactionError};
 use qm_wire::{Class, QueueName, Text};
 use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle as Task, JoinSet};
 
 use crate::exit::Failure;
 
@@ -31,6 +31,33 @@ pub(super) struct Load {
     pub(super) size: u32,
     /// Messages sent and not yet received, at most.
     pub(super) in_flight: u32,
+    /// Messages that are handed over together, at most `in_flight`; of transactional ones, a
+    /// transaction.
+    pub(super) batch: u32,
+}
+
+/// Messages that were handed over together, until the node has answered.
+enum Unanswered {
+    Puts(Vec<PutTicket>),
+    Transaction(Task<Result<Committed, TransactionError>>),
+}
+
+impl Unanswered {
+    async fn accepted(self) -> Result<(), Failure> {
+        match self {
+            Self::Puts(tickets) => {
+                for ticket in tickets {
+                    ticket.await.map_err(|e| from_send(&e))?;
+                }
+            }
+            Self::Transaction(task) => {
+                let ended = task.await;
+                let ended = ended.map_err(|e| Failure::of("trial", e.to_string()))?;
+                ended.map_err(|e| Failure::of("trial", e.to_string()))?;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// How much of it.
@@ -154,30 +181,56 @@ impl Load {
     ) -> Result<(u64, Duration), Failure> {
         let destination = Text::from(Pair::destination(queue));
         let body = Bytes::from(vec![0x5a; self.size as usize]);
-        let mut tickets: VecDeque<PutTicket> = VecDeque::new();
+        let mut unanswered: VecDeque<Unanswered> = VecDeque::new();
+        let unanswered_max = (self.in_flight / self.batch).max(1) as usize;
         let mut messages = 0_u64;
         loop {
-            let enough = match volume {
-                Volume::Messages(wanted) => messages >= wanted,
-                Volume::Time(time) => started.elapsed() >= time,
+            let batch = match volume {
+                Volume::Messages(wanted) => wanted.saturating_sub(messages).min(self.batch.into()),
+                Volume::Time(time) if started.elapsed() < time => self.batch.into(),
+                Volume::Time(_) => 0,
             };
-            if enough {
+            if batch == 0 {
                 break;
             }
-            consumer.room().await?;
+            let together = u32::try_from(batch).unwrap_or(self.batch);
+            consumer.room(together).await?;
             let message = Message::new(destination.clone(), body.clone()).class(self.class);
-            tickets.push_back(producer.put(message).await.map_err(|e| from_send(&e))?);
-            messages += 1;
-            if tickets.len() >= self.in_flight as usize
-                && let Some(oldest) = tickets.pop_front()
+            unanswered.push_back(self.hand_over(producer, &message, together).await?);
+            messages += batch;
+            if unanswered.len() >= unanswered_max
+                && let Some(oldest) = unanswered.pop_front()
             {
-                oldest.await.map_err(|e| from_send(&e))?;
+                oldest.accepted().await?;
             }
         }
-        for ticket in tickets {
-            ticket.await.map_err(|e| from_send(&e))?;
+        for rest in unanswered {
+            rest.accepted().await?;
         }
         Ok((messages, started.elapsed()))
+    }
+
+    /// Hands over so many of the same message, together.
+    async fn hand_over(
+        &self,
+        producer: &Client,
+        message: &Message,
+        together: u32,
+    ) -> Result<Unanswered, Failure> {
+        if self.class == Class::Transactional {
+            let mut transaction = producer.begin();
+            for _ in 0..together {
+                let sent = transaction.send(message.clone());
+                sent.map_err(|e| from_send(&e))?;
+            }
+            return Ok(Unanswered::Transaction(tokio::spawn(transaction.commit())));
+        }
+        let mut tickets = Vec::with_capacity(together as usize);
+        for _ in 0..together {
+            let put = producer.put(message.clone()).await;
+            tickets.push(put.map_err(|e| from_send(&e))?);
+        }
+        Ok(Unanswered::Puts(tickets))
     }
 
     /// So many a second, and measures each.
@@ -232,7 +285,7 @@ impl Load {
     }
 }
 
-fn micros(time: Duration) -> u64 {
+pub(super) fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
@@ -320,9 +373,9 @@ impl Consumer {
         })
     }
 
-    /// Waits until one more may be on its way.
-    async fn room(&self) -> Result<(), Failure> {
-        match self.shared.room.acquire().await {
+    /// Waits until so many more may be on their way.
+    async fn room(&self, messages: u32) -> Result<(), Failure> {
+        match self.shared.room.acquire_many(messages).await {
             Ok(room) => {
                 room.forget();
                 Ok(())

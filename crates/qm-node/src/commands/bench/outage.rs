@@ -43,6 +43,10 @@ struct Document {
     waiting_resident_bytes_max: Option<u64>,
     /// What its files occupy when all wait, for a message.
     waiting_disk_bytes_per_message: u64,
+    /// The sending node, killed and started again: from the start of its process to its answer.
+    answered_ms: u64,
+    /// Of it then.
+    started_resident_bytes: Option<u64>,
     /// From the start of the receiving node's process to its first message.
     first_received_ms: u64,
     /// From there until the sending node holds none any more.
@@ -61,7 +65,7 @@ pub(super) async fn outage(args: &OutageArgs, out: &Output) -> Result<Exit, Fail
     let place = Workplace::new(&args.place)?;
     let in_memory = place.is_memory();
     let queue = queue();
-    let mut pair = Pair::start(place, &queue).await?;
+    let mut pair = Pair::start(place, &queue, false).await?;
     pair.receiver.stop().await?;
     let disk_before = pair.sender.disk_bytes();
 
@@ -75,14 +79,28 @@ pub(super) async fn outage(args: &OutageArgs, out: &Output) -> Result<Exit, Fail
     let waiting_resident_bytes_max = pair.sender.resident_bytes_max();
     let disk = pair.sender.disk_bytes().saturating_sub(disk_before);
     out.note(&format!(
-        "accepted at {} a second; the other node comes back",
+        "accepted at {} a second; the node is killed, then the other node comes back",
         grouped(per_second(args.messages, accepted_in))
     ));
 
     let started = Instant::now();
+    pair.sender.kill();
+    pair.sender.start_again().await?;
+    let operator = pair.sender.operate().await?;
+    let status: StatusDocument = operator.ask(&Request::Status {}).await?;
+    let answered_in = started.elapsed();
+    let started_resident_bytes = pair.sender.resident_bytes();
+    if status.outgoing_messages != args.messages {
+        let cause = format!(
+            "of {} messages {} are there after the start",
+            args.messages, status.outgoing_messages
+        );
+        return Err(Failure::of("not_intact", cause));
+    }
+
+    let started = Instant::now();
     pair.receiver.start_again().await?;
     let consumer = Consumer::start(&pair.receiver, &queue, ANY_NUMBER, Bodies::Plain)?;
-    let operator = pair.sender.operate().await?;
     let (first_at, delivered_at) = watch(&operator, &consumer, args.messages).await?;
     operator.client.close().await;
     let counts = consumer.finish(args.messages).await?;
@@ -99,6 +117,8 @@ pub(super) async fn outage(args: &OutageArgs, out: &Output) -> Result<Exit, Fail
         waiting_resident_bytes,
         waiting_resident_bytes_max,
         waiting_disk_bytes_per_message: disk / args.messages,
+        answered_ms: millis(answered_in),
+        started_resident_bytes,
         first_received_ms: millis(first_at.duration_since(started)),
         delivered_in_ms: millis(delivered_in),
         delivered_per_s: per_second(args.messages, delivered_in),
@@ -215,6 +235,14 @@ fn facts(document: &Document) -> Vec<(&'static str, String)> {
             ),
         ),
         (
+            "killed",
+            format!(
+                "answered {} ms after its start, with {} of memory",
+                document.answered_ms,
+                size(document.started_resident_bytes)
+            ),
+        ),
+        (
             "first received",
             format!(
                 "{} ms after the start of the other node",
@@ -264,6 +292,8 @@ mod tests {
             waiting_resident_bytes: Some(60 << 20),
             waiting_resident_bytes_max: None,
             waiting_disk_bytes_per_message: 345,
+            answered_ms: 420,
+            started_resident_bytes: Some(26 << 20),
             first_received_ms: 150,
             delivered_in_ms: 12_345,
             delivered_per_s: 81_004,
@@ -289,6 +319,8 @@ mod tests {
               "waiting_resident_bytes": 62914560,
               "waiting_resident_bytes_max": null,
               "waiting_disk_bytes_per_message": 345,
+              "answered_ms": 420,
+              "started_resident_bytes": 27262976,
               "first_received_ms": 150,
               "delivered_in_ms": 12345,
               "delivered_per_s": 81004,
@@ -317,6 +349,7 @@ mod tests {
             messages: 1,000,000 of 200 B
             accepted: 100,000 a second, in 10.0 s
             waiting: 60.0 MiB of memory (unknown at most), 345 B of disk for a message
+            killed: answered 420 ms after its start, with 26.0 MiB of memory
             first received: 150 ms after the start of the other node
             delivered: 81,004 a second, in 12.3 s
             received: 1,000,000, 80,000 a second, in 12.5 s

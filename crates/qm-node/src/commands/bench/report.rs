@@ -9,13 +9,12 @@ use crate::output::{Column, Output};
 
 use super::super::processes::{grouped, millis};
 use super::disk::Append;
-use super::load::{Full, Latencies, Paced};
+use super::load::{Full, Latencies, Load, Paced};
 
-/// One class with one size.
+/// One class with one size and batch.
 #[derive(Debug)]
 pub(super) struct Case {
-    pub(super) class: Class,
-    pub(super) size: u32,
+    pub(super) load: Load,
     pub(super) full: Full,
     pub(super) paced: Paced,
     /// Bytes of memory of sender and receiver after the full speed.
@@ -49,6 +48,8 @@ struct Document {
 struct CaseDocument {
     class: &'static str,
     body_bytes: u32,
+    /// Handed over together; of transactional messages, a transaction.
+    batch: u32,
     messages: u64,
     elapsed_ms: u64,
     accepted_per_s: u64,
@@ -56,6 +57,8 @@ struct CaseDocument {
     sender_cpu_us_per_message: Option<f64>,
     receiver_cpu_us_per_message: Option<f64>,
     clients_cpu_us_per_message: f64,
+    /// Of all of that to the same of recoverable messages, of the same size and batch.
+    cpu_to_recoverable: Option<f64>,
     sender_resident_bytes: Option<u64>,
     receiver_resident_bytes: Option<u64>,
     paced: PacedDocument,
@@ -97,13 +100,21 @@ impl LatencyDocument {
 }
 
 impl Case {
-    fn document(&self) -> CaseDocument {
+    /// Processor time for a message, in microseconds: of both nodes and both applications.
+    fn cpu_us(&self) -> Option<f64> {
+        let nodes = self.full.sender_cpu?.checked_add(self.full.receiver_cpu?)?;
+        let all = nodes.checked_add(self.full.clients_cpu)?;
+        Some(self.full.us_per_message(all))
+    }
+
+    fn document(&self, cpu_to_recoverable: Option<f64>) -> CaseDocument {
         let full = &self.full;
         let us = |time| hundredths(full.us_per_message(time));
         let [sender_resident_bytes, receiver_resident_bytes] = self.resident;
         CaseDocument {
-            class: self.class.name(),
-            body_bytes: self.size,
+            class: self.load.class.name(),
+            body_bytes: self.load.size,
+            batch: self.load.batch,
             messages: full.messages,
             elapsed_ms: millis(full.elapsed),
             accepted_per_s: full.accepted_per_s(),
@@ -111,6 +122,7 @@ impl Case {
             sender_cpu_us_per_message: full.sender_cpu.map(us),
             receiver_cpu_us_per_message: full.receiver_cpu.map(us),
             clients_cpu_us_per_message: us(full.clients_cpu),
+            cpu_to_recoverable: cpu_to_recoverable.map(hundredths),
             sender_resident_bytes,
             receiver_resident_bytes,
             paced: PacedDocument {
@@ -134,18 +146,20 @@ impl Case {
     }
 
     /// A line of the table of rates.
-    fn rates(&self) -> [String; 9] {
+    fn rates(&self, cpu_to_recoverable: Option<f64>) -> [String; 11] {
         let full = &self.full;
         let us = |time| format!("{:.1}", full.us_per_message(time));
         let none = || "-".to_owned();
         let [sender, receiver] = self.resident;
         [
-            self.class.name().to_owned(),
-            self.size.to_string(),
+            self.load.class.name().to_owned(),
+            self.load.size.to_string(),
+            self.load.batch.to_string(),
             grouped(full.received_per_s()),
             full.sender_cpu.map_or_else(none, us),
             full.receiver_cpu.map_or_else(none, us),
             us(full.clients_cpu),
+            cpu_to_recoverable.map_or_else(none, |ratio| format!("{ratio:.2}")),
             sender
                 .zip(receiver)
                 .map_or_else(none, |(sender, receiver)| {
@@ -159,11 +173,12 @@ impl Case {
     }
 
     /// A line of the table of times.
-    fn times(&self) -> [String; 6] {
+    fn times(&self) -> [String; 7] {
         let paced = &self.paced;
         [
-            self.class.name().to_owned(),
-            self.size.to_string(),
+            self.load.class.name().to_owned(),
+            self.load.size.to_string(),
+            self.load.batch.to_string(),
             grouped(paced.sent_per_s),
             times(&paced.accepted),
             times(&paced.delivered),
@@ -197,14 +212,24 @@ impl Report {
         }
     }
 
+    /// What a case costs the processors, to what recoverable messages of its size and batch cost.
+    fn to_recoverable(&self, case: &Case) -> Option<f64> {
+        let other = self.cases.iter().find(|other| {
+            other.load.class == Class::Recoverable
+                && (other.load.size, other.load.batch) == (case.load.size, case.load.batch)
+        })?;
+        Some(case.cpu_us()? / other.cpu_us().filter(|us| *us > 0.0)?)
+    }
+
     fn document(&self) -> Document {
+        let case = |case: &Case| case.document(self.to_recoverable(case));
         Document {
             schema: "qm.bench/1",
             version: env!("CARGO_PKG_VERSION"),
             cores: self.cores,
             in_flight: self.in_flight,
             in_memory: self.in_memory,
-            cases: self.cases.iter().map(Case::document).collect(),
+            cases: self.cases.iter().map(case).collect(),
         }
     }
 
@@ -219,21 +244,25 @@ impl Report {
             self.cores,
             grouped(self.in_flight.into())
         ));
-        let cases: Vec<_> = self.cases.iter().map(Listed).collect();
+        let listed = |case| Listed(case, self.to_recoverable(case));
+        let cases: Vec<_> = self.cases.iter().map(listed).collect();
         let rates = [
             Column::left("CLASS"),
             Column::right("BODY B"),
+            Column::right("BATCH"),
             Column::right("MSGS/S"),
             Column::right("SENDER CPU US"),
             Column::right("RECEIVER CPU US"),
             Column::right("CLIENTS CPU US"),
+            Column::right("CPU RATIO"),
             Column::right("MEMORY"),
             Column::right("DISK MSGS/S"),
             Column::right("RATIO"),
         ];
-        out.list(&cases, rates, |case| case.0.rates())?;
+        out.list(&cases, rates, |case| case.0.rates(case.1))?;
         out.note(
-            "CPU is per message; DISK is a plain file taking the same bodies, fdatasync after 256",
+            "CPU is per message, its RATIO to recoverable messages; DISK is a plain file taking \
+             the same bodies, fdatasync after 256",
         );
         if self.in_memory {
             out.note("note: the directory is in memory, where a flush costs nothing; see --dir");
@@ -242,6 +271,7 @@ impl Report {
         let times = [
             Column::left("CLASS"),
             Column::right("BODY B"),
+            Column::right("BATCH"),
             Column::right("SENT/S"),
             Column::right("ACCEPTED"),
             Column::right("DELIVERED"),
@@ -251,12 +281,12 @@ impl Report {
     }
 }
 
-/// A case as a list takes it.
-struct Listed<'a>(&'a Case);
+/// A case as a list takes it, with what it costs to recoverable messages.
+struct Listed<'a>(&'a Case, Option<f64>);
 
 impl Serialize for Listed<'_> {
     fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        self.0.document().serialize(to)
+        self.0.document(self.1).serialize(to)
     }
 }
 
@@ -268,15 +298,16 @@ mod tests {
 
     use super::*;
 
-    fn report() -> Report {
+    /// The sender's processor time differs, and of express messages the receiver's is not known.
+    fn case(class: Class, sender_cpu: Duration) -> Case {
         let second = Duration::from_secs(1);
         let full = Full {
             messages: 50_000,
             received: 50_000,
             accepted_in: second,
             elapsed: second * 2,
-            sender_cpu: Some(second / 5),
-            receiver_cpu: None,
+            sender_cpu: Some(sender_cpu),
+            receiver_cpu: (class != Class::Express).then_some(second / 4),
             clients_cpu: second / 3,
         };
         let paced = Paced {
@@ -286,20 +317,32 @@ mod tests {
             delivered: Latencies::of(vec![1_250]),
             received: Latencies::default(),
         };
-        let case = Case {
-            class: Class::Recoverable,
-            size: 100,
+        Case {
+            load: Load {
+                class,
+                size: 100,
+                in_flight: 4096,
+                batch: 16,
+            },
             full,
             paced,
             resident: [Some(30 << 20), Some(40 << 20)],
-            disk: Some(Append {
+            disk: (class != Class::Express).then_some(Append {
                 messages: 100_000,
                 time: second,
                 batch: 256,
             }),
-        };
+        }
+    }
+
+    fn report() -> Report {
+        let second = Duration::from_secs(1);
         Report {
-            cases: vec![case],
+            cases: vec![
+                case(Class::Express, second / 10),
+                case(Class::Recoverable, second / 5),
+                case(Class::Transactional, second / 2),
+            ],
             cores: 2,
             ..Report::new(4096)
         }
@@ -318,15 +361,91 @@ mod tests {
               "in_memory": false,
               "cases": [
                 {
+                  "class": "express",
+                  "body_bytes": 100,
+                  "batch": 16,
+                  "messages": 50000,
+                  "elapsed_ms": 2000,
+                  "accepted_per_s": 50000,
+                  "received_per_s": 25000,
+                  "sender_cpu_us_per_message": 2.0,
+                  "receiver_cpu_us_per_message": null,
+                  "clients_cpu_us_per_message": 6.67,
+                  "cpu_to_recoverable": null,
+                  "sender_resident_bytes": 31457280,
+                  "receiver_resident_bytes": 41943040,
+                  "paced": {
+                    "messages": 3000,
+                    "sent_per_s": 1000,
+                    "accepted": {
+                      "p50_us": 1500,
+                      "p99_us": 2970,
+                      "max_us": 3000
+                    },
+                    "delivered": {
+                      "p50_us": 1250,
+                      "p99_us": 1250,
+                      "max_us": 1250
+                    },
+                    "received": {
+                      "p50_us": 0,
+                      "p99_us": 0,
+                      "max_us": 0
+                    }
+                  },
+                  "disk": null
+                },
+                {
                   "class": "recoverable",
                   "body_bytes": 100,
+                  "batch": 16,
                   "messages": 50000,
                   "elapsed_ms": 2000,
                   "accepted_per_s": 50000,
                   "received_per_s": 25000,
                   "sender_cpu_us_per_message": 4.0,
-                  "receiver_cpu_us_per_message": null,
+                  "receiver_cpu_us_per_message": 5.0,
                   "clients_cpu_us_per_message": 6.67,
+                  "cpu_to_recoverable": 1.0,
+                  "sender_resident_bytes": 31457280,
+                  "receiver_resident_bytes": 41943040,
+                  "paced": {
+                    "messages": 3000,
+                    "sent_per_s": 1000,
+                    "accepted": {
+                      "p50_us": 1500,
+                      "p99_us": 2970,
+                      "max_us": 3000
+                    },
+                    "delivered": {
+                      "p50_us": 1250,
+                      "p99_us": 1250,
+                      "max_us": 1250
+                    },
+                    "received": {
+                      "p50_us": 0,
+                      "p99_us": 0,
+                      "max_us": 0
+                    }
+                  },
+                  "disk": {
+                    "messages_per_s": 100000,
+                    "messages_per_flush": 256,
+                    "ratio": 0.25
+                  }
+                },
+                {
+                  "class": "transactional",
+                  "body_bytes": 100,
+                  "batch": 16,
+                  "messages": 50000,
+                  "elapsed_ms": 2000,
+                  "accepted_per_s": 50000,
+                  "received_per_s": 25000,
+                  "sender_cpu_us_per_message": 10.0,
+                  "receiver_cpu_us_per_message": 5.0,
+                  "clients_cpu_us_per_message": 6.67,
+                  "cpu_to_recoverable": 1.38,
                   "sender_resident_bytes": 31457280,
                   "receiver_resident_bytes": 41943040,
                   "paced": {
@@ -365,11 +484,20 @@ mod tests {
         let lines: Vec<_> = report
             .cases
             .iter()
-            .flat_map(|case| [case.rates().join("\t"), case.times().join("\t")])
+            .flat_map(|case| {
+                [
+                    case.rates(report.to_recoverable(case)).join("\t"),
+                    case.times().join("\t"),
+                ]
+            })
             .collect();
         expect![[r#"
-            recoverable	100	25,000	4.0	-	6.7	30.0 MiB + 40.0 MiB	100,000	0.25
-            recoverable	100	1,000	1.50 / 2.97 / 3.00	1.25 / 1.25 / 1.25	0.00 / 0.00 / 0.00"#]]
+            express	100	16	25,000	2.0	-	6.7	-	30.0 MiB + 40.0 MiB	-	-
+            express	100	16	1,000	1.50 / 2.97 / 3.00	1.25 / 1.25 / 1.25	0.00 / 0.00 / 0.00
+            recoverable	100	16	25,000	4.0	5.0	6.7	1.00	30.0 MiB + 40.0 MiB	100,000	0.25
+            recoverable	100	16	1,000	1.50 / 2.97 / 3.00	1.25 / 1.25 / 1.25	0.00 / 0.00 / 0.00
+            transactional	100	16	25,000	10.0	5.0	6.7	1.38	30.0 MiB + 40.0 MiB	100,000	0.25
+            transactional	100	16	1,000	1.50 / 2.97 / 3.00	1.25 / 1.25 / 1.25	0.00 / 0.00 / 0.00"#]]
         .assert_eq(&lines.join("\n"));
     }
 }
