@@ -276,7 +276,9 @@ impl Engine {
             session.next_finals = next;
             self.arm_session(link, next);
         }
-        self.write_await(message.id, &awaited, putting);
+        if !crate::broken!(self, wait_in_memory) {
+            self.write_await(message.id, &awaited, putting);
+        }
         self.awaiting.insert(message.id, awaited);
     }
 
@@ -387,15 +389,10 @@ impl Engine {
         };
         if let Wait::Doubt(outcome) = awaited.wait {
             let (wanted, class) = (awaited.wanted.clone(), awaited.class);
+            let wanted = wanted.map(|wanted| wanted.unarrived());
             self.awaiting.remove(id);
             self.unwrite_await(id);
-            self.report(
-                wanted.as_deref(),
-                (id, class),
-                outcome,
-                false,
-                With::Nothing,
-            );
+            self.report(wanted.as_ref(), (id, class), outcome, false, With::Nothing);
         }
     }
 
@@ -584,6 +581,7 @@ impl Engine {
                 // Its ack is behind this, or lost; what ended there had arrived.
                 match flights.get(&entry.id) {
                     Some((at, number, tag)) if *tag == entry.tag => {
+                        crate::reached!(self, FinalBeforeAck);
                         self.settle_flight(*at, *number);
                     }
                     _ => {
@@ -595,6 +593,7 @@ impl Engine {
             }
             if matches!(self.awaiting.get(entry.id), Some(a) if matches!(a.wait, Wait::Doubt(_))) {
                 // Delivered wins over its letter.
+                crate::reached!(self, FinalOverLetter);
                 self.ended_acknowledged(peer, entry);
             }
             if !self.final_heard(link, peer, told.source, entry, *outcome) {
@@ -636,6 +635,7 @@ impl Engine {
         }
         match known {
             Known::Outcome(outcome) if is_end(outcome) => {
+                crate::reached!(self, FinalAnswered);
                 self.final_heard(link, peer, source, entry, outcome);
             }
             // It was in the memory of a life that is over.
@@ -666,7 +666,10 @@ impl Engine {
         let entry = *entry;
         let first = match awaited.wait {
             // Also a repeated one is confirmed: the first confirmation may be lost.
-            Wait::Ended(_) => false,
+            Wait::Ended(_) => {
+                crate::reached!(self, FinalHeardAgain);
+                false
+            }
             Wait::Open => true,
             // Its letter is on its way to the disk, or in an application's hands: it is told again.
             Wait::Doubt(_) => return true,
@@ -723,6 +726,7 @@ impl Engine {
         let Some(awaited) = self.awaiting.remove(id) else {
             return;
         };
+        crate::reached!(self, EndUnknown);
         self.unwrite_await(id);
         let of = (id, awaited.class);
         let wanted = awaited.wanted.as_deref();

@@ -107,7 +107,7 @@ impl Engine {
                 Then::Final { key, .. } => self.final_durable(key),
                 Then::Report { key, .. } => self.place_report(key),
                 Then::Reported { key, put } => self.reported(key, put),
-                Then::Journalled { put, .. } => self.journalled(put),
+                Then::Journalled { put, from } => self.journalled(put, &from),
                 Then::FinalHeard {
                     link,
                     source,

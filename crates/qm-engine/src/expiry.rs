@@ -135,6 +135,15 @@ impl Engine {
     /// A message ended: its letter is safe, or none is kept. Whoever follows it may hear of it; a
     /// letter that the disk refuses leaves the message where it was.
     pub(crate) fn died(&mut self, died: Died) {
+        self.note_death(died);
+        let Died { id, end, .. } = died;
+        if !end.unconfirmed {
+            // Otherwise its destination has the last word.
+            self.tell_fate(id, end.outcome);
+        }
+    }
+
+    fn note_death(&mut self, died: Died) {
         let Died {
             source,
             id,
@@ -150,10 +159,6 @@ impl Engine {
             kept,
             uncertain: end.uncertain || end.unconfirmed,
         });
-        if !end.unconfirmed {
-            // Otherwise its destination has the last word.
-            self.tell_fate(id, outcome);
-        }
     }
 
     /// A message leaves its destination queue otherwise than by being received.
@@ -169,6 +174,7 @@ impl Engine {
             first: message.position,
             last: message.position,
         });
+        let aside = self.is_aside(number);
         if self.is_dead_queue(number) {
             self.letter_closes(message.position);
         }
@@ -187,12 +193,18 @@ impl Engine {
                 self.commits.settle(removal);
             }
             self.counters.discarded += 1;
-            self.died(Died {
+            let died = Died {
                 source: message.source,
                 id: message.id,
                 end,
                 kept,
-            });
+            };
+            if aside {
+                // Whoever follows the message hears how that ended, not its letter or its copy.
+                self.note_death(died);
+            } else {
+                self.died(died);
+            }
         }
         self.reopen_if_room(number);
     }

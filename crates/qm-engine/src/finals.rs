@@ -154,12 +154,23 @@ impl Engine {
         outcome: Outcome,
         putting: bool,
     ) {
+        let expired = outcome == Outcome::RECEIVE_EXPIRED;
+        let outcome = if expired && crate::broken!(self, received_for_expired) {
+            Outcome::RECEIVED
+        } else {
+            outcome
+        };
         let Some(key) = self.begin_final(number, message, outcome) else {
             return;
         };
+        if crate::broken!(self, final_before_durable) {
+            self.final_durable(key);
+        }
         let (name, value) = (final_key(&key), encode(outcome, self.now.at));
         let then = Then::Final { key, putting };
-        if putting {
+        if crate::broken!(self, final_in_memory) {
+            self.commits.after_settling(then);
+        } else if putting {
             self.commits.put(StoreOp::Set { key: name, value });
             self.commits.after_putting(then);
         } else {
@@ -238,6 +249,7 @@ impl Engine {
             match route {
                 Route::Session(link) if not_on != Some(link) => {
                     if let Some(session) = self.sessions.get_mut(&link) {
+                        crate::reached!(self, FinalTold);
                         session.finals.push((key.entry, outcome));
                         self.busy_sessions.insert(link);
                         return;
@@ -294,6 +306,7 @@ impl Engine {
         if let Some(session) = self.sessions.get_mut(&link)
             && !told.is_empty()
         {
+            crate::reached!(self, FinalToldAgain);
             session.finals.extend(told);
             self.busy_sessions.insert(link);
         }
@@ -304,6 +317,7 @@ impl Engine {
         let Some(ended) = self.finals.known.get_mut(&key).filter(|e| e.durable) else {
             return false;
         };
+        crate::reached!(self, FinalNotHeld);
         ended.not_held = ended.not_held.saturating_add(1);
         // Perhaps a copy of the sender does; at last it waits for the sender's own question.
         if ended.not_held <= FINAL_TRIES_MAX {
@@ -315,6 +329,7 @@ impl Engine {
     /// The disk did not note it. With the removal of its message, that is where it was; else the
     /// message is gone from memory, and what became of it is noted again.
     pub(crate) fn final_refused(&mut self, key: MessageKey, putting: bool) {
+        crate::reached!(self, FinalRefused);
         if putting {
             self.finals.remove(&key);
         } else {

@@ -20,6 +20,14 @@ pub(crate) const fn wishes_copy(message: &Message) -> bool {
     message.flags.contains(MessageFlags::JOURNAL)
 }
 
+const fn removal_of(number: u32, priority: u8, message: &Message) -> StoreOp {
+    StoreOp::Remove {
+        stream: Engine::stream_of(number, priority),
+        first: message.position,
+        last: message.position,
+    }
+}
+
 impl Engine {
     fn journal_name() -> QueueName {
         JOURNAL_QUEUE.parse().expect("the name follows the rules")
@@ -62,12 +70,9 @@ impl Engine {
         copy.aborts = 0;
         copy.transmitted = false;
         let put = self.put_local(journal, 0, copy);
-        if durable {
-            self.commits.put(StoreOp::Remove {
-                stream: Self::stream_of(number, priority),
-                first: message.position,
-                last: message.position,
-            });
+        let removal = removal_of(number, priority, message);
+        if durable && !crate::broken!(self, copy_apart) {
+            self.commits.put(removal);
         }
         let from = Box::new(Origin {
             local: false,
@@ -79,7 +84,11 @@ impl Engine {
     }
 
     /// A copy is on disk, and its message no more.
-    pub(crate) fn journalled(&mut self, put: PutAt) {
+    pub(crate) fn journalled(&mut self, put: PutAt, from: &Origin) {
+        if crate::broken!(self, copy_apart) {
+            let removal = removal_of(from.queue, from.priority, &from.message);
+            self.commits.settle(removal);
+        }
         self.put_durable(true, put);
         self.counters.journalled += 1;
         self.busy_queues.insert(put.queue);
@@ -87,6 +96,7 @@ impl Engine {
 
     /// The disk took neither the copy nor the removal: both are tried again.
     pub(crate) fn not_journalled(&mut self, put: PutAt, from: Origin) {
+        crate::reached!(self, CopyHeldBack);
         self.put_refused(true, put);
         if from.message.class.is_durable() {
             let credit = from.message.credit();

@@ -825,7 +825,7 @@ impl Engine {
             let peer = self.peer_of(number);
             return self.await_word(message, peer, end.outcome, putting);
         }
-        let wanted = Wanted::of(&message.envelope);
+        let wanted = Wanted::of(&message.envelope).map(Wanted::unarrived);
         let with = if putting { With::Event } else { With::Nothing };
         let of = (message.id, message.class);
         self.report(wanted.as_ref(), of, end.outcome, putting, with);

@@ -105,6 +105,18 @@ breaks! {
     redraw_rank,
     /// Send what waits under a former identity under the new one.
     relabel_queue,
+    /// Keep in memory alone how messages of others ended.
+    final_in_memory,
+    /// Tell how a message ended before that is on disk.
+    final_before_durable,
+    /// Tell of what ran out of time that it was received.
+    received_for_expired,
+    /// Wait in memory alone for the ends of messages.
+    wait_in_memory,
+    /// Forget what was noted of a report some time after it is stored.
+    report_apart,
+    /// Remove a message some time after its copy is stored.
+    copy_apart,
 }
 
 macro_rules! reach {
@@ -278,6 +290,30 @@ reach! {
     BarredByFormer,
     /// The former identity has drained.
     FormerDrained,
+    /// A sender was told at once how its message ended.
+    FinalTold,
+    /// A sender was told on a new session how messages ended.
+    FinalToldAgain,
+    /// Whoever was told of an end does not hold the message.
+    FinalNotHeld,
+    /// The disk did not note how a message ended.
+    FinalRefused,
+    /// How a message ended was heard before its ack.
+    FinalBeforeAck,
+    /// The same for one that was a dead letter here.
+    FinalOverLetter,
+    /// How a message ended was heard once more.
+    FinalHeardAgain,
+    /// How a message ended was answered to a question.
+    FinalAnswered,
+    /// Nobody can tell how a message ended.
+    EndUnknown,
+    /// A report waits for room on the disk.
+    ReportHeldBack,
+    /// A report was decided and not put when its node died.
+    ReportFound,
+    /// A copy waits for room on the disk.
+    CopyHeldBack,
 }
 
 impl Reached {

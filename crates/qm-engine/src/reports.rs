@@ -78,6 +78,15 @@ impl Wanted {
         })
     }
 
+    /// The same of a message that did not arrive: also that its time to be received ran out on its
+    /// way is told to whoever wishes to hear that it did not arrive.
+    pub(crate) fn unarrived(mut self) -> Self {
+        if self.wishes.contains(AckWishes::NEGATIVE_ARRIVAL) {
+            self.wishes = self.wishes.with(AckWishes::NEGATIVE_RECEIVE);
+        }
+        self
+    }
+
     fn wishes(&self, outcome: Outcome) -> bool {
         let wish = match outcome {
             Outcome::REACHED_QUEUE => AckWishes::POSITIVE_ARRIVAL,
@@ -238,8 +247,10 @@ impl Engine {
                 self.reports.open.remove(&key);
             }
             Some(put) => {
-                let name = report_key(key);
-                self.commits.put(StoreOp::Unset { key: name });
+                if !crate::broken!(self, report_apart) {
+                    let name = report_key(key);
+                    self.commits.put(StoreOp::Unset { key: name });
+                }
                 self.commits.after_putting(Then::Reported { key, put });
             }
         }
@@ -288,6 +299,9 @@ impl Engine {
 
     /// It is on disk in its queue.
     pub(crate) fn reported(&mut self, key: ReportKey, put: PutAt) {
+        if crate::broken!(self, report_apart) {
+            self.commits.unset(report_key(key));
+        }
         self.put_durable(true, put);
         self.reports.open.remove(&key);
         self.counters.reports += 1;
@@ -298,7 +312,10 @@ impl Engine {
     pub(crate) fn report_refused(&mut self, key: ReportKey, with: With) {
         match with {
             With::Event | With::Acceptance => drop(self.reports.open.remove(&key)),
-            With::Nothing => self.reports.again.push((key, true)),
+            With::Nothing => {
+                crate::reached!(self, ReportHeldBack);
+                self.reports.again.push((key, true));
+            }
         }
     }
 
@@ -307,6 +324,7 @@ impl Engine {
         self.put_refused(true, put);
         if let Some(report) = self.reports.open.get_mut(&key) {
             report.under_way = false;
+            crate::reached!(self, ReportHeldBack);
             self.reports.again.push((key, false));
         }
     }
@@ -387,6 +405,7 @@ impl Engine {
     pub(crate) fn place_reports(&mut self) {
         let open: Vec<_> = self.reports.open.keys().copied().collect();
         for key in open {
+            crate::reached!(self, ReportFound);
             self.place_report(key);
         }
     }

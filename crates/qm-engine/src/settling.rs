@@ -172,7 +172,8 @@ impl Engine {
             self.letter_let_go(message.id);
         }
         self.reopen_if_room(number);
-        if !copy {
+        // Whoever follows the message hears how that ended, not its letter or its copy.
+        if !self.is_aside(number) {
             self.tell_received(message.id);
         }
     }

@@ -11,7 +11,7 @@ use qm_wire::local::{
     ClientFrame, ClientHello, Follow, IdempotencyKey, Put as PutFrame, Receive, ReceiveMode,
     Settle, Verdict,
 };
-use qm_wire::{Class, ClientId, MessageFlags, Priority};
+use qm_wire::{AckWishes, Class, ClientId, MessageFlags, Priority};
 
 use crate::machine::Machine;
 use crate::oracle::{Fate, Put};
@@ -19,10 +19,17 @@ use crate::scenario::Scenario;
 
 pub(crate) use mover::{Moved, Mover, Stage};
 
+/// Stands for the queue of each machine into which reports are put.
+pub(crate) const REPORTS: usize = usize::MAX - 1;
+/// Stands for the queue of each machine in which copies are kept.
+pub(crate) const JOURNAL: usize = usize::MAX;
+
 /// Name of a queue of every machine; beyond those there is none of that name anywhere.
 pub(crate) fn queue_name(number: usize) -> String {
     match number {
         0 => "inbox".to_owned(),
+        REPORTS => "reports".to_owned(),
+        JOURNAL => "journal$".to_owned(),
         other => format!("work{other}"),
     }
 }
@@ -240,7 +247,31 @@ impl Sender {
         if below(3) == 0 {
             frame.follow = Follow::Delivered;
         }
+        if scenario.wishes_per_mille > 0 && below(1_000) < scenario.wishes_per_mille {
+            wish(&mut frame, &mut fate, &mut below);
+        }
+        if scenario.journal_per_mille > 0 && below(1_000) < scenario.journal_per_mille {
+            frame.flags = frame.flags.with(MessageFlags::JOURNAL);
+            fate.journal = true;
+        }
         (fate, frame)
+    }
+}
+
+/// An application wishes to hear how a message ends: it follows it, or has reports put, or both.
+fn wish(frame: &mut PutFrame, fate: &mut Fate, mut below: impl FnMut(u64) -> u64) {
+    let follows = below(3) == 0;
+    if follows && below(2) == 0 {
+        frame.follow = Follow::Received;
+        return;
+    }
+    let bits = u8::try_from(1 + below(15)).unwrap_or(1);
+    frame.ack_wishes = AckWishes::from_bits(bits).unwrap_or(AckWishes::NONE);
+    frame.admin_queue = queue_name(REPORTS).into();
+    fate.wishes = frame.ack_wishes;
+    let of_end = [AckWishes::POSITIVE_RECEIVE, AckWishes::NEGATIVE_RECEIVE];
+    if follows && of_end.iter().any(|wish| fate.wishes.contains(*wish)) {
+        frame.follow = Follow::Received;
     }
 }
 
@@ -316,6 +347,8 @@ impl Receiver {
                 Verdict::Consume
             } else if self.given_back.insert(put) {
                 Verdict::GiveBack
+            } else if self.queue >= REPORTS {
+                Verdict::Consume
             } else {
                 Verdict::Reject
             };

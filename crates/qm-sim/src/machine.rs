@@ -110,8 +110,12 @@ pub(crate) fn sign(key: &[u8; 32], bytes: &[u8]) -> [u8; 64] {
 pub(crate) struct Found {
     /// Messages that are there or were there lately, by source and id.
     pub(crate) known: Vec<StoredMessage>,
-    /// Live messages, and the puts that their bodies name.
-    pub(crate) named: Vec<(StoredMessage, Put)>,
+    /// Live messages, where they are, and the puts that their bodies name.
+    pub(crate) named: Vec<((StreamId, u64), StoredMessage, Put)>,
+    /// Live reports.
+    pub(crate) reports: Vec<qm_wire::Envelope>,
+    /// The named values, where ends are told.
+    pub(crate) state: std::collections::BTreeMap<bytes::Bytes, bytes::Bytes>,
     /// Arrivals from elsewhere that the duplicate cache can start from.
     pub(crate) remembered: BTreeSet<(QmId, MessageId)>,
 }
@@ -379,9 +383,19 @@ impl Machine {
                 Err(error) => return Err(format!("a recovered store is not read: {error}")),
             };
             for record in records {
-                let named = StoredMessage::read(&record.head).zip(Put::from_body(&record.body));
-                found.named.extend(named);
+                let Some(stored) = StoredMessage::read(&record.head) else {
+                    continue;
+                };
+                let at = (*stream, record.position);
+                if stored.envelope.report.is_some() && stored.dead.is_none() {
+                    found.reports.push(stored.envelope);
+                } else if let Some(put) = Put::from_body(&record.body) {
+                    found.named.push((at, stored, put));
+                }
             }
+        }
+        if scenario.tells_ends() {
+            found.state.clone_from(&recovered.state);
         }
         let wall_us = WALL_START_US
             .saturating_add(world_us)

@@ -40,9 +40,21 @@
 //!     aborted; once one is seen or its application is told so, what it took does not come back. At
 //!     the end every token that transactions moved between queues of several machines left the
 //!     world once, in a last transaction, or is a dead letter.
+//! 14. *An end is told as it was*: how a message ended at its destination is on the disk there
+//!     before a word of it leaves, in the commit in which the message left its queue; it is so in
+//!     the world; it never changes, and is kept until the sender has it on its own disk, before
+//!     which the sender does not say so. What is reported in an administration queue was wished, is
+//!     so, is said once, and is handed to an application; nothing is reported of one message that
+//!     excludes something else. When the faults are over, every wait for the end of a message ends,
+//!     and everything that was wished was reported. Exempt from what must be there in the end, and
+//!     from *once*: express messages over a crash, and what may be two messages by rule 4 or 9.
+//! 15. *The journal holds what left*: a copy is there only of a message that wished it and that its
+//!     destination has to its class, once, and never beside the message itself; at the end of every
+//!     one but express ones that a machine lost, and those that had been dead letters in doubt.
 
 pub mod clones;
 mod deals;
+mod ends;
 #[cfg(test)]
 mod tests;
 mod undone;
@@ -50,9 +62,10 @@ mod undone;
 use std::collections::{BTreeMap, BTreeSet};
 
 use qm_engine::StreamId;
-use qm_wire::{MessageId, Outcome, QmId};
+use qm_wire::{AckWishes, MessageId, Outcome, QmId};
 
 pub use deals::Token;
+pub use ends::Kept;
 pub use undone::Before;
 use undone::order_of;
 
@@ -135,6 +148,16 @@ pub struct Fate {
     pub done: bool,
     /// Whether its receiver rejected it.
     pub rejected: bool,
+    /// Whether its receiver consumed it, as far as it told its node.
+    pub taken: bool,
+    /// What its application wishes to be reported.
+    pub wishes: AckWishes,
+    /// Whether it wishes a copy in the journal.
+    pub journal: bool,
+    /// The end that its application was told of last.
+    pub told_end: Option<Outcome>,
+    /// Whether its sender ever declared it dead.
+    pub was_dead: bool,
     /// How often an application was told that it consumed it.
     pub consumed: u64,
     /// Declared dead, and by which machine.
@@ -216,6 +239,7 @@ pub struct Oracle {
     /// Duplicates that rule 4 allows.
     pub duplicates_allowed: u64,
     deals: deals::Deals,
+    ends: ends::Ends,
 }
 
 /// Stands for the priority of transactional messages, which have none.
@@ -250,6 +274,7 @@ impl Oracle {
             arrived: vec![BTreeMap::new(); nodes],
             forgot: vec![BTreeSet::new(); nodes],
             untold: vec![BTreeMap::new(); nodes],
+            ends: ends::Ends::new(nodes),
             ..Self::default()
         }
     }
@@ -450,8 +475,21 @@ impl Oracle {
             fate.dead = Some((node, outcome));
             fate.dead_as = Some(id);
             fate.dead_at.insert(node);
+            fate.was_dead |= fate.node == node;
             fate.dead_kept = true;
             fate.dead_doubtful = false;
+        }
+    }
+
+    /// Recovery found a dead letter; a commit that nobody confirmed may have put it there, of which
+    /// its node could not say whether it is certain.
+    pub fn letter_found(&mut self, node: usize, put: Put, id: MessageId, outcome: Outcome) {
+        let known = |fate: &Fate| fate.dead_at.contains(&node);
+        if self.fates.get(&put).is_some_and(|fate| !known(fate)) {
+            self.dead_letter(node, put, id, outcome);
+            if let Some(fate) = self.fates.get_mut(&put) {
+                fate.dead_uncertain = true;
+            }
         }
     }
 
@@ -488,6 +526,7 @@ impl Oracle {
         fate.dead = Some((node, outcome));
         fate.dead_as = Some(id);
         fate.dead_at.insert(node);
+        fate.was_dead |= fate.node == node;
         fate.dead_doubtful = false;
         fate.dead_uncertain = uncertain;
         let waited_ms = now.saturating_sub(fate.put_at) / 1_000;
@@ -554,14 +593,15 @@ impl Oracle {
     /// At the end, after the last fault and a bounded time.
     ///
     /// # Errors
-    /// Rules 3 and 13.
+    /// Rules 3, 13, 14 and 15.
     pub fn finish(&self) -> Result<(), String> {
         for (put, fate) in &self.fates {
             if Self::is_open(fate) {
                 return Err(format!("rule 3: {put:?} {fate:?} was accepted and is lost"));
             }
         }
-        self.finish_deals()
+        self.finish_deals()?;
+        self.finish_ends()
     }
 
     fn is_open(fate: &Fate) -> bool {

@@ -63,6 +63,22 @@ pub struct Report {
     pub duplicates_allowed: u64,
     /// Arrivals that a node took out of its store again before it told anybody of them.
     pub undone: u64,
+    /// Ends that destinations wrote down.
+    pub finals: u64,
+    /// Ends that senders heard and wrote down.
+    pub ends_heard: u64,
+    /// Messages of whose ends their senders heard that nobody knows them.
+    pub ends_unknown_told: u64,
+    /// Reports that were put into administration queues.
+    pub reports: u64,
+    /// Reports for which there was no queue.
+    pub reports_lost: u64,
+    /// Reports that applications got into their hands.
+    pub reports_read: u64,
+    /// Copies of messages that had left.
+    pub copies_kept: u64,
+    /// Of these, into the hands of applications.
+    pub copies_read: u64,
     /// Transactions that their applications know to have happened.
     pub committed: u64,
     /// Transactions of which nothing happened.
@@ -143,6 +159,14 @@ impl Report {
         self.duplicates += other.duplicates;
         self.duplicates_allowed += other.duplicates_allowed;
         self.undone += other.undone;
+        self.finals += other.finals;
+        self.ends_heard += other.ends_heard;
+        self.ends_unknown_told += other.ends_unknown_told;
+        self.reports += other.reports;
+        self.reports_lost += other.reports_lost;
+        self.reports_read += other.reports_read;
+        self.copies_kept += other.copies_kept;
+        self.copies_read += other.copies_read;
         self.committed += other.committed;
         self.aborted += other.aborted;
         self.ends_unknown += other.ends_unknown;

@@ -91,6 +91,11 @@ pub struct Scenario {
     pub movers: usize,
     /// Tokens that each of them brings into the world.
     pub tokens: u64,
+    /// Of a thousand messages this many wish that their application hears how they end: in a queue
+    /// of reports, or by following them until they are received.
+    pub wishes_per_mille: u64,
+    /// Of a thousand messages this many wish a copy when they have left.
+    pub journal_per_mille: u64,
     /// Whether priorities vary.
     pub priorities: bool,
     /// Whether the last machine cannot be dialled and holds connections of its own.
@@ -178,6 +183,8 @@ impl Scenario {
             mistyped_per_mille: 0,
             movers: 0,
             tokens: 0,
+            wishes_per_mille: 0,
+            journal_per_mille: 0,
             priorities: false,
             nat: false,
             approval: false,
@@ -224,6 +231,13 @@ impl Scenario {
         scenario.ack_route_lifetime_ms = [500, 5_000, 600_000][few(draw(0, 2))];
         scenario.body_bytes_max = [16, 3_000][few(draw(0, 1))];
         scenario.segment_bytes = [192 << 10, 1 << 20][few(draw(0, 1))];
+        // Drawn apart, so that everything else about a seed is as it was without.
+        let mut random = SeededEntropy::new(seed ^ 0x65_6e64_7321);
+        let mut draw = |of: u64| random.next_u64() % of;
+        let (wishes, copies) = (draw(3) == 0, draw(4) == 0);
+        let per_mille = [100 + draw(900), 50 + draw(500)];
+        scenario.wishes_per_mille = if wishes { per_mille[0] } else { 0 };
+        scenario.journal_per_mille = if copies { per_mille[1] } else { 0 };
         scenario
     }
 
@@ -245,6 +259,11 @@ impl Scenario {
             body_bytes_max: if large { 3_900 } else { world.body_bytes_max },
             ..world
         }
+    }
+
+    /// Whether applications are told how messages end, or keep copies of them.
+    pub(crate) const fn tells_ends(&self) -> bool {
+        self.wishes_per_mille > 0 || self.journal_per_mille > 0
     }
 
     /// What can be taken out, in the order in which it should be tried.
@@ -274,6 +293,8 @@ impl Scenario {
         ("keys", |s| s.keyed_per_mille = 0),
         ("giving back", |s| s.give_back_per_mille = 0),
         ("express messages", |s| s.express_per_mille = 0),
+        ("wishes", |s| s.wishes_per_mille = 0),
+        ("copies", |s| s.journal_per_mille = 0),
         ("wrong classes", |s| s.mistyped_per_mille = 0),
         ("transactional queues", |s| s.transactional_queues = 0),
         ("transactions", |s| s.movers = 0),

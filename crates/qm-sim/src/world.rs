@@ -1,6 +1,7 @@
 //! The world: what happens next, to whom, and whether what must hold still does.
 
 mod clones;
+mod ends;
 mod faults;
 mod forked;
 mod liars;
@@ -26,7 +27,7 @@ use qm_store::{Applied, Fault};
 use qm_wire::local::{ClientFrame, NodeFrame, Verdict};
 use qm_wire::{Outcome, QmId, QueueName};
 
-use crate::application::{Mover, Receiver, Sender, queue_name};
+use crate::application::{JOURNAL, Mover, REPORTS, Receiver, Sender, queue_name};
 use crate::machine::{Committed, Machine, Running, Started, outputs};
 use crate::network::{End, Network};
 use crate::oracle::clones::Forks;
@@ -325,6 +326,12 @@ impl World {
             for queue in 0..scenario.queues {
                 receivers.push(Receiver::new(node, queue, &mut random));
             }
+            if scenario.wishes_per_mille > 0 {
+                receivers.push(Receiver::new(node, REPORTS, &mut random));
+            }
+            if scenario.journal_per_mille > 0 {
+                receivers.push(Receiver::new(node, JOURNAL, &mut random));
+            }
             for _ in 0..scenario.senders {
                 let number = u32::try_from(senders.len()).unwrap_or(0);
                 senders.push(Sender::new(number, node, &mut random));
@@ -553,6 +560,10 @@ impl World {
         for node in 0..self.machines.len() {
             self.keep_counters(node);
         }
+        if self.report.reports_lost > 0 {
+            let lost = self.report.reports_lost;
+            return Err(format!("rule 14: {lost} reports had no queue"));
+        }
         Ok(())
     }
 
@@ -564,6 +575,12 @@ impl World {
             self.report.routed_acks += counters.acks_routed;
             self.report.queried += counters.queried;
             self.report.dead_letters += counters.dead_letters;
+            self.report.finals += counters.finals;
+            self.report.ends_heard += counters.finals_heard;
+            self.report.ends_unknown_told += counters.finals_unknown;
+            self.report.reports += counters.reports;
+            self.report.reports_lost += counters.reports_lost;
+            self.report.copies_kept += counters.journalled;
             self.report.reached.add(running.engine.reached());
         }
     }
@@ -637,11 +654,17 @@ impl World {
                 return Ok(false);
             }
         }
+        if self.scenario.tells_ends() && self.oracle.open_end().is_some() {
+            return Ok(false);
+        }
         self.identities_are_settled()
     }
 
     fn what_waits(&mut self) -> Result<String, String> {
         let mut text = format!("{} accepted puts are open", self.open());
+        if let Some(end) = self.oracle.open_end().filter(|_| self.forks.is_none()) {
+            text += &format!("; {end}");
+        }
         for sender in &self.senders {
             if !sender.unanswered.is_empty() || !sender.is_done(&self.scenario) {
                 text += &format!(

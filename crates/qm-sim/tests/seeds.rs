@@ -69,6 +69,9 @@ const RARE: &[Reach] = &[
     Reach::LinksForgotten,
     Reach::LetterUncertain,
     Reach::VoidedRefused,
+    // A disk that is full takes what is small, and a final comes once more over a letter seldom.
+    Reach::FinalRefused,
+    Reach::FinalOverLetter,
     // A skip for what was delivered all the same.
     Reach::SkipCameLate,
     Reach::SkipDelivered,
@@ -81,13 +84,15 @@ fn a_range_of_seeds_keeps_every_rule_and_takes_the_rare_branches() {
     for seed in 0..36 {
         let full = Scenario {
             disk_full_every_ms: 200,
+            journal_per_mille: 500,
             ..Scenario::from_seed(seed)
         };
         match run(full) {
             Ok(full) => report.add(&full),
             Err(failure) => panic!("{failure}"),
         }
-        if report.reached.count(Reach::BatchRefused) > 0 {
+        let reached = |what| report.reached.count(what) > 0;
+        if reached(Reach::BatchRefused) && reached(Reach::CopyHeldBack) {
             break;
         }
     }
@@ -155,19 +160,19 @@ const NOTICED: &[(&str, u64, &[&str])] = &[
     ("remember_before_stored", 89, &["rule 2", "rule 3"]),
     // W-ACK-3 and W-USE-4: applied by name.
     ("ack_by_position", 0, &["rule 2"]),
-    ("resend_blindly", 13, &["rule 9", "rule 6", "rule 4"]),
+    ("resend_blindly", 25, &["rule 9", "rule 6", "rule 4"]),
     ("settle_on_transmit", 0, &["rule 2"]),
-    ("forget_doubt", 13, &["rule 9", "rule 6", "rule 4"]),
+    ("forget_doubt", 32, &["rule 9", "rule 6", "rule 4"]),
     ("expire_in_doubt", 13, &["rule 9"]),
     ("ignore_priority", 0, &["rule 6"]),
     ("ignore_credit", 0, &["rule 11", "rule 8"]),
-    ("answer_apart", 13, &["rule 4", "rule 5"]),
+    ("answer_apart", 1, &["rule 4", "rule 5"]),
     ("wall_clock", 16, &["rule 9"]),
-    ("wall_clock", 27, &["rule 7"]),
-    ("settle_before_durable", 26, &["rule 4"]),
+    ("wall_clock", 33, &["rule 7"]),
+    ("settle_before_durable", 17, &["rule 4"]),
     ("no_spill", 2, &["rule 3"]),
     ("overtake_doubt", 28, &["rule 6"]),
-    ("forget_keys", 7, &["rule 5"]),
+    ("forget_keys", 8, &["rule 5"]),
     // W-USE-5 and W-USE-6: questions heal it later, so only the frames tell.
     ("silent_not_held", 35, &["rule 12"]),
     ("silent_duplicates", 93, &["rule 12"]),

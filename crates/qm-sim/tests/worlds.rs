@@ -36,6 +36,8 @@ fn calm(seed: u64) -> Scenario {
         express_bytes_max: 64 << 20,
         store_bytes_max: 64 << 30,
         dedup_capacity: 10_000,
+        wishes_per_mille: 0,
+        journal_per_mille: 0,
         ..Scenario::from_seed(seed)
     }
 }
@@ -96,6 +98,25 @@ fn parted(seed: u64) -> Scenario {
     }
 }
 
+/// Applications that wish to hear how everything ends, and that keep copies; messages that run out
+/// of time, come back and are rejected; machines that lose power and links that break all the time.
+fn telling(seed: u64) -> Scenario {
+    Scenario {
+        messages: 60,
+        fault_ms: 10_000,
+        wishes_per_mille: 1_000,
+        journal_per_mille: 500,
+        hasty_per_mille: 500,
+        give_back_per_mille: 200,
+        express_per_mille: 200,
+        link_break_every_ms: 500,
+        power_loss_every_ms: 300,
+        operator_every_ms: 500,
+        commit_max_us: 60_000,
+        ..calm(seed)
+    }
+}
+
 fn keeps_every_rule(world: impl Fn(u64) -> Scenario, seeds: Range<u64>) -> Report {
     let mut sum = Report::default();
     for seed in seeds {
@@ -126,6 +147,30 @@ fn noticed(
             .filter(|failure| rules.contains(&failure.rule()))
         })
         .unwrap_or_else(|| panic!("the oracle must notice {name}"))
+}
+
+/// W-FIN-1, W-FIN-3, W-ENV-5, W-ENV-6.
+#[test]
+fn an_end_is_told_as_it_was_and_a_copy_kept_of_what_left() {
+    let report = keeps_every_rule(telling, 0..4);
+    for (what, count) in [
+        ("ends", report.finals),
+        ("ends heard", report.ends_heard),
+        ("reports", report.reports_read),
+        ("copies", report.copies_read),
+    ] {
+        assert!(count > 0, "no {what}");
+    }
+    for (name, known) in [
+        ("final_in_memory", 0),
+        ("final_before_durable", 0),
+        ("received_for_expired", 12),
+        ("wait_in_memory", 0),
+        ("report_apart", 0),
+    ] {
+        noticed(telling, name, known, &["rule 14"]);
+    }
+    noticed(telling, "copy_apart", 1, &["rule 15"]);
 }
 
 /// W-FIN-2.

@@ -201,6 +201,8 @@ impl Scenario {
             oversized_per_mille: 0,
             careless_per_mille: 0,
             give_back_per_mille: 0,
+            wishes_per_mille: 0,
+            journal_per_mille: 0,
             nat: false,
             quota_messages: u64::MAX,
             express_bytes_max: 64 << 20,

@@ -110,7 +110,7 @@ impl World {
     pub(super) fn found_forked(&mut self, node: usize, found: &crate::machine::Found) {
         let mine = self.machines[node].identities();
         let Some(forks) = &mut self.forks else { return };
-        for (stored, put) in &found.named {
+        for (_, stored, put) in &found.named {
             let id = stored.envelope.id;
             if mine.contains(&stored.envelope.source) {
                 forks.named(node, id, *put, true);

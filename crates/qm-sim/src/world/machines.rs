@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::machine::Waiting;
+use crate::oracle::Kept;
 
 impl World {
     /// Hands an input to a machine and does what it asks for.
@@ -108,6 +109,7 @@ impl World {
                     self.oracle.turned_away(id);
                 }
                 self.manners.says(node, link, &frames);
+                self.hear_ends(node, lane, &frames)?;
                 self.send(End { node, link }, lane, frames);
                 Ok(())
             }
@@ -285,6 +287,7 @@ impl World {
     fn read_batch(&mut self, node: usize, ops: &[StoreOp]) -> Result<(), String> {
         let me = self.machines[node].identity.qm;
         let life = self.life(node);
+        self.read_values(node, ops)?;
         for op in ops {
             if let StoreOp::Remove {
                 stream,
@@ -309,6 +312,10 @@ impl World {
                 ));
             };
             let (source, id) = (stored.envelope.source, stored.envelope.id);
+            if stored.envelope.report.is_some() {
+                self.read_report(node, &stored.envelope)?;
+                continue;
+            }
             let Some(put) = Put::from_body(body) else {
                 return Err(format!(
                     "rule 11: node{node}: a body nobody sent was stored"
@@ -319,7 +326,17 @@ impl World {
             if let Some(outcome) = stored.dead {
                 self.oracle.dead_letter(node, put, id, outcome);
             }
-            if source == me {
+            if self.oracle.is_journal(node, *stream) {
+                let at = (*stream, *position);
+                let copy = Kept {
+                    node,
+                    at,
+                    source,
+                    id,
+                };
+                self.note(&format!("node{node} keeps a copy of {put:?}"));
+                self.oracle.copied(copy, put)?;
+            } else if source == me {
                 self.note(&format!("node{node} stores {put:?} as {id}"));
                 self.oracle.deal_stored(put)?;
                 self.oracle.names.insert(id, put);
@@ -474,10 +491,11 @@ impl World {
             let own = source == me || stored.dead.is_some();
             self.oracle.found(node, life, source, id, own);
         }
-        for (stored, put) in &found.named {
+        for (_, stored, put) in &found.named {
             // Its application may not have heard its name yet, and its end may come before that.
             self.oracle.names.insert(stored.envelope.id, *put);
         }
+        self.read_found(node, &found)?;
         self.begin_life(node, &scenario)
     }
 
@@ -492,6 +510,9 @@ impl World {
         }
         if scenario.movers > 0 {
             self.create(node, scenario.token_queue())?;
+        }
+        if scenario.wishes_per_mille > 0 {
+            self.create(node, REPORTS)?;
         }
         if self.forks.is_some() {
             let root = self.family(node);

@@ -25,7 +25,7 @@ pub(super) struct Manners {
     may_fail_when_full: bool,
 }
 
-fn frames(buffer: &Bytes) -> impl Iterator<Item = PeerFrame> {
+pub(super) fn frames(buffer: &Bytes) -> impl Iterator<Item = PeerFrame> {
     let mut rest = buffer.clone();
     core::iter::from_fn(move || {
         PeerFrame::next(&mut rest, data_frame_bytes(BODY_BYTES_MAX as usize)).ok()?

@@ -219,6 +219,12 @@ impl World {
             ));
         }
         self.report.fates_told += 1;
+        if self.forks.is_none() {
+            let (now, truth) = (self.now, &self.truth);
+            self.oracle.end_heard(put, outcome, |fate, outcome| {
+                Self::is_so(now, truth, fate, outcome)
+            })?;
+        }
         Ok(())
     }
 
@@ -231,12 +237,18 @@ impl World {
         let node = self.receivers[number].node;
         match frame {
             NodeFrame::Delivery(delivery) => {
-                let Some(put) = Put::from_body(&delivery.body) else {
-                    return Err(format!("rule 11: node{node} delivered a body nobody sent"));
-                };
-                let told = match (&self.forks, self.oracle.fates.get(&put)) {
-                    (Some(forks), Some(fate)) => forks.handed_out(node, put, fate),
-                    _ => self.oracle.handed_out(put),
+                let queue = self.receivers[number].queue;
+                let (put, told) = if queue >= REPORTS {
+                    (self.gets_aside(node, queue, &delivery)?, Ok(()))
+                } else {
+                    let Some(put) = Put::from_body(&delivery.body) else {
+                        return Err(format!("rule 11: node{node} delivered a body nobody sent"));
+                    };
+                    let told = match (&self.forks, self.oracle.fates.get(&put)) {
+                        (Some(forks), Some(fate)) => forks.handed_out(node, put, fate),
+                        _ => self.oracle.handed_out(put),
+                    };
+                    (put, told)
                 };
                 if let Err(text) = told {
                     let id = qm_wire::Envelope::decode(&delivery.envelope).map(|e| e.id);
@@ -255,7 +267,9 @@ impl World {
             NodeFrame::ReceiveDone(done) => {
                 if done.outcome == Some(Outcome::NOT_FOUND) {
                     // An operator deleted the queue: look again later.
-                    self.plan(50_000, What::Ask { conn, number });
+                    let copies = self.receivers[number].queue == JOURNAL;
+                    let delay = if copies { 1_000_000 } else { 50_000 };
+                    self.plan(delay, What::Ask { conn, number });
                     return Ok(());
                 }
                 if let Some(outcome) = done.outcome {
@@ -310,6 +324,7 @@ impl World {
         {
             fate.done |= *verdict != Verdict::GiveBack;
             fate.rejected |= *verdict == Verdict::Reject;
+            fate.taken |= *verdict == Verdict::Consume;
         }
         if let (ClientFrame::EndTransaction(end), Who::Mover(mover)) = (&frame, who) {
             self.end_is_asked(mover, *end);

@@ -13,6 +13,8 @@ pub(super) struct Truth {
     pub(super) blocked: BTreeSet<(usize, usize)>,
     /// Queues that were deleted at some time.
     pub(super) deleted: BTreeSet<(usize, usize)>,
+    /// Queues that were purged at some time.
+    pub(super) purged: BTreeSet<(usize, usize)>,
     /// When the current separation of two machines began.
     apart: BTreeMap<(usize, usize), u64>,
     /// When a machine last got anything from another.
