@@ -275,6 +275,9 @@ fn wish(frame: &mut PutFrame, fate: &mut Fate, mut below: impl FnMut(u64) -> u64
     }
 }
 
+/// For how long a receiver waits, milliseconds.
+pub(crate) const WAIT_MS: u64 = 500;
+
 /// An application that consumes a queue of its machine.
 pub(crate) struct Receiver {
     pub(crate) node: usize,
@@ -318,17 +321,18 @@ impl Receiver {
             client: self.client,
             program: "simulation".into(),
         };
-        vec![ClientFrame::Hello(hello), self.ask()]
+        vec![ClientFrame::Hello(hello), self.ask(WAIT_MS)]
     }
 
-    pub(crate) fn ask(&mut self) -> ClientFrame {
+    /// Asks for what is in its queue, or comes into it within so many milliseconds.
+    pub(crate) fn ask(&mut self, wait_ms: u64) -> ClientFrame {
         let queue = queue_name(self.queue).parse().expect("a valid name");
         let mut receive = Receive::new(self.next_request, queue);
         self.next_request += 1;
         receive.mode = ReceiveMode::Take;
         receive.messages_max = 16;
         receive.bytes_max = 1 << 20;
-        receive.wait_ms = 500;
+        receive.wait_ms = wait_ms;
         ClientFrame::Receive(receive)
     }
 

@@ -234,7 +234,7 @@ impl Scenario {
         // Drawn apart, so that everything else about a seed is as it was without.
         let mut random = SeededEntropy::new(seed ^ 0x65_6e64_7321);
         let mut draw = |of: u64| random.next_u64() % of;
-        let (wishes, copies) = (draw(3) == 0, draw(4) == 0);
+        let (wishes, copies) = (draw(6) == 0, draw(8) == 0);
         let per_mille = [100 + draw(900), 50 + draw(500)];
         scenario.wishes_per_mille = if wishes { per_mille[0] } else { 0 };
         scenario.journal_per_mille = if copies { per_mille[1] } else { 0 };

@@ -27,7 +27,7 @@ use qm_store::{Applied, Fault};
 use qm_wire::local::{ClientFrame, NodeFrame, Verdict};
 use qm_wire::{Outcome, QmId, QueueName};
 
-use crate::application::{JOURNAL, Mover, REPORTS, Receiver, Sender, queue_name};
+use crate::application::{JOURNAL, Mover, REPORTS, Receiver, Sender, WAIT_MS, queue_name};
 use crate::machine::{Committed, Machine, Running, Started, outputs};
 use crate::network::{End, Network};
 use crate::oracle::clones::Forks;

@@ -160,7 +160,7 @@ const NOTICED: &[(&str, u64, &[&str])] = &[
     ("remember_before_stored", 89, &["rule 2", "rule 3"]),
     // W-ACK-3 and W-USE-4: applied by name.
     ("ack_by_position", 0, &["rule 2"]),
-    ("resend_blindly", 25, &["rule 9", "rule 6", "rule 4"]),
+    ("resend_blindly", 36, &["rule 9", "rule 6", "rule 4"]),
     ("settle_on_transmit", 0, &["rule 2"]),
     ("forget_doubt", 32, &["rule 9", "rule 6", "rule 4"]),
     ("expire_in_doubt", 13, &["rule 9"]),
@@ -172,7 +172,7 @@ const NOTICED: &[(&str, u64, &[&str])] = &[
     ("settle_before_durable", 17, &["rule 4"]),
     ("no_spill", 2, &["rule 3"]),
     ("overtake_doubt", 28, &["rule 6"]),
-    ("forget_keys", 8, &["rule 5"]),
+    ("forget_keys", 14, &["rule 5"]),
     // W-USE-5 and W-USE-6: questions heal it later, so only the frames tell.
     ("silent_not_held", 35, &["rule 12"]),
     ("silent_duplicates", 93, &["rule 12"]),

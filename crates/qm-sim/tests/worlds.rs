@@ -173,6 +173,22 @@ fn an_end_is_told_as_it_was_and_a_copy_kept_of_what_left() {
     noticed(telling, "copy_apart", 1, &["rule 15"]);
 }
 
+/// What these worlds found: a wait that was written over the end that was heard with the ack of a
+/// message that wished a copy; an application that was told what became of the copy of its message;
+/// and silence about a message whose time to be received ran out on its way.
+#[test]
+fn worlds_that_once_told_ends_wrong_keep_every_rule() {
+    for (seed, wishes_per_mille, journal_per_mille) in [(22, 330, 348), (110, 0, 499), (7, 889, 96)]
+    {
+        let world = Scenario {
+            wishes_per_mille,
+            journal_per_mille,
+            ..Scenario::from_seed(seed)
+        };
+        run(world).unwrap_or_else(|failure| panic!("{failure}"));
+    }
+}
+
 /// W-FIN-2.
 #[test]
 fn the_word_of_a_destination_that_forgot_is_not_believed() {

@@ -268,7 +268,7 @@ impl World {
                 if done.outcome == Some(Outcome::NOT_FOUND) {
                     // An operator deleted the queue: look again later.
                     let copies = self.receivers[number].queue == JOURNAL;
-                    let delay = if copies { 1_000_000 } else { 50_000 };
+                    let delay = if copies { 5_000_000 } else { 50_000 };
                     self.plan(delay, What::Ask { conn, number });
                     return Ok(());
                 }
@@ -307,7 +307,10 @@ impl World {
     /// The next request of a receiver, on the connection it still has.
     pub(super) fn ask(&mut self, conn: ConnId, number: usize) {
         if self.receivers[number].conn == Some(conn) {
-            let frame = self.receivers[number].ask();
+            // While ends are awaited that are asked for every few minutes, nobody need look often.
+            let patient = self.scenario.tells_ends() && !self.may_fail();
+            let wait_ms = if patient { 40 * WAIT_MS } else { WAIT_MS };
+            let frame = self.receivers[number].ask(wait_ms);
             self.request(conn, frame);
         }
     }
