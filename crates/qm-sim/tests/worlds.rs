@@ -201,7 +201,7 @@ fn the_word_of_a_destination_that_forgot_is_not_believed() {
 #[test]
 fn a_refusal_that_comes_late_is_not_believed() {
     keeps_every_rule(hesitant, 0..3);
-    noticed(hesitant, "late_refusals", 110, &["rule 9"]);
+    noticed(hesitant, "late_refusals", 215, &["rule 9"]);
 }
 
 /// W-LOC-7, W-LOC-8.
