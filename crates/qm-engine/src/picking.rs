@@ -44,9 +44,12 @@ impl Picks {
         }
     }
 
-    /// Whether it wishes this message.
-    pub(crate) fn wants(&self, lookup: u64, message: &Message) -> bool {
+    /// Whether it wishes this message. What is overdue is not handed out, as little as in turn.
+    pub(crate) fn wants(&self, lookup: u64, message: &Message, now: Timestamp) -> bool {
         let receive = &self.receive;
+        if receive.mode != ReceiveMode::Peek && message.receive_deadline() <= now {
+            return false;
+        }
         if receive.lookup.is_some_and(|wanted| wanted != lookup)
             || receive.after.is_some_and(|after| lookup <= after)
         {
@@ -58,11 +61,13 @@ impl Picks {
     }
 
     /// Whether a queue may hold something that it wishes; notes how far nothing does.
-    fn may_find(&mut self, queue: &LocalQueue) -> bool {
+    fn may_find(&mut self, queue: &LocalQueue, now: Timestamp) -> bool {
         if let Some(lookup) = self.receive.lookup {
             let (priority, position) = split_lookup(lookup);
             let lane = queue.lanes.get(&priority);
-            return lane.is_some_and(|lane| lane.may_take(position));
+            let lane = lane.filter(|lane| lane.may_take(position));
+            let message = lane.and_then(|lane| lane.resident_from(position).next());
+            return message.is_some_and(|message| self.wants(lookup, message, now));
         }
         let (begin, _) = self.begins_at();
         for (priority, lane) in queue.lanes.range(..=begin) {
@@ -76,7 +81,8 @@ impl Picks {
             }
             let fresh = lane.resident_from(seen);
             let mut fresh = fresh.take_while(|message| message.position < to);
-            if fresh.any(|message| self.wants(lookup_of(*priority, message.position), message)) {
+            if fresh.any(|message| self.wants(lookup_of(*priority, message.position), message, now))
+            {
                 return true;
             }
             self.seen.insert(*priority, to);
@@ -159,13 +165,13 @@ impl Engine {
         }
         let mut waiters = core::mem::take(&mut queue.waiters);
         let mut found = Vec::new();
-        let clients = &self.clients;
+        let (clients, now) = (&self.clients, self.now.at);
         waiters.retain_mut(|waiter| {
             let may = clients.may_lease(waiter.conn);
             let Some(picks) = waiter.picks.as_mut().filter(|_| may) else {
                 return true;
             };
-            if !picks.may_find(queue) {
+            if !picks.may_find(queue, now) {
                 return true;
             }
             found.extend(
@@ -184,17 +190,21 @@ impl Engine {
 
     /// A message comes back to its place: somebody may have passed it.
     pub(crate) fn pick_again(&mut self, number: u32, priority: u8, message: &Message) {
-        let position = message.position;
+        let (position, now) = (message.position, self.now.at);
         let lookup = lookup_of(priority, position);
         let waiters = self.locals.get_mut(&number).map(|queue| &mut queue.waiters);
         for waiter in waiters.into_iter().flatten() {
-            if let Some(picks) = waiter.picks.as_mut().filter(|p| p.wants(lookup, message)) {
+            if let Some(picks) = waiter
+                .picks
+                .as_mut()
+                .filter(|p| p.wants(lookup, message, now))
+            {
                 let seen = picks.seen.entry(priority).or_default();
                 *seen = (*seen).min(position);
             }
         }
         for job in self.scans_of(number) {
-            job.again |= job.picks.wants(lookup, message);
+            job.again |= job.picks.wants(lookup, message, now);
         }
     }
 

@@ -105,7 +105,7 @@ impl Engine {
             if queue.leased.contains_key(&lookup) || queue.leaving.contains(&lookup) {
                 continue;
             }
-            if !job.picks.wants(lookup, &message) {
+            if !job.picks.wants(lookup, &message, self.now.at) {
                 continue;
             }
             job.found_bytes += message.credit();

@@ -12,3 +12,58 @@ mod support;
 mod expiry;
 mod picked;
 mod rejected;
+
+use qm_wire::local::{ClientFrame, Delivery, NodeFrame, Receive};
+use support::Node;
+
+impl Node {
+    /// Asks for messages; what comes of it stays in `told`. Returns the number of the request.
+    pub(crate) fn ask_for(&mut self, queue: &str, change: impl FnOnce(&mut Receive)) -> u64 {
+        let request = self.next_request;
+        self.next_request += 1;
+        let mut receive = Receive::new(request, queue.parse().unwrap());
+        receive.messages_max = 1_000;
+        receive.bytes_max = u32::MAX;
+        receive.wait_ms = 0;
+        change(&mut receive);
+        self.client(ClientFrame::Receive(receive));
+        request
+    }
+
+    /// Stops waiting for what was asked for.
+    pub(crate) fn stop_waiting(&mut self, queue: &str, request: u64) {
+        let mut receive = Receive::new(request, queue.parse().unwrap());
+        receive.wait_ms = 0;
+        self.client(ClientFrame::Receive(receive));
+    }
+
+    fn deliveries(&self, request: u64) -> impl Iterator<Item = &Delivery> {
+        self.told.iter().filter_map(move |frame| match frame {
+            NodeFrame::Delivery(delivery) if delivery.request == request => Some(delivery),
+            _ => None,
+        })
+    }
+
+    /// What a request has brought.
+    pub(crate) fn handed(&self, request: u64) -> Vec<String> {
+        let bodies = self.deliveries(request);
+        bodies
+            .map(|delivery| String::from_utf8(delivery.body.to_vec()).unwrap())
+            .collect()
+    }
+
+    /// The lookup ids of what a request has brought.
+    pub(crate) fn lookups(&self, request: u64) -> Vec<u64> {
+        let brought = self.deliveries(request);
+        brought.map(|delivery| delivery.lookup).collect()
+    }
+
+    /// Whether a request is answered.
+    pub(crate) fn is_done(&self, request: u64) -> bool {
+        let done = |frame: &NodeFrame| match frame {
+            NodeFrame::ReceiveDone(done) => done.request == request,
+            _ => false,
+        };
+        self.told.iter().any(done)
+    }
+}

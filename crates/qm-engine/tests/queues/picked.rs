@@ -141,3 +141,20 @@ fn large_messages_hide_none_behind_them() {
     });
     assert_eq!(a.handed(picked), ["one"]);
 }
+
+/// Its time was over while it lay on disk only, where nobody looked.
+#[test]
+fn what_is_overdue_is_not_picked_out() {
+    let mut a = on_disk();
+    reply(&mut a, Class::Recoverable, "before");
+    a.put("replies", "one", |put| {
+        put.class = Class::Recoverable;
+        put.correlation_id = Bytes::from_static(b"one");
+        put.time_to_be_received_ms = Some(5_000);
+    });
+    a.wait(5_001);
+    let waits = wait_for(&mut a, "one");
+    assert!(a.handed(waits).is_empty());
+    assert_eq!(a.receive("replies"), ["before"]);
+    assert_eq!(a.dead().len(), 1);
+}

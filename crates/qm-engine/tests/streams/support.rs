@@ -90,7 +90,7 @@ pub(crate) struct Node {
     pub(crate) dials: Vec<u64>,
     pub(crate) told: Vec<NodeFrame>,
     pub(crate) events: Vec<Event>,
-    admin: Option<AdminReply>,
+    pub(crate) admin: Option<AdminReply>,
     /// What the disk has not confirmed yet, when it keeps that back.
     pub(crate) hold_disk: bool,
     /// It is busy: what it hears makes one batch, and is said when this is over.
@@ -364,56 +364,6 @@ impl Node {
             _ => None,
         })
         .collect()
-    }
-
-    /// Asks for messages; what comes of it stays in `told`. Returns the number of the request.
-    pub(crate) fn ask_for(&mut self, queue: &str, change: impl FnOnce(&mut Receive)) -> u64 {
-        let request = self.next_request;
-        self.next_request += 1;
-        let mut receive = Receive::new(request, queue.parse().unwrap());
-        receive.messages_max = 1_000;
-        receive.bytes_max = u32::MAX;
-        receive.wait_ms = 0;
-        change(&mut receive);
-        self.client(ClientFrame::Receive(receive));
-        request
-    }
-
-    /// Stops waiting for what was asked for.
-    pub(crate) fn stop_waiting(&mut self, queue: &str, request: u64) {
-        let mut receive = Receive::new(request, queue.parse().unwrap());
-        receive.wait_ms = 0;
-        self.client(ClientFrame::Receive(receive));
-    }
-
-    fn deliveries(&self, request: u64) -> impl Iterator<Item = &Delivery> {
-        self.told.iter().filter_map(move |frame| match frame {
-            NodeFrame::Delivery(delivery) if delivery.request == request => Some(delivery),
-            _ => None,
-        })
-    }
-
-    /// What a request has brought.
-    pub(crate) fn handed(&self, request: u64) -> Vec<String> {
-        let bodies = self.deliveries(request);
-        bodies
-            .map(|delivery| String::from_utf8(delivery.body.to_vec()).unwrap())
-            .collect()
-    }
-
-    /// The lookup ids of what a request has brought.
-    pub(crate) fn lookups(&self, request: u64) -> Vec<u64> {
-        let brought = self.deliveries(request);
-        brought.map(|delivery| delivery.lookup).collect()
-    }
-
-    /// Whether a request is answered.
-    pub(crate) fn is_done(&self, request: u64) -> bool {
-        let done = |frame: &NodeFrame| match frame {
-            NodeFrame::ReceiveDone(done) => done.request == request,
-            _ => false,
-        };
-        self.told.iter().any(done)
     }
 
     /// Settles one delivery.
