@@ -637,6 +637,7 @@ impl Engine {
         self.look_after_followed(true);
         self.forgive();
         self.forget_lives();
+        self.forget_idle_queues();
         self.forget_links();
         self.look_after_former();
         self.follow_election("another live machine keeps it");

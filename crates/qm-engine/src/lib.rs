@@ -49,6 +49,7 @@ mod handed;
 mod heirs;
 mod history;
 mod identity;
+mod idle;
 mod inbound;
 mod io;
 mod jobs;

@@ -142,6 +142,9 @@ pub const QUEUES_MAX: usize = 65_536;
 /// that is read anew each time. At most [`qm_wire::limits::ADDRESS_BYTES_MAX`] each.
 pub const UNDERSTOOD_MAX: usize = 64;
 
+/// For how long an outgoing queue without work is kept, milliseconds.
+pub const OUT_QUEUE_IDLE_MS: u64 = 10 * 60_000;
+
 /// Runs of answers kept per client: as many as it may have requests unanswered, because each
 /// message is a run of its own when applications take turns. 32 bytes each in memory.
 pub const CLIENT_RUNS_MAX: usize = 8_192;

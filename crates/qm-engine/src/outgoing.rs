@@ -85,6 +85,8 @@ pub(crate) struct OutQueue {
     pub(crate) asked: u64,
     /// Of its transactional messages, once there was one.
     pub(crate) stream: Option<OutStream>,
+    /// Since when maintenance finds no work for it.
+    pub(crate) idle_since: Option<Timestamp>,
 }
 
 /// One priority of an outgoing queue.
@@ -160,8 +162,12 @@ impl Engine {
     /// identity under which its messages are minted.
     pub(crate) fn out_queue(&mut self, own: QmId, key: &RemoteKey, queue: &QueueName) -> u32 {
         let remote = self.remote_as(own, key);
-        if let Some(number) = self.remotes.get(&remote).and_then(|r| r.queues.get(queue)) {
-            return *number;
+        let known = self.remotes.get(&remote).and_then(|r| r.queues.get(queue));
+        if let Some(number) = known.copied() {
+            if let Some(out) = self.outs.get_mut(&number) {
+                out.idle_since = None;
+            }
+            return number;
         }
         let number = self.next_queue;
         self.next_queue += 1;
@@ -211,6 +217,7 @@ impl Engine {
             acknowledged: 0,
             asked: 0,
             stream: None,
+            idle_since: None,
         };
         self.outs.insert(number, out);
     }

@@ -10,6 +10,7 @@
 mod support;
 
 mod expiry;
+mod idle;
 mod picked;
 mod rejected;
 

@@ -1,0 +1,54 @@
+//! Outgoing queues that nobody has used for a while go. Applications make them by naming
+//! destinations, a new one for each reply perhaps, and there may be only so many.
+
+use crate::engine::Engine;
+use crate::limits::OUT_QUEUE_IDLE_MS;
+use crate::outgoing::OutQueue;
+
+impl OutQueue {
+    /// Whether nothing would be lost with it. What it knows of a transactional stream stays.
+    fn is_idle(&self) -> bool {
+        !self.has_work() && self.in_flight == 0 && self.stream.is_none() && !self.paused
+    }
+}
+
+impl Engine {
+    /// Forgets outgoing queues without work; the last one of a destination keeps what is known of
+    /// that.
+    pub(crate) fn forget_idle_queues(&mut self) {
+        let now = self.now.at;
+        // What waits for the disk for so long, or comes back from it, may belong to any of them. A
+        // node with two identities has each queue twice.
+        let slow = self.commits.oldest_ms(now).unwrap_or(0) >= OUT_QUEUE_IDLE_MS;
+        let later = !self.journal_later.is_empty() || !self.undo_later.is_empty();
+        if slow || later || self.former().is_some() {
+            return;
+        }
+        let mut idle = Vec::new();
+        for (number, out) in &mut self.outs {
+            if !out.is_idle() || self.purges.contains_key(&(false, *number)) {
+                out.idle_since = None;
+                continue;
+            }
+            let since = *out.idle_since.get_or_insert(now);
+            if now.ms_since(since) >= OUT_QUEUE_IDLE_MS {
+                idle.push(*number);
+            }
+        }
+        for number in idle {
+            let Some(remote) = self.outs.get(&number).map(|out| out.remote) else {
+                continue;
+            };
+            let Some(remote) = self.remotes.get_mut(&remote) else {
+                continue;
+            };
+            if remote.queues.len() < 2 {
+                continue;
+            }
+            remote.queues.retain(|_, queue| *queue != number);
+            self.outs.remove(&number);
+            self.record_queue(number);
+            self.seal_if_large();
+        }
+    }
+}
