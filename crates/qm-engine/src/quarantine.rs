@@ -353,6 +353,11 @@ impl Engine {
             let next = self.next_to_move(number, priority, end, before);
             !matches!(next, Next::None)
         });
+        let release = self.quarantine.moves.get(&number);
+        let release = release.and_then(|moving| moving.job);
+        if left && let Some(job) = release.filter(|_| self.disk_refuses()) {
+            return self.release_failed(number, job);
+        }
         if left {
             // What the disk refused came back: it goes on when there is room.
             return;
@@ -376,6 +381,24 @@ impl Engine {
             let count = done.moved;
             self.end_job(job, AdminReply::Done { count });
         }
+    }
+
+    /// A full disk takes no copies: what was released is released, the rest stays in quarantine.
+    fn release_failed(&mut self, number: u32, job: JobId) {
+        self.quarantine.moves.remove(&number);
+        self.pick_anew(number);
+        self.busy_queues.insert(number);
+        let outcome = Outcome::STORE_FULL;
+        let cause =
+            "the disk is full and takes no copies; what is not released yet stays in quarantine"
+                .to_owned();
+        let fix = "make room, then release again; or drop them".to_owned();
+        let reply = AdminReply::Failed {
+            outcome,
+            cause,
+            fix,
+        };
+        self.end_job(job, reply);
     }
 
     /// Whether nothing is handed out of the queue of this name.

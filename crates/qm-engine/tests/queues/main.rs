@@ -13,6 +13,7 @@ mod expiry;
 mod idle;
 mod picked;
 mod rejected;
+mod released;
 
 use qm_wire::local::{ClientFrame, Delivery, NodeFrame, Receive};
 use support::Node;
