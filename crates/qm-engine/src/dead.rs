@@ -355,6 +355,7 @@ impl Engine {
             return Err((Outcome::BODY_TOO_LARGE, text));
         }
         let target = self.resolve(&fate.destination)?;
+        self.check_class(old.class.max(Class::Recoverable), &target)?;
         self.check_resend_room(&target)?;
         let (queue, local) = match &target {
             Target::Remote(_, queue) => (queue.clone(), false),

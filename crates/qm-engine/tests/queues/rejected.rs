@@ -1,5 +1,6 @@
 //! A rejection is answered when it stands.
 
+use qm_engine::admin::{AdminReply, AdminRequest};
 use qm_wire::local::{NodeFrame, Verdict};
 use qm_wire::{Class, MessageFlags, Outcome};
 
@@ -49,4 +50,25 @@ fn a_rejection_that_a_full_disk_refuses_says_so_and_the_message_is_there() {
     a.release_disk(1);
     assert_eq!(settled(&a), [Some(Outcome::STORE_FULL)]);
     assert_eq!(a.receive("here"), ["1"]);
+}
+
+#[test]
+fn a_letter_is_sent_again_to_no_queue_of_the_wrong_kind() {
+    let mut a = rejected(Class::Recoverable, MessageFlags::DEAD_LETTER);
+    a.release_disk(0);
+    a.create("strict", |settings| settings.transactional = true);
+    let position = a.dead()[0].position;
+    let reply = a.ask(AdminRequest::DeadResend {
+        positions: vec![position],
+        force: false,
+        to: Some("strict".into()),
+    });
+    match reply {
+        AdminReply::LetterFates(fates) => {
+            assert_eq!(fates[0].outcome, Some(Outcome::NOT_TRANSACTIONAL_MESSAGE));
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(a.dead().len(), 1);
+    assert!(a.receive("strict").is_empty());
 }
