@@ -172,6 +172,25 @@ pub enum Selector {
     Name(String),
 }
 
+impl AdminRequest {
+    /// Whether it changes what is stored, so that its answer waits for the disk. Those that take
+    /// several steps are answered by the last one.
+    pub(crate) const fn changes_what_is_stored(&self) -> bool {
+        matches!(
+            self,
+            Self::QueueCreate(_)
+                | Self::QueueSet(_)
+                | Self::QueuePause { .. }
+                | Self::OutgoingPause { .. }
+                | Self::PeerAdd { .. }
+                | Self::PeerApprove { .. }
+                | Self::PeerBlock { .. }
+                | Self::PeerForget { .. }
+                | Self::StreamRebase { dry_run: false, .. }
+        )
+    }
+}
+
 /// Answer to an [`AdminRequest`].
 #[derive(Clone, Debug)]
 #[non_exhaustive]

@@ -10,7 +10,7 @@ use qm_cache::Ticket as DedupTicket;
 use qm_wire::local::Settled;
 use qm_wire::{Class, ClientId, Entry, MessageId, MessageKey, QmId, Rank};
 
-use crate::admin::LetterFate;
+use crate::admin::{AdminReply, LetterFate};
 use crate::backlog::Message;
 use crate::clients::Commit;
 use crate::dead::{End, Resent};
@@ -169,6 +169,12 @@ pub(crate) enum Then {
     Undone(Box<Undone>),
     /// Consumed deliveries are gone.
     Settled { conn: ConnId, settled: Settled },
+    /// What an operator asked for is on disk: the answer.
+    Told {
+        conn: ConnId,
+        request: u64,
+        reply: Box<AdminReply>,
+    },
 }
 
 /// What an operation takes in a store beside its contents, about.
@@ -201,6 +207,12 @@ pub(crate) struct Sealed {
     pub(crate) refusals_known: u64,
 }
 
+/// What is removed from queues that stay. Definitions say again what goes as a whole.
+fn removals(ops: &[StoreOp]) -> Vec<StoreOp> {
+    let removes = |op: &&StoreOp| matches!(op, StoreOp::Remove { last, .. } if *last < u64::MAX);
+    ops.iter().filter(removes).cloned().collect()
+}
+
 /// See the module.
 #[derive(Debug, Default)]
 pub(crate) struct Commits {
@@ -212,6 +224,10 @@ pub(crate) struct Commits {
     waiting: VecDeque<Waiting>,
     /// Settings that the store refused and that are to be written again.
     again: Settings,
+    /// Removals that it refused. What they remove is gone from memory, and is never shown again.
+    removals_again: Vec<StoreOp>,
+    /// Who is to hear that something is done, which was refused with the batch.
+    tell_again: Vec<Then>,
 }
 
 /// A batch that was handed over.
@@ -225,6 +241,8 @@ struct Waiting {
     puts: bool,
     then: Vec<Then>,
     settings: Settings,
+    /// What was removed from queues that stay.
+    removals: Vec<StoreOp>,
     /// Its settings stand whatever becomes of it; those beside messages fall with these.
     settles: bool,
 }
@@ -281,11 +299,22 @@ impl Commits {
         self.settling.ops.push(op);
     }
 
-    /// Adds the settings that were refused before.
-    pub(crate) fn settings_again(&mut self) {
+    /// Adds the settings and removals that were refused before, and who waits for them.
+    pub(crate) fn settle_again(&mut self) {
         for op in self.again.take() {
             self.change(op);
         }
+        for op in core::mem::take(&mut self.removals_again) {
+            self.settle(op);
+        }
+        for then in core::mem::take(&mut self.tell_again) {
+            self.after_settling(then);
+        }
+    }
+
+    /// Somebody hears that it is done when the refused removals are written.
+    pub(crate) fn tell_later(&mut self, then: Then) {
+        self.tell_again.push(then);
     }
 
     /// Adds a change of small named values.
@@ -385,6 +414,11 @@ impl Commits {
                     .any(|op| matches!(op, StoreOp::Put { .. })),
                 then: core::mem::take(&mut gathering.then),
                 settings: core::mem::take(&mut gathering.settings),
+                removals: if settles {
+                    removals(&gathering.ops)
+                } else {
+                    Vec::new()
+                },
                 settles,
             });
             sealed.push(Sealed {
@@ -422,6 +456,7 @@ impl Commits {
         let later = self.waiting.iter().skip(at).map(|later| &later.settings);
         let gathered = [&self.settling.settings, &self.putting.settings];
         let newer: Vec<&Settings> = later.chain(gathered).collect();
+        self.removals_again.extend(batch.removals);
         if batch.settles {
             self.again
                 .refused(batch.settings, |key| newer.iter().any(|of| of.has(key)));

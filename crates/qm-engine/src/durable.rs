@@ -10,6 +10,7 @@ use crate::engine::Engine;
 use crate::io::Output;
 use crate::room::STORE_RETRY_MS;
 use crate::undone::Undone;
+use crate::views::failed;
 
 impl Engine {
     pub(crate) fn on_durable(&mut self, batch: Vec<Then>) {
@@ -140,6 +141,15 @@ impl Engine {
                     let frame = qm_wire::local::NodeFrame::Settled(settled);
                     self.outputs.push_back(Output::Client { conn, frame });
                 }
+                Then::Told {
+                    conn,
+                    request,
+                    reply,
+                } => self.outputs.push_back(Output::Admin {
+                    conn,
+                    request,
+                    reply: *reply,
+                }),
             }
         }
     }
@@ -287,20 +297,24 @@ impl Engine {
                 Then::FormerGone(former) => self.former_gone(former, true),
                 Then::RankKept { .. } => self.rank_refused(),
                 Then::Resent(resent) => self.resent_refused(*resent),
-                Then::LetterGone { job, mut fate } => {
-                    fate.outcome = Some(Outcome::STORE_FULL);
-                    fate.text = "the disk is full".to_owned();
-                    self.letter_decided(job, fate);
+                // The removals are tried again, and then it is told.
+                Then::LetterGone { .. } | Then::Settled { .. } => self.commits.tell_later(then),
+                Then::Told { conn, request, .. } => {
+                    let reply = failed(
+                        Outcome::STORE_FULL,
+                        "the disk is full: it holds, but a crash undoes it until there is room"
+                            .to_owned(),
+                        "make room, then ask for it again",
+                    );
+                    self.outputs.push_back(Output::Admin {
+                        conn,
+                        request,
+                        reply,
+                    });
                 }
                 Then::Emptied { local, number } => emptied.push((local, number)),
                 Then::Moved(number) => moved.push(number),
                 Then::Undone(undone) => self.undo_later.push(*undone),
-                Then::Settled { conn, mut settled } => {
-                    settled.outcome = Some(Outcome::STORE_FULL);
-                    settled.text = "the disk is full".into();
-                    let frame = qm_wire::local::NodeFrame::Settled(settled);
-                    self.outputs.push_back(Output::Client { conn, frame });
-                }
             }
         }
         for link in cut {

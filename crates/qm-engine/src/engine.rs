@@ -8,13 +8,13 @@ use qm_cache::{AckRouteCache, DedupCache, DedupConfig, Key, RouteConfig};
 use qm_wire::local::Receive;
 use qm_wire::{Entry, Incarnation, MessageId, MessageKey, QmId, QueueName};
 
-use crate::admin::Counters;
+use crate::admin::{AdminReply, Counters};
 use crate::arrivals::Arrivals;
 use crate::asking::Asks;
 use crate::awaited::Awaiting;
 use crate::backlog::Message;
 use crate::clients::Clients;
-use crate::commits::{Commits, Origin};
+use crate::commits::{Commits, Origin, Then};
 use crate::config::EngineConfig;
 use crate::connections::Connections;
 use crate::dead::LetterDo;
@@ -480,12 +480,22 @@ impl Engine {
                 request,
                 what,
             } => {
-                if let Some(reply) = self.on_admin(conn, request, what) {
-                    self.outputs.push_back(Output::Admin {
+                let is_written = what.changes_what_is_stored();
+                match self.on_admin(conn, request, what) {
+                    // Told when it is on disk: an operator relies on it, too.
+                    Some(reply) if is_written && !matches!(reply, AdminReply::Failed { .. }) => {
+                        self.commits.after_settling(Then::Told {
+                            conn,
+                            request,
+                            reply: Box::new(reply),
+                        });
+                    }
+                    Some(reply) => self.outputs.push_back(Output::Admin {
                         conn,
                         request,
                         reply,
-                    });
+                    }),
+                    None => {}
                 }
             }
             Input::Signed { sign, signature } => self.on_signed(sign, signature),

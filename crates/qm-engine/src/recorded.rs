@@ -30,7 +30,7 @@ impl Engine {
 
     /// The disk did not even take definitions, or settings: they are tried again.
     pub(crate) fn record_again(&mut self) {
-        self.commits.settings_again();
+        self.commits.settle_again();
         for number in core::mem::take(&mut self.record_later) {
             self.record_queue(number);
         }

@@ -17,7 +17,7 @@ use crate::queues::DEAD_QUEUE;
 use crate::record::{LocalSettings, RemoteKey};
 use crate::time::Timestamp;
 
-fn failed(outcome: Outcome, cause: String, fix: &str) -> AdminReply {
+pub(crate) fn failed(outcome: Outcome, cause: String, fix: &str) -> AdminReply {
     AdminReply::Failed {
         outcome,
         cause,

@@ -9,4 +9,5 @@ mod questions;
 mod remembering;
 mod settings;
 mod support;
+mod told;
 mod undone;

@@ -3,7 +3,7 @@
 use qm_engine::admin::{AdminReply, AdminRequest};
 use qm_engine::{Input, Trust};
 
-use crate::support::{LINK, Node, connect};
+use crate::support::{LINK, Node, connect, reply};
 
 /// Whether this node has blocked the other, as it stands on the disk.
 fn is_blocked_after_restart(node: Node, who: &str) -> (Node, bool) {
@@ -19,19 +19,6 @@ fn is_blocked_after_restart(node: Node, who: &str) -> (Node, bool) {
     (node, blocked)
 }
 
-/// The answer of the disk to the oldest batch that waits for it.
-fn reply(node: &mut Node, at_ms: u64, refuses: bool) {
-    let (ticket, ops) = node.owed.remove(0);
-    let input = if refuses {
-        let limited = false;
-        Input::PersistRefused { ticket, limited }
-    } else {
-        node.apply(ops);
-        Input::Persisted { ticket }
-    };
-    node.give(at_ms, input);
-}
-
 #[test]
 fn what_the_operator_said_of_a_peer_outlives_a_disk_that_refused_it() {
     let (mut a, mut b) = (Node::new(1, Trust::Any), Node::new(2, Trust::Any));
@@ -39,7 +26,7 @@ fn what_the_operator_said_of_a_peer_outlives_a_disk_that_refused_it() {
     let who = b.identity.qm.to_string();
     // It is written again when there is room.
     a.mute = true;
-    a.admin(AdminRequest::PeerBlock { who: who.clone() });
+    a.ask(AdminRequest::PeerBlock { who: who.clone() });
     while !a.owed.is_empty() {
         reply(&mut a, 0, true);
     }
@@ -53,9 +40,9 @@ fn what_the_operator_said_of_a_peer_outlives_a_disk_that_refused_it() {
         who: who.clone(),
         name: None,
     };
-    a.admin(approve());
-    a.admin(AdminRequest::PeerBlock { who: who.clone() });
-    a.admin(approve());
+    a.ask(approve());
+    a.ask(AdminRequest::PeerBlock { who: who.clone() });
+    a.ask(approve());
     assert!(a.owed.len() >= 3, "{:?}", a.owed);
     while a.owed.len() > 1 {
         reply(&mut a, 0, true);

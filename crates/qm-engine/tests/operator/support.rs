@@ -264,7 +264,8 @@ impl Node {
         }
     }
 
-    pub(crate) fn admin(&mut self, what: AdminRequest) -> AdminReply {
+    /// Asks, and does not wait for the answer.
+    pub(crate) fn ask(&mut self, what: AdminRequest) {
         self.give(
             self.clock_ms,
             Input::Admin {
@@ -273,6 +274,10 @@ impl Node {
                 what,
             },
         );
+    }
+
+    pub(crate) fn admin(&mut self, what: AdminRequest) -> AdminReply {
+        self.ask(what);
         self.admin.take().expect("every request is answered")
     }
 
@@ -328,6 +333,19 @@ impl Node {
         };
         self.told.iter().filter_map(bodies).collect()
     }
+}
+
+/// The answer of a mute disk to the oldest batch that waits for it.
+pub(crate) fn reply(node: &mut Node, at_ms: u64, refuses: bool) {
+    let (ticket, ops) = node.owed.remove(0);
+    let input = if refuses {
+        let limited = false;
+        Input::PersistRefused { ticket, limited }
+    } else {
+        node.apply(ops);
+        Input::Persisted { ticket }
+    };
+    node.give(at_ms, input);
 }
 
 /// Carries frames to and fro until neither side has any.

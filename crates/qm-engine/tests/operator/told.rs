@@ -1,0 +1,87 @@
+//! Who asked hears that it is done when it is on disk, and not before.
+
+use qm_engine::admin::{AdminReply, AdminRequest};
+use qm_engine::{Input, LocalSettings, Trust};
+use qm_wire::Outcome;
+use qm_wire::local::{ClientFrame, NodeFrame, Settle, Verdict};
+
+use crate::support::{Node, reply};
+
+fn create(node: &mut Node) {
+    let settings = LocalSettings::new("orders".parse().unwrap());
+    node.ask(AdminRequest::QueueCreate(settings));
+}
+
+#[test]
+fn an_operator_hears_of_a_queue_when_it_is_on_disk() {
+    let mut node = Node::new(1, Trust::Any);
+    node.mute = true;
+    create(&mut node);
+    assert_eq!(node.owed.len(), 1);
+    assert!(node.admin.is_none(), "a crash would take the queue away");
+    reply(&mut node, 0, false);
+    assert!(matches!(node.admin, Some(AdminReply::Done { count: 1 })));
+    // What changes nothing waits for nothing, nor does a refusal.
+    node.admin = None;
+    create(&mut node);
+    assert!(matches!(node.admin, Some(AdminReply::Failed { .. })));
+    assert!(matches!(
+        node.admin(AdminRequest::Queues),
+        AdminReply::Queues(queues) if queues.len() == 1
+    ));
+}
+
+#[test]
+fn an_operator_hears_when_the_disk_refused_a_queue() {
+    let mut node = Node::new(1, Trust::Any);
+    node.mute = true;
+    create(&mut node);
+    reply(&mut node, 0, true);
+    assert!(
+        matches!(
+            &node.admin,
+            Some(AdminReply::Failed { outcome, .. }) if *outcome == Outcome::STORE_FULL
+        ),
+        "{:?}",
+        node.admin
+    );
+}
+
+fn settled(node: &Node) -> Option<(u32, Option<Outcome>)> {
+    node.told.iter().find_map(|frame| match frame {
+        NodeFrame::Settled(settled) => Some((settled.messages, settled.outcome)),
+        _ => None,
+    })
+}
+
+/// What is consumed is not shown again, so its removal is tried until the disk takes it.
+#[test]
+fn an_application_hears_that_it_consumed_when_a_disk_that_refused_takes_it() {
+    let mut node = Node::new(1, Trust::Any);
+    node.create("orders");
+    node.put("orders", b"apples", |_| ());
+    assert_eq!(node.receive_all("orders").len(), 1);
+    let lookup = node.told.iter().find_map(|frame| match frame {
+        NodeFrame::Delivery(delivery) => Some(delivery.lookup),
+        _ => None,
+    });
+    let lookup = lookup.unwrap();
+    node.mute = true;
+    node.told.clear();
+    node.client(ClientFrame::Settle(Settle {
+        request: 77,
+        queue: "orders".parse().unwrap(),
+        verdict: Verdict::Consume,
+        ranges: vec![(lookup, lookup)],
+    }));
+    while !node.owed.is_empty() {
+        reply(&mut node, 0, true);
+    }
+    assert_eq!(settled(&node), None, "it is still there after a crash");
+    node.mute = false;
+    node.give(5_000, Input::Tick);
+    assert_eq!(settled(&node), Some((1, None)));
+    let mut node = node.restart(Trust::Any);
+    node.hello();
+    assert_eq!(node.receive_all("orders").len(), 0);
+}
