@@ -162,7 +162,7 @@ const NOTICED: &[(&str, u64, &[&str])] = &[
     ("ack_by_position", 0, &["rule 2"]),
     ("resend_blindly", 36, &["rule 9", "rule 6", "rule 4"]),
     ("settle_on_transmit", 0, &["rule 2"]),
-    ("forget_doubt", 32, &["rule 9", "rule 6", "rule 4"]),
+    ("forget_doubt", 93, &["rule 9", "rule 6", "rule 4"]),
     ("expire_in_doubt", 13, &["rule 9"]),
     ("ignore_priority", 0, &["rule 6"]),
     ("ignore_credit", 0, &["rule 11", "rule 8"]),
