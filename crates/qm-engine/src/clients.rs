@@ -26,6 +26,7 @@ use crate::digests::Digests;
 use crate::engine::{Engine, Timer};
 use crate::io::{ConnId, Output};
 use crate::limits::{REMEMBERED_MAX, REMEMBERED_SLACK_MAX};
+use crate::time::Timestamp;
 
 /// Version of the protocol between an application and its node.
 const LOCAL_PROTOCOL: u16 = 1;
@@ -64,6 +65,8 @@ pub(crate) struct Clients {
     followed_again: BTreeSet<MessageId>,
     /// Those that were not found, while messages were on disk that were not looked through.
     followed_unsure: BTreeSet<MessageId>,
+    /// When room for more of them is looked for again.
+    next_unfollow: Timestamp,
     answers: BTreeMap<ConnId, Vec<Accepted>>,
     fates: BTreeMap<ConnId, Vec<(u64, u64, Outcome)>>,
     /// Bytes of the messages that all applications hold unsettled.

@@ -14,7 +14,7 @@ use crate::destination::Target;
 use crate::digests::content_digest;
 use crate::engine::{Engine, Timer};
 use crate::io::{ConnId, StoreOp};
-use crate::limits::{FOLLOWED_MAX, REMEMBERED_MAX, REMEMBERED_SLACK_MAX};
+use crate::limits::{REMEMBERED_MAX, REMEMBERED_SLACK_MAX};
 use crate::reports::With;
 
 /// A message that was accepted under an idempotency key.
@@ -117,13 +117,11 @@ impl Engine {
 
     /// Whether the fates of so many more messages can be followed.
     pub(super) fn check_following(
-        &self,
+        &mut self,
         put: &Put,
         messages: usize,
     ) -> Result<(), (Outcome, String)> {
-        if put.follow != Follow::None
-            && self.clients.followed.len().saturating_add(messages) > FOLLOWED_MAX
-        {
+        if put.follow != Follow::None && !self.clients.may_follow(messages, self.now.at) {
             let text = "too many messages are being followed; wait, or send without following";
             return Err((Outcome::BUSY, text.to_owned()));
         }

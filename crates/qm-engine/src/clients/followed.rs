@@ -5,10 +5,37 @@ use std::collections::BTreeSet;
 use qm_wire::local::{Follow, Put};
 use qm_wire::{ClientId, MessageId, Outcome};
 
-use super::Followed;
+use super::{Clients, Followed};
 use crate::awaited::Wait;
 use crate::engine::Engine;
 use crate::limits::FOLLOWED_MAX;
+use crate::time::Timestamp;
+
+/// How often room is looked for at the limit, milliseconds: it takes a walk over all of them.
+const UNFOLLOW_MS: u64 = 1_000;
+
+impl Clients {
+    /// Whether so many more messages may be followed. At the limit those are let go whose
+    /// applications have no connection: one that comes back repeats its requests, and follows the
+    /// messages again.
+    pub(super) fn may_follow(&mut self, messages: usize, now: Timestamp) -> bool {
+        let has_room = |clients: &Self| clients.followed.len() <= FOLLOWED_MAX - messages;
+        if messages > FOLLOWED_MAX {
+            return false;
+        }
+        if !has_room(self) && self.next_unfollow <= now {
+            self.next_unfollow = now.plus_ms(UNFOLLOW_MS);
+            self.unfollow_gone();
+        }
+        has_room(self)
+    }
+
+    fn unfollow_gone(&mut self) {
+        let states = &self.states;
+        let here = |client: &ClientId| states.get(client).is_some_and(|state| state.conn.is_some());
+        self.followed.retain(|_, followed| here(&followed.client));
+    }
+}
 
 impl Engine {
     /// Tells whoever follows a message what became of it on its way.
@@ -58,7 +85,8 @@ impl Engine {
             return;
         }
         let sequence = put.sequence;
-        if self.clients.followed.len() < FOLLOWED_MAX || self.clients.followed.contains_key(&id) {
+        let now = self.now.at;
+        if self.clients.followed.contains_key(&id) || self.clients.may_follow(1, now) {
             let followed = Followed {
                 client,
                 sequence,
@@ -131,5 +159,49 @@ impl Engine {
             }
         }
         (held, all)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use qm_wire::Incarnation;
+
+    use super::super::answers::ClientState;
+    use super::*;
+    use crate::io::ConnId;
+
+    /// At the limit; each second message is of an application that is gone.
+    fn full() -> Clients {
+        let mut clients = Clients::default();
+        let [here, gone] = [1, 2].map(|client| ClientId([client; 16]));
+        let mut state = ClientState::default();
+        state.conn = Some(ConnId(1));
+        clients.states.insert(here, state);
+        clients.states.insert(gone, ClientState::default());
+        for sequence in 0..FOLLOWED_MAX as u64 {
+            let incarnation = Incarnation(1);
+            let id = MessageId {
+                incarnation,
+                sequence,
+            };
+            let followed = Followed {
+                client: if sequence % 2 == 0 { here } else { gone },
+                sequence,
+                follow: Follow::Received,
+            };
+            clients.followed.insert(id, followed);
+        }
+        clients
+    }
+
+    #[test]
+    fn at_the_limit_those_are_let_go_whose_applications_are_gone() {
+        let mut clients = full();
+        assert!(!clients.may_follow(FOLLOWED_MAX + 1, Timestamp(0)));
+        assert!(clients.may_follow(1, Timestamp(0)));
+        assert_eq!(clients.followed.len(), FOLLOWED_MAX / 2);
+        let left = FOLLOWED_MAX / 2;
+        assert!(clients.may_follow(left, Timestamp(0)));
+        assert!(!clients.may_follow(left + 1, Timestamp(0)));
     }
 }
