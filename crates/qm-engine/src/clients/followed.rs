@@ -174,8 +174,10 @@ mod tests {
     fn full() -> Clients {
         let mut clients = Clients::default();
         let [here, gone] = [1, 2].map(|client| ClientId([client; 16]));
-        let mut state = ClientState::default();
-        state.conn = Some(ConnId(1));
+        let state = ClientState {
+            conn: Some(ConnId(1)),
+            ..ClientState::default()
+        };
         clients.states.insert(here, state);
         clients.states.insert(gone, ClientState::default());
         for sequence in 0..FOLLOWED_MAX as u64 {
