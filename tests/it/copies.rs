@@ -26,7 +26,7 @@ const QUEUES: [(Class, &str); 2] = [
 const ALARM_MAX: Duration = Duration::from_secs(5);
 
 /// Messages with bodies as `a 7`, one of each class at a time.
-fn send(node: &Program, letter: char, numbers: std::ops::Range<u32>) {
+pub(crate) fn send(node: &Program, letter: char, numbers: std::ops::Range<u32>) {
     for number in numbers {
         accept(&node.data().join("node.sock"), round(letter, number));
     }
@@ -89,7 +89,7 @@ impl Load {
 }
 
 /// A node that takes the till's messages, and the till.
-fn hub_and_till(settings: &[(&'static str, &'static str)]) -> (Program, Program) {
+pub(crate) fn hub_and_till(settings: &[(&'static str, &'static str)]) -> (Program, Program) {
     let hub = Program::approving("hub");
     let mut till = Program::approving("till");
     if !settings.is_empty() {
@@ -104,26 +104,26 @@ fn hub_and_till(settings: &[(&'static str, &'static str)]) -> (Program, Program)
     (hub, till)
 }
 
-fn identity(node: &Program) -> Value {
+pub(crate) fn identity(node: &Program) -> Value {
     node.document(&["identity", "show"])
 }
 
-fn qm(node: &Program) -> String {
+pub(crate) fn qm(node: &Program) -> String {
     identity(node)["qm"].as_str().unwrap().to_owned()
 }
 
-fn text(node: &Program, args: &[&str]) -> String {
+pub(crate) fn text(node: &Program, args: &[&str]) -> String {
     // Some tell by their exit code that there is something to do.
     let output = node.command(args).output().unwrap();
     String::from_utf8(output.stdout).unwrap()
 }
 
-fn whole_log(node: &Program) -> String {
+pub(crate) fn whole_log(node: &Program) -> String {
     std::fs::read_to_string(node.file("log")).unwrap()
 }
 
 /// Waits until nothing is under way from any of these.
-fn drain(nodes: &mut [Program]) {
+pub(crate) fn drain(nodes: &mut [Program]) {
     for node in nodes {
         eventually("the outgoing queues drain", || {
             (node.status()["outgoing_messages"] == 0).then_some(())
@@ -133,7 +133,7 @@ fn drain(nodes: &mut [Program]) {
 }
 
 /// Everything that came, in the order of arrival.
-fn receive(node: &Program, queue: &str) -> Vec<String> {
+pub(crate) fn receive(node: &Program, queue: &str) -> Vec<String> {
     let client = Client::connect(node.data().join("node.sock")).unwrap();
     let options = ReceiveOptions::new()
         .limit(500)

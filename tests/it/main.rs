@@ -8,6 +8,7 @@
 
 mod copies;
 mod hostile;
+mod inherited;
 mod kills;
 mod lines;
 mod money;

@@ -103,8 +103,8 @@ impl Engine {
     fn check_reidentify(&self) -> Result<(), Box<AdminReply>> {
         self.check_change()?;
         let open = self.reidentifying.former.as_ref();
-        let holds = |former: &&Former| former.drained.is_none() || self.former_holds(former.qm);
-        if let Some(former) = open.filter(holds) {
+        // Not whether it is noted as drained: that is looked at once a minute.
+        if let Some(former) = open.filter(|former| self.former_holds(former.qm)) {
             let cause = format!(
                 "messages still wait under the former identity {}",
                 former.qm

@@ -1,4 +1,4 @@
-//! Every history of an election between two copies, over [`super::election::judge`] and
+//! Every history of an election between two copies, or three, over [`super::election::judge`] and
 //! [`super::election::raised`]: questions and answers are lost, repeated and late, copies restart.
 //! Both never give up, and from every state a run without faults leaves one. Other rules fail.
 #![expect(
@@ -37,6 +37,7 @@ struct Copy {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Said {
     Ask {
+        by: usize,
         to: usize,
         challenge: u8,
         rank: Rank,
@@ -50,7 +51,7 @@ enum Said {
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct World {
-    copies: [Copy; 2],
+    copies: Vec<Copy>,
     said: BTreeSet<Said>,
     asked: u8,
     draws: u8,
@@ -66,16 +67,33 @@ const fn rank(draw: u64) -> Rank {
     }
 }
 
+const EQUAL: [Rank; 2] = [rank(2), rank(2)];
+const APART: [Rank; 2] = [rank(2), rank(3)];
+
+/// One copy ran longer, one was moved to another machine.
+const BY_UPTIME: [Rank; 3] = [
+    Rank {
+        served_s: 9,
+        ..rank(1)
+    },
+    rank(3),
+    Rank {
+        sealed: false,
+        served_s: 50,
+        draw: 7,
+    },
+];
+
 impl World {
-    fn new(same: bool) -> Self {
-        let copy = |draw| Copy {
+    fn new(ranks: &[Rank]) -> Self {
+        let copy = |rank: &Rank| Copy {
             active: true,
-            rank: rank(draw),
+            rank: *rank,
             challenge: 0,
             won: false,
         };
         Self {
-            copies: [copy(2), copy(if same { 2 } else { 3 })],
+            copies: ranks.iter().map(copy).collect(),
             said: BTreeSet::new(),
             asked: 0,
             draws: 0,
@@ -84,15 +102,18 @@ impl World {
         }
     }
 
+    /// Asks all that may be copies, as those between relay it.
     fn ask(&mut self, who: usize) {
         self.asked += 1;
         self.copies[who].challenge = self.asked;
         let (challenge, rank) = (self.asked, self.copies[who].rank);
-        self.said.insert(Said::Ask {
-            to: 1 - who,
+        let others = (0..self.copies.len()).filter(|to| *to != who);
+        self.said.extend(others.map(|to| Said::Ask {
+            by: who,
+            to,
             challenge,
             rank,
-        });
+        }));
     }
 
     fn break_tie(&mut self, who: usize, chance: u64, rule: Rule) {
@@ -101,13 +122,14 @@ impl World {
         copy.rank = match rule {
             Rule::Redrawn => rank(chance),
             // Two copies draw apart sooner or later.
-            _ => raised(copy.rank, 2 * chance + who as u64, false),
+            _ => raised(copy.rank, 3 * chance + who as u64, !copy.rank.sealed),
         };
     }
 
     fn hear(&mut self, said: &Said, chance: u64, rule: Rule, draws_max: u8) {
         match *said {
             Said::Ask {
+                by,
                 to,
                 challenge,
                 rank,
@@ -119,7 +141,7 @@ impl World {
                 copy.won |= judge(copy.rank, rank) == Verdict::Keeps;
                 let rank = copy.rank;
                 self.said.insert(Said::Claim {
-                    to: 1 - to,
+                    to: by,
                     challenge,
                     rank,
                 });
@@ -150,7 +172,7 @@ impl World {
             step(&mut world);
             next.push(world);
         };
-        for who in 0..2 {
+        for who in 0..self.copies.len() {
             if self.copies[who].active && self.asked < asks {
                 after(&|world| world.ask(who));
             }
@@ -199,10 +221,13 @@ impl World {
         let mut world = self.clone();
         world.said.clear();
         for round in 0..40 {
-            if world.copies.iter().filter(|copy| copy.active).count() < 2 {
+            if world.active() < 2 {
                 break;
             }
-            for who in 0..2 {
+            for who in 0..world.copies.len() {
+                if !world.copies[who].active {
+                    continue;
+                }
                 world.ask(who);
             }
             for _ in 0..2 {
@@ -211,24 +236,30 @@ impl World {
                 }
             }
         }
-        world.copies.iter().filter(|copy| copy.active).count() == 1
+        world.active() == 1
+    }
+
+    fn active(&self) -> usize {
+        self.copies.iter().filter(|copy| copy.active).count()
     }
 }
 
 fn explore(
     name: &str,
     rule: Rule,
-    same: bool,
+    ranks: &[Rank],
     asks: u8,
     (restarts, raises): (u8, u8),
 ) -> Option<&'static str> {
     let set = std::env::var("QM_MODEL_STATES").ok();
-    let most = set.and_then(|set| set.parse().ok()).unwrap_or(20_000);
-    let first = World::new(same);
+    let most = set
+        .and_then(|set| set.parse().ok())
+        .unwrap_or(if ranks.len() > 2 { 6_000 } else { 20_000 });
+    let first = World::new(ranks);
     let mut seen = BTreeSet::from([first.clone()]);
     let mut open = VecDeque::from([first]);
     while let Some(world) = open.pop_front() {
-        let wrong = if world.copies.iter().all(|copy| !copy.active) {
+        let wrong = if world.active() == 0 {
             Some("both gave up")
         } else if rule == Rule::Redrawn || world.settles(rule) {
             None
@@ -256,29 +287,59 @@ fn explore(
 
 #[test]
 fn one_copy_keeps_the_identity() {
-    assert_eq!(explore("equal ranks", Rule::Right, true, 3, (1, 0)), None);
+    assert_eq!(explore("equal ranks", Rule::Right, &EQUAL, 3, (1, 0)), None);
     assert_eq!(
-        explore("different ranks", Rule::Right, false, 3, (2, 0)),
+        explore("different ranks", Rule::Right, &APART, 3, (2, 0)),
         None
     );
-    assert_eq!(explore("raised later", Rule::Right, false, 3, (0, 2)), None);
+    assert_eq!(
+        explore("raised later", Rule::Right, &APART, 3, (0, 2)),
+        None
+    );
+}
+
+#[test]
+fn of_three_copies_one_keeps_the_identity() {
+    let three = [rank(2); 3];
+    let equal = explore("three, equal ranks", Rule::Right, &three, 3, (1, 0));
+    assert_eq!(equal, None);
+    let uptime = explore("three, by uptime", Rule::Right, &BY_UPTIME, 3, (1, 0));
+    assert_eq!(uptime, None);
+    let moved = [rank(2), BY_UPTIME[2], BY_UPTIME[2]];
+    let later = explore("three, raised later", Rule::Right, &moved, 3, (0, 1));
+    assert_eq!(later, None);
+    // Who is highest by uptime and has won once keeps out of it, and so does the next.
+    let once = explore(
+        "three, who won once stays",
+        Rule::WinsOnce,
+        &three,
+        3,
+        (0, 0),
+    );
+    assert_eq!(once, Some("it never settles"));
 }
 
 #[test]
 fn each_rule_of_the_election_is_needed() {
-    let forgotten = explore("drawn anew at a restart", Rule::Forgotten, false, 2, (1, 0));
+    let forgotten = explore(
+        "drawn anew at a restart",
+        Rule::Forgotten,
+        &APART,
+        2,
+        (1, 0),
+    );
     assert_eq!(forgotten, Some("both gave up"));
     let thawed = explore(
         "drawn anew when it seems over",
         Rule::Thawed,
-        false,
+        &APART,
         2,
         (0, 1),
     );
     assert_eq!(thawed, Some("both gave up"));
-    let redrawn = explore("ties drawn up or down", Rule::Redrawn, true, 2, (0, 0));
+    let redrawn = explore("ties drawn up or down", Rule::Redrawn, &EQUAL, 2, (0, 0));
     assert_eq!(redrawn, Some("both gave up"));
-    let once = explore("who won once stays", Rule::WinsOnce, true, 4, (1, 0));
+    let once = explore("who won once stays", Rule::WinsOnce, &EQUAL, 4, (1, 0));
     assert_eq!(once, Some("it never settles"));
 }
 

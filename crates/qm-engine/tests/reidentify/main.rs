@@ -329,6 +329,27 @@ fn a_change_is_taken_back_and_order_holds() {
     assert!(former.destinations.iter().all(|d| d.switched));
 }
 
+/// What it has to wait for is what waits, not that somebody has noted that nothing does.
+#[test]
+fn a_second_change_waits_for_messages_only() {
+    let mut world = World::new(plain);
+    send(&mut world, 1..=2);
+    world.run(2_000);
+    world.remint(SENDER);
+    let because = || "again".to_owned();
+    let early = world.ask(SENDER, AdminRequest::Remint { because: because() });
+    assert!(matches!(early, AdminReply::Failed { .. }), "{early:?}");
+    let first = world.id(SENDER);
+    world.approve(RECEIVER, first);
+    world.run(2_000);
+    let reply = world.ask(SENDER, AdminRequest::Remint { because: because() });
+    assert!(matches!(reply, AdminReply::Identity(_)), "{reply:?}");
+    assert_ne!(world.id(SENDER), first);
+    send(&mut world, 3..=4);
+    world.run(30_000);
+    check(&mut world, 1..=4);
+}
+
 #[test]
 fn going_back_waits_while_it_would_turn_the_order_around() {
     let mut world = World::new(plain);

@@ -92,6 +92,8 @@ const COMMANDS: &[(&[&str], i32, i32)] = &[
     (&["identity", "reclaim", "--yes"], 5, 4),
     (&["identity", "remint"], 5, 2),
     (&["identity", "remint", "--dry-run"], 5, 0),
+    // A second one waits for what waits under the first.
+    (&["send", "qm://hub.invalid/orders", "x"], 5, 0),
     (&["identity", "remint", "--yes"], 5, 0),
     (&["identity", "remint", "--yes"], 5, 4),
     (&["identity", "reclaim", "--yes"], 5, 0),
