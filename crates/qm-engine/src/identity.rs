@@ -29,7 +29,7 @@ pub(crate) mod token;
 #[cfg(test)]
 mod token_model;
 #[cfg(test)]
-mod visit;
+pub(crate) mod visit;
 
 use std::collections::BTreeMap;
 

@@ -13,6 +13,8 @@
 //! which ([`Roles`]).
 
 pub(crate) mod record;
+#[cfg(test)]
+mod switch_model;
 pub(crate) mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -355,12 +357,10 @@ impl Engine {
     pub(crate) fn minting_own(&self, key: &RemoteKey) -> QmId {
         match &self.reidentifying.former {
             Some(former) if !self.reidentifying.going && !crate::broken!(self, switch_at_once) => {
-                let switched = former.marks.get(key).copied();
-                // Nothing new begins under an identity that has drained.
-                if switched.unwrap_or_else(|| former.reclaimed || former.drained.is_some()) {
-                    self.me.qm
-                } else {
+                if former.mints(key) {
                     former.qm
+                } else {
+                    self.me.qm
                 }
             }
             _ => self.me.qm,

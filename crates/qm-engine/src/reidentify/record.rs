@@ -78,6 +78,13 @@ pub(crate) struct Former {
 }
 
 impl Former {
+    /// Whether messages for a destination are minted under this identity still.
+    pub(crate) fn mints(&self, to: &RemoteKey) -> bool {
+        let switched = self.marks.get(to).copied();
+        // Nothing new begins under an identity that has drained.
+        !switched.unwrap_or_else(|| self.reclaimed || self.drained.is_some())
+    }
+
     pub(super) fn encode(&self) -> Bytes {
         let mut to = BytesMut::new();
         to.put_u8(VERSION);
