@@ -121,7 +121,7 @@ errors! {
     "check that the path leads where it should; choose another directory with --data";
     identity_key_missing, FAILED,
     "the store belongs to an identity whose key is gone",
-    "/var/lib/qm holds a store but no identity.key: the messages have lost their sender",
+    "/var/lib/qm holds a store but not the key of its node: the messages have lost their sender",
     "put identity.key back from a backup; to begin anew, move the directory away";
     identity_key_damaged, FAILED,
     "the identity's key file holds something else",

@@ -8,7 +8,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use qm_engine::{Engine, Entropy, Identity, Recovered, Roles, TokenKey};
+use qm_engine::{Engine, Entropy, Identity, Recovered, Roles, Seal, TokenKey};
 use qm_store::{Fs, LogOptions, StoreError};
 use qm_transport::{BindError, Endpoint, EndpointConfig, NodeKey};
 use qm_wire::Incarnation;
@@ -124,6 +124,9 @@ pub(crate) fn own(config: &NodeConfig, fs: Arc<dyn Fs>) -> Result<(Disk, Owned),
             );
             (keys, true)
         }
+        Some(keys) if !unused && roles.is_none() && is_of_another(&keys, &recovered) => {
+            return Err(RunError::KeyMissing { data: data.clone() });
+        }
         Some(keys) => (keys, false),
         None if !used => {
             let keys = NodeKeys::create(data)?;
@@ -160,6 +163,15 @@ fn is_unused(recovered: &Recovered) -> bool {
     let met = |key: &Bytes| MET_PEERS.iter().any(|prefix| key.starts_with(prefix));
     let live = recovered.streams.values().any(|s| s.live_records > 0);
     !live && recovered.recent.is_empty() && !recovered.state.keys().any(met)
+}
+
+/// Whether the store has seals, and none under the identity of this key: then its own key is gone,
+/// as when the store alone was put back after its key was erased. A store that knows of changes
+/// names its keys, and one without seals cannot tell.
+fn is_of_another(keys: &NodeKeys, recovered: &Recovered) -> bool {
+    let mut owners = recovered.state.keys().filter_map(|key| Seal::owner(key));
+    let own = keys.current().qm_id();
+    owners.clone().next().is_some() && !owners.any(|qm| qm == own)
 }
 
 /// Whether this is another machine than the one that the identity was made on.

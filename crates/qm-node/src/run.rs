@@ -118,7 +118,7 @@ pub enum RunError {
         data: PathBuf,
     },
     /// The store belongs to an identity whose key is gone.
-    #[error("{} holds a store but no identity.key: the messages have lost their sender", data.display())]
+    #[error("{} holds a store but not the key of its node: the messages have lost their sender", data.display())]
     KeyMissing {
         /// The data directory.
         data: PathBuf,

@@ -27,6 +27,13 @@ impl Seal {
         key.extend_from_slice(source.as_bytes());
         key.freeze()
     }
+
+    /// Under whose identity a store keeps this value, if it is a seal.
+    #[must_use]
+    pub fn owner(name: &[u8]) -> Option<QmId> {
+        let rest = name.strip_prefix(SEAL)?;
+        rest.first_chunk().map(|qm| QmId::from_bytes(*qm))
+    }
 }
 
 impl Engine {

@@ -247,6 +247,26 @@ fn a_node_that_was_used_stays_who_it_is_wherever_it_goes() {
     peer.shutdown().unwrap();
 }
 
+/// A store that was put back from a backup taken before a change of identity, after the key of that
+/// time was erased: it is not run under a key that is none of its own.
+#[test]
+fn a_used_store_is_not_run_under_the_key_of_another() {
+    let [dir, other] = [(), ()].map(|()| tempfile::tempdir().unwrap());
+    let owner = ran(dir.path(), "machine", |client| {
+        create_queue(client);
+        client.send(Message::new("q", "kept")).unwrap();
+    });
+    ran(other.path(), "machine", |_| ());
+    let key = |dir: &Path| dir.join("node").join(identity_file::KEY_FILE);
+    let kept = std::fs::read(key(dir.path())).unwrap();
+    std::fs::copy(key(other.path()), key(dir.path())).unwrap();
+    let error = crate::run::Node::start(on_machine(dir.path(), "machine"));
+    let error = error.map(|_| ()).unwrap_err();
+    assert!(matches!(error, RunError::KeyMissing { .. }), "{error}");
+    std::fs::write(key(dir.path()), kept).unwrap();
+    assert_eq!(ran(dir.path(), "machine", |_| ()), owner);
+}
+
 /// Every file below a directory, with what it holds.
 fn contents(dir: &Path) -> std::collections::BTreeMap<std::path::PathBuf, Vec<u8>> {
     let entries = std::fs::read_dir(dir).unwrap();
