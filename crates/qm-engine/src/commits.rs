@@ -167,8 +167,13 @@ pub(crate) enum Then {
     Moved(u32),
     /// Nothing is left of a message that the disk had taken out of order.
     Undone(Box<Undone>),
-    /// Consumed deliveries are gone.
-    Settled { conn: ConnId, settled: Settled },
+    /// Deliveries are gone. `putting`: with letters, and back in their queue when these are
+    /// refused.
+    Settled {
+        conn: ConnId,
+        settled: Settled,
+        putting: bool,
+    },
     /// What an operator asked for is on disk: the answer.
     Told {
         conn: ConnId,

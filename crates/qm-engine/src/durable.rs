@@ -137,7 +137,7 @@ impl Engine {
                 Then::Emptied { local, number } => self.purge_confirmed(local, number),
                 Then::Moved(number) => self.move_confirmed(number),
                 Then::Undone(undone) => self.undone_durable(*undone),
-                Then::Settled { conn, settled } => {
+                Then::Settled { conn, settled, .. } => {
                     let frame = qm_wire::local::NodeFrame::Settled(settled);
                     self.outputs.push_back(Output::Client { conn, frame });
                 }
@@ -297,6 +297,17 @@ impl Engine {
                 Then::FormerGone(former) => self.former_gone(former, true),
                 Then::RankKept { .. } => self.rank_refused(),
                 Then::Resent(resent) => self.resent_refused(*resent),
+                Then::Settled {
+                    conn,
+                    mut settled,
+                    putting: true,
+                } => {
+                    settled.messages = 0;
+                    settled.outcome = Some(Outcome::STORE_FULL);
+                    settled.text = "the disk is full".into();
+                    let frame = qm_wire::local::NodeFrame::Settled(settled);
+                    self.outputs.push_back(Output::Client { conn, frame });
+                }
                 // The removals are tried again, and then it is told.
                 Then::LetterGone { .. } | Then::Settled { .. } => self.commits.tell_later(then),
                 Then::Told { conn, request, .. } => {

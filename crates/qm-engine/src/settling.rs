@@ -79,8 +79,16 @@ impl Engine {
                 conn,
                 frame: NodeFrame::Settled(settled),
             }),
-            Stands::Settled => self.commits.after_settling(Then::Settled { conn, settled }),
-            Stands::Put => self.commits.after_putting(Then::Settled { conn, settled }),
+            Stands::Settled => self.commits.after_settling(Then::Settled {
+                conn,
+                settled,
+                putting: false,
+            }),
+            Stands::Put => self.commits.after_putting(Then::Settled {
+                conn,
+                settled,
+                putting: true,
+            }),
         }
     }
 

@@ -579,6 +579,7 @@ fn queues_are_operated_and_documents_keep_their_fields() {
                 "transactions_committed": 0,
                 "transactions_timed_out": 0,
                 "transmitted": 0,
+                "twins_unasked": 0,
                 "uncertain_by_forgetting": 0,
                 "uncertain_by_limit": 0,
                 "uncertain_by_refusal": 0,

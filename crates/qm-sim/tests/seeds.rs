@@ -45,6 +45,7 @@ const RARE: &[Reach] = &[
     Reach::QueueOverrun,
     Reach::KeyPending,
     Reach::KeyRepeated,
+    Reach::ReportHeldBack,
     Reach::AckPaid,
     // These take a copied machine, a lost store or a history that is full.
     Reach::BranchedByToken,

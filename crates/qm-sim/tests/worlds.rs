@@ -59,7 +59,7 @@ fn forgetful(seed: u64) -> Scenario {
 /// the next, and acknowledged late.
 fn hesitant(seed: u64) -> Scenario {
     Scenario {
-        senders: 2,
+        senders: 4,
         link_break_every_ms: 500,
         operator_every_ms: 150,
         slow_disk_every_ms: 200,
@@ -137,7 +137,7 @@ fn noticed(
     rules: &[&str],
 ) -> Box<Failure> {
     core::iter::once(known)
-        .chain(0..80)
+        .chain(0..200)
         .find_map(|seed| {
             run(Scenario {
                 breaks: Breaks::named(name).expect("a rule of this name"),
@@ -201,7 +201,7 @@ fn the_word_of_a_destination_that_forgot_is_not_believed() {
 #[test]
 fn a_refusal_that_comes_late_is_not_believed() {
     keeps_every_rule(hesitant, 0..3);
-    noticed(hesitant, "late_refusals", 215, &["rule 9"]);
+    noticed(hesitant, "late_refusals", 34, &["rule 9"]);
 }
 
 /// W-LOC-7, W-LOC-8.
