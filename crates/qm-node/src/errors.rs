@@ -120,7 +120,7 @@ errors! {
     "cannot create the data directory /srv/file/qm: Not a directory (os error 20)",
     "check that the path leads where it should; choose another directory with --data";
     identity_key_missing, FAILED,
-    "the store belongs to an identity whose key is gone",
+    "the store belongs to an identity whose key is gone, or was replaced by that of another node",
     "/var/lib/qm holds a store but not the key of its node: the messages have lost their sender",
     "put identity.key back from a backup; to begin anew, move the directory away";
     identity_key_damaged, FAILED,

@@ -130,7 +130,7 @@ pub struct Fate {
     pub oversized: bool,
     /// Whether it may be refused by a queue that is full.
     pub fails_when_full: bool,
-    /// Whether it was: its queue was full when it came.
+    /// Whether its queue was full when it came and it was refused for that, or its queue was gone.
     pub turned_away: bool,
     /// Whether it wishes no dead letter.
     pub careless: bool,
@@ -447,7 +447,7 @@ impl Oracle {
         let in_order = fate.durable && before.is_none() && (fate.transactional || !self.gaps);
         if in_order && !self.disordered.contains(&put.application) {
             let last = self.last.entry(order_of(put, fate)).or_insert(0);
-            // What was turned away alone, by its own wish, comes again when that was lost.
+            // What was turned away alone comes again when that was lost.
             if put.number < *last && !fate.turned_away {
                 return Err(format!(
                     "rule 6: {put:?} ({id}) was stored at node{node} after number {last}: {fate:?}"
@@ -458,11 +458,12 @@ impl Oracle {
         Ok(())
     }
 
-    /// A destination refuses a message because its queue is full.
-    pub fn turned_away(&mut self, id: MessageId) {
+    /// A destination refuses a message because its queue is full, or because an operator deleted
+    /// it: it may be there again when the message comes once more.
+    pub fn turned_away(&mut self, id: MessageId, is_gone: bool) {
         let put = self.names.get(&id);
         if let Some(fate) = put.and_then(|put| self.fates.get_mut(put)) {
-            fate.turned_away |= fate.fails_when_full && !fate.transactional;
+            fate.turned_away |= (fate.fails_when_full || is_gone) && !fate.transactional;
         }
     }
 

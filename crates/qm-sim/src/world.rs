@@ -373,7 +373,8 @@ impl World {
             copying: Copying::default(),
             truth: Truth::default(),
             manners: Manners::new(
-                scenario.hasty_per_mille > 0 && scenario.quota_messages < u64::MAX,
+                scenario.hasty_per_mille > 0 && scenario.quota_messages < u64::MAX
+                    || scenario.operator_every_ms > 0,
             ),
             resolved: homes.clone(),
             homes,

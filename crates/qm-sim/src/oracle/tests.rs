@@ -150,23 +150,29 @@ fn arrives_as(oracle: &mut Oracle, number: u64) -> Result<(), String> {
 }
 
 #[test]
-fn only_what_failed_in_a_full_queue_by_its_own_wish_may_come_late() {
+fn only_what_its_queue_turned_away_may_come_late() {
     // Whether it wishes to fail when its queue is full, and whether it did.
     for (wishes, refused) in [(false, false), (false, true), (true, false), (true, true)] {
         let mut oracle = second_first(wishes);
         if refused {
-            oracle.turned_away(id(1, 1));
+            oracle.turned_away(id(1, 1), false);
         }
         assert_eq!(arrives_as(&mut oracle, 2), Ok(()));
         let late = arrives_as(&mut oracle, 1);
         let expected = (!(wishes && refused)).then_some("rule 6");
         assert_eq!(rule(&late), expected, "{wishes} {refused}");
     }
+    // Nobody wishes that a queue is deleted, and made again before the message behind.
+    let mut oracle = second_first(false);
+    oracle.turned_away(id(1, 1), true);
+    for (number, expected) in [(2, None), (1, None)] {
+        assert_eq!(rule(&arrives_as(&mut oracle, number)), expected, "{number}");
+    }
     // Those behind it keep their order among themselves.
     let mut oracle = second_first(true);
     let fate = oracle.fates[&PUT].clone();
     oracle.fates.insert(Put { number: 3, ..PUT }, fate);
-    oracle.turned_away(id(1, 1));
+    oracle.turned_away(id(1, 1), false);
     for (number, expected) in [(3, None), (1, None), (2, Some("rule 6"))] {
         let arrives = arrives_as(&mut oracle, number);
         assert_eq!(rule(&arrives), expected, "{number}");

@@ -105,8 +105,8 @@ impl World {
     pub(super) fn obey(&mut self, node: usize, output: Output) -> Result<(), String> {
         match output {
             Output::Send { link, lane, frames } => {
-                for id in self.manners.turned_away(node, link, &frames) {
-                    self.oracle.turned_away(id);
+                for (id, is_gone) in self.manners.turned_away(node, link, &frames) {
+                    self.oracle.turned_away(id, is_gone);
                 }
                 self.manners.says(node, link, &frames);
                 self.hear_ends(node, lane, &frames)?;

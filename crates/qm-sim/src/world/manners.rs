@@ -21,8 +21,9 @@ pub(super) struct Manners {
     not_held: BTreeSet<(usize, LinkId, MessageId)>,
     /// Links that machines closed themselves: with QUIC, frames of other lanes still come on them.
     closed: BTreeSet<(usize, LinkId)>,
-    /// Whether queues of this world can be full, and messages may wish to fail then.
-    may_fail_when_full: bool,
+    /// Whether queues of this world can be full, and messages may wish to fail then, or operators
+    /// delete queues.
+    may_turn_away: bool,
 }
 
 pub(super) fn frames(buffer: &Bytes) -> impl Iterator<Item = PeerFrame> {
@@ -33,30 +34,41 @@ pub(super) fn frames(buffer: &Bytes) -> impl Iterator<Item = PeerFrame> {
 }
 
 impl Manners {
-    pub(super) fn new(may_fail_when_full: bool) -> Self {
+    pub(super) fn new(may_turn_away: bool) -> Self {
         Self {
-            may_fail_when_full,
+            may_turn_away,
             ..Self::default()
         }
     }
 
-    /// Messages that a machine turns away with this buffer because their queue is full.
-    pub(super) fn turned_away(&self, node: usize, link: LinkId, buffer: &Bytes) -> Vec<MessageId> {
-        if !self.may_fail_when_full {
+    /// Messages that a machine turns away with this buffer because their queue is full, or is not
+    /// there (`true`).
+    pub(super) fn turned_away(
+        &self,
+        node: usize,
+        link: LinkId,
+        buffer: &Bytes,
+    ) -> Vec<(MessageId, bool)> {
+        if !self.may_turn_away {
             return Vec::new();
         }
-        let full = frames(buffer).flat_map(|frame| match frame {
+        let refusals = frames(buffer).flat_map(|frame| match frame {
             PeerFrame::Reject(reject) => reject.refusals,
             _ => Vec::new(),
         });
-        let full = full.filter(|refusal| refusal.outcome == Outcome::QUOTA_EXCEEDED);
-        full.flat_map(|refusal| {
-            let at = (link, refusal.number);
-            let newest = self.newest.iter();
-            newest.filter(move |((of, _), on)| *of == node && **on == at)
-        })
-        .map(|((_, id), _)| *id)
-        .collect()
+        let of_queue = refusals.filter_map(|refusal| match refusal.outcome {
+            Outcome::QUOTA_EXCEEDED => Some((refusal, false)),
+            Outcome::BAD_DESTINATION_QUEUE => Some((refusal, true)),
+            _ => None,
+        });
+        of_queue
+            .flat_map(|(refusal, is_gone)| {
+                let at = (link, refusal.number);
+                let newest = self.newest.iter();
+                let these = newest.filter(move |((of, _), on)| *of == node && **on == at);
+                these.map(move |((_, id), _)| (*id, is_gone))
+            })
+            .collect()
     }
 
     /// A machine is given what came on a link.
