@@ -135,7 +135,7 @@ impl Engine {
     /// A message ended: its letter is safe, or none is kept. Whoever follows it may hear of it; a
     /// letter that the disk refuses leaves the message where it was.
     pub(crate) fn died(&mut self, died: Died) {
-        self.note_death(died);
+        self.note_death(died, false);
         let Died { id, end, .. } = died;
         if !end.unconfirmed {
             // Otherwise its destination has the last word.
@@ -143,7 +143,8 @@ impl Engine {
         }
     }
 
-    fn note_death(&mut self, died: Died) {
+    /// With `aside` it is a dead letter or a copy that ends, whose message had ended before.
+    fn note_death(&mut self, died: Died, aside: bool) {
         let Died {
             source,
             id,
@@ -152,7 +153,12 @@ impl Engine {
         } = died;
         let outcome = end.outcome;
         self.counters.purged += u64::from(end.purged());
-        self.note(source, id, What::Dead { outcome, kept });
+        let what = What::Dead {
+            outcome,
+            kept,
+            aside,
+        };
+        self.note(source, id, what);
         self.event(Event::Dead {
             id,
             outcome,
@@ -201,7 +207,7 @@ impl Engine {
             };
             if aside {
                 // Whoever follows the message hears how that ended, not its letter or its copy.
-                self.note_death(died);
+                self.note_death(died, true);
             } else {
                 self.died(died);
             }

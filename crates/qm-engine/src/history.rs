@@ -58,6 +58,8 @@ pub(crate) enum What {
     Dead {
         outcome: Outcome,
         kept: bool,
+        /// It had ended before: this is the end of its dead letter, or of its copy.
+        aside: bool,
     },
     ResentAs {
         id: MessageId,
@@ -145,14 +147,28 @@ impl History {
         self.ring.iter().filter(move |noted| noted.id == id)
     }
 
-    /// How messages ended that a sender asks for again.
+    /// How messages ended that a sender asks for again. How their dead letters and copies ended is
+    /// no end of theirs.
     pub(crate) fn ends_of(&self, ids: &BTreeSet<MessageId>) -> BTreeMap<MessageId, Outcome> {
         let mut ends = BTreeMap::new();
         for noted in self.ring.iter().filter(|noted| ids.contains(&noted.id)) {
             let outcome = match noted.what {
                 What::Acknowledged { .. } => Outcome::REACHED_QUEUE,
+                // Behind its death it is the letter that was received.
+                What::Received
+                    if ends
+                        .get(&noted.id)
+                        .is_some_and(|end| *end != Outcome::REACHED_QUEUE) =>
+                {
+                    continue;
+                }
                 What::Received => Outcome::RECEIVED,
-                What::Dead { outcome, .. } | What::EndedThere { outcome, .. } => outcome,
+                What::Dead {
+                    outcome,
+                    aside: false,
+                    ..
+                }
+                | What::EndedThere { outcome, .. } => outcome,
                 _ => continue,
             };
             ends.insert(noted.id, outcome);
@@ -302,7 +318,7 @@ impl Engine {
                 "released",
                 "released from the quarantine by the operator".to_owned(),
             ),
-            What::Dead { outcome, kept } => (
+            What::Dead { outcome, kept, .. } => (
                 "dead",
                 format!(
                     "{outcome}; {}",
@@ -366,5 +382,50 @@ mod tests {
             size_of::<Noted>() <= 96,
             "the limit in bytes is told in events"
         );
+    }
+
+    #[test]
+    fn the_end_of_a_letter_or_a_copy_is_not_the_end_of_its_message() {
+        let id = |sequence| MessageId {
+            incarnation: Incarnation(1),
+            sequence,
+        };
+        let dead = |outcome, kept, aside| What::Dead {
+            outcome,
+            kept,
+            aside,
+        };
+        let expired = dead(Outcome::RECEIVE_EXPIRED, true, false);
+        let purged = dead(Outcome::QUEUE_PURGED, false, true);
+        let mut history = History::new(16, usize::MAX);
+        for (sequence, what) in [
+            (1, expired),
+            (1, purged),
+            (2, expired),
+            (2, What::Received),
+            (3, What::Acknowledged { peer: None }),
+            (3, purged),
+            (4, dead(Outcome::QUEUE_PURGED, false, false)),
+            (5, What::Received),
+            // Its letter is all that is remembered.
+            (6, purged),
+        ] {
+            history.note(Noted {
+                wall_us: 0,
+                source: QmId::from_bytes([0; 16]),
+                id: id(sequence),
+                what,
+            });
+        }
+        let ends = history.ends_of(&(1..=6).map(id).collect());
+        let expected = [
+            (1, Outcome::RECEIVE_EXPIRED),
+            (2, Outcome::RECEIVE_EXPIRED),
+            (3, Outcome::REACHED_QUEUE),
+            (4, Outcome::QUEUE_PURGED),
+            (5, Outcome::RECEIVED),
+        ];
+        let expected = expected.map(|(sequence, outcome)| (id(sequence), outcome));
+        assert_eq!(ends, BTreeMap::from(expected));
     }
 }
