@@ -294,14 +294,13 @@ impl Engine {
     pub(crate) fn await_word(
         &mut self,
         message: &Message,
-        peer: Option<QmId>,
+        peer: QmId,
         outcome: Outcome,
         putting: bool,
     ) {
-        let wishes = Envelope::peek_ack_wishes(&message.envelope) != AckWishes::NONE;
-        let Some(peer) = peer.filter(|_| wishes) else {
+        if Envelope::peek_ack_wishes(&message.envelope) == AckWishes::NONE {
             return;
-        };
+        }
         if !self.make_room_to_await() {
             self.counters.reports_lost += u64::from(Wanted::of(&message.envelope).is_some());
             return;
@@ -486,7 +485,7 @@ impl Engine {
         };
         let now = self.now.at;
         let peers = self.spoken_for(peer);
-        let mut more = false;
+        let (mut more, mut next) = (false, now.plus_ms(FINAL_QUERY_MS));
         for source in self.asking_as(own) {
             let mut entries = Vec::new();
             let open = peers.iter();
@@ -500,10 +499,11 @@ impl Engine {
                 let Some(awaited) = self.awaiting.all.get_mut(id) else {
                     continue;
                 };
-                let due = awaited
-                    .asked
-                    .is_none_or(|(on, at)| on != link || at.plus_ms(FINAL_QUERY_MS) <= now);
-                if due {
+                let asked = awaited.asked.filter(|(on, _)| *on == link);
+                let again = asked.map(|(_, at)| at.plus_ms(FINAL_QUERY_MS));
+                if let Some(again) = again.filter(|again| *again > now) {
+                    next = next.min(again);
+                } else {
                     awaited.asked = Some((link, now));
                     let (id, tag) = (*id, awaited.tag);
                     entries.push(Entry { id, tag });
@@ -523,7 +523,6 @@ impl Engine {
                 self.busy_sessions.insert(link);
             }
         }
-        let next = now.plus_ms(FINAL_QUERY_MS);
         if let Some(session) = self.sessions.get_mut(&link) {
             session.next_finals = next;
             session.more_finals = more;

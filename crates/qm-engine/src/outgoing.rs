@@ -828,8 +828,8 @@ impl Engine {
 
     /// Whoever wishes to hear of it does so when it is certain, or when nobody can say more.
     fn report_death(&mut self, number: u32, message: &Message, end: End, putting: bool) {
-        if end.unconfirmed {
-            let peer = self.peer_of(number);
+        // Of a destination that was never met nobody can say more.
+        if let Some(peer) = self.peer_of(number).filter(|_| end.unconfirmed) {
             return self.await_word(message, peer, end.outcome, putting);
         }
         let wanted = Wanted::of(&message.envelope).map(Wanted::unarrived);

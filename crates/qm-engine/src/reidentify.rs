@@ -13,8 +13,6 @@
 //! which ([`Roles`]).
 
 pub(crate) mod record;
-#[cfg(test)]
-mod switch_model;
 pub(crate) mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -742,3 +740,6 @@ impl Engine {
         }
     }
 }
+
+#[cfg(test)]
+mod switch_model;

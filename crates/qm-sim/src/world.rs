@@ -655,7 +655,7 @@ impl World {
                 return Ok(false);
             }
         }
-        if self.scenario.tells_ends() && self.oracle.open_end().is_some() {
+        if self.scenario.tells_ends() && self.oracle.owes_ends() {
             return Ok(false);
         }
         self.identities_are_settled()

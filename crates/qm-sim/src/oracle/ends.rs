@@ -506,6 +506,12 @@ impl Oracle {
         }
     }
 
+    /// Whether somebody is yet to hear of an end: it may have been told a moment ago, and not be on
+    /// disk yet.
+    pub fn owes_ends(&self) -> bool {
+        self.finish_ends().is_err()
+    }
+
     fn finish_end(&self, put: Put, fate: &Fate, id: MessageId) -> Result<(), String> {
         if !fate.durable || !fate.has_one_end() || self.keeps_duplicates {
             return Ok(());
