@@ -402,6 +402,7 @@ impl Engine {
         };
         if matches!(awaited.wait, Wait::Doubt(_)) {
             let (wanted, of) = (awaited.wanted.clone(), (id, awaited.class));
+            self.behind_what_puts(id);
             self.report(
                 wanted.as_deref(),
                 of,
@@ -675,7 +676,9 @@ impl Engine {
         };
         if first {
             let (wanted, of) = (awaited.wanted.clone(), (entry.id, awaited.class));
-            // It is heard again when the disk refuses it, and would be reported twice.
+            // What is to be reported and that it was heard are one batch: it is heard again when
+            // the disk refuses it, and would be reported twice.
+            self.behind_what_puts(entry.id);
             self.report(wanted.as_deref(), of, outcome, false, With::Event);
             awaited.wait = Wait::Ended(outcome);
             awaited.at = self.now.at;

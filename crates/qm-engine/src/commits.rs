@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use qm_cache::Ticket as DedupTicket;
 use qm_wire::local::Settled;
-use qm_wire::{Class, ClientId, Entry, MessageId, MessageKey, QmId, Rank};
+use qm_wire::{Class, ClientId, Entry, MessageId, MessageKey, Outcome, QmId, Rank};
 
 use crate::admin::{AdminReply, LetterFate};
 use crate::backlog::Message;
@@ -174,6 +174,8 @@ pub(crate) enum Then {
         settled: Settled,
         putting: bool,
     },
+    /// A message left a queue for good: whoever follows it may hear so.
+    Ended { id: MessageId, outcome: Outcome },
     /// What an operator asked for is on disk: the answer.
     Told {
         conn: ConnId,

@@ -89,7 +89,7 @@ impl Engine {
                         self.left_unplaced(from.queue, from.message.position);
                     }
                     if let Some(died) = died {
-                        self.died(died);
+                        self.died(died, true);
                     }
                     if let Some(from) = from {
                         // What was learnt meanwhile comes behind its death.
@@ -141,6 +141,7 @@ impl Engine {
                     let frame = qm_wire::local::NodeFrame::Settled(settled);
                     self.outputs.push_back(Output::Client { conn, frame });
                 }
+                Then::Ended { id, outcome } => self.tell_fate(id, outcome),
                 Then::Told {
                     conn,
                     request,
@@ -309,7 +310,9 @@ impl Engine {
                     self.outputs.push_back(Output::Client { conn, frame });
                 }
                 // The removals are tried again, and then it is told.
-                Then::LetterGone { .. } | Then::Settled { .. } => self.commits.tell_later(then),
+                Then::LetterGone { .. } | Then::Settled { .. } | Then::Ended { .. } => {
+                    self.commits.tell_later(then);
+                }
                 Then::Told { conn, request, .. } => {
                     let reply = failed(
                         Outcome::STORE_FULL,

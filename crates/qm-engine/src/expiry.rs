@@ -133,13 +133,17 @@ impl Engine {
     }
 
     /// A message ended: its letter is safe, or none is kept. Whoever follows it may hear of it; a
-    /// letter that the disk refuses leaves the message where it was.
-    pub(crate) fn died(&mut self, died: Died) {
+    /// letter that the disk refuses leaves the message where it was. `on_disk`: whether no crash
+    /// brings it back any more.
+    pub(crate) fn died(&mut self, died: Died, on_disk: bool) {
         self.note_death(died, false);
         let Died { id, end, .. } = died;
-        if !end.unconfirmed {
-            // Otherwise its destination has the last word.
+        if end.unconfirmed {
+            // Its destination has the last word.
+        } else if on_disk {
             self.tell_fate(id, end.outcome);
+        } else {
+            self.tell_end(id, end.outcome);
         }
     }
 
@@ -209,7 +213,7 @@ impl Engine {
                 // Whoever follows the message hears how that ended, not its letter or its copy.
                 self.note_death(died, true);
             } else {
-                self.died(died);
+                self.died(died, !durable);
             }
         }
         self.reopen_if_room(number);

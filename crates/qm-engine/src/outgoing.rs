@@ -817,12 +817,13 @@ impl Engine {
             }
             self.report_death(number, message, end, false);
             self.counters.discarded += 1;
-            self.died(Died {
+            let died = Died {
                 source: message.source,
                 id: message.id,
                 end,
                 kept,
-            });
+            };
+            self.died(died, !message.class.is_durable());
         }
     }
 

@@ -182,7 +182,11 @@ impl Engine {
         self.reopen_if_room(number);
         // Whoever follows the message hears how that ended, not its letter or its copy.
         if !self.is_aside(number) {
-            self.tell_received(message.id);
+            if message.class.is_durable() {
+                self.tell_end(message.id, Outcome::RECEIVED);
+            } else {
+                self.tell_fate(message.id, Outcome::RECEIVED);
+            }
         }
     }
 

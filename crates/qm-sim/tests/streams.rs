@@ -2,6 +2,9 @@
 
 use qm_sim::{Breaks, Reach, Report, Scenario, run};
 
+/// Seeds of `--mode streams` that once failed, and why.
+const REGRESSIONS: &str = include_str!("streams_regressions.txt");
+
 /// Branches of streams that a short range takes.
 const TAKEN: &[Reach] = &[
     Reach::OrderAckApplied,
@@ -28,6 +31,23 @@ fn a_range_of_seeds_with_transactional_queues_keeps_every_rule() {
         .filter(|what| sum.reached.count(**what) == 0)
         .collect();
     assert!(missed.is_empty(), "never taken: {missed:?}");
+}
+
+#[test]
+fn seeds_with_transactional_queues_that_once_failed_keep_every_rule() {
+    let seeds = REGRESSIONS
+        .lines()
+        .filter_map(|line| line.split('#').next())
+        .filter(|line| !line.trim().is_empty());
+    let mut steps = 0;
+    for seed in seeds {
+        let seed = seed.trim().parse().expect("a seed");
+        match run(Scenario::streams_from_seed(seed)) {
+            Ok(report) => steps += report.steps,
+            Err(failure) => panic!("{failure}"),
+        }
+    }
+    assert!(steps > 0);
 }
 
 /// Each rule that is switched off, a seed that notices, and which rules of the oracle may.

@@ -7,6 +7,7 @@ use qm_wire::{ClientId, MessageId, Outcome};
 
 use super::{Clients, Followed};
 use crate::awaited::Wait;
+use crate::commits::Then;
 use crate::engine::Engine;
 use crate::limits::FOLLOWED_MAX;
 use crate::time::Timestamp;
@@ -52,10 +53,16 @@ impl Engine {
         self.push_fate(followed.client, followed.sequence, outcome);
     }
 
-    pub(crate) fn tell_received(&mut self, id: MessageId) {
-        if self.clients.followed.contains_key(&id) {
-            self.tell_fate(id, Outcome::RECEIVED);
+    /// The same of an end that is in what is gathered for the disk: who is told of it must not see
+    /// it undone by a crash.
+    pub(crate) fn tell_end(&mut self, id: MessageId, outcome: Outcome) {
+        if !self.clients.followed.contains_key(&id) {
+            return;
         }
+        if crate::broken!(self, settle_before_durable) {
+            return self.tell_fate(id, outcome);
+        }
+        self.commits.after_settling(Then::Ended { id, outcome });
     }
 
     fn push_fate(&mut self, client: ClientId, sequence: u64, outcome: Outcome) {
@@ -115,7 +122,7 @@ impl Engine {
                     false
                 }
                 Some(Wait::Ended(outcome)) => {
-                    self.tell_fate(*id, outcome);
+                    self.tell_end(*id, outcome);
                     false
                 }
                 Some(Wait::Doubt(_)) | None => true,
@@ -125,7 +132,7 @@ impl Engine {
         let ends = self.history.ends_of(&ids);
         for id in ids.difference(&held) {
             match ends.get(id) {
-                Some(outcome) => self.tell_fate(*id, *outcome),
+                Some(outcome) => self.tell_end(*id, *outcome),
                 // It may wait on disk: then its fate will come, or is looked for again.
                 None if !all => {
                     self.clients.followed_unsure.insert(*id);
