@@ -10,6 +10,7 @@
 mod support;
 
 mod expiry;
+mod followed;
 mod idle;
 mod picked;
 mod rejected;
