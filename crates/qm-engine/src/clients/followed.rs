@@ -147,6 +147,9 @@ impl Engine {
         let mut held: BTreeSet<MessageId> = self.doubts.keys().copied().collect();
         held.extend(self.commits.dying());
         held.extend(self.asks.ids());
+        // What left its stream is judged by the answer for its place.
+        let streams = self.outs.values().filter_map(|out| out.stream.as_ref());
+        held.extend(streams.flat_map(|stream| stream.chain.skips().map(|skip| skip.entry.id)));
         let mut all = true;
         for session in self.sessions.values() {
             held.extend(session.flights.values().map(|flight| flight.message.id));

@@ -136,6 +136,7 @@ impl Engine {
                     self.commits.unset(skip_key(number, *position));
                     self.soil_stream(number);
                     self.letter_certain(skip.letter.map(|(letter, _)| letter), skip.entry.id);
+                    self.tell_end(skip.entry.id, skip.outcome);
                 }
                 continue;
             }

@@ -3,6 +3,7 @@
 
 mod copies;
 mod faults;
+mod followed;
 mod support;
 
 use qm_engine::LinkId;

@@ -14,7 +14,7 @@ use qm_wire::local::{
 };
 use qm_wire::{Class, ClientId, PeerFrame, Priority, QmId};
 
-const APPLICATION: ConnId = ConnId(1);
+pub(crate) const APPLICATION: ConnId = ConnId(1);
 const LIMIT: usize = 1 << 20;
 
 /// What a disk holds.
