@@ -5,7 +5,8 @@ use qm_wire::{Class, MessageFlags, Outcome};
 
 use super::support::Node;
 
-/// A message without a dead letter is followed and handed out; the disk confirms nothing from now on.
+/// A message without a dead letter is followed and handed out; the disk confirms nothing from now
+/// on.
 fn handed_out(class: Class) -> (Node, u64) {
     let mut a = Node::new(1);
     a.create("here", |settings| settings.transactional = false);
