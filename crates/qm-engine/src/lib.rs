@@ -38,6 +38,7 @@ mod connections;
 mod damage;
 mod dead;
 mod destination;
+mod dialling;
 mod digests;
 mod durable;
 mod engine;

@@ -1,4 +1,4 @@
-//! What each side may transmit: credit in messages and bytes, and queues that are closed for a while.
+//! What each side may transmit: credit in messages and bytes, and queues that are closed a while.
 
 use qm_wire::{Credit, PeerFrame, QueueState};
 
