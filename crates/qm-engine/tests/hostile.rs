@@ -2,7 +2,9 @@
 //! remember. Whoever speaks here holds a valid key or the socket; the network is not part of it.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
-use std::collections::BTreeMap;
+#[path = "common/disk.rs"]
+#[expect(dead_code, reason = "shared with tests that start a node over it")]
+mod disk;
 
 use bytes::{Bytes, BytesMut};
 use qm_engine::admin::{AdminReply, AdminRequest};
@@ -12,7 +14,7 @@ use qm_engine::limits::{
 };
 use qm_engine::{
     ConnId, Engine, EngineConfig, Event, Identity, Input, LinkId, LocalSettings, Now, Output,
-    Recovered, SeededEntropy, StoreOp, StoredRecord, StreamId, Ticket, Timestamp, Trust,
+    Recovered, SeededEntropy, StoreOp, Ticket, Timestamp, Trust,
 };
 use qm_wire::local::{ClientFrame, ClientHello, NodeFrame, Put, Receive, Settle, Verdict};
 use qm_wire::{
@@ -21,12 +23,13 @@ use qm_wire::{
     Query, Rank, Refusal, Reject, RoutedAck, Salt, SessionAck, Tag, Transit, Welcome, WelcomeFlags,
 };
 
+use disk::Disk;
+
 /// The engine under attack with its disk.
 struct Victim {
     engine: Engine,
     now_ms: u64,
-    records: BTreeMap<(StreamId, u64), StoredRecord>,
-    state: BTreeMap<Bytes, Bytes>,
+    disk: Disk,
     sent: Vec<(LinkId, Bytes)>,
     closed: Vec<(LinkId, Outcome)>,
     shut_out: Vec<String>,
@@ -56,8 +59,7 @@ impl Victim {
         Self {
             engine,
             now_ms: 0,
-            records: BTreeMap::new(),
-            state: BTreeMap::new(),
+            disk: Disk::default(),
             sent: Vec::new(),
             closed: Vec::new(),
             shut_out: Vec::new(),
@@ -97,7 +99,7 @@ impl Victim {
                 Output::Event(event) => self.events.push(event),
                 Output::Admin { reply, .. } => self.admin = Some(reply),
                 Output::Persist { ticket, ops, .. } => {
-                    self.apply(ops);
+                    self.disk.apply(ops);
                     if self.slow {
                         self.tickets.push(ticket);
                     } else {
@@ -109,53 +111,15 @@ impl Victim {
                     stream,
                     from,
                     records_max,
-                    ..
+                    bytes_max,
                 } => {
-                    let records = self
-                        .records
-                        .range((stream, from)..=(stream, u64::MAX))
-                        .take(records_max)
-                        .map(|(_, record)| record.clone())
-                        .collect();
+                    let records = self.disk.load(stream, from, records_max, bytes_max);
                     self.engine.handle(now, Input::Loaded { load, records });
                 }
                 _ => {}
             }
         }
         self.engine.audit().unwrap();
-    }
-
-    fn apply(&mut self, ops: Vec<StoreOp>) {
-        for op in ops {
-            match op {
-                StoreOp::Put {
-                    stream,
-                    position,
-                    head,
-                    body,
-                } => {
-                    let record = StoredRecord {
-                        position,
-                        head,
-                        body,
-                    };
-                    self.records.insert((stream, position), record);
-                }
-                StoreOp::Remove {
-                    stream,
-                    first,
-                    last,
-                } => self
-                    .records
-                    .retain(|(s, p), _| *s != stream || *p < first || *p > last),
-                StoreOp::Set { key, value } => {
-                    self.state.insert(key, value);
-                }
-                StoreOp::Unset { key } => {
-                    self.state.remove(&key);
-                }
-            }
-        }
     }
 
     fn admin(&mut self, what: AdminRequest) -> AdminReply {
@@ -373,6 +337,7 @@ fn strangers_without_number_take_one_anothers_places_and_no_more() {
     assert_eq!(victim.engine.sizes().peers, 50);
     let on_disk = |victim: &Victim| {
         victim
+            .disk
             .state
             .keys()
             .filter(|k| k.starts_with(b"peer/"))
@@ -901,7 +866,7 @@ fn answers_to_an_application_that_skips_numbers_are_kept_within_a_limit() {
 }
 
 fn answers_are_stored_in_small_pages(victim: &Victim) {
-    let stored = victim.state.iter();
+    let stored = victim.disk.state.iter();
     let pages = stored.filter(|(key, _)| key.starts_with(b"client/"));
     let sizes: Vec<usize> = pages.map(|(_, value)| value.len()).collect();
     assert!(
@@ -931,7 +896,7 @@ fn an_application_that_skips_numbers_far_leaves_little_to_store() {
 }
 
 fn count(victim: &Victim, prefix: &[u8]) -> usize {
-    let keys = victim.state.keys();
+    let keys = victim.disk.state.keys();
     keys.filter(|key| key.starts_with(prefix)).count()
 }
 
@@ -948,7 +913,7 @@ fn strangers_without_number_leave_nothing_on_the_disk() {
     let opened = |event: &&Event| matches!(event, Event::SessionOpened { .. });
     assert_eq!(victim.events.iter().filter(opened).count(), 500);
     assert_eq!(count(&victim, b"met/"), 0, "no message is minted for them");
-    let left = victim.state.keys();
+    let left = victim.disk.state.keys();
     let left = left.filter(|key| {
         [&b"peer/"[..], b"token/", b"ledger/"]
             .iter()

@@ -2,14 +2,14 @@
 //! What happens when things fail is the simulation's business.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
-use std::collections::BTreeMap;
+#[path = "common/disk.rs"]
+mod disk;
 
 use bytes::{Bytes, BytesMut};
 use qm_engine::admin::{AdminReply, AdminRequest, OutgoingState};
 use qm_engine::{
     ConnId, Engine, EngineConfig, Event, Identity, Input, LinkId, LocalSettings, Now, Output,
-    Recovered, SeededEntropy, StoreOp, StoredMessage, StoredRecord, StreamId, StreamSummary,
-    Timestamp, Trust,
+    SeededEntropy, StoredMessage, Timestamp, Trust,
 };
 use qm_wire::local::{ClientFrame, ClientHello, NodeFrame, Put, Receive, Settle, Verdict};
 use qm_wire::{
@@ -17,14 +17,15 @@ use qm_wire::{
     PeerFrame, QmId, Query, Refusal, Reject, RoutedAck, SessionAck, Tag, Welcome, WelcomeFlags,
 };
 
+use disk::Disk;
+
 const APPLICATION: ConnId = ConnId(1);
 
 /// An engine with its disk and what it said.
 struct Node {
     engine: Engine,
     identity: Identity,
-    records: BTreeMap<(StreamId, u64), StoredRecord>,
-    state: BTreeMap<Bytes, Bytes>,
+    disk: Disk,
     /// Frames to the peer, dials, and everything else, since they were last looked at.
     sent: Vec<(LinkId, Bytes)>,
     dials: Vec<u64>,
@@ -56,45 +57,17 @@ impl Node {
             store_id: [seed; 16],
             token_key: qm_engine::TokenKey::new(public_key),
         };
-        Self::over(
-            identity,
-            BTreeMap::new(),
-            BTreeMap::new(),
-            trust,
-            u64::from(seed),
-        )
+        Self::over(identity, Disk::default(), trust, u64::from(seed))
     }
 
-    fn over(
-        identity: Identity,
-        records: BTreeMap<(StreamId, u64), StoredRecord>,
-        state: BTreeMap<Bytes, Bytes>,
-        trust: Trust,
-        seed: u64,
-    ) -> Self {
-        let mut recovered = Recovered {
-            state: state.clone(),
-            ..Recovered::default()
-        };
-        for ((stream, position), record) in &records {
-            let summary = recovered
-                .streams
-                .entry(*stream)
-                .or_insert_with(|| StreamSummary {
-                    first_live: *position,
-                    ..StreamSummary::default()
-                });
-            summary.next_position = position + 1;
-            summary.live_records += 1;
-            recovered.recent.push((*stream, record.head.clone()));
-        }
+    fn over(identity: Identity, disk: Disk, trust: Trust, seed: u64) -> Self {
         let entropy = Box::new(SeededEntropy::new(seed));
+        let recovered = disk.recovered();
         let engine = Engine::new(config(trust), identity, recovered, entropy, Now::default());
         Self {
             engine,
             identity,
-            records,
-            state,
+            disk,
             sent: Vec::new(),
             dials: Vec::new(),
             closed: Vec::new(),
@@ -110,7 +83,7 @@ impl Node {
 
     /// The same machine after an orderly stop and a new start.
     fn restart(self, trust: Trust) -> Self {
-        Self::over(self.identity, self.records, self.state, trust, 99)
+        Self::over(self.identity, self.disk, trust, 99)
     }
 
     fn give(&mut self, at_ms: u64, input: Input) {
@@ -128,7 +101,7 @@ impl Node {
                 Output::Event(event) => self.events.push(event),
                 Output::Admin { reply, .. } => self.admin = Some(reply),
                 Output::Persist { ticket, ops, .. } => {
-                    self.apply(ops);
+                    self.disk.apply(ops);
                     if self.hold_persisted {
                         self.held.push(ticket);
                     } else {
@@ -140,14 +113,9 @@ impl Node {
                     stream,
                     from,
                     records_max,
-                    ..
+                    bytes_max,
                 } => {
-                    let records = self
-                        .records
-                        .range((stream, from)..=(stream, u64::MAX))
-                        .take(records_max)
-                        .map(|(_, record)| record.clone())
-                        .collect();
+                    let records = self.disk.load(stream, from, records_max, bytes_max);
                     self.engine.handle(now, Input::Loaded { load, records });
                 }
                 Output::Trust { .. } => {}
@@ -172,40 +140,6 @@ impl Node {
         self.hold_persisted = false;
         for ticket in std::mem::take(&mut self.held) {
             self.give(0, Input::Persisted { ticket });
-        }
-    }
-
-    fn apply(&mut self, ops: Vec<StoreOp>) {
-        for op in ops {
-            match op {
-                StoreOp::Put {
-                    stream,
-                    position,
-                    head,
-                    body,
-                } => {
-                    let record = StoredRecord {
-                        position,
-                        head,
-                        body,
-                    };
-                    self.records.insert((stream, position), record);
-                }
-                StoreOp::Remove {
-                    stream,
-                    first,
-                    last,
-                } => {
-                    self.records
-                        .retain(|(s, p), _| *s != stream || *p < first || *p > last);
-                }
-                StoreOp::Set { key, value } => {
-                    self.state.insert(key, value);
-                }
-                StoreOp::Unset { key } => {
-                    self.state.remove(&key);
-                }
-            }
         }
     }
 
@@ -326,7 +260,7 @@ fn a_message_goes_from_put_to_receive_and_leaves_nothing_behind() {
     connect(&mut a, &mut b, LINK);
     assert_eq!(b.receive_all("orders"), ["one", "two"]);
     assert_eq!(a.engine.counters().acknowledged, 2);
-    let left = a.records.values().chain(b.records.values());
+    let left = a.disk.records.values().chain(b.disk.records.values());
     let left: Vec<_> = left.map(|record| record.body.clone()).collect();
     assert_eq!(
         left,
@@ -349,7 +283,7 @@ fn a_message_goes_from_put_to_receive_and_leaves_nothing_behind() {
         verdict,
         ranges,
     }));
-    assert!(b.records.is_empty());
+    assert!(b.disk.records.is_empty());
 }
 
 #[test]
@@ -368,7 +302,7 @@ fn a_repeated_put_gets_the_same_answer_also_after_a_restart() {
     let mut a = a.restart(Trust::Any);
     a.put("here", b"x", |_| {});
     assert_eq!(accepted(&a), Some((id, true)));
-    assert_eq!(a.records.len(), 1);
+    assert_eq!(a.disk.records.len(), 1);
 }
 
 #[test]
@@ -382,7 +316,7 @@ fn an_idempotency_key_names_the_message_whoever_asks() {
     };
     a.put("here", b"x", |put| put.idempotency = Some(key(None)));
     a.put("here", b"x", |put| put.idempotency = Some(key(None)));
-    assert_eq!(a.records.len(), 1);
+    assert_eq!(a.disk.records.len(), 1);
     a.put("here", b"y", |put| put.idempotency = Some(key(None)));
     assert!(matches!(
         a.told.last(),
@@ -396,6 +330,7 @@ fn an_unknown_queue_makes_a_dead_letter_with_its_reason() {
     a.put("qm://b/nowhere", b"x", |_| {});
     connect(&mut a, &mut b, LINK);
     let dead: Vec<_> = a
+        .disk
         .records
         .values()
         .filter_map(|record| StoredMessage::read(&record.head)?.dead)
@@ -454,6 +389,7 @@ fn a_peer_is_not_heard_about_messages_that_were_not_sent_to_it() {
     a.dials.clear();
     connect(&mut c, &mut a, LINK);
     let sent = a
+        .disk
         .records
         .values()
         .find_map(|record| StoredMessage::read(&record.head))
@@ -497,7 +433,7 @@ fn a_peer_is_not_heard_about_messages_that_were_not_sent_to_it() {
             ..
         }
     )));
-    assert!(!a.records.is_empty());
+    assert!(!a.disk.records.is_empty());
 }
 
 #[test]
@@ -533,16 +469,16 @@ fn an_orderly_stop_saves_express_messages() {
     a.create("here");
     a.put("here", b"local", |put| put.class = Class::Express);
     a.put("qm://b/orders", b"remote", |put| put.class = Class::Express);
-    assert!(a.records.is_empty());
+    assert!(a.disk.records.is_empty());
     a.give(0, Input::Stop);
-    assert_eq!(a.records.len(), 2);
+    assert_eq!(a.disk.records.len(), 2);
     let (mut a, mut b) = (a.restart(Trust::Any), Node::new(2, Trust::Any));
     b.create("orders");
     assert_eq!(a.receive_all("here"), ["local"]);
     connect(&mut a, &mut b, LINK);
     assert_eq!(b.receive_all("orders"), ["remote"]);
     assert_eq!(
-        a.records.len(),
+        a.disk.records.len(),
         1,
         "what was delivered is gone, what is leased stays"
     );
@@ -592,8 +528,7 @@ fn a_peer_that_sends_beyond_its_credit_is_shut_out() {
 fn two_lives() -> (Node, Node, Node) {
     let (mut sender, mut peer) = (Node::new(1, Trust::Any), Node::new(2, Trust::Any));
     peer.create("orders");
-    let (records, state) = (peer.records.clone(), peer.state.clone());
-    let mut later = Node::over(peer.identity, records, state, Trust::Any, 77);
+    let mut later = Node::over(peer.identity, peer.disk.clone(), Trust::Any, 77);
     sender.put("qm://peer/orders", b"x", |_| {});
     connect(&mut sender, &mut peer, LINK);
     sender.put("qm://peer/orders", b"y", |_| {});

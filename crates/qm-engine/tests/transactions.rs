@@ -4,13 +4,16 @@
 //! is known after a crash.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
+#[path = "common/disk.rs"]
+mod disk;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use qm_engine::admin::AdminRequest;
 use qm_engine::{
-    ConnId, Engine, EngineConfig, Entropy, Identity, Input, LocalSettings, Now, Output, Recovered,
-    SeededEntropy, StoreOp, StoredRecord, StreamId, StreamSummary, Ticket, Timestamp,
+    ConnId, Engine, EngineConfig, Entropy, Identity, Input, LocalSettings, Now, Output,
+    SeededEntropy, StoreOp, Ticket, Timestamp,
 };
 use qm_wire::local::{
     ClientFrame, ClientHello, EndTransaction, IdempotencyKey, NodeFrame, Put, Receive, Settle,
@@ -18,11 +21,12 @@ use qm_wire::local::{
 };
 use qm_wire::{Class, ClientId, Outcome, Priority, QmId};
 
+use disk::Disk;
+
 /// What a disk holds, and what it was told to hold and does not yet.
 #[derive(Default)]
-struct Disk {
-    records: BTreeMap<(StreamId, u64), StoredRecord>,
-    state: BTreeMap<Bytes, Bytes>,
+struct SlowDisk {
+    holds: Disk,
     waiting: VecDeque<Waiting>,
     /// Batches that found no room in this life.
     refusals: u64,
@@ -41,71 +45,18 @@ impl Waiting {
     }
 }
 
-impl Disk {
+impl SlowDisk {
     /// Whether the first batch puts messages and does not know of all refusals.
     fn overtakes(&self) -> bool {
         let first = self.waiting.front();
         first.is_some_and(|batch| batch.puts() && batch.refusals_known < self.refusals)
-    }
-
-    fn apply(&mut self, ops: Vec<StoreOp>) {
-        for op in ops {
-            match op {
-                StoreOp::Put {
-                    stream,
-                    position,
-                    head,
-                    body,
-                } => {
-                    let record = StoredRecord {
-                        position,
-                        head,
-                        body,
-                    };
-                    self.records.insert((stream, position), record);
-                }
-                StoreOp::Remove {
-                    stream,
-                    first,
-                    last,
-                } => self
-                    .records
-                    .retain(|(s, p), _| *s != stream || *p < first || *p > last),
-                StoreOp::Set { key, value } => {
-                    self.state.insert(key, value);
-                }
-                StoreOp::Unset { key } => {
-                    self.state.remove(&key);
-                }
-            }
-        }
-    }
-
-    fn recovered(&self) -> Recovered {
-        let mut recovered = Recovered {
-            state: self.state.clone(),
-            ..Recovered::default()
-        };
-        for ((stream, position), record) in &self.records {
-            let summary = recovered
-                .streams
-                .entry(*stream)
-                .or_insert_with(|| StreamSummary {
-                    first_live: *position,
-                    ..StreamSummary::default()
-                });
-            summary.next_position = position + 1;
-            summary.live_records += 1;
-            recovered.recent.push((*stream, record.head.clone()));
-        }
-        recovered
     }
 }
 
 /// A node, its disk, and what it told applications.
 struct Node {
     engine: Engine,
-    disk: Disk,
+    disk: SlowDisk,
     /// Whether batches are on disk at once.
     prompt: bool,
     told: VecDeque<(ConnId, NodeFrame)>,
@@ -123,11 +74,11 @@ fn identity() -> Identity {
     }
 }
 
-fn engine_over(disk: &Disk, lives: u64, at_ms: u64) -> Engine {
+fn engine_over(disk: &SlowDisk, lives: u64, at_ms: u64) -> Engine {
     let entropy = Box::new(SeededEntropy::new(lives));
     let now = now(at_ms);
     let config = EngineConfig::default();
-    Engine::new(config, identity(), disk.recovered(), entropy, now)
+    Engine::new(config, identity(), disk.holds.recovered(), entropy, now)
 }
 
 fn now(at_ms: u64) -> Now {
@@ -139,7 +90,7 @@ fn now(at_ms: u64) -> Now {
 
 impl Node {
     fn new() -> Self {
-        let disk = Disk::default();
+        let disk = SlowDisk::default();
         let engine = engine_over(&disk, 1, 0);
         let mut node = Self {
             engine,
@@ -163,7 +114,7 @@ impl Node {
             match output {
                 Output::Client { conn, frame } => self.told.push_back((conn, frame)),
                 Output::Persist { ticket, ops, .. } if self.prompt => {
-                    self.disk.apply(ops);
+                    self.disk.holds.apply(ops);
                     let persisted = Input::Persisted { ticket };
                     self.engine.handle(now(self.at_ms), persisted);
                 }
@@ -181,10 +132,9 @@ impl Node {
                     stream,
                     from,
                     records_max,
-                    ..
+                    bytes_max,
                 } => {
-                    let range = self.disk.records.range((stream, from)..=(stream, u64::MAX));
-                    let records = range.take(records_max).map(|(_, r)| r.clone()).collect();
+                    let records = self.disk.holds.load(stream, from, records_max, bytes_max);
                     let loaded = Input::Loaded { load, records };
                     self.engine.handle(now(self.at_ms), loaded);
                 }
@@ -200,7 +150,7 @@ impl Node {
         if self.disk.overtakes() {
             self.refuse_first();
         } else if let Some(batch) = self.disk.waiting.pop_front() {
-            self.disk.apply(batch.ops);
+            self.disk.holds.apply(batch.ops);
             self.give(Input::Persisted {
                 ticket: batch.ticket,
             });
@@ -240,7 +190,7 @@ impl Node {
             let overtakes = self.disk.overtakes();
             match self.disk.waiting.pop_front() {
                 Some(_) if overtakes => self.disk.refusals += 1,
-                Some(batch) => self.disk.apply(batch.ops),
+                Some(batch) => self.disk.holds.apply(batch.ops),
                 None => break,
             }
         }
@@ -378,7 +328,7 @@ fn nothing_is_seen_before_the_commit_and_all_of_it_afterwards() {
     node.put(A, 2, Some(1), "done", "two");
     node.put(A, 3, Some(1), "exact", "three");
     assert!(node.told.is_empty(), "the end answers puts (W-LOC-8)");
-    assert!(node.disk.records.is_empty());
+    assert!(node.disk.holds.records.is_empty());
     assert!(node.peek("orders").is_empty());
     node.end(A, 4, 1, true);
     let ended = node.ended().unwrap();
@@ -694,6 +644,7 @@ fn what_a_committed_transaction_took_does_not_come_again() {
     assert!(node.peek("orders").is_empty());
     let left: Vec<_> = node
         .disk
+        .holds
         .state
         .keys()
         .filter(|key| key.starts_with(b"taken/"))

@@ -54,7 +54,7 @@ fn applications_that_take_turns_have_their_whole_window_answered_again() {
         put(&mut node, 11, sequence);
         put(&mut node, 12, sequence);
     }
-    let stored = node.records.len();
+    let stored = node.disk.records.len();
     let mut node = node.restart(Trust::Any);
     hello(&mut node, 11);
     node.told.clear();
@@ -62,7 +62,7 @@ fn applications_that_take_turns_have_their_whole_window_answered_again() {
         put(&mut node, 11, sequence);
     }
     assert_eq!(answered(&node), (requests, 0));
-    assert_eq!(node.records.len(), stored);
+    assert_eq!(node.disk.records.len(), stored);
 }
 
 /// A refusal of the disk takes runs away: that answers were forgotten is known all the same.
@@ -78,7 +78,7 @@ fn what_was_forgotten_is_not_accepted_again_after_a_restart() {
     node.full = true;
     put(&mut node, 11, 2 * requests + 2);
     node.full = false;
-    let stored = node.records.len();
+    let stored = node.disk.records.len();
     let mut node = node.restart(Trust::Any);
     hello(&mut node, 11);
     node.told.clear();
@@ -91,7 +91,7 @@ fn what_was_forgotten_is_not_accepted_again_after_a_restart() {
         "{:?}",
         node.told
     );
-    assert_eq!(node.records.len(), stored);
+    assert_eq!(node.disk.records.len(), stored);
 }
 
 /// A batch of the store is no larger than it may be, however much is forgotten at once.
@@ -111,7 +111,7 @@ fn many_applications_are_forgotten_in_several_batches() {
     node.batches.clear();
     node.give(retention * 3, Input::Tick);
     let clients = |key: &&Bytes| key.starts_with(b"client/");
-    assert_eq!(node.state.keys().filter(clients).count(), 0);
+    assert_eq!(node.disk.state.keys().filter(clients).count(), 0);
     let name = b"client/".len() + 16;
     let unset = |op: &&StoreOp| matches!(op, StoreOp::Unset { .. });
     for batch in &node.batches {

@@ -39,7 +39,7 @@ fn what_was_deleted_with_its_queue_does_not_come_again() {
     b.hello();
     assert!(b.receive_all("orders").is_empty());
     assert_eq!(a.engine.sizes().flights + a.engine.sizes().doubts, 0);
-    assert!(a.records.is_empty(), "it is settled");
+    assert!(a.disk.records.is_empty(), "it is settled");
 }
 
 /// An orderly stop writes express messages down, beyond what applications may put into the store.

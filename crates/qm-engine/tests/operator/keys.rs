@@ -87,9 +87,9 @@ fn of_a_key_with_very_many_numbers_the_lowest_are_refused_when_they_come_again()
         assert!(!answer(&a).unwrap().1, "{number}");
     }
     for _ in 0..2 {
-        let stored = a.state.keys().filter(|key| key.starts_with(b"idem/"));
+        let stored = a.disk.state.keys().filter(|key| key.starts_with(b"idem/"));
         assert!((KEY_BLOCKS_MAX..=KEY_BLOCKS_MAX + 1).contains(&stored.count()));
-        let before = a.records.len();
+        let before = a.disk.records.len();
         for number in [0, 1, far * 10] {
             send(&mut a, number);
             assert_eq!(answer(&a), Err(Outcome::BAD_REQUEST), "{number}");
@@ -98,7 +98,7 @@ fn of_a_key_with_very_many_numbers_the_lowest_are_refused_when_they_come_again()
             send(&mut a, number);
             assert!(answer(&a).unwrap().1, "{number}");
         }
-        assert_eq!(a.records.len(), before);
+        assert_eq!(a.disk.records.len(), before);
         a = again(a);
     }
 }
@@ -111,12 +111,12 @@ fn one_value_of_a_whole_key_is_read() {
     send(&mut a, 0);
     let (first, _) = answer(&a).unwrap();
     let is_key = |key: &Bytes| key.starts_with(b"idem/");
-    let (name, value) = a.state.iter().find(|(key, _)| is_key(key)).unwrap();
+    let (name, value) = a.disk.state.iter().find(|(key, _)| is_key(key)).unwrap();
     // One run of all of them: its last number stands behind version, time, digest and the first.
     let (name, mut value) = (name.clone(), value.to_vec());
     value[33..41].copy_from_slice(&1_500u64.to_le_bytes());
-    a.state.insert(name, value.into());
-    a.state.retain(|key, _| !key.starts_with(b"idemd/"));
+    a.disk.state.insert(name, value.into());
+    a.disk.state.retain(|key, _| !key.starts_with(b"idemd/"));
     let mut a = again(a);
     for _ in 0..2 {
         for number in [0, 511, 512, 1_500] {
@@ -128,7 +128,7 @@ fn one_value_of_a_whole_key_is_read() {
             assert_eq!(answer(&a), Ok((id, true)), "{number}");
         }
         a = again(a);
-        assert_eq!(a.state.keys().filter(|key| is_key(key)).count(), 3);
+        assert_eq!(a.disk.state.keys().filter(|key| is_key(key)).count(), 3);
     }
     send(&mut a, 1_501);
     assert!(!answer(&a).unwrap().1);

@@ -241,6 +241,7 @@ fn a_letter_is_sent_again_in_one_commit_with_its_removal() {
     assert_eq!(b.receive_all("nowhere"), ["x"]);
     assert!(a.all_letters().is_empty());
     let arrived = b
+        .disk
         .records
         .values()
         .find_map(|record| StoredMessage::read(&record.head))
@@ -367,7 +368,7 @@ fn purged_messages_end_with_a_typed_outcome() {
         discard: false,
     });
     assert_eq!((tally.messages, tally.discarded), (2, 2));
-    assert!(a.records.is_empty());
+    assert!(a.disk.records.is_empty());
 }
 
 #[test]
@@ -743,11 +744,11 @@ fn why_names_the_disk() {
     a.create("here");
     a.put("here", b"x", |_| {});
     let mut a = {
-        let mut records = a.records.clone();
+        let mut records = a.disk.records.clone();
         for record in records.values_mut() {
             record.head = Bytes::from_static(b"?");
         }
-        a.records = records;
+        a.disk.records = records;
         a.restart(Trust::Any)
     };
     a.give(0, Input::Tick);
@@ -809,7 +810,7 @@ fn what_comes_behind_a_refused_batch_is_refused_with_it() {
     b.create("orders");
     a.put("here", b"0", |_| {});
     a.told.clear();
-    let before = a.records.len();
+    let before = a.disk.records.len();
     a.mute = true;
     for body in [&b"1"[..], b"2", b"3"] {
         a.put("here", body, |_| {});
@@ -839,7 +840,11 @@ fn what_comes_behind_a_refused_batch_is_refused_with_it() {
     let refused = a.told.iter().filter(is_refused);
     assert_eq!(refused.count(), 3, "{:?}", a.told);
     a.mute = false;
-    assert_eq!(a.records.len(), before, "nothing of them is left on disk");
+    assert_eq!(
+        a.disk.records.len(),
+        before,
+        "nothing of them is left on disk"
+    );
     a.clock_ms = 2_000;
     a.give(2_000, Input::Tick);
     for body in [&b"1"[..], b"2", b"3"] {
@@ -981,7 +986,7 @@ fn a_disk_that_says_it_has_room_is_used_soon() {
     a.create("here");
     let count = |a: &mut Node| {
         a.put("here", b"x", |_| {});
-        a.records.len()
+        a.disk.records.len()
     };
     let before = count(&mut a);
     a.full = true;

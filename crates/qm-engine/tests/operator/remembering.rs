@@ -54,7 +54,7 @@ fn a_consumed_message_that_the_log_forgot_is_not_stored_again_after_a_restart() 
         carry_there(&mut a, &mut b);
     }
     assert_eq!(consume(&mut b, "orders"), 4);
-    assert!(b.records.is_empty());
+    assert!(b.disk.records.is_empty());
     let mut b = b.restart(Trust::Any);
     let text = "it died".to_owned();
     a.give(0, Input::Closed { link: LINK, text });
@@ -64,7 +64,10 @@ fn a_consumed_message_that_the_log_forgot_is_not_stored_again_after_a_restart() 
     }
     connect(&mut a, &mut b, LinkId(2));
     assert_eq!(b.receive_all("orders"), [""; 0]);
-    assert!(a.records.is_empty(), "the sender heard that they arrived");
+    assert!(
+        a.disk.records.is_empty(),
+        "the sender heard that they arrived"
+    );
 }
 
 /// Nothing but the list is left of the older half, and the log tells of the younger: a restart
@@ -101,7 +104,12 @@ fn restarts_do_not_shorten_the_memory() {
     settings.dedup_capacity = 0;
     b = b.restart_with(settings);
     assert_eq!(remembered(&mut b), 0);
-    assert!(b.state.keys().all(|key| !key.starts_with(b"arrivals/")));
+    assert!(
+        b.disk
+            .state
+            .keys()
+            .all(|key| !key.starts_with(b"arrivals/"))
+    );
 }
 
 /// The list is as long as its limit says, not as long as the node lives.
@@ -125,6 +133,7 @@ fn the_list_of_arrivals_is_bounded() {
             consumed += more;
         }
         let listed = b
+            .disk
             .state
             .iter()
             .filter(|(key, _)| key.starts_with(b"arrivals/"));

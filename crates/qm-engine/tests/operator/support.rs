@@ -1,16 +1,18 @@
 //! Engines with perfect disks, driven by hand.
 
-use std::collections::BTreeMap;
+#[path = "../common/disk.rs"]
+mod disk;
 
 use bytes::Bytes;
 use qm_engine::admin::{AdminReply, AdminRequest};
 use qm_engine::{
     ConnId, Engine, EngineConfig, Event, Identity, Input, LinkId, LocalSettings, Now, Output,
-    Recovered, SeededEntropy, StoreOp, StoredRecord, StreamId, StreamSummary, Ticket, Timestamp,
-    Trust,
+    Recovered, SeededEntropy, StoreOp, StreamId, Ticket, Timestamp, Trust,
 };
 use qm_wire::local::{ClientFrame, ClientHello, NodeFrame, Put, Receive};
 use qm_wire::{Class, ClientId, Outcome, QmId};
+
+pub(crate) use disk::Disk;
 
 pub(crate) const APPLICATION: ConnId = ConnId(1);
 
@@ -18,8 +20,7 @@ pub(crate) const APPLICATION: ConnId = ConnId(1);
 pub(crate) struct Node {
     pub(crate) engine: Engine,
     pub(crate) identity: Identity,
-    pub(crate) records: BTreeMap<(StreamId, u64), StoredRecord>,
-    pub(crate) state: BTreeMap<Bytes, Bytes>,
+    pub(crate) disk: Disk,
     /// Heads of everything put, as a log keeps them: consumed messages too.
     pub(crate) log: Vec<(StreamId, Bytes)>,
     /// Frames to the peer, dials, and everything else, since they were last looked at.
@@ -59,14 +60,8 @@ impl Node {
             store_id: [seed; 16],
             token_key: qm_engine::TokenKey::new(public_key),
         };
-        Self::over(
-            identity,
-            BTreeMap::new(),
-            BTreeMap::new(),
-            Vec::new(),
-            trust,
-            u64::from(seed),
-        )
+        let seed = u64::from(seed);
+        Self::over(identity, Disk::default(), Vec::new(), trust, seed)
     }
 
     /// A node that lets its peers have few messages in flight.
@@ -91,47 +86,31 @@ impl Node {
 
     pub(crate) fn over(
         identity: Identity,
-        records: BTreeMap<(StreamId, u64), StoredRecord>,
-        state: BTreeMap<Bytes, Bytes>,
+        disk: Disk,
         log: Vec<(StreamId, Bytes)>,
         trust: Trust,
         seed: u64,
     ) -> Self {
-        Self::over_with(identity, records, state, log, config(trust), seed)
+        Self::over_with(identity, disk, log, config(trust), seed)
     }
 
     fn over_with(
         identity: Identity,
-        records: BTreeMap<(StreamId, u64), StoredRecord>,
-        state: BTreeMap<Bytes, Bytes>,
+        disk: Disk,
         log: Vec<(StreamId, Bytes)>,
         config: EngineConfig,
         seed: u64,
     ) -> Self {
-        let mut recovered = Recovered {
-            state: state.clone(),
+        let recovered = Recovered {
             recent: log.clone(),
-            ..Recovered::default()
+            ..disk.recovered()
         };
-        for ((stream, position), record) in &records {
-            let summary = recovered
-                .streams
-                .entry(*stream)
-                .or_insert_with(|| StreamSummary {
-                    first_live: *position,
-                    ..StreamSummary::default()
-                });
-            summary.next_position = position + 1;
-            summary.live_records += 1;
-            summary.live_bytes += (record.head.len() + record.body.len()) as u64;
-        }
         let entropy = Box::new(SeededEntropy::new(seed));
         let engine = Engine::new(config, identity, recovered, entropy, Now::default());
         Self {
             engine,
             identity,
-            records,
-            state,
+            disk,
             log,
             sent: Vec::new(),
             dials: Vec::new(),
@@ -151,19 +130,12 @@ impl Node {
 
     /// The same machine after an orderly stop and a new start.
     pub(crate) fn restart(self, trust: Trust) -> Self {
-        Self::over(self.identity, self.records, self.state, self.log, trust, 99)
+        Self::over(self.identity, self.disk, self.log, trust, 99)
     }
 
     /// The same with other settings.
     pub(crate) fn restart_with(self, config: EngineConfig) -> Self {
-        Self::over_with(
-            self.identity,
-            self.records,
-            self.state,
-            self.log,
-            config,
-            99,
-        )
+        Self::over_with(self.identity, self.disk, self.log, config, 99)
     }
 
     pub(crate) fn give(&mut self, at_ms: u64, input: Input) {
@@ -202,14 +174,9 @@ impl Node {
                     stream,
                     from,
                     records_max,
-                    ..
+                    bytes_max,
                 } => {
-                    let records = self
-                        .records
-                        .range((stream, from)..=(stream, u64::MAX))
-                        .take(records_max)
-                        .map(|(_, record)| record.clone())
-                        .collect();
+                    let records = self.disk.load(stream, from, records_max, bytes_max);
                     self.engine.handle(now, Input::Loaded { load, records });
                 }
                 Output::Trust { .. } => {}
@@ -230,38 +197,12 @@ impl Node {
     }
 
     pub(crate) fn apply(&mut self, ops: Vec<StoreOp>) {
-        for op in ops {
-            match op {
-                StoreOp::Put {
-                    stream,
-                    position,
-                    head,
-                    body,
-                } => {
-                    self.log.push((stream, head.clone()));
-                    let record = StoredRecord {
-                        position,
-                        head,
-                        body,
-                    };
-                    self.records.insert((stream, position), record);
-                }
-                StoreOp::Remove {
-                    stream,
-                    first,
-                    last,
-                } => {
-                    self.records
-                        .retain(|(s, p), _| *s != stream || *p < first || *p > last);
-                }
-                StoreOp::Set { key, value } => {
-                    self.state.insert(key, value);
-                }
-                StoreOp::Unset { key } => {
-                    self.state.remove(&key);
-                }
+        for op in &ops {
+            if let StoreOp::Put { stream, head, .. } = op {
+                self.log.push((*stream, head.clone()));
             }
         }
+        self.disk.apply(ops);
     }
 
     /// Asks, and does not wait for the answer.

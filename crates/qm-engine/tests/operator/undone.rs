@@ -67,7 +67,7 @@ fn an_arrival_that_was_undone_is_not_taken_for_delivered_after_a_restart() {
     // What arrived in the end is remembered like everything else that did.
     let mut b = b.restart(Trust::Any);
     assert_eq!(b.receive_all("orders"), ["0", "1", "2"]);
-    assert!(b.state.keys().all(|key| !key.starts_with(b"undone/")));
+    assert!(b.disk.state.keys().all(|key| !key.starts_with(b"undone/")));
 }
 
 #[test]
@@ -108,14 +108,14 @@ fn nobody_hears_of_a_refusal_before_nothing_can_be_left_of_the_message() {
     let puts = a.owed.len();
     answer(&mut a, 0, puts, &[1]);
     // The second is on disk and would be there after a crash.
-    assert!(!a.records.is_empty());
+    assert!(!a.disk.records.is_empty());
     assert_eq!(refusals(&a), 1);
     // Asked again, the node owes the answer still.
     a.next_sequence = 3;
     a.put("here", b"2", |_| {});
     assert_eq!(refusals(&a), 1);
     answer(&mut a, 0, usize::MAX, &[]);
-    assert!(a.records.is_empty());
+    assert!(a.disk.records.is_empty());
     assert_eq!(refusals(&a), 2);
 }
 
@@ -139,7 +139,7 @@ fn what_was_gathered_when_the_refusal_came_does_not_overtake_either() {
     answer(&mut a, 0, usize::MAX, &[1]);
     assert_eq!(refusals(&a), 2, "{:?}", a.told);
     a.mute = false;
-    assert!(a.records.is_empty());
+    assert!(a.disk.records.is_empty());
     assert!(a.receive_all("here").is_empty());
 }
 
@@ -162,7 +162,7 @@ fn what_comes_while_something_is_being_undone_does_not_overtake_it() {
     a.put("here", b"3", |_| {});
     answer(&mut a, 2_000, usize::MAX, &[]);
     assert_eq!(refusals(&a), 3, "{:?}", a.told);
-    assert!(a.records.is_empty());
+    assert!(a.disk.records.is_empty());
 }
 
 #[test]

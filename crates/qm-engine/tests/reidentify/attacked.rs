@@ -1,19 +1,14 @@
 //! Changes of identity at the worst moment, and people who mean harm.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::cell::Cell;
 
 use bytes::{Bytes, BytesMut};
 use qm_engine::admin::{AdminReply, AdminRequest, Selector};
 use qm_engine::{EngineConfig, Event, Input, LinkId, OnTwin};
-use qm_wire::{Class, Hello, HelloFlags, Incarnation, PROTOCOL_MAX, PROTOCOL_MIN, PeerFrame};
+use qm_wire::{Class, Hello, HelloFlags, Incarnation, PROTOCOL_MAX, PROTOCOL_MIN, PeerFrame, QmId};
 
 use crate::world::{Fuse, RECEIVER, SENDER, World, id_of, parted, succession};
 use crate::{check, named, plain, send, send_named};
-
-fn has_lost(world: &World, machine: usize) -> bool {
-    let lost = |event: &Event| matches!(event, Event::ElectionLost { .. });
-    world.machines[machine].events.iter().any(lost)
-}
 
 /// A copy of the sender runs beside it: the one that lost, and the one that keeps the identity.
 fn copied(world: &mut World) -> (usize, usize) {
@@ -22,15 +17,46 @@ fn copied(world: &mut World) -> (usize, usize) {
     let copy = world.copy(SENDER);
     send_named(world, copy, &named('c', 1..=3));
     world.run(60_000);
-    match [SENDER, copy].map(|machine| has_lost(world, machine)) {
+    sides(world, copy)
+}
+
+/// Of the sender and its copy, the one that lost, and the one that keeps the identity.
+fn sides(world: &World, copy: usize) -> (usize, usize) {
+    match [SENDER, copy].map(|machine| world.has_lost(machine)) {
         [true, false] => (SENDER, copy),
         [false, true] => (copy, SENDER),
         both => panic!("{both:?}"),
     }
 }
 
+/// The sender is copied while an earlier change of its identity drains, and its destination
+/// approves nobody: the identity that both copies have, the one that lost, and the other.
+fn copied_while_a_change_drains(world: &mut World) -> (QmId, usize, usize) {
+    send_named(world, SENDER, &named('a', 1..=1));
+    world.run(2_000);
+    world.remint(SENDER);
+    let between = world.id(SENDER);
+    world.run(2_000);
+    let copy = world.copy(SENDER);
+    world.run(200_000);
+    let (loser, winner) = sides(world, copy);
+    (between, loser, winner)
+}
+
 fn alarm_only(config: &mut EngineConfig) {
     config.on_twin = OnTwin::AlarmOnly;
+}
+
+thread_local! {
+    /// Whether machines that start now are told to keep still.
+    static STILL: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Machines keep still when they start while `STILL` says so.
+fn still_at_times(config: &mut EngineConfig) {
+    if STILL.get() {
+        alarm_only(config);
+    }
 }
 
 #[test]
@@ -134,7 +160,7 @@ fn a_strangers_successions_are_not_heard() {
     stranger(&mut world, 9_001, 50, many.collect());
     assert!(world.peers(RECEIVER).len() <= before + 1);
     let seen = |event: &Event| matches!(event, Event::PeerSucceeded { .. });
-    assert!(!world.machines[RECEIVER].events.iter().any(seen));
+    assert_eq!(world.told(RECEIVER, seen), 0);
     // Others still find a place.
     stranger(&mut world, 9_002, 31, Vec::new());
     let peers = world.peers(RECEIVER);
@@ -144,15 +170,9 @@ fn a_strangers_successions_are_not_heard() {
 /// What was decided about an identity ends with the change, so that it does not come back with it.
 #[test]
 fn a_decision_does_not_outlive_the_change_that_followed_from_it() {
-    static ALARM: AtomicBool = AtomicBool::new(true);
-    fn configure(config: &mut EngineConfig) {
-        if ALARM.load(Ordering::Relaxed) {
-            config.on_twin = OnTwin::AlarmOnly;
-        }
-    }
     for dies in [false, true] {
-        ALARM.store(true, Ordering::Relaxed);
-        let mut world = World::new(configure);
+        STILL.set(true);
+        let mut world = World::new(still_at_times);
         let old = world.id(SENDER);
         let (loser, winner) = copied(&mut world);
         world.leave(Some(winner));
@@ -163,7 +183,7 @@ fn a_decision_does_not_outlive_the_change_that_followed_from_it() {
             });
         }
         world.remint(loser);
-        ALARM.store(false, Ordering::Relaxed);
+        STILL.set(false);
         world.run(1_000);
         let reply = world.ask(loser, AdminRequest::Reclaim);
         assert!(matches!(reply, AdminReply::Identity(_)), "{reply:?}");
@@ -200,16 +220,7 @@ fn a_peer_that_was_forgotten_makes_no_dead_letters() {
 #[test]
 fn a_change_that_has_to_wait_says_for_what() {
     let mut world = World::new(plain);
-    send_named(&mut world, SENDER, &named('a', 1..=1));
-    world.run(2_000);
-    // An earlier change drains, and its destination approves nobody.
-    world.remint(SENDER);
-    let between = world.id(SENDER);
-    world.run(2_000);
-    let copy = world.copy(SENDER);
-    world.run(200_000);
-    let loser = [SENDER, copy].into_iter().find(|m| has_lost(&world, *m));
-    let loser = loser.unwrap();
+    let (between, loser, _) = copied_while_a_change_drains(&mut world);
     assert_eq!(world.id(loser), between);
     let view = world.identity(loser).twins.unwrap();
     let held_up = view.held_up.unwrap();
@@ -227,20 +238,7 @@ fn a_change_that_has_to_wait_says_for_what() {
 fn who_lost_keeps_the_identity_when_its_operator_says_that_it_is_alone() {
     for crashes in [false, true] {
         let mut world = World::new(plain);
-        send_named(&mut world, SENDER, &named('a', 1..=1));
-        world.run(2_000);
-        world.remint(SENDER);
-        let between = world.id(SENDER);
-        world.run(2_000);
-        let copy = world.copy(SENDER);
-        world.run(200_000);
-        let (loser, winner) = match [SENDER, copy].map(|m| has_lost(&world, m)) {
-            [true, false] => (SENDER, copy),
-            both => {
-                assert_eq!(both, [false, true]);
-                (copy, SENDER)
-            }
-        };
+        let (between, loser, winner) = copied_while_a_change_drains(&mut world);
         world.leave(Some(winner));
         world.run(1_000);
         let forget = AdminRequest::PeerForget {
@@ -264,26 +262,21 @@ fn who_lost_keeps_the_identity_when_its_operator_says_that_it_is_alone() {
         world.run(20_000);
         let follows =
             |event: &Event| matches!(event, Event::PeerSucceeded { old, .. } if *old == between);
-        assert!(world.machines[RECEIVER].events.iter().any(follows));
+        assert!(world.told(RECEIVER, follows) > 0);
     }
 }
 
 /// The winner is changed by hand, and proves it: who lost to it is alone.
 #[test]
 fn who_lost_keeps_the_identity_when_the_winner_has_parted() {
-    static ALARM: AtomicBool = AtomicBool::new(true);
-    fn configure(config: &mut EngineConfig) {
-        if ALARM.load(Ordering::Relaxed) {
-            config.on_twin = OnTwin::AlarmOnly;
-        }
-    }
-    let mut world = World::new(configure);
+    STILL.set(true);
+    let mut world = World::new(still_at_times);
     let old = world.id(SENDER);
     let (loser, winner) = copied(&mut world);
     world.remint(winner);
     world.run(20_000);
     assert_eq!(world.identity(loser).twins, None);
-    ALARM.store(false, Ordering::Relaxed);
+    STILL.set(false);
     world.crash(loser);
     world.run(400_000);
     assert_eq!(world.id(loser), old);
@@ -309,9 +302,8 @@ fn a_machine_that_went_back_is_no_twin_for_one_with_two_identities() {
     world.run(120_000);
     let seen = |event: &Event| matches!(event, Event::TwinSeen { .. });
     let branched = |event: &Event| matches!(event, Event::HistoryBranched { .. });
-    let events = &world.machines[RECEIVER].events;
-    assert!(events.iter().any(branched), "it went back");
-    assert!(!events.iter().any(seen), "there is one machine");
+    assert!(world.told(RECEIVER, branched) > 0, "it went back");
+    assert_eq!(world.told(RECEIVER, seen), 0, "there is one machine");
 }
 
 /// An address by the identity that this node had: nobody else has it.
@@ -342,7 +334,7 @@ fn messages_for_an_own_former_identity_are_for_this_node() {
 }
 
 /// The open session of a machine with another one that has this identity.
-fn open_link(world: &World, at: usize, with: qm_wire::QmId) -> LinkId {
+fn open_link(world: &World, at: usize, with: QmId) -> LinkId {
     let mut open = Vec::new();
     for event in &world.machines[at].events {
         match event {
@@ -391,8 +383,7 @@ fn a_copy_that_parted_is_believed_when_its_keys_say_so_and_of_itself() {
     for spoilt in 0..3 {
         assert!(told(&mut world, &[other], Some(spoilt)), "{spoilt}");
         let accused = |event: &Event| matches!(event, Event::PeerMisbehaved { .. });
-        let events = &world.machines[winner].events;
-        assert_eq!(events.iter().filter(|e| accused(e)).count(), spoilt + 1);
+        assert_eq!(world.told(winner, accused), spoilt + 1);
         world.run(400_000);
     }
     assert!(!told(&mut world, &[other], None));
@@ -414,6 +405,5 @@ fn the_alarm_of_three_ends_when_two_have_parted() {
     let winner = copies.into_iter().find(|copy| world.id(*copy) == old);
     assert_eq!(world.identity(winner.unwrap()).twins, None);
     let parted = |event: &Event| matches!(event, Event::TwinParted { .. });
-    let events = &world.machines[winner.unwrap()].events;
-    assert_eq!(events.iter().filter(|e| parted(e)).count(), 2);
+    assert_eq!(world.told(winner.unwrap(), parted), 2);
 }

@@ -59,8 +59,7 @@ fn what_both_hold_is_set_aside_where_the_identity_ends_and_nothing_else() {
         assert_eq!(world.receive(SENDER, queue), all, "{queue}");
     }
     let told = |event: &Event| matches!(event, Event::Quarantined { messages: 600, .. });
-    let events = &world.machines[copy].events;
-    assert_eq!(events.iter().filter(|e| told(e)).count(), 2);
+    assert_eq!(world.told(copy, told), 2);
 }
 
 /// An operator chooses which of the copies keeps the identity, and not by their ranks.
@@ -75,9 +74,7 @@ fn the_winner_that_is_changed_by_hand_sets_aside_what_both_hold() {
         world.put(SENDER, "b/notes", "a", Class::Recoverable);
         world.put(copy, "b/notes", "c", Class::Recoverable);
         world.run(60_000);
-        let lost = |event: &Event| matches!(event, Event::ElectionLost { .. });
-        let events = &world.machines[SENDER].events;
-        assert!(!events.iter().any(lost), "it wins");
+        assert!(!world.has_lost(SENDER), "it wins");
         if dies {
             world.crash(SENDER);
             world.run(1_000);

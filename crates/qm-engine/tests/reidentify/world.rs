@@ -1,6 +1,9 @@
 //! Machines with disks and files of keys, links that carry frames, and a fuse that kills a machine
 //! at a commit of its choice.
 
+#[path = "../common/disk.rs"]
+mod disk;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
@@ -9,79 +12,18 @@ use qm_engine::admin::{
 };
 use qm_engine::{
     ConnId, DialFailure, Engine, EngineConfig, Event, Identity, Input, LinkId, LocalSettings, Now,
-    Output, Recovered, Roles, SeededEntropy, StoreOp, StoredRecord, StreamId, StreamSummary,
-    Ticket, Timestamp, TokenKey, Trust,
+    Output, Roles, SeededEntropy, StoreOp, Ticket, Timestamp, TokenKey, Trust,
 };
 use qm_wire::local::{
     ClientFrame, ClientHello, IdempotencyKey, NodeFrame, Put, Receive, Settle, Verdict,
 };
 use qm_wire::{Class, ClientId, Incarnation, Parted, Priority, QmId, Succession};
 
+use disk::Disk;
+
 const APPLICATION: ConnId = ConnId(1);
 pub(crate) const SENDER: usize = 0;
 pub(crate) const RECEIVER: usize = 1;
-
-/// What a disk holds.
-#[derive(Clone, Default)]
-pub(crate) struct Disk {
-    records: BTreeMap<(StreamId, u64), StoredRecord>,
-    state: BTreeMap<Bytes, Bytes>,
-}
-
-impl Disk {
-    fn apply(&mut self, ops: Vec<StoreOp>) {
-        for op in ops {
-            match op {
-                StoreOp::Put {
-                    stream,
-                    position,
-                    head,
-                    body,
-                } => {
-                    let record = StoredRecord {
-                        position,
-                        head,
-                        body,
-                    };
-                    self.records.insert((stream, position), record);
-                }
-                StoreOp::Remove {
-                    stream,
-                    first,
-                    last,
-                } => self
-                    .records
-                    .retain(|(s, p), _| *s != stream || *p < first || *p > last),
-                StoreOp::Set { key, value } => {
-                    self.state.insert(key, value);
-                }
-                StoreOp::Unset { key } => {
-                    self.state.remove(&key);
-                }
-            }
-        }
-    }
-
-    fn recovered(&self) -> Recovered {
-        let mut recovered = Recovered {
-            state: self.state.clone(),
-            ..Recovered::default()
-        };
-        for ((stream, position), record) in &self.records {
-            let summary = recovered
-                .streams
-                .entry(*stream)
-                .or_insert_with(|| StreamSummary {
-                    first_live: *position,
-                    ..StreamSummary::default()
-                });
-            summary.next_position = position + 1;
-            summary.live_records += 1;
-            recovered.recent.push((*stream, record.head.clone()));
-        }
-        recovered
-    }
-}
 
 pub(crate) fn id_of(key: u8) -> QmId {
     QmId::from_ed25519_public_key(&[key; 32])
@@ -310,13 +252,9 @@ impl World {
                     stream,
                     from,
                     records_max,
-                    ..
+                    bytes_max,
                 } => {
-                    let records = machine
-                        .disk
-                        .records
-                        .range((stream, from)..=(stream, u64::MAX));
-                    let records = records.take(records_max).map(|(_, r)| r.clone()).collect();
+                    let records = machine.disk.load(stream, from, records_max, bytes_max);
                     machine.engine.handle(now, Input::Loaded { load, records });
                 }
                 Output::Verify {
@@ -633,6 +571,17 @@ impl World {
             },
         );
         self.machines[number].admin.take()
+    }
+
+    /// How many such events a machine told.
+    pub(crate) fn told(&self, number: usize, such: impl Fn(&Event) -> bool) -> usize {
+        let events = self.machines[number].events.iter();
+        events.filter(|event| such(event)).count()
+    }
+
+    /// Whether the machine was shown that another one keeps its identity.
+    pub(crate) fn has_lost(&self, number: usize) -> bool {
+        self.told(number, |event| matches!(event, Event::ElectionLost { .. })) > 0
     }
 
     pub(crate) fn identity(&mut self, number: usize) -> IdentityView {

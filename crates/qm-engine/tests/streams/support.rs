@@ -1,84 +1,23 @@
 //! Nodes with disks that keep what was confirmed, and links that carry, lose and repeat frames.
 
-use std::collections::BTreeMap;
+#[path = "../common/disk.rs"]
+mod disk;
 
 use bytes::Bytes;
 use qm_engine::admin::{AdminReply, AdminRequest, DeadFilter, DeadLetterView, StreamView};
 use qm_engine::{
     ConnId, Engine, EngineConfig, Event, Identity, Input, LinkId, LocalSettings, Now, Output,
-    Recovered, SeededEntropy, StoreOp, StoredRecord, StreamId, StreamSummary, Ticket, Timestamp,
-    Trust,
+    SeededEntropy, StoreOp, Ticket, Timestamp, Trust,
 };
 use qm_wire::local::{
     ClientFrame, ClientHello, Delivery, NodeFrame, Put, Receive, Settle, Verdict,
 };
 use qm_wire::{Class, ClientId, PeerFrame, Priority, QmId};
 
+pub(crate) use disk::Disk;
+
 pub(crate) const APPLICATION: ConnId = ConnId(1);
 const LIMIT: usize = 1 << 20;
-
-/// What a disk holds.
-#[derive(Clone, Default)]
-pub(crate) struct Disk {
-    pub(crate) records: BTreeMap<(StreamId, u64), StoredRecord>,
-    pub(crate) state: BTreeMap<Bytes, Bytes>,
-}
-
-impl Disk {
-    pub(crate) fn apply(&mut self, ops: Vec<StoreOp>) {
-        for op in ops {
-            match op {
-                StoreOp::Put {
-                    stream,
-                    position,
-                    head,
-                    body,
-                } => {
-                    let record = StoredRecord {
-                        position,
-                        head,
-                        body,
-                    };
-                    let before = self.records.insert((stream, position), record);
-                    assert!(before.is_none(), "a position is used once");
-                }
-                StoreOp::Remove {
-                    stream,
-                    first,
-                    last,
-                } => self
-                    .records
-                    .retain(|(s, p), _| *s != stream || *p < first || *p > last),
-                StoreOp::Set { key, value } => {
-                    self.state.insert(key, value);
-                }
-                StoreOp::Unset { key } => {
-                    self.state.remove(&key);
-                }
-            }
-        }
-    }
-
-    fn recovered(&self) -> Recovered {
-        let mut recovered = Recovered {
-            state: self.state.clone(),
-            ..Recovered::default()
-        };
-        for ((stream, position), record) in &self.records {
-            let summary = recovered
-                .streams
-                .entry(*stream)
-                .or_insert_with(|| StreamSummary {
-                    first_live: *position,
-                    ..StreamSummary::default()
-                });
-            summary.next_position = position + 1;
-            summary.live_records += 1;
-            recovered.recent.push((*stream, record.head.clone()));
-        }
-        recovered
-    }
-}
 
 /// An engine with its disk and what it said.
 pub(crate) struct Node {
@@ -209,19 +148,7 @@ impl Node {
                     records_max,
                     bytes_max,
                 } => {
-                    let mut bytes = 0;
-                    let records = self
-                        .disk
-                        .records
-                        .range((stream, from)..=(stream, u64::MAX))
-                        .take(records_max)
-                        .take_while(|(_, record)| {
-                            let first = bytes == 0;
-                            bytes += record.head.len() + record.body.len();
-                            first || bytes <= bytes_max
-                        })
-                        .map(|(_, record)| record.clone())
-                        .collect();
+                    let records = self.disk.load(stream, from, records_max, bytes_max);
                     self.engine.handle(now, Input::Loaded { load, records });
                 }
                 Output::Close { .. } | Output::Trust { .. } => {}
