@@ -139,16 +139,8 @@ impl Engine {
         if again {
             picks.seen.clear();
         }
-        let receive = &picks.receive;
-        let waiter = Waiter {
-            conn,
-            request: receive.request,
-            messages_max: receive.messages_max.max(1),
-            bytes_max: receive.bytes_max,
-            until,
-            transaction: receive.transaction,
-            picks: Some(picks),
-        };
+        let mut waiter = Waiter::new(conn, &picks.receive, until);
+        waiter.picks = Some(picks);
         self.wait_for_messages(number, waiter);
         // What came meanwhile.
         self.look_for_picked(number);

@@ -32,6 +32,21 @@ pub(crate) struct Waiter {
     pub(crate) picks: Option<Box<Picks>>,
 }
 
+impl Waiter {
+    /// For whatever message comes first.
+    pub(crate) fn new(conn: ConnId, receive: &Receive, until: Timestamp) -> Self {
+        Self {
+            conn,
+            request: receive.request,
+            messages_max: receive.messages_max.max(1),
+            bytes_max: receive.bytes_max,
+            until,
+            transaction: receive.transaction,
+            picks: None,
+        }
+    }
+}
+
 /// For whom a message is.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct To {
@@ -83,27 +98,22 @@ impl Engine {
             );
             return self.receive_done(conn, receive.request, 0, Some(Outcome::NOT_FOUND), text);
         };
-        let until = match receive.wait_ms {
-            0 => self.now.at,
-            wait => self.now.at.plus_ms(wait),
-        };
+        let until = self.waits_until(&receive);
         let picks = receive.lookup.is_some()
             || receive.after.is_some()
             || !receive.correlation_id.is_empty();
         if receive.mode == ReceiveMode::Peek || picks {
             return self.begin_scan(conn, number, Box::new(Picks::new(receive)), until);
         }
-        let waiter = Waiter {
-            conn,
-            request: receive.request,
-            messages_max: receive.messages_max.max(1),
-            bytes_max: receive.bytes_max,
-            until,
-            transaction: receive.transaction,
-            picks: None,
-        };
-        self.wait_for_messages(number, waiter);
+        self.wait_for_messages(number, Waiter::new(conn, &receive, until));
         self.busy_queues.insert(number);
+    }
+
+    fn waits_until(&self, receive: &Receive) -> Timestamp {
+        match receive.wait_ms {
+            0 => self.now.at,
+            wait => self.now.at.plus_ms(wait),
+        }
     }
 
     pub(crate) fn wait_for_messages(&mut self, number: u32, waiter: Waiter) {
@@ -130,10 +140,7 @@ impl Engine {
             self.clients.receive_answered(conn);
         }
         if gone == 0 {
-            let until = match receive.wait_ms {
-                0 => self.now.at,
-                wait => self.now.at.plus_ms(wait),
-            };
+            let until = self.waits_until(receive);
             self.wait_otherwise(conn, receive.request, until);
         }
         gone > 0

@@ -166,18 +166,14 @@ impl Alarms {
         if let Some(by) = alarm.told_by {
             to.put_slice(by.as_bytes());
         }
-        for machine in &alarm.machines {
-            put_machine(&mut to, machine);
-        }
+        put_machines(&mut to, &alarm.machines);
         Some(to.freeze())
     }
 
     /// Reads one back. False when it cannot be understood.
     pub(crate) fn recover(&mut self, qm: QmId, value: &Bytes) -> bool {
         let alarm = decode(value);
-        let understood = alarm.is_some();
-        self.of.extend(alarm.map(|alarm| (qm, alarm)));
-        understood
+        alarm.map(|alarm| self.of.insert(qm, alarm)).is_some()
     }
 
     pub(crate) fn view(&self, qm: QmId) -> Option<TwinView> {
@@ -215,26 +211,34 @@ fn decode(value: &Bytes) -> Option<Alarm> {
         0 => None,
         _ => Some(QmId::from_bytes(take_array(&mut r)?)),
     };
-    let mut machines = VecDeque::new();
-    while !r.is_empty() && machines.len() < MACHINES_MAX {
-        machines.push_back(take_machine(&mut r)?);
-    }
     Some(Alarm {
         told_by,
-        machines,
+        machines: take_machines(&mut r)?,
         first_us,
         last_us,
     })
 }
 
-pub(super) fn put_machine(to: &mut BytesMut, machine: &TwinMachine) {
-    put_bytes(to, machine.address.as_bytes());
-    put_bytes(to, machine.host.as_bytes());
-    to.put_u64_le(machine.incarnation.0);
-    to.put_u64_le(machine.since_us);
+/// Writes machines to the end of a value that is kept over restarts.
+pub(super) fn put_machines(to: &mut BytesMut, machines: &VecDeque<TwinMachine>) {
+    for machine in machines {
+        put_bytes(to, machine.address.as_bytes());
+        put_bytes(to, machine.host.as_bytes());
+        to.put_u64_le(machine.incarnation.0);
+        to.put_u64_le(machine.since_us);
+    }
 }
 
-pub(super) fn take_machine(from: &mut Bytes) -> Option<TwinMachine> {
+/// Reads the machines at the end of such a value, those that are remembered at most.
+pub(super) fn take_machines(from: &mut Bytes) -> Option<VecDeque<TwinMachine>> {
+    let mut machines = VecDeque::new();
+    while !from.is_empty() && machines.len() < MACHINES_MAX {
+        machines.push_back(take_machine(from)?);
+    }
+    Some(machines)
+}
+
+fn take_machine(from: &mut Bytes) -> Option<TwinMachine> {
     Some(TwinMachine {
         address: take_text(from)?.as_str().to_owned(),
         host: take_text(from)?.as_str().to_owned(),

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use qm_wire::QmId;
 
-use super::alarms::{MACHINES_MAX, TwinMachine, put_machine, take_machine};
+use super::alarms::{MACHINES_MAX, TwinMachine, put_machines, take_machines};
 
 const VERSION: u8 = 1;
 
@@ -99,18 +99,14 @@ impl Past {
         let mut to = BytesMut::new();
         to.put_u8(VERSION);
         to.put_u64_le(parted.at_us);
-        for machine in &parted.machines {
-            put_machine(&mut to, machine);
-        }
+        put_machines(&mut to, &parted.machines);
         Some(to.freeze())
     }
 
     /// Reads one back. False when it cannot be understood.
     pub(crate) fn recover(&mut self, qm: QmId, value: &Bytes) -> bool {
         let parted = decode(value);
-        let understood = parted.is_some();
-        self.of.extend(parted.map(|parted| (qm, parted)));
-        understood
+        parted.map(|parted| self.of.insert(qm, parted)).is_some()
     }
 }
 
@@ -120,10 +116,7 @@ fn decode(value: &Bytes) -> Option<Parted> {
         return None;
     }
     let at_us = r.try_get_u64_le().ok()?;
-    let mut machines = VecDeque::new();
-    while !r.is_empty() && machines.len() < MACHINES_MAX {
-        machines.push_back(take_machine(&mut r)?);
-    }
+    let machines = take_machines(&mut r)?;
     Some(Parted { machines, at_us })
 }
 
