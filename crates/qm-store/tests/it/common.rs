@@ -1,6 +1,6 @@
 //! What the integration tests share.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -156,6 +156,41 @@ impl Model {
             .filter(|(_, records): &(u32, BTreeMap<_, _>)| !records.is_empty())
             .collect();
         Self { streams, state }
+    }
+
+    /// The records that a store serves, read so many bytes at a time, and those that it refuses by
+    /// name because of damage that `is_it` knows: by its file, and by what is said of it.
+    pub(crate) fn served(
+        reader: &Reader,
+        streams: u32,
+        bytes: usize,
+        is_it: impl Fn(&Path, &str) -> bool,
+    ) -> Result<(Self, BTreeSet<(u32, u64)>), String> {
+        let (mut found, mut refused) = (Self::default(), BTreeSet::new());
+        for stream in 0..streams {
+            let mut from = 0;
+            loop {
+                match reader.read(StreamId(stream), from, 10, bytes) {
+                    Ok(page) => {
+                        let Some(last) = page.last() else { break };
+                        from = last.position + 1;
+                        let records = page.into_iter().map(|r| (r.position, (r.head, r.body)));
+                        found.streams.entry(stream).or_default().extend(records);
+                    }
+                    Err(StoreError::Damaged {
+                        record: Some((_, position)),
+                        path,
+                        what,
+                        ..
+                    }) if is_it(&path, what) => {
+                        refused.insert((stream, position));
+                        from = position + 1;
+                    }
+                    Err(error) => return Err(format!("reading: {error}")),
+                }
+            }
+        }
+        Ok((found, refused))
     }
 }
 

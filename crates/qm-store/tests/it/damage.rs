@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use qm_store::{Fs, RecoveryNote, SimFs, StoreError, StreamId};
+use qm_store::{Fs, RecoveryNote, SimFs, StoreError};
 
 use crate::check::{is_slow, patterns, tiny, tiny_options};
 use crate::common::*;
@@ -44,33 +44,8 @@ fn meet(fs: &Arc<SimFs>, model: &Model, path: Option<&Path>) -> Result<End, Stri
         }
         Err(error) => return Err(format!("another file is blamed: {error}")),
     };
-    let mut found = Model {
-        state: recovered.state,
-        ..Model::default()
-    };
-    let mut named = 0;
-    for stream in 0..4 {
-        let mut from = 0;
-        loop {
-            match log.reader().read(StreamId(stream), from, 10, 4000) {
-                Ok(page) => {
-                    let Some(last) = page.last() else { break };
-                    from = last.position + 1;
-                    let records = page.into_iter().map(|r| (r.position, (r.head, r.body)));
-                    found.streams.entry(stream).or_default().extend(records);
-                }
-                Err(StoreError::Damaged {
-                    record: Some((_, position)),
-                    path: other,
-                    ..
-                }) if blames(&other) => {
-                    named += 1;
-                    from = position + 1;
-                }
-                Err(error) => return Err(format!("reading: {error}")),
-            }
-        }
-    }
+    let (mut found, named) = Model::served(&log.reader(), 4, 4000, |path, _| blames(path))?;
+    found.state = recovered.state;
     if found == *model {
         return Ok(End::Harmless);
     }
@@ -106,9 +81,9 @@ fn meet(fs: &Arc<SimFs>, model: &Model, path: Option<&Path>) -> Result<End, Stri
         .iter()
         .filter(|note| matches!(note, RecoveryNote::DamagedRecord { .. }))
         .count();
-    if missing != named || noted == 0 {
+    if missing != named.len() || noted == 0 {
         return Err(format!(
-            "{missing} missing, {named} named, {:?}",
+            "{missing} missing, {named:?} named, {:?}",
             recovered.notes
         ));
     }

@@ -89,31 +89,9 @@ fn covers(start: u64, end: u64, page: u64) -> bool {
 
 /// What is served, and which records are refused by name.
 fn serve(log: &Log, path: &Path) -> Result<(Model, BTreeSet<(u32, u64)>), String> {
-    let (mut found, mut refused) = (Model::default(), BTreeSet::new());
-    for stream in 0..STREAMS {
-        let mut from = 0;
-        loop {
-            match log.reader().read(StreamId(stream), from, 10, 40_000) {
-                Ok(page) => {
-                    let Some(last) = page.last() else { break };
-                    from = last.position + 1;
-                    let records = page.into_iter().map(|r| (r.position, (r.head, r.body)));
-                    found.streams.entry(stream).or_default().extend(records);
-                }
-                Err(StoreError::Damaged {
-                    record: Some((_, position)),
-                    path: other,
-                    what,
-                    ..
-                }) if other == path && what.contains("the disk cannot read") => {
-                    refused.insert((stream, position));
-                    from = position + 1;
-                }
-                Err(error) => return Err(format!("reading: {error}")),
-            }
-        }
-    }
-    Ok((found, refused))
+    Model::served(&log.reader(), STREAMS, 40_000, |other, what| {
+        other == path && what.contains("the disk cannot read")
+    })
 }
 
 /// Every record but those in `gone` must be as it was put.

@@ -1,11 +1,10 @@
 //! How a node bears a long queue: what it costs to start with it, to hold it, and to get at
 //! messages anywhere in it.
 
-use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use qm_client::{Client, Message, PutTicket, ReceiveOptions, Received};
+use qm_client::{Client, Message, ReceiveOptions, Received};
 use qm_node::admin_json::{DoneDocument, Request, StatusDocument};
 use qm_wire::{Priority, Text};
 use serde::Serialize;
@@ -17,11 +16,9 @@ use crate::output::{Column, Output};
 
 use super::super::node::{from_receive, from_send, from_settle};
 use super::super::processes::{NodeProcess, Workplace, grouped, millis, per_second};
-use super::load::{Latencies, micros};
+use super::load::{Latencies, fill, micros};
 use super::queue;
 
-/// Puts whose answers are awaited at a time.
-const TICKETS_MAX: usize = 16_384;
 /// Priorities of what waits, from the lowest on; the one above is for what is measured.
 const PRIORITIES: u8 = 7;
 /// How long everything that waits may wait: every message has a deadline, none comes.
@@ -119,7 +116,7 @@ pub(super) async fn backlog(args: &BacklogArgs, out: &Output) -> Result<Exit, Fa
         let waiting = waiting(&node).await?;
         let more = count.saturating_sub(waiting);
         out.note(&format!("{} messages wait", grouped(count)));
-        let took = fill(&node, sent, more, args.size).await?;
+        let took = fill(&node, messages(sent, more, args.size)).await?;
         sent = sent.saturating_add(more);
         let disk = node.disk_bytes().saturating_sub(empty_disk);
         let mut stage = Stage {
@@ -166,32 +163,17 @@ async fn waiting(node: &NodeProcess) -> Result<u64, Failure> {
     Ok(status.local_messages)
 }
 
-/// Adds so many messages with a deadline each, their priorities in turn; `sent` were sent before.
-async fn fill(node: &NodeProcess, sent: u64, more: u64, size: u32) -> Result<Duration, Failure> {
-    let producer = node.connect("bench-sender").await?;
+/// So many messages with a deadline each, their priorities in turn; `sent` were sent before.
+fn messages(sent: u64, more: u64, size: u32) -> impl Iterator<Item = Message> {
     let destination = Text::from(queue().to_string());
     let body = Bytes::from(vec![0x5a; size as usize]);
-    let mut tickets: VecDeque<PutTicket> = VecDeque::new();
-    let started = Instant::now();
-    for number in 0..more {
+    (0..more).map(move |number| {
         let turn = sent.wrapping_add(number) % u64::from(PRIORITIES);
         let priority = priority(u8::try_from(turn).unwrap_or_default());
-        let message = Message::new(destination.clone(), body.clone())
+        Message::new(destination.clone(), body.clone())
             .priority(priority)
-            .time_to_be_received(LIVES);
-        tickets.push_back(producer.put(message).await.map_err(|e| from_send(&e))?);
-        if tickets.len() >= TICKETS_MAX
-            && let Some(oldest) = tickets.pop_front()
-        {
-            oldest.await.map_err(|e| from_send(&e))?;
-        }
-    }
-    for ticket in tickets {
-        ticket.await.map_err(|e| from_send(&e))?;
-    }
-    let took = started.elapsed();
-    producer.close().await;
-    Ok(took)
+            .time_to_be_received(LIVES)
+    })
 }
 
 fn priority(number: u8) -> Priority {

@@ -20,6 +20,8 @@ use super::super::processes::{NodeProcess, Pair, per_second};
 
 /// Without a message for so long the rest counts as lost.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Puts whose answers are awaited at a time, of those that fill a node.
+const TICKETS_MAX: usize = 16_384;
 /// Messages that the receiving application has in its hands at a time.
 const LEASED_MAX: u32 = 4_096;
 
@@ -121,6 +123,30 @@ impl Latencies {
     pub(super) fn max(&self) -> u64 {
         self.0.last().copied().unwrap_or_default()
     }
+}
+
+/// Hands all of these over to a node, and returns when the last is accepted: how long that took.
+pub(super) async fn fill(
+    node: &NodeProcess,
+    messages: impl Iterator<Item = Message>,
+) -> Result<Duration, Failure> {
+    let producer = node.connect("bench-sender").await?;
+    let mut tickets: VecDeque<PutTicket> = VecDeque::new();
+    let started = Instant::now();
+    for message in messages {
+        tickets.push_back(producer.put(message).await.map_err(|e| from_send(&e))?);
+        if tickets.len() >= TICKETS_MAX
+            && let Some(oldest) = tickets.pop_front()
+        {
+            oldest.await.map_err(|e| from_send(&e))?;
+        }
+    }
+    for ticket in tickets {
+        ticket.await.map_err(|e| from_send(&e))?;
+    }
+    let took = started.elapsed();
+    producer.close().await;
+    Ok(took)
 }
 
 /// What came of sending at a pace.

@@ -1,10 +1,9 @@
 //! How a node bears the absence of another: messages pile up, the other comes back, all flows out.
 
-use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use qm_client::{Message, PutTicket};
+use qm_client::Message;
 use qm_node::admin_json::{Request, StatusDocument};
 use qm_wire::Text;
 use serde::Serialize;
@@ -14,13 +13,11 @@ use crate::config::units::about_size;
 use crate::exit::{Exit, Failure};
 use crate::output::Output;
 
-use super::super::node::{Node, from_send};
-use super::super::processes::{NodeProcess, Pair, Workplace, grouped, millis, per_second};
-use super::load::{ANY_NUMBER, Bodies, Consumer};
+use super::super::node::Node;
+use super::super::processes::{Pair, Workplace, grouped, millis, per_second};
+use super::load::{ANY_NUMBER, Bodies, Consumer, fill};
 use super::queue;
 
-/// Puts whose answers are awaited at a time.
-const TICKETS_MAX: usize = 16_384;
 /// How often the sending node is asked how much still waits.
 const LOOK: Duration = Duration::from_millis(20);
 /// Without any movement for so long the rest counts as lost.
@@ -74,7 +71,10 @@ pub(super) async fn outage(args: &OutageArgs, out: &Output) -> Result<Exit, Fail
         grouped(args.messages),
         args.size
     ));
-    let accepted_in = fill(&pair.sender, args).await?;
+    let destination = Text::from(Pair::destination(&queue));
+    let message = Message::new(destination, Bytes::from(vec![0x5a; args.size as usize]));
+    let messages = (0..args.messages).map(|_| message.clone());
+    let accepted_in = fill(&pair.sender, messages).await?;
     let waiting_resident_bytes = pair.sender.resident_bytes();
     let waiting_resident_bytes_max = pair.sender.resident_bytes_max();
     let disk = pair.sender.disk_bytes().saturating_sub(disk_before);
@@ -138,30 +138,6 @@ pub(super) async fn outage(args: &OutageArgs, out: &Output) -> Result<Exit, Fail
         return Err(Failure::of("not_intact", cause));
     }
     Ok(Exit::Done)
-}
-
-/// Sends all of them, and returns when the last is accepted.
-async fn fill(sender: &NodeProcess, args: &OutageArgs) -> Result<Duration, Failure> {
-    let producer = sender.connect("bench-sender").await?;
-    let destination = Text::from(Pair::destination(&queue()));
-    let body = Bytes::from(vec![0x5a; args.size as usize]);
-    let mut tickets: VecDeque<PutTicket> = VecDeque::new();
-    let started = Instant::now();
-    for _ in 0..args.messages {
-        let message = Message::new(destination.clone(), body.clone());
-        tickets.push_back(producer.put(message).await.map_err(|e| from_send(&e))?);
-        if tickets.len() >= TICKETS_MAX
-            && let Some(oldest) = tickets.pop_front()
-        {
-            oldest.await.map_err(|e| from_send(&e))?;
-        }
-    }
-    for ticket in tickets {
-        ticket.await.map_err(|e| from_send(&e))?;
-    }
-    let took = started.elapsed();
-    producer.close().await;
-    Ok(took)
 }
 
 /// When the first one was received, and when the sending node had delivered the last.
