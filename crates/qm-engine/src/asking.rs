@@ -384,6 +384,7 @@ impl Engine {
 
     /// A dead letter is not in an application's hands any more: what was learnt meanwhile counts.
     pub(crate) fn letter_let_go(&mut self, id: MessageId) {
+        self.skip_let_go(id);
         self.end_by_word(id);
     }
 

@@ -226,6 +226,9 @@ pub struct Engine {
     pub(crate) begun_streams: Vec<u32>,
     /// Skips that the disk refused.
     pub(crate) skips_later: Vec<(u32, u64)>,
+    /// Messages whose destinations said that they have them while applications held their dead
+    /// letters: where their skips stand.
+    pub(crate) skips_heard: BTreeMap<MessageId, (u32, u64)>,
     /// Streams that arrive here.
     pub(crate) ins: InStreams,
     /// Dead letters about which something is open.
@@ -366,6 +369,7 @@ impl Engine {
             dirty_streams: Vec::new(),
             begun_streams: Vec::new(),
             skips_later: Vec::new(),
+            skips_heard: BTreeMap::new(),
             ins: InStreams::default(),
             open_letters: OpenLetters::new(),
             asks: Asks::default(),

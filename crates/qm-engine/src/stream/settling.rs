@@ -1,6 +1,6 @@
 //! What a destination may say of places in a stream, and what that settles here.
 
-use qm_wire::{LinkAt, OrderAck, Outcome, Priority, QmId, Skipped};
+use qm_wire::{LinkAt, MessageId, OrderAck, Outcome, Priority, QmId, Skipped};
 
 use crate::backlog::Message;
 use crate::dead::Doubt;
@@ -77,6 +77,19 @@ impl Engine {
             }
             return;
         }
+        let Some(skip) = stream.chain.skip(position) else {
+            return;
+        };
+        if !skip.durable {
+            // The end would be written before what it ends. When that is on disk the skip is sent,
+            // and answered in the same way.
+            return;
+        }
+        let (id, letter) = (skip.entry.id, skip.letter);
+        if letter.is_some_and(|(at, _)| self.is_letter_held(at)) {
+            self.skips_heard.insert(id, (number, position));
+            return;
+        }
         let Some(skip) = self
             .out_stream(number)
             .and_then(|stream| stream.chain.settle_skip(position))
@@ -88,6 +101,20 @@ impl Engine {
         self.commits.unset(skip_key(number, position));
         self.soil_stream(number);
         self.was_delivered(number, skip.entry, skip.letter);
+    }
+
+    /// A dead letter is not in an application's hands any more: its destination may have said
+    /// meanwhile that it has the message.
+    pub(crate) fn skip_let_go(&mut self, id: MessageId) {
+        let Some((number, position)) = self.skips_heard.remove(&id) else {
+            return;
+        };
+        let stream = self.outs.get(&number).and_then(|out| out.stream.as_ref());
+        let skip = stream.and_then(|stream| stream.chain.skip(position));
+        // The stream may have begun anew since.
+        if skip.is_some_and(|skip| skip.entry.id == id) {
+            self.delivered_in_stream(number, position);
+        }
     }
 
     /// Takes out a message that has a place and is not in flight.
@@ -129,7 +156,12 @@ impl Engine {
                 continue;
             };
             let skip = stream.chain.skip(*position);
-            if skip.is_some_and(|skip| skip.mark.link == *link) {
+            if let Some(skip) = skip.filter(|skip| skip.mark.link == *link) {
+                // A copy of this node may have sent it. It is sent when it is on disk here, and
+                // answered again.
+                if !skip.durable {
+                    continue;
+                }
                 if let Some(skip) = stream.chain.settle_skip(*position) {
                     stream.held = None;
                     crate::reached!(self, SkipConfirmed);

@@ -160,6 +160,11 @@ impl Engine {
     /// Links everything that is not settled anew, under a new stream. What is in doubt is asked
     /// for by name before it is sent again; what left and was not answered for stays uncertain.
     pub(crate) fn reroot_stream(&mut self, number: u32) -> u64 {
+        if self.commits.has_puts() {
+            // Of what is gathered, the batch that puts is the last one: a skip that stands beside
+            // its letter there would come back.
+            self.seal();
+        }
         let mut id = [0; 16];
         self.entropy.fill(&mut id);
         let id = StreamId(id);

@@ -4,6 +4,7 @@
 mod copies;
 mod faults;
 mod followed;
+mod letters;
 mod support;
 
 use qm_engine::LinkId;

@@ -1,0 +1,197 @@
+//! Dead letters of what left its stream: the word of the destination withdraws them, also when it
+//! comes at a moment when nothing can be done with it.
+
+use qm_engine::admin::{AdminReply, AdminRequest, Selector};
+use qm_engine::{Input, LinkId};
+use qm_wire::local::Verdict;
+use qm_wire::{LinkAt, Outcome, PeerFrame, Refusal, Reject, Skipped};
+
+use super::support::*;
+use super::{LINK, NEXT, is_answer, is_quiet, met};
+
+const LATER: LinkId = LinkId(3);
+
+const fn purge() -> AdminRequest {
+    AdminRequest::OutgoingPurge {
+        which: Selector::All,
+        discard: false,
+    }
+}
+
+fn rebase() -> AdminRequest {
+    AdminRequest::StreamRebase {
+        which: Selector::Name("orders".to_owned()),
+        dry_run: false,
+    }
+}
+
+fn notes(a: &Node) -> usize {
+    let notes = |key: &&bytes::Bytes| key.starts_with(b"letter/");
+    a.disk.state.keys().filter(notes).count()
+}
+
+/// Nothing is left of a letter whose message was delivered.
+fn is_withdrawn(mut a: Node) {
+    for _ in 0..2 {
+        assert_eq!((a.dead().len(), notes(&a)), (0, 0));
+        is_quiet(&mut a);
+        a = a.crash();
+    }
+}
+
+/// The letter is in an application's hands when its destination says that it has the message.
+#[test]
+fn a_letter_that_is_held_goes_when_it_is_settled() {
+    for (verdict, crash) in [
+        (Verdict::GiveBack, false),
+        (Verdict::Consume, false),
+        (Verdict::GiveBack, true),
+    ] {
+        let (mut a, mut b) = met();
+        a.send([1]);
+        carry_but(&mut a, &mut b, LINK, is_answer);
+        b.lose_link(LINK);
+        // An earlier life may have transmitted it.
+        let mut a = a.crash();
+        a.ask(purge());
+        let held = a.take("dead$", 1, None);
+        assert_eq!(held.len(), 1);
+        a.wait(60_000);
+        connect(&mut a, &mut b, NEXT);
+        assert!(a.dead()[0].unconfirmed && a.dead()[0].leased);
+        a.send([2]);
+        carry(&mut a, &mut b, NEXT);
+        if crash {
+            a = a.crash();
+            b.lose_link(NEXT);
+            a.wait(60_000);
+            connect(&mut a, &mut b, LATER);
+        } else {
+            a.settle("dead$", held[0].lookup, verdict);
+            assert_eq!(a.engine.counters().letters_withdrawn, 1, "{verdict:?}");
+        }
+        assert_eq!(b.receive("orders"), numbers(1..=2));
+        is_withdrawn(a);
+    }
+}
+
+/// Whoever holds it does not learn that its stream began anew.
+#[test]
+fn a_letter_that_is_held_while_its_stream_begins_anew_stays_uncertain() {
+    let (mut a, mut b) = met();
+    a.send([1]);
+    carry_but(&mut a, &mut b, LINK, is_answer);
+    b.lose_link(LINK);
+    let mut a = a.crash();
+    a.ask(purge());
+    let held = a.take("dead$", 1, None);
+    a.wait(60_000);
+    connect(&mut a, &mut b, NEXT);
+    let reply = a.ask(rebase());
+    assert!(matches!(reply, AdminReply::Rebased { .. }), "{reply:?}");
+    // The second has its place in the new stream.
+    a.send(2..=3);
+    carry_but(&mut a, &mut b, NEXT, is_answer);
+    a.settle("dead$", held[0].lookup, Verdict::GiveBack);
+    let letter = a.dead().remove(0);
+    assert!(letter.uncertain && !letter.unconfirmed, "{letter:?}");
+    assert_eq!(a.engine.counters().acknowledged, 0);
+}
+
+/// One message, which arrives, and how its destination would refuse it. What it says is kept back
+/// and returned.
+fn taken_and_refused(a: &mut Node, b: &mut Node) -> (Vec<PeerFrame>, PeerFrame) {
+    a.send([1]);
+    let (mut words, mut refusals) = (Vec::new(), Vec::new());
+    carry_but(a, b, LINK, |frame| {
+        if let PeerFrame::Data(data) = frame {
+            refusals.push(Refusal {
+                number: data.number,
+                tag: data.tag,
+                outcome: Outcome::BAD_DESTINATION_QUEUE,
+            });
+        } else if is_answer(frame) {
+            words.push(frame.clone());
+        }
+        is_answer(frame)
+    });
+    assert_eq!((words.len(), refusals.len()), (1, 1));
+    (words, PeerFrame::Reject(Reject { refusals }))
+}
+
+/// What is said of a place whose skip another copy of the sender sent.
+fn skipped_instead(words: &mut [PeerFrame]) {
+    for word in words {
+        if let PeerFrame::OrderAck(ack) = word {
+            let links = ack.runs.iter().map(|run| LinkAt {
+                stream: run.stream,
+                position: run.last,
+                link: run.link,
+            });
+            let links = links.collect();
+            *word = PeerFrame::Skipped(Skipped { links });
+        }
+    }
+}
+
+/// A copy of the destination has the message, or a skip, and this one refuses it: its sender hears
+/// both, the one while what it keeps because of the other is on its way to the disk, or is not even
+/// closed.
+#[test]
+fn what_is_heard_before_the_letter_is_on_disk_is_asked_again_behind_it() {
+    let cases = [(false, 0), (false, 1), (true, 0), (true, 1)];
+    let cases =
+        cases.map(|(gathered, refused)| [false, true].map(|as_skip| (gathered, refused, as_skip)));
+    for (gathered, refused, as_skip) in cases.into_iter().flatten() {
+        let (mut a, mut b) = met();
+        let (mut words, refusal) = taken_and_refused(&mut a, &mut b);
+        if as_skip {
+            skipped_instead(&mut words);
+        }
+        a.hold_disk = true;
+        if gathered {
+            words.insert(0, refusal);
+        } else {
+            a.hear(LINK, &refusal);
+        }
+        a.hear_all(LINK, &words);
+        a.release_disk(refused);
+        carry(&mut a, &mut b, LINK);
+        reconnect(&mut a, &mut b, LINK, NEXT);
+        assert_eq!(b.receive("orders"), ["1"]);
+        assert_eq!(
+            a.engine.counters().acknowledged,
+            2,
+            "{gathered} {refused} {as_skip}"
+        );
+        is_withdrawn(a);
+    }
+}
+
+/// A message leaves its stream and the stream begins anew, before either is handed to the disk.
+#[test]
+fn what_left_a_stream_that_begins_anew_in_the_same_batch_does_not_come_back() {
+    let (mut a, mut b) = met();
+    let (_, refusal) = taken_and_refused(&mut a, &mut b);
+    a.gathers = true;
+    a.hear(LINK, &refusal);
+    a.give(Input::Admin {
+        conn: APPLICATION,
+        request: 1,
+        what: rebase(),
+    });
+    a.gathers = false;
+    a.give(Input::Tick);
+    let letter = a.dead().remove(0);
+    assert!(letter.uncertain && !letter.unconfirmed);
+    b.lose_link(LINK);
+    let mut a = a.crash();
+    let letter = a.dead().remove(0);
+    assert!(letter.uncertain && !letter.unconfirmed, "{letter:?}");
+    a.send([2]);
+    a.wait(60_000);
+    connect(&mut a, &mut b, NEXT);
+    assert_eq!(b.receive("orders"), numbers(1..=2));
+    assert_eq!(b.engine.counters().needs_sent, 0);
+    is_quiet(&mut a);
+}
