@@ -183,18 +183,19 @@ impl Engine {
 
     /// Both keys are on disk and have signed: the roles change in one commit.
     pub(crate) fn on_succeeded(&mut self, succession: Succession, token_key: TokenKey) {
-        let Some(change) = &mut self.reidentifying.change else {
+        let Some(change) = &self.reidentifying.change else {
             return;
         };
-        change.token_key = Some(token_key);
         let reclaims = change.reclaims;
         let holds = |former: &Former| !reclaims && self.former_holds(former.qm);
         if self.reidentifying.former.as_ref().is_some_and(holds) {
             return self.on_not_succeeded("messages wait under the former identity again");
         }
-        let Some(change) = &self.reidentifying.change else {
+        let Some(change) = &mut self.reidentifying.change else {
             return;
         };
+        // From here on nothing is minted under a former identity that is dropped.
+        change.token_key = Some(token_key);
         let mut former = Former {
             qm: self.me.qm,
             succession,
@@ -354,7 +355,7 @@ impl Engine {
     /// The identity under which messages for a destination are minted.
     pub(crate) fn minting_own(&self, key: &RemoteKey) -> QmId {
         match &self.reidentifying.former {
-            Some(former) if !self.reidentifying.going && !crate::broken!(self, switch_at_once) => {
+            Some(former) if !self.is_former_leaving() && !crate::broken!(self, switch_at_once) => {
                 if former.mints(key) {
                     former.qm
                 } else {
@@ -363,6 +364,13 @@ impl Engine {
             }
             _ => self.me.qm,
         }
+    }
+
+    /// Whether the former identity is on its way out: it is erased, or another one takes its place.
+    fn is_former_leaving(&self) -> bool {
+        let change = self.reidentifying.change.as_ref();
+        let follows = |change: &Change| !change.reclaims && change.token_key.is_some();
+        self.reidentifying.going || change.is_some_and(follows)
     }
 
     pub(crate) fn minting_for(&self, target: &Target) -> QmId {

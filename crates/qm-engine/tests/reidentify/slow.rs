@@ -1,8 +1,10 @@
-//! A change of identity that is told while the other side waits for its disk.
+//! Changes of identity while a disk is slow.
 
 use std::collections::BTreeSet;
 
+use qm_engine::admin::AdminRequest;
 use qm_engine::{Event, LinkId};
+use qm_wire::Class;
 
 use crate::world::{RECEIVER, SENDER, World};
 use crate::{check, plain, send};
@@ -61,4 +63,33 @@ fn a_succession_is_heard_before_this_sides_disk_is_done() {
     world.approve(RECEIVER, new);
     world.run(10_000);
     check(&mut world, 1..=6);
+}
+
+/// The former identity holds nothing, and nobody has looked yet whether it does: what is accepted
+/// while another one takes its place is not minted under it.
+#[test]
+fn what_is_accepted_while_the_former_identity_is_replaced_is_delivered() {
+    for crash in [false, true] {
+        let mut world = World::new(plain);
+        world.remint(SENDER);
+        let first = world.id(SENDER);
+        world.slow_down(SENDER);
+        let because = "another copy was found".to_owned();
+        let answer = world.begin(SENDER, AdminRequest::Remint { because });
+        assert!(answer.is_none(), "{answer:?}");
+        world.offer(SENDER, "b/orders", "1", Class::Transactional);
+        assert!(!world.has_accepted(SENDER));
+        while !world.has_accepted(SENDER) {
+            assert!(world.write_one(SENDER));
+        }
+        world.speed_up(SENDER);
+        assert_ne!(world.id(SENDER), first);
+        if crash {
+            world.crash(SENDER);
+        }
+        world.run(2_000);
+        world.approve(RECEIVER, first);
+        world.run(5_000);
+        assert_eq!(world.receive(RECEIVER, "orders"), ["1"], "{crash}");
+    }
 }

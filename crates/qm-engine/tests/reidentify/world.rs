@@ -636,36 +636,8 @@ impl World {
     /// Has a message accepted; whoever is not answered asks again under the same key.
     pub(crate) fn put(&mut self, number: usize, to: &str, body: &str, class: Class) {
         loop {
-            let machine = &mut self.machines[number];
-            if machine.next_sequence == 1 {
-                let mut client = [7; 16];
-                client[0] = u8::try_from(machine.lives).unwrap();
-                self.client(
-                    number,
-                    ClientFrame::Hello(ClientHello {
-                        protocol: 1,
-                        client: ClientId(client),
-                        program: "test".into(),
-                    }),
-                );
-            }
-            let machine = &mut self.machines[number];
-            let mut put = Put::new(machine.next_sequence, to, Bytes::from(body.to_owned()));
-            machine.next_sequence += 1;
-            put.class = class;
-            put.priority = if class == Class::Transactional {
-                Priority::LOWEST
-            } else {
-                Priority::DEFAULT
-            };
-            put.idempotency = Some(IdempotencyKey {
-                key: Bytes::from(format!("{to} {body}")),
-                number: None,
-            });
-            machine.told.clear();
-            self.client(number, ClientFrame::Put(put));
-            let mut told = self.machines[number].told.iter();
-            if told.any(|frame| matches!(frame, NodeFrame::Accepted(_))) {
+            self.offer(number, to, body, class);
+            if self.has_accepted(number) {
                 return;
             }
             let machine = &self.machines[number];
@@ -675,6 +647,44 @@ impl World {
                 machine.told
             );
         }
+    }
+
+    /// Hands a message over, and does not wait for the answer.
+    pub(crate) fn offer(&mut self, number: usize, to: &str, body: &str, class: Class) {
+        let machine = &mut self.machines[number];
+        if machine.next_sequence == 1 {
+            let mut client = [7; 16];
+            client[0] = u8::try_from(machine.lives).unwrap();
+            self.client(
+                number,
+                ClientFrame::Hello(ClientHello {
+                    protocol: 1,
+                    client: ClientId(client),
+                    program: "test".into(),
+                }),
+            );
+        }
+        let machine = &mut self.machines[number];
+        let mut put = Put::new(machine.next_sequence, to, Bytes::from(body.to_owned()));
+        machine.next_sequence += 1;
+        put.class = class;
+        put.priority = if class == Class::Transactional {
+            Priority::LOWEST
+        } else {
+            Priority::DEFAULT
+        };
+        put.idempotency = Some(IdempotencyKey {
+            key: Bytes::from(format!("{to} {body}")),
+            number: None,
+        });
+        machine.told.clear();
+        self.client(number, ClientFrame::Put(put));
+    }
+
+    /// Whether what was offered last is accepted.
+    pub(crate) fn has_accepted(&self, number: usize) -> bool {
+        let mut told = self.machines[number].told.iter();
+        told.any(|frame| matches!(frame, NodeFrame::Accepted(_)))
     }
 
     /// An application says hello, once a life.
