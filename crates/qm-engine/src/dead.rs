@@ -407,6 +407,7 @@ impl Engine {
         };
         let removal = self.letter_removal(letter.position);
         self.commits.put(removal);
+        self.letter_leaves(letter.position);
         fate.resent_as = Some(id);
         let number = self.dead_queue();
         let resent = Resent {

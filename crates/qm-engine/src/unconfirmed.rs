@@ -58,6 +58,15 @@ impl Engine {
         }
     }
 
+    /// A letter goes in the batch that puts, and what is noted of it goes along. Here that stays
+    /// known until it is on disk: refused, the letter is where it was.
+    pub(crate) fn letter_leaves(&mut self, position: u64) {
+        if self.open_letters.contains_key(&position) {
+            let key = letter_key(position);
+            self.commits.put(StoreOp::Unset { key });
+        }
+    }
+
     /// Nothing is open about a letter any more, because it is confirmed, or because it goes.
     pub(crate) fn letter_closes(&mut self, position: u64) -> bool {
         let open = self.open_letters.remove(&position).is_some();

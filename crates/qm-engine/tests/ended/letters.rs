@@ -70,6 +70,41 @@ fn a_letter_that_is_received_takes_its_note_along() {
     assert_eq!(a.receive("dead$"), ["certain"]);
 }
 
+/// A crash between the batch in which it was sent again and what follows that.
+#[test]
+fn a_letter_that_is_sent_again_takes_its_note_along() {
+    const MESSAGES: usize = 1_200;
+    for refused in [false, true] {
+        let (mut a, mut b) = open_letters(MESSAGES);
+        let letter = all(&mut a)[MESSAGES - 20].position;
+        a.hold_disk = true;
+        a.give(Input::Admin {
+            conn: qm_engine::ConnId(1),
+            request: 1,
+            what: AdminRequest::DeadResend {
+                positions: vec![letter],
+                force: true,
+                to: None,
+            },
+        });
+        if refused {
+            a.release_disk(1);
+        }
+        let mut a = a.die_with(|_| true);
+        let gone = usize::from(!refused);
+        assert_eq!(notes(&a), MESSAGES - gone);
+        assert_eq!(all(&mut a).len(), MESSAGES + 1 - gone);
+        a.wait(60_000);
+        connect(&mut a, &mut b, NEXT);
+        a.wait(60_000);
+        assert_eq!(notes(&a), 0);
+        put(&mut a, Class::Recoverable, "unrelated", None);
+        // What was sent again has run out of time while there was no link.
+        let dead = ["certain", "1180"];
+        assert_eq!(a.receive("dead$"), dead[..1 + gone]);
+    }
+}
+
 /// As an earlier version left them.
 #[test]
 fn notes_without_letters_are_dropped_at_the_start() {
