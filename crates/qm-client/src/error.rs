@@ -24,8 +24,8 @@ pub enum ClientError {
     },
     /// The operating system does not let this user connect.
     #[error(
-        "this user may not use the queue manager's socket {path} ({reason}); ask its operator to \
-         add the user to the group that owns the socket"
+        "this user may not use the queue manager's socket {path} ({reason}); only the user of the \
+         queue manager may: run the application as that user"
     )]
     Denied {
         /// The socket.
@@ -133,9 +133,9 @@ impl ClientError {
         let kind = error.kind();
         let (path, reason) = (path.to_owned(), Arc::new(error));
         match kind {
-            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
-                Self::NotRunning { path, reason }
-            }
+            io::ErrorKind::NotFound
+            | io::ErrorKind::NotADirectory
+            | io::ErrorKind::ConnectionRefused => Self::NotRunning { path, reason },
             io::ErrorKind::PermissionDenied => Self::Denied { path, reason },
             io::ErrorKind::InvalidInput => Self::PathTooLong { path },
             _ => Self::Io { path, reason },

@@ -120,7 +120,7 @@ impl Engine {
 
     fn local_target(&self, queue: &QueueName) -> Result<Target, (Outcome, String)> {
         match self.local_names.get(queue) {
-            Some(_) if queue.is_system() => {
+            _ if queue.is_system() => {
                 let text = format!("{queue} belongs to the system; it cannot be sent to");
                 Err((Outcome::ACCESS_DENIED, text))
             }

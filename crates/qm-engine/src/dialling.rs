@@ -194,7 +194,12 @@ impl Engine {
             // How its last session ended explains nothing any more.
             self.connections.opened(peer);
         }
-        let what = format!("{address}: {}: {text}", failure.name());
+        // Most failures name the address themselves.
+        let what = if text.contains(&address) {
+            format!("{}: {text}", failure.name())
+        } else {
+            format!("{address}: {}: {text}", failure.name())
+        };
         self.note_connection(With::Address(key), "dial_failed", &what);
         self.event(Event::DialFailed {
             address,

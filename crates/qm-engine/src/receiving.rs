@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use qm_wire::local::{Delivery, NodeFrame, Receive, ReceiveDone, ReceiveMode};
-use qm_wire::{Outcome, Text};
+use qm_wire::{Outcome, QueueName, Text};
 
 use crate::backlog::{Backlog, Message, left_ms};
 use crate::commits::Then;
@@ -92,10 +92,7 @@ impl Engine {
             }
         }
         let Some(number) = self.local_names.get(&receive.queue).copied() else {
-            let text = format!(
-                "there is no queue {}; create it with: qm-node queue create {}",
-                receive.queue, receive.queue
-            );
+            let text = no_queue_text(&receive.queue);
             return self.receive_done(conn, receive.request, 0, Some(Outcome::NOT_FOUND), text);
         };
         let until = self.waits_until(&receive);
@@ -418,4 +415,14 @@ impl Engine {
             self.arm_receivers(number, next);
         }
     }
+}
+
+/// Why nothing can be taken from a queue that is not there.
+fn no_queue_text(name: &QueueName) -> String {
+    if name.is_system() || name.subqueue().is_some() {
+        return format!(
+            "queue {name} comes into being with its first message; see: qm-node queue list"
+        );
+    }
+    format!("there is no queue {name}; create it with: qm-node queue create {name}")
 }

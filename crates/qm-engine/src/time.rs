@@ -41,6 +41,30 @@ impl Add<core::time::Duration> for Timestamp {
     }
 }
 
+/// A length of time for people's eyes: its two largest units, as `1h30min`, `12s` or `250ms`.
+pub(crate) fn spoken(ms: u64) -> String {
+    const UNITS: [(&str, u64); 4] = [
+        ("d", 86_400_000),
+        ("h", 3_600_000),
+        ("min", 60_000),
+        ("s", 1_000),
+    ];
+    if ms < 1_000 {
+        return format!("{ms}ms");
+    }
+    let first = UNITS.iter().position(|(_, each)| ms >= *each);
+    let units = UNITS.iter().skip(first.unwrap_or(0)).take(2);
+    let parts = units.scan(ms, |rest, (name, each)| {
+        let count = *rest / each;
+        *rest %= each;
+        Some((count, name))
+    });
+    let parts = parts.filter(|(count, _)| *count > 0);
+    parts
+        .map(|(count, name)| format!("{count}{name}"))
+        .collect()
+}
+
 /// The two clocks at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Now {
@@ -48,4 +72,26 @@ pub struct Now {
     pub at: Timestamp,
     /// Wall clock, microseconds since the Unix epoch; shown to people, decides nothing.
     pub wall_us: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_spoken_in_their_two_largest_units() {
+        for (ms, text) in [
+            (0, "0ms"),
+            (999, "999ms"),
+            (1_999, "1s"),
+            (60_000, "1min"),
+            (126_500, "2min6s"),
+            (5_400_000, "1h30min"),
+            (86_400_000, "1d"),
+            (90_000_000, "1d1h"),
+            (86_460_000, "1d"),
+        ] {
+            assert_eq!(spoken(ms), text);
+        }
+    }
 }

@@ -7,6 +7,7 @@ use crate::engine::Engine;
 use crate::history::What;
 use crate::io::ConnId;
 use crate::seek::{Asks, Found};
+use crate::time::spoken;
 
 impl Engine {
     pub(crate) fn admin_trace(
@@ -106,9 +107,10 @@ impl Engine {
             } => (
                 "leased",
                 format!(
-                    "from queue {}, in the hands of {} for {since_ms} ms",
+                    "from queue {}, in the hands of {} for {}",
                     self.local_destination(*queue),
-                    self.clients.title(*conn)
+                    self.clients.title(*conn),
+                    spoken(*since_ms)
                 ),
             ),
             Found::Dead(letter) => (

@@ -605,6 +605,11 @@ impl Engine {
                 );
             }
         };
+        if qm == Some(self.me.qm) {
+            let cause = "that is the identity of this node".to_owned();
+            let fix = "send to its queues by their names alone";
+            return failed(Outcome::BAD_REQUEST, cause, fix);
+        }
         if let Some(qm) = qm {
             self.approve(qm, Some(&name));
             if let (Some(record), Some(address)) = (self.peers.known.get_mut(&qm), address) {

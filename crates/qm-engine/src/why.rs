@@ -2,7 +2,7 @@
 
 use qm_wire::{MessageId, Outcome, QueueName};
 
-use crate::admin::{AdminReply, Cause, OutgoingState, Selector, WhyView};
+use crate::admin::{AdminReply, Cause, ConnectionEvent, OutgoingState, Selector, WhyView};
 use crate::engine::Engine;
 use crate::history::What;
 use crate::io::ConnId;
@@ -11,6 +11,7 @@ use crate::peers::Approval;
 use crate::quarantine::is_quarantine;
 use crate::seek::{Asks, Found};
 use crate::session::Session;
+use crate::time::spoken;
 
 /// Connection events shown as evidence.
 const EVENTS_SHOWN: usize = 3;
@@ -104,7 +105,7 @@ impl Engine {
             )
         };
         let events = self.connections_with(peer, remote.map(|remote| &remote.key));
-        let mut evidence = shown(&events);
+        let mut evidence = self.shown(&events);
         evidence.extend(peer.and_then(|peer| self.twin_evidence(peer)));
         Some(view(subject, reason, evidence))
     }
@@ -120,7 +121,10 @@ impl Engine {
                 let there = self.peer_title(*peer);
                 let reason = Reason(
                     Cause::WaitingForAck,
-                    format!("transmitted to {there} {sent_ms} ms ago, not acknowledged yet"),
+                    format!(
+                        "transmitted to {there} {} ago, not acknowledged yet",
+                        spoken(*sent_ms)
+                    ),
                     Some(format!(
                         "it is asked for by itself; see: qm-node why {}",
                         self.destination_of(*queue)
@@ -188,7 +192,10 @@ impl Engine {
                 let holder = self.clients.title(*conn);
                 let reason = Reason(
                     Cause::Leased,
-                    format!("{holder} holds it for {since_ms} ms and has not settled it"),
+                    format!(
+                        "{holder} holds it for {} and has not settled it",
+                        spoken(*since_ms)
+                    ),
                     Some(
                         "it comes back when that application gives it back, ends or loses its connection"
                             .to_owned(),
@@ -205,7 +212,7 @@ impl Engine {
                 );
                 let mut evidence = vec![
                     format!("original destination {}", letter.destination),
-                    format!("dead for {} ms", letter.age_ms),
+                    format!("dead for {}", spoken(letter.age_ms)),
                 ];
                 evidence.extend(
                     letter
@@ -309,7 +316,7 @@ impl Engine {
             format!("{there} has it, and nobody has received it there yet, as far as is known");
         let fix = Some(format!("on {there}, run: qm-node why {id}"));
         let since = self.now.at.ms_since(awaited.at);
-        let mut evidence = vec![format!("its end there is awaited for {since} ms")];
+        let mut evidence = vec![format!("its end there is awaited for {}", spoken(since))];
         if !self.is_connected(peer) {
             evidence.push(format!("there is no session with {there} that could tell"));
         }
@@ -396,16 +403,16 @@ impl Engine {
         } else if messages > 0 && queue.waiting_receivers() == 0 && queue.leased.is_empty() {
             Reason(
                 Cause::NoReceiver,
-                format!("{messages} messages wait and no application receives"),
+                format!("{} and no application receives", waiting(messages)),
                 Some(format!("qm-node receive {name}")),
             )
         } else if let Some(held) = oldest_lease.filter(|_| queue.waiting_receivers() == 0) {
             Reason(
                 Cause::Leased,
                 format!(
-                    "{} messages in the hands of applications, the oldest for {} ms with {}",
-                    queue.leased.len(),
-                    self.now.at.ms_since(held.since),
+                    "{} in the hands of applications, the oldest for {} with {}",
+                    messages_of(queue.leased.len() as u64),
+                    spoken(self.now.at.ms_since(held.since)),
                     self.clients.title(held.conn)
                 ),
                 Some(
@@ -423,7 +430,7 @@ impl Engine {
             )
         };
         let mut evidence = vec![
-            format!("{messages} messages ({bytes} bytes) wait"),
+            format!("{} ({bytes} bytes)", waiting(messages)),
             format!("{} in the hands of applications", queue.leased.len()),
             format!(
                 "{} arrived, {} received since the start",
@@ -437,6 +444,19 @@ impl Engine {
             ));
         }
         Some(view(subject, reason, evidence))
+    }
+
+    /// The newest events of connections, with how long ago they were.
+    fn shown(&self, events: &[ConnectionEvent]) -> Vec<String> {
+        let from = events.len().saturating_sub(EVENTS_SHOWN);
+        let ago = |at_us| spoken(self.now.wall_us.saturating_sub(at_us) / 1_000);
+        let events = events.iter().skip(from);
+        events
+            .map(|event| {
+                let ago = ago(event.at_us);
+                format!("connection, {ago} ago: {}: {}", event.event, event.text)
+            })
+            .collect()
     }
 
     fn why_outgoing(&self, subject: &str, out: &OutQueue) -> WhyView {
@@ -455,7 +475,7 @@ impl Engine {
             evidence.push(format!("peer identity {peer}"));
         }
         if let Some(ms) = shown_as.retry_in_ms {
-            evidence.push(format!("next dial in {ms} ms"));
+            evidence.push(format!("next dial in {}", spoken(ms)));
         }
         evidence.extend(
             shown_as
@@ -465,7 +485,7 @@ impl Engine {
         if let Some(by) = self.full_by().filter(|_| reason.0 != Cause::StoreFull) {
             evidence.push(by.sentence().to_owned());
         }
-        evidence.extend(shown(&shown_as.connections));
+        evidence.extend(self.shown(&shown_as.connections));
         evidence.extend(shown_as.peer.and_then(|peer| self.twin_evidence(peer)));
         evidence.extend(self.twin_evidence(self.me.qm));
         evidence.extend(self.former_evidence(out));
@@ -485,7 +505,10 @@ impl Engine {
         (ms >= DISK_SLOW_MS).then(|| {
             Reason(
                 Cause::DiskSlow,
-                format!("the disk of this node has not confirmed a write for {ms} ms"),
+                format!(
+                    "the disk of this node has not confirmed a write for {}",
+                    spoken(ms)
+                ),
                 Some(
                     "look at the disk: is it overloaded or failing? See: qm-node doctor".to_owned(),
                 ),
@@ -648,6 +671,15 @@ impl Engine {
                 fix_of(cause, name, remote),
             );
         }
+        if remote.and_then(Remote::peer) == Some(self.me.qm) {
+            return Reason(
+                Cause::Disconnected,
+                format!("{name} is this node itself: {what}"),
+                Some(format!(
+                    "name queues of this node without it; qm-node outgoing purge {name} gives up what waits"
+                )),
+            );
+        }
         match end {
             Some(Outcome::BLOCKED) => Reason(
                 Cause::Blocked,
@@ -750,13 +782,15 @@ fn damaged(count: u64) -> Reason {
 }
 
 /// The newest connection events, for people who look for a pattern.
-fn shown(events: &[crate::admin::ConnectionEvent]) -> Vec<String> {
-    let from = events.len().saturating_sub(EVENTS_SHOWN);
-    events
-        .iter()
-        .skip(from)
-        .map(|event| format!("connection: {}: {}", event.event, event.text))
-        .collect()
+/// `1 message`, `2 messages`.
+fn messages_of(count: u64) -> String {
+    format!("{count} message{}", if count == 1 { "" } else { "s" })
+}
+
+/// `1 message waits`, `2 messages wait`.
+fn waiting(count: u64) -> String {
+    let verb = if count == 1 { "waits" } else { "wait" };
+    format!("{} {verb}", messages_of(count))
 }
 
 fn fix_of(cause: Cause, name: &str, remote: Option<&Remote>) -> Option<String> {

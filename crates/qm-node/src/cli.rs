@@ -6,6 +6,7 @@ mod lab;
 mod messages;
 mod misuse;
 mod node;
+mod numbers;
 mod peers;
 #[cfg(test)]
 mod promises;
@@ -18,7 +19,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::Flags;
-use crate::config::units::parse_duration;
+use crate::config::units::{about_duration, parse_duration};
 
 pub(crate) use self::dead::{DeadCommand, DeadFilter, DeadSelection};
 pub(crate) use self::identity::IdentityCommand;
@@ -166,7 +167,7 @@ pub(crate) enum Command {
     /// nothing: the snapshot holds no keys of live connections.
     Freeze {
         /// Go on by itself after so long, at most 10min
-        #[arg(long = "for", value_name = "TIME", value_parser = parse_duration, default_value = "60s")]
+        #[arg(long = "for", value_name = "TIME", value_parser = parse_freeze, default_value = "60s")]
         for_ms: u64,
     },
     /// Let a node go on that was held still
@@ -226,6 +227,16 @@ pub(crate) struct Confirm {
     /// Do not ask
     #[arg(long, short)]
     pub(crate) yes: bool,
+}
+
+/// Longer a node does not stand still.
+fn parse_freeze(text: &str) -> Result<u64, String> {
+    let longest = qm_node::FREEZE_MS_MAX;
+    parse_duration(text).and_then(|ms| {
+        let fits = ms <= longest;
+        fits.then_some(ms)
+            .ok_or_else(|| format!("at most {} are possible", about_duration(longest)))
+    })
 }
 
 impl Cli {
@@ -310,6 +321,7 @@ mod tests {
                 "store repair --out d --in-place",
                 ErrorKind::ArgumentConflict,
             ),
+            ("freeze --for 11min", ErrorKind::ValueValidation),
             ("queu list", ErrorKind::InvalidSubcommand),
         ] {
             assert_eq!(parse(line).unwrap_err().kind(), kind, "{line}");

@@ -75,7 +75,7 @@ errors! {
     // What was typed or configured.
     usage, USAGE,
     "the command line is wrong",
-    "invalid value '9' for '--priority <N>': 9 is not in 0..8",
+    "invalid value '9' for '--priority <N>': write a whole number from 0 to 7",
     "`qm-node help COMMAND` shows what is possible";
     destination, USAGE,
     "a destination is written wrong; a caret shows where",

@@ -66,6 +66,7 @@ mod signals;
 pub mod store_tools;
 pub mod sysprep;
 
+pub use driver::FREEZE_MS_MAX;
 pub use embed::{Builder, QueueManager, TestNode};
 pub use holder::Holder;
 pub use identity_file::IdentityError;

@@ -11,6 +11,18 @@ use crate::config::{LogFormat, Settings};
 /// # Errors
 /// What is wrong with it.
 pub(crate) fn filter(text: &str) -> Result<EnvFilter, String> {
+    // To the filter a word alone is a module, and a mistyped level would silence all others.
+    const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+    let words = text.split(',').map(str::trim);
+    let alone = |word: &&str| !word.is_empty() && !word.contains(['=', '[', ':', '_']);
+    let wrong = |word: &&str| {
+        let level = LEVELS.iter().any(|level| level.eq_ignore_ascii_case(word));
+        !level && word.parse::<u8>().is_err()
+    };
+    if let Some(word) = words.filter(alone).find(wrong) {
+        let levels = LEVELS.join(", ");
+        return Err(format!("`{word}` is no level: those are {levels}"));
+    }
     EnvFilter::builder()
         .parse(text)
         .map_err(|error| format!("`{text}`: {error}"))
@@ -30,4 +42,31 @@ pub(crate) fn start(settings: &Settings, colour: bool) -> Result<(), String> {
         LogFormat::Json => lines.json().try_init(),
     };
     started.map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_level_is_one_of_those_there_are() {
+        for good in [
+            "info",
+            "WARN",
+            "info,qm_node=debug",
+            "qm_node::life",
+            "off,quinn=trace",
+            "3",
+        ] {
+            assert!(filter(good).is_ok(), "{good}");
+        }
+        for (bad, word) in [
+            ("inof", "inof"),
+            ("info, debg", "debg"),
+            ("qm_node=loud", "level filter"),
+        ] {
+            let told = filter(bad).map(|_filter| ()).unwrap_err();
+            assert!(told.contains(word), "{told}");
+        }
+    }
 }

@@ -63,7 +63,11 @@ fn refuse(error: &clap::Error) -> ExitCode {
         let _told = error.print().is_ok();
         return Exit::Usage.code();
     }
-    let failure = cli::misuse(error);
+    let typed: Vec<String> = std::env::args_os()
+        .skip(1)
+        .map(|word| word.to_string_lossy().into_owned())
+        .collect();
+    let failure = cli::misuse(error, &typed);
     Output::of_process(json, false).failure(&failure);
     failure.exit.code()
 }

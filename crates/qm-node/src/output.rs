@@ -204,7 +204,12 @@ pub(crate) fn complain(text: &str) {
 
 /// `1 message`, `2 messages`.
 pub(crate) fn messages(count: u64) -> String {
-    format!("{count} message{}", if count == 1 { "" } else { "s" })
+    counted(count, "message", "messages")
+}
+
+/// A number with the word for one or for several.
+pub(crate) fn counted(count: u64, one: &str, several: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { several })
 }
 
 /// A column of a table.

@@ -862,6 +862,11 @@ fn refusals_of_the_other_side_become_dead_letters_with_their_reason() {
         line.starts_with("QM WARNING - ") && line.contains(" | dead_letters=2;1;1000;0 "),
         "{line}"
     );
+    // All that is wrong is named.
+    let (_, line, _) = a.run(&["check", "--warn-disk", "0", "--crit-disk", "101"]);
+    for wrong in ["dead_letters is 2", "store is ", "disk is "] {
+        assert!(line.contains(wrong), "{line}");
+    }
     let snapshot = a.done(&["top", "--interval", "100ms"]);
     assert!(snapshot.starts_with("node\ttill\tok\t"), "{snapshot}");
     assert!(snapshot.contains("\nqueue\tdead$\t2\t"), "{snapshot}");

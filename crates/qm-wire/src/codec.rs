@@ -41,7 +41,7 @@ pub enum DecodeError {
         value: u64,
     },
     /// Text is not UTF-8, or contains a control character where none may be.
-    #[error("{what} is not acceptable text")]
+    #[error("{what} is not UTF-8, or has a control character")]
     Text {
         /// The field.
         what: &'static str,

@@ -1010,3 +1010,21 @@ fn a_disk_that_says_it_has_room_is_used_soon() {
     a.full = false;
     assert_eq!(count(&mut a), before + 2);
 }
+
+/// A node that was added to its own address book would approve itself and dial itself for ever.
+#[test]
+fn the_identity_of_the_node_itself_is_no_peer() {
+    let mut a = Node::new(1, Trust::Approve);
+    let own = a.identity.qm;
+    let reply = a.admin(AdminRequest::PeerAdd {
+        name: "me".to_owned(),
+        address: Some("10.0.0.1:1801".to_owned()),
+        qm: Some(own),
+        keep_connected: false,
+    });
+    assert!(matches!(reply, AdminReply::Failed { .. }), "{reply:?}");
+    let AdminReply::Peers(views) = a.admin(AdminRequest::Peers) else {
+        panic!("{:?}", a.admin)
+    };
+    assert!(views.is_empty(), "{views:?}");
+}

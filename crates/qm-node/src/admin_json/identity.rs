@@ -133,9 +133,20 @@ impl FormerDocument {
                 "nothing is left to do under it; its key is erased in {} days",
                 ms.div_ceil(24 * 60 * 60 * 1_000)
             ),
+            (1, 0, None) => "1 message is still delivered under it".to_owned(),
             (waiting, 0, None) => format!("{waiting} messages are still delivered under it"),
             (waiting, open, None) => format!(
-                "{waiting} messages wait under it, and {open} destinations have not approved the new identity"
+                "{waiting} {} under it, and {open} {} not approved the new identity",
+                if waiting == 1 {
+                    "message waits"
+                } else {
+                    "messages wait"
+                },
+                if open == 1 {
+                    "destination has"
+                } else {
+                    "destinations have"
+                }
             ),
         };
         format!(

@@ -4,6 +4,7 @@ use clap::{Args, Subcommand};
 use qm_wire::Destination;
 
 use super::Confirm;
+use super::numbers::whole;
 use crate::config::units::parse_duration;
 
 const DEAD_EXAMPLES: &str = "\
@@ -23,7 +24,7 @@ pub(crate) enum DeadCommand {
         #[command(flatten)]
         filter: DeadFilter,
         /// At most this many
-        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+        #[arg(long, value_name = "N", value_parser = whole::<u64>(1..=u64::MAX))]
         count: Option<u64>,
     },
     /// One dead letter, with its body

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 
+use super::numbers::whole;
+
 use crate::config::units::parse_duration;
 
 #[derive(Debug, Subcommand)]
@@ -40,7 +42,7 @@ pub(crate) struct ClonesArgs {
         value_delimiter = ',',
         default_value = "1,2,4,8"
     )]
-    #[arg(value_parser = clap::value_parser!(u16).range(1..=64))]
+    #[arg(value_parser = whole::<u16>(1..=64))]
     pub(crate) clones: Vec<u16>,
     /// Messages a second of each of them, several separated by commas
     #[arg(long, value_name = "R", value_delimiter = ',', value_parser = parse_rate)]
@@ -63,10 +65,10 @@ pub(crate) struct ClonesArgs {
     /// Messages, at most, that a machine sent elsewhere since it was made from the image: so far
     /// apart are the counters that they all inherited
     #[arg(long, value_name = "N", default_value = "1000")]
-    #[arg(value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
+    #[arg(value_parser = whole::<u32>(0..=1_000_000))]
     pub(crate) apart: u32,
     /// Everything that is left to chance follows from it
-    #[arg(long, value_name = "N", default_value = "1")]
+    #[arg(long, value_name = "N", default_value = "1", value_parser = whole::<u64>(0..=u64::MAX))]
     pub(crate) seed: u64,
     /// Draw the times in the outgoing queue into this file
     #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]

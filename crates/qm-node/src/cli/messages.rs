@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use qm_wire::{Class, Destination, QueueName};
 
-use super::misuse::parse_destination;
+use super::misuse::{parse_destination, parse_queue};
+use super::numbers::whole;
 use crate::config::units::parse_duration;
 
 #[derive(Args, Debug)]
@@ -29,7 +30,7 @@ pub(crate) struct SendArgs {
     #[command(flatten)]
     pub(crate) class: ClassArgs,
     /// 0 (lowest) to 7 [default: 3]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(0..8))]
+    #[arg(long, value_name = "N", value_parser = whole::<u8>(0..=7))]
     pub(crate) priority: Option<u8>,
     /// What the application calls the message
     #[arg(long)]
@@ -143,10 +144,11 @@ pub(crate) enum Until {
 #[derive(Args, Debug)]
 pub(crate) struct ReceiveArgs {
     /// A queue of this node
+    #[arg(value_parser = parse_queue)]
     pub(crate) queue: QueueName,
     /// Stop after this many messages, waiting for them unless --wait says otherwise
     #[arg(long, value_name = "N", conflicts_with = "follow")]
-    #[arg(value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(value_parser = whole::<u64>(1..=u64::MAX))]
     pub(crate) count: Option<u64>,
     /// Go on until interrupted. What was written to a pipe counts as received, whether it was read
     /// or not: to take a few messages use --count rather than `head`
@@ -177,13 +179,14 @@ pub(crate) struct ReceiveArgs {
 #[derive(Args, Debug)]
 pub(crate) struct PeekArgs {
     /// A queue of this node
+    #[arg(value_parser = parse_queue)]
     pub(crate) queue: QueueName,
     /// Show this many messages
     #[arg(long, value_name = "N", default_value = "20")]
-    #[arg(value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(value_parser = whole::<u64>(1..=u64::MAX))]
     pub(crate) count: u64,
     /// Go on behind this lookup id: the next page
-    #[arg(long, value_name = "LOOKUP-ID")]
+    #[arg(long, value_name = "LOOKUP-ID", value_parser = whole::<u64>(0..=u64::MAX))]
     pub(crate) after: Option<u64>,
     /// What to print
     #[arg(long, value_name = "FORM", default_value = "table")]
@@ -195,7 +198,7 @@ pub(crate) struct PeekArgs {
 #[derive(Args, Debug)]
 pub(crate) struct Filter {
     /// Only the message with this lookup id
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole::<u64>(0..=u64::MAX))]
     pub(crate) lookup_id: Option<u64>,
     /// Only messages with this correlation id
     #[arg(long, value_name = "ID")]

@@ -3,8 +3,9 @@
 use std::error::Error as _;
 use std::fmt;
 
+use clap::CommandFactory as _;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use qm_wire::{AddressError, Destination};
+use qm_wire::{AddressError, DecodeError, Destination, QueueName};
 
 use crate::exit::Failure;
 
@@ -30,6 +31,30 @@ pub(super) fn parse_destination(text: &str) -> Result<Destination, BadDestinatio
     })
 }
 
+/// A queue of this node, by its name alone.
+pub(super) fn parse_queue(text: &str) -> Result<QueueName, String> {
+    text.parse().map_err(|error| match error {
+        DecodeError::Invalid { value: 0, .. } if text.is_empty() => "it is empty".to_owned(),
+        DecodeError::Invalid { value: 0, .. } => "a part of it is empty".to_owned(),
+        DecodeError::Invalid { value: 0x20, .. } => {
+            "a space begins or ends a part of it".to_owned()
+        }
+        DecodeError::Invalid { value: 0x2f, .. } => {
+            "it is a queue of this node: write its name without a node and a `/`".to_owned()
+        }
+        DecodeError::Invalid { value, .. } => {
+            let c = u32::try_from(value).ok().and_then(char::from_u32);
+            let c = c.unwrap_or(char::REPLACEMENT_CHARACTER);
+            format!("{c:?} may not stand in the name of a queue")
+        }
+        DecodeError::OverLimit { value, limit, .. } => {
+            format!("it has {value} characters, and {limit} are possible")
+        }
+        DecodeError::Text { .. } => "it contains a control character".to_owned(),
+        other => other.to_string(),
+    })
+}
+
 impl BadDestination {
     fn failure(&self) -> Failure {
         let told = self.error.to_string();
@@ -46,8 +71,8 @@ impl BadDestination {
     }
 }
 
-/// The failure that an error of the command line is.
-pub(crate) fn misuse(error: &clap::Error) -> Failure {
+/// The failure that an error of a command line is; `typed` are its words behind the program's name.
+pub(crate) fn misuse(error: &clap::Error, typed: &[String]) -> Failure {
     let wrong = error.source();
     if let Some(wrong) = wrong.and_then(|source| source.downcast_ref::<BadDestination>()) {
         return wrong.failure();
@@ -68,14 +93,27 @@ pub(crate) fn misuse(error: &clap::Error) -> Failure {
             paragraph.strip_prefix("tip: ").map(str::to_owned)
         })
         .collect();
-    if let Some(command) = command_of(error) {
-        fixes.push(format!("`{command}` shows what is possible"));
+    let command = command_of(error).unwrap_or_else(|| typed_command(typed));
+    fixes.push(format!("`{command}` shows what is possible"));
+    Failure::usage(cause, fixes.join("; "))
+}
+
+/// The same from what was typed: an error about a value does not say to which command it belongs.
+fn typed_command(typed: &[String]) -> String {
+    let cli = crate::cli::Cli::command();
+    let mut command = &cli;
+    let mut help = "qm-node help".to_owned();
+    let mut words = typed.iter();
+    while let Some(word) = words.next() {
+        if ["--data", "--socket", "--config"].contains(&word.as_str()) {
+            words.next();
+        } else if let Some(found) = command.find_subcommand(word) {
+            help.push(' ');
+            help.push_str(found.get_name());
+            command = found;
+        }
     }
-    let failure = Failure::of("usage", cause);
-    if fixes.is_empty() {
-        return failure;
-    }
-    failure.with_fix(fixes.join("; "))
+    help
 }
 
 /// The command that shows the help of what was typed, when the error says which it is.
@@ -112,7 +150,8 @@ mod tests {
 
     fn wrong(args: &[&str]) -> Failure {
         let error = Cli::try_parse_from([&["qm-node"], args].concat()).unwrap_err();
-        misuse(&error)
+        let typed: Vec<_> = args.iter().map(|word| (*word).to_owned()).collect();
+        misuse(&error, &typed)
     }
 
     #[test]
@@ -120,8 +159,24 @@ mod tests {
         for (args, cause, fix) in [
             (
                 &["send", "q", "x", "--priority", "9"][..],
-                "invalid value '9' for '--priority <N>': 9 is not in 0..8",
-                "`qm-node help COMMAND`",
+                "invalid value '9' for '--priority <N>': write a whole number from 0 to 7",
+                "`qm-node help send` shows",
+            ),
+            (
+                &["--data", "send", "queue", "create", "a;b"],
+                "invalid value 'a;b' for '<NAME>': ';' may not stand in the name of a queue",
+                "`qm-node help queue create` shows",
+            ),
+            (
+                &["peek", "hub/q"],
+                "invalid value 'hub/q' for '<QUEUE>': it is a queue of this node: write its name \
+                 without a node and a `/`",
+                "`qm-node help peek` shows",
+            ),
+            (
+                &["receive", "q", "--count", "0"],
+                "invalid value '0' for '--count <N>': write a whole number above 0",
+                "`qm-node help receive` shows",
             ),
             (
                 &["send", "q", "x", "--prio", "1"],

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 
 use super::Confirm;
+use super::numbers::whole;
 use crate::config::units::parse_duration;
 
 #[derive(Args, Debug)]
@@ -26,17 +27,17 @@ pub(crate) struct TopArgs {
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = parse_duration)]
     pub(crate) interval: u64,
     /// End after so many looks [default: on a terminal never, on a pipe 1]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", value_parser = whole::<u64>(1..=u64::MAX))]
     pub(crate) count: Option<u64>,
 }
 
 #[derive(Args, Debug)]
 pub(crate) struct CheckArgs {
     /// Dead letters from which it warns
-    #[arg(long, value_name = "N", default_value = "1")]
+    #[arg(long, value_name = "N", default_value = "1", value_parser = whole::<u64>(0..=u64::MAX))]
     pub(crate) warn_dead: u64,
     /// Dead letters from which it is critical
-    #[arg(long, value_name = "N", default_value = "1000")]
+    #[arg(long, value_name = "N", default_value = "1000", value_parser = whole::<u64>(0..=u64::MAX))]
     pub(crate) crit_dead: u64,
     /// Age of the oldest message for another node from which it warns
     #[arg(long, value_name = "TIME", default_value = "15min", value_parser = parse_duration)]
@@ -45,22 +46,22 @@ pub(crate) struct CheckArgs {
     #[arg(long, value_name = "TIME", default_value = "1d", value_parser = parse_duration)]
     pub(crate) crit_age: u64,
     /// Messages for other nodes from which it warns [default: never]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole::<u64>(0..=u64::MAX))]
     pub(crate) warn_outgoing: Option<u64>,
     /// The same, critical [default: never]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole::<u64>(0..=u64::MAX))]
     pub(crate) crit_outgoing: Option<u64>,
     /// Messages in queues of this node from which it warns [default: never]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole::<u64>(0..=u64::MAX))]
     pub(crate) warn_queued: Option<u64>,
     /// The same, critical [default: never]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole::<u64>(0..=u64::MAX))]
     pub(crate) crit_queued: Option<u64>,
     /// Per cent of the disk, and of the node's own quota, from which it warns
-    #[arg(long, value_name = "PERCENT", default_value = "80")]
+    #[arg(long, value_name = "PERCENT", default_value = "80", value_parser = whole::<u64>(0..=u64::MAX))]
     pub(crate) warn_disk: u64,
     /// The same, critical
-    #[arg(long, value_name = "PERCENT", default_value = "95")]
+    #[arg(long, value_name = "PERCENT", default_value = "95", value_parser = whole::<u64>(0..=u64::MAX))]
     pub(crate) crit_disk: u64,
 }
 
@@ -76,15 +77,16 @@ pub(crate) enum StoreCommand {
     /// Verify every byte and name what is damaged; changes nothing
     Check,
     /// Save everything undamaged into a new store; the damaged one is kept
+    #[command(group = clap::ArgGroup::new("where").required(true))]
     Repair {
         /// Write the new store into this directory, which must not be there yet, and leave the
         /// node's as it is
-        #[arg(long, value_name = "DIR", required_unless_present = "in_place")]
+        #[arg(long, value_name = "DIR", group = "where")]
         #[arg(value_hint = clap::ValueHint::DirPath)]
         out: Option<PathBuf>,
         /// Put the new store in the place of the damaged one, which stays beside it as
         /// store.damaged-N
-        #[arg(long, conflicts_with = "out")]
+        #[arg(long, group = "where")]
         in_place: bool,
         #[command(flatten)]
         confirm: Confirm,

@@ -40,12 +40,13 @@ pub(crate) enum StreamCommand {
 }
 
 #[derive(Args, Debug)]
+#[command(group = clap::ArgGroup::new("which").required(true))]
 pub(crate) struct OutgoingSelection {
     /// A destination, a peer, or the unique beginning of either
-    #[arg(required_unless_present = "all", conflicts_with = "all")]
+    #[arg(group = "which")]
     pub(crate) dest: Option<String>,
     /// All destinations
-    #[arg(long)]
+    #[arg(long, group = "which")]
     pub(crate) all: bool,
     #[command(flatten)]
     pub(crate) confirm: Confirm,
@@ -89,7 +90,8 @@ pub(crate) enum PeersCommand {
         #[command(flatten)]
         confirm: Confirm,
     },
-    /// Remove a peer from the address book, with the identity remembered for its address
+    /// Remove a peer: by its name from the address book, with the identity remembered for its
+    /// address; by its identity altogether, so that it is a stranger again
     Forget {
         /// Its name or identity, or the unique beginning of either
         who: String,

@@ -4,6 +4,7 @@ use clap::Subcommand;
 use qm_wire::QueueName;
 
 use super::Confirm;
+use super::misuse::parse_queue;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum QuarantineCommand {
@@ -15,6 +16,7 @@ pub(crate) enum QuarantineCommand {
     /// twice, unless it does nothing.
     Release {
         /// The queue in which they waited
+        #[arg(value_parser = parse_queue)]
         queue: QueueName,
         #[command(flatten)]
         confirm: Confirm,
@@ -22,6 +24,7 @@ pub(crate) enum QuarantineCommand {
     /// Remove them: the other machine deals with them
     Drop {
         /// The queue in which they waited
+        #[arg(value_parser = parse_queue)]
         queue: QueueName,
         /// Keep no dead letters of them
         #[arg(long)]

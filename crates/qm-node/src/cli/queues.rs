@@ -4,6 +4,8 @@ use clap::{Args, Subcommand};
 use qm_wire::QueueName;
 
 use super::Confirm;
+use super::misuse::parse_queue;
+use super::numbers::whole;
 use crate::config::units::parse_size;
 
 #[derive(Debug, Subcommand)]
@@ -15,9 +17,15 @@ pub(crate) enum QueueCommand {
     /// All queues
     List,
     /// One queue
-    Show { name: QueueName },
+    Show {
+        /// The queue
+        #[arg(value_parser = parse_queue)]
+        name: QueueName,
+    },
     /// Remove the messages that wait in a queue; they become dead letters
     Purge {
+        /// The queue
+        #[arg(value_parser = parse_queue)]
         name: QueueName,
         /// Keep no dead letters of them
         #[arg(long)]
@@ -27,6 +35,8 @@ pub(crate) enum QueueCommand {
     },
     /// Remove a queue
     Delete {
+        /// The queue
+        #[arg(value_parser = parse_queue)]
         name: QueueName,
         /// Also when messages are in it; they become dead letters
         #[arg(long)]
@@ -38,13 +48,23 @@ pub(crate) enum QueueCommand {
         confirm: Confirm,
     },
     /// Hold receivers back; messages still arrive
-    Pause { name: QueueName },
+    Pause {
+        /// The queue
+        #[arg(value_parser = parse_queue)]
+        name: QueueName,
+    },
     /// Let receivers go on
-    Resume { name: QueueName },
+    Resume {
+        /// The queue
+        #[arg(value_parser = parse_queue)]
+        name: QueueName,
+    },
 }
 
 #[derive(Args, Debug)]
 pub(crate) struct QueueSettings {
+    /// Its name: up to 124 characters, none of / \ @ ? # " * < > | ; , % among them
+    #[arg(value_parser = parse_queue)]
     pub(crate) name: QueueName,
     /// Only transactional messages may enter
     #[arg(long)]
@@ -53,16 +73,18 @@ pub(crate) struct QueueSettings {
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub(crate) quota_bytes: Option<u64>,
     /// Number of waiting messages; above, senders wait
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole::<u64>(0..=u64::MAX))]
     pub(crate) quota_messages: Option<u64>,
     /// Given back this often, a message goes to the subqueue QUEUE:poison [default: never]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", value_parser = whole::<u32>(1..=u64::MAX))]
     pub(crate) max_aborts: Option<u32>,
 }
 
 #[derive(Args, Debug)]
 #[command(group = clap::ArgGroup::new("change").required(true).multiple(true))]
 pub(crate) struct QueueChange {
+    /// The queue
+    #[arg(value_parser = parse_queue)]
     pub(crate) name: QueueName,
     /// Bytes of waiting messages, such as 100MiB, or none
     #[arg(long, value_name = "SIZE|none", group = "change")]

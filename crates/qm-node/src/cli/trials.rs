@@ -6,6 +6,7 @@ use clap::{Args, Subcommand};
 use qm_wire::Class;
 
 use super::messages::parse_class;
+use super::numbers::whole;
 use crate::config::units::parse_duration;
 
 #[derive(Args, Debug)]
@@ -54,7 +55,7 @@ pub(crate) struct StreamArgs {
         value_delimiter = ',',
         default_value = "100,1024"
     )]
-    #[arg(value_parser = clap::value_parser!(u32).range(8..=1_048_576))]
+    #[arg(value_parser = whole::<u32>(8..=1_048_576))]
     pub(crate) size: Vec<u32>,
     /// express | recoverable | transactional, several separated by commas
     #[arg(long, value_name = "CLASS", value_delimiter = ',', value_parser = parse_class)]
@@ -63,18 +64,18 @@ pub(crate) struct StreamArgs {
     /// Messages that the application hands over together, several separated by commas; of
     /// transactional messages, a transaction
     #[arg(long, value_name = "N", value_delimiter = ',', default_value = "16")]
-    #[arg(value_parser = clap::value_parser!(u32).range(1..=16_384))]
+    #[arg(value_parser = whole::<u32>(1..=16_384))]
     pub(crate) batch: Vec<u32>,
     /// How long to send at full speed
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_duration)]
     pub(crate) duration: u64,
     /// Send this many at full speed instead
     #[arg(long, value_name = "N", conflicts_with = "duration")]
-    #[arg(value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(value_parser = whole::<u64>(1..=u64::MAX))]
     pub(crate) messages: Option<u64>,
     /// Messages sent and not yet received, at most
     #[arg(long, value_name = "N", default_value = "4096")]
-    #[arg(value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    #[arg(value_parser = whole::<u32>(1..=1_000_000))]
     pub(crate) in_flight: u32,
     /// How long to send at 1,000 messages a second for the latencies
     #[arg(long, value_name = "TIME", default_value = "3s", value_parser = parse_duration)]
@@ -87,11 +88,11 @@ pub(crate) struct StreamArgs {
 pub(crate) struct OutageArgs {
     /// How many messages wait
     #[arg(long, value_name = "N", default_value = "1000000")]
-    #[arg(value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(value_parser = whole::<u64>(1..=u64::MAX))]
     pub(crate) messages: u64,
     /// Bytes of a message's body
     #[arg(long, value_name = "BYTES", default_value = "200")]
-    #[arg(value_parser = clap::value_parser!(u32).range(8..=1_048_576))]
+    #[arg(value_parser = whole::<u32>(8..=1_048_576))]
     pub(crate) size: u32,
     #[command(flatten)]
     pub(crate) place: PlaceArgs,
@@ -109,7 +110,7 @@ pub(crate) struct BacklogArgs {
     pub(crate) messages: Vec<u64>,
     /// Bytes of a message's body
     #[arg(long, value_name = "BYTES", default_value = "16")]
-    #[arg(value_parser = clap::value_parser!(u32).range(8..=1_048_576))]
+    #[arg(value_parser = whole::<u32>(8..=1_048_576))]
     pub(crate) size: u32,
     #[command(flatten)]
     pub(crate) place: PlaceArgs,

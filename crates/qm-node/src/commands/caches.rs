@@ -4,7 +4,7 @@ use qm_node::admin_json::{DedupDocument, Request, RouteDocument};
 
 use crate::config::units::{about_duration, about_size};
 use crate::exit::{Exit, Failure};
-use crate::output::{Column, Output};
+use crate::output::{Column, Output, counted};
 
 use super::node::Node;
 
@@ -31,8 +31,13 @@ pub(crate) async fn routes(node: &Node, out: &Output) -> Result<Exit, Failure> {
         return Ok(Exit::Done);
     }
     out.note(&format!(
-        "{} ways back: {} learned, {} expired, {} failed, {} displaced, {} refused for want of room",
-        stats.rows, stats.learned, stats.expired, stats.failed, stats.displaced, stats.refused
+        "{}: {} learned, {} expired, {} failed, {} displaced, {} refused for want of room",
+        counted(stats.rows, "way back", "ways back"),
+        stats.learned,
+        stats.expired,
+        stats.failed,
+        stats.displaced,
+        stats.refused
     ));
     Ok(Exit::Done)
 }
@@ -55,13 +60,14 @@ pub(crate) async fn dedup(node: &Node, out: &Output) -> Result<Exit, Failure> {
         ("forgotten for room", dedup.evicted.to_string()),
         ("forgotten too early", dedup.evicted_young.to_string()),
         ("being stored", dedup.in_flight.to_string()),
-        ("storing failed", dedup.aborted.to_string()),
+        ("refused or not stored", dedup.aborted.to_string()),
         ("memory", about_size(dedup.heap_bytes)),
     ])?;
     if dedup.size == 0 {
         out.note("duplicate removal is off (dedup.size = 0)");
     } else if dedup.evicted_young > 0 {
-        out.note("the cache is too small for this traffic: raise dedup.size");
+        out.note("its window is shorter than dedup.purge_interval; the newest messages of each sender are \
+             remembered beside it: raise dedup.size when duplicates from further back are to be expected");
     }
     Ok(Exit::Done)
 }

@@ -3,6 +3,8 @@
 mod machine;
 mod running;
 
+use std::time::Duration;
+
 use qm_node::admin_json::{
     DedupDocument, OutgoingDocument, QueueDocument, Request, StatusDocument, WhyDocument,
 };
@@ -16,6 +18,8 @@ use crate::output::{Output, printable};
 
 use super::node::Node;
 
+/// How long the node may take to say how it is: less than monitoring systems wait for a check.
+const ANSWER_TIME: Duration = Duration::from_secs(5);
 /// Destinations that are asked why they do not move.
 const ASKED_MAX: usize = 20;
 
@@ -92,13 +96,30 @@ struct Seen {
 }
 
 impl Seen {
+    /// Asks within [`ANSWER_TIME`]: a node that stands still for a snapshot answers nobody, and
+    /// whoever looks after it must hear that.
     async fn of(node: &Node) -> Result<Self, Failure> {
-        Ok(Self {
-            status: node.ask(&Request::Status {}).await?,
-            queues: node.list(|after| Request::QueueList { after }).await?,
-            outgoing: node.list(|after| Request::OutgoingList { after }).await?,
-            dedup: node.ask(&Request::Dedup {}).await?,
-        })
+        let seen = async {
+            Ok(Self {
+                status: node.ask(&Request::Status {}).await?,
+                queues: node.list(|after| Request::QueueList { after }).await?,
+                outgoing: node.list(|after| Request::OutgoingList { after }).await?,
+                dedup: node.ask(&Request::Dedup {}).await?,
+            })
+        };
+        tokio::time::timeout(ANSWER_TIME, seen)
+            .await
+            .unwrap_or_else(|_elapsed| {
+                let time = ANSWER_TIME.as_secs();
+                Err(Failure::of(
+                    "no_answer",
+                    format!("the node has not answered within {time} s"),
+                )
+                .with_fix(
+                    "it may be held still for a snapshot (`qm-node thaw` ends that), or its disk hangs: \
+                     its log tells",
+                ))
+            })
     }
 
     /// Age of the oldest message that waits for another node.
@@ -128,7 +149,14 @@ pub(crate) async fn doctor(
             machine::look(settings, &mut findings);
             match Node::connect(settings).await {
                 Ok(node) => {
-                    node_runs(&node, settings, &mut findings).await?;
+                    if let Err(failure) = node_runs(&node, settings, &mut findings).await {
+                        findings.push(Finding::problem(
+                            "no_answer",
+                            settings.client_socket().display().to_string(),
+                            failure.cause,
+                            failure.fix,
+                        ));
+                    }
                     node.client.close().await;
                 }
                 Err(failure) => findings.push(Finding::problem(
@@ -289,6 +317,16 @@ impl Measured {
         }
     }
 
+    fn sentence(&self) -> String {
+        match self.name {
+            "oldest_outgoing" => {
+                let age = about_duration(self.value.saturating_mul(1_000));
+                format!("oldest_outgoing is {age}")
+            }
+            name => format!("{name} is {}{}", self.value, self.unit),
+        }
+    }
+
     fn perfdata(&self) -> String {
         let limit = |limit: Option<u64>| limit.map_or_else(String::new, |n| n.to_string());
         format!(
@@ -389,8 +427,8 @@ fn judge(
     let problem = findings
         .iter()
         .find(|finding| finding.level == Level::Problem);
-    let worst = measured.iter().max_by_key(|one| one.state());
-    let of_values = worst.map_or(State::Good, Measured::state);
+    let of_values = measured.iter().map(Measured::state).max();
+    let of_values = of_values.unwrap_or(State::Good);
     let of_problem = match problem {
         Some(finding)
             if ["store_full", "damaged_records", "damaged_messages"].contains(&finding.code) =>
@@ -401,22 +439,20 @@ fn judge(
         None => State::Good,
     };
     let state = of_values.max(of_problem);
-    let summary = match (problem, worst) {
-        (Some(problem), _) if of_problem >= of_values => {
-            format!("{}: {}: {}", status.name, problem.place, problem.what)
-        }
-        (_, Some(worst)) if of_values > State::Good => {
-            let measure = match worst.name {
-                "oldest_outgoing" => about_duration(worst.value.saturating_mul(1_000)),
-                _ => format!("{}{}", worst.value, worst.unit),
-            };
-            format!("{}: {} is {measure}", status.name, worst.name)
-        }
-        _ => format!(
-            "{} up for {}",
-            status.name,
-            about_duration(status.uptime_ms)
-        ),
+    // All that is wrong, what matters most first.
+    let mut wrong: Vec<(State, String)> = problem
+        .map(|problem| (of_problem, format!("{}: {}", problem.place, problem.what)))
+        .into_iter()
+        .chain(measured.iter().map(|one| (one.state(), one.sentence())))
+        .filter(|(state, _)| *state > State::Good)
+        .collect();
+    wrong.sort_by_key(|(state, _)| std::cmp::Reverse(*state));
+    let wrong: Vec<String> = wrong.into_iter().map(|(_, text)| text).collect();
+    let summary = if wrong.is_empty() {
+        let up = about_duration(status.uptime_ms);
+        format!("{} up for {up}", status.name)
+    } else {
+        format!("{}: {}", status.name, wrong.join(", "))
     };
     verdict(state, &summary, measured, out)
 }

@@ -44,6 +44,11 @@ pub(crate) async fn peers(
             )?;
         }
         PeersCommand::Approve { who, name } => {
+            // An identity may be approved before it is met.
+            let who = match meant(&all(node).await?, who) {
+                Err(_) if who.parse::<QmId>().is_ok() => who.clone(),
+                meant => meant?,
+            };
             let request = Request::PeersApprove {
                 who: who.clone(),
                 name: name.clone(),
@@ -53,9 +58,10 @@ pub(crate) async fn peers(
         }
         PeersCommand::Block { who, confirm } => {
             let known = all(node).await?;
+            let who = meant(&known, who)?;
             let what = format!(
                 "close the sessions of {} and take no message from it",
-                titles(named(&known, who)?)
+                titles(&named(&known, &who)?)
             );
             if agreed(*confirm, &what, 1, out)? {
                 let done: DoneDocument =
@@ -65,21 +71,27 @@ pub(crate) async fn peers(
         }
         PeersCommand::Forget { who, confirm } => {
             let known = all(node).await?;
-            let what = match named(&known, who) {
-                Ok(peers) => format!(
-                    "forget {} and the identity remembered for its address",
-                    titles(peers)
-                ),
+            let (who, what) = match meant(&known, who) {
+                Ok(who) => {
+                    let what = format!(
+                        "forget {} and the identity remembered for its address",
+                        titles(&named(&known, &who)?)
+                    );
+                    (who, what)
+                }
                 // It may be the node's own.
                 Err(_) if who.parse::<QmId>().is_ok() => {
-                    format!("forget that other machines have the identity {who}")
+                    let what = format!("forget that other machines have the identity {who}");
+                    (who.clone(), what)
                 }
                 Err(failure) => return Err(failure),
             };
             if agreed(*confirm, &what, 1, out)? {
-                let done: DoneDocument =
-                    node.ask(&Request::PeersForget { who: who.clone() }).await?;
+                let before = named(&known, &who).unwrap_or_default();
+                let request = Request::PeersForget { who: who.clone() };
+                let done: DoneDocument = node.ask(&request).await?;
                 tell(&done, &format!("{who} is forgotten"), out)?;
+                still_approved(&before, &all(node).await?, out);
             }
         }
     }
@@ -111,6 +123,39 @@ fn with_port(address: &str) -> Result<String, Failure> {
     }
 }
 
+/// What the node shall be told for a word that means one peer: the word itself when it is a name or
+/// an identity, else the one of which it is the beginning.
+fn meant(all: &[PeerDocument], who: &str) -> Result<String, Failure> {
+    let found = named(all, who)?;
+    let [peer] = found.as_slice() else {
+        let cause = format!("`{who}` may be {}", titles(&found));
+        return Err(Failure::usage(
+            cause,
+            "write more of it, or its whole identity",
+        ));
+    };
+    let wanted = who.to_lowercase();
+    let begins = |name: &&String| name.to_lowercase().starts_with(&wanted);
+    let name = peer.name.as_ref().filter(begins).cloned();
+    Ok(name
+        .or_else(|| peer.qm.map(|qm| qm.to_string()))
+        .unwrap_or_else(|| who.to_owned()))
+}
+
+/// A name is forgotten, and the identity behind it is not: it may still send.
+fn still_approved(before: &[&PeerDocument], after: &[PeerDocument], out: &Output) {
+    let identities = before.iter().filter_map(|peer| peer.qm);
+    for qm in identities {
+        let left = after.iter().find(|peer| peer.qm == Some(qm));
+        if left.is_some_and(|peer| peer.approval == "approved") {
+            out.note(&format!(
+                "{qm} may still send here: end that with qm-node peers block {qm}, or qm-node peers \
+                 forget {qm}"
+            ));
+        }
+    }
+}
+
 /// The peers that a word means: those it names exactly, else those of which it is the beginning.
 fn named<'a>(all: &'a [PeerDocument], who: &str) -> Result<Vec<&'a PeerDocument>, Failure> {
     let wanted = who.to_lowercase();
@@ -139,8 +184,8 @@ fn named<'a>(all: &'a [PeerDocument], who: &str) -> Result<Vec<&'a PeerDocument>
     Ok(found)
 }
 
-fn titles(peers: Vec<&PeerDocument>) -> String {
-    let titles: Vec<String> = peers.into_iter().map(title).collect();
+fn titles(peers: &[&PeerDocument]) -> String {
+    let titles: Vec<String> = peers.iter().map(|peer| title(peer)).collect();
     titles.join(" or ")
 }
 
@@ -274,7 +319,7 @@ mod tests {
             peer(Some("hub"), "box", "11111111-1111-1111-1111-111111111111"),
             peer(None, "hub-2", "22222222-2222-2222-2222-222222222222"),
         ];
-        let found = |who: &str| named(&all, who).map(titles);
+        let found = |who: &str| named(&all, who).map(|peers| titles(&peers));
         assert_eq!(
             found("HUB").unwrap(),
             "hub (11111111-1111-1111-1111-111111111111)"
@@ -285,5 +330,18 @@ mod tests {
         );
         assert_eq!(named(&all, "hu").unwrap().len(), 2);
         assert_eq!(found("x").unwrap_err().code, "not_found");
+        let told = |who: &str| meant(&all, who);
+        assert_eq!(told("Hub").unwrap(), "hub");
+        let one = "11111111-1111-1111-1111-111111111111";
+        let other = "22222222-2222-2222-2222-222222222222";
+        for (who, is) in [("hub-", other), ("box", one), ("1111", one), (other, other)] {
+            assert_eq!(told(who).unwrap(), is);
+        }
+        let failure = told("hu").unwrap_err();
+        assert_eq!((failure.exit, &*failure.code), (Exit::Usage, "usage"));
+        assert_eq!(
+            failure.cause,
+            format!("`hu` may be hub ({one}) or hub-2 ({other})")
+        );
     }
 }

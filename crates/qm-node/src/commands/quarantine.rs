@@ -73,8 +73,18 @@ pub(crate) async fn quarantine(
 
 async fn held(node: &Node, name: &QueueName) -> Result<u64, Failure> {
     let request = Request::QueueShow { name: name.clone() };
-    let queue: QueueDocument = node.ask(&request).await?;
-    Ok(queue.messages)
+    match node.ask::<QueueDocument>(&request).await {
+        Ok(queue) => Ok(queue.messages),
+        Err(failure) if failure.outcome == Some(Outcome::NOT_FOUND) => {
+            // Unless the queue itself is not there either.
+            let name = name.without_subqueue();
+            let request = Request::QueueShow { name: name.clone() };
+            node.ask::<QueueDocument>(&request).await?;
+            let cause = format!("nothing of queue {name} is set aside");
+            Err(Failure::of("nothing", cause).with_fix("see: qm-node quarantine list"))
+        }
+        Err(failure) => Err(failure),
+    }
 }
 
 async fn list(node: &Node, out: &Output) -> Result<(), Failure> {

@@ -124,12 +124,15 @@ pub(crate) async fn queue(
         } => {
             let queue: QueueDocument = node.ask(&Request::QueueShow { name: name.clone() }).await?;
             let held = queue.messages.saturating_add(queue.leased);
-            let what = format!(
-                "delete queue {} with {}{}",
-                queue.name,
-                messages(held),
-                kept(*discard)
-            );
+            let what = match held {
+                0 => format!("delete queue {}, which is empty", queue.name),
+                held => format!(
+                    "delete queue {} with {}{}",
+                    queue.name,
+                    messages(held),
+                    kept(*discard)
+                ),
+            };
             if agreed(*confirm, &what, held, out)? {
                 let request = Request::QueueDelete {
                     name: name.clone(),

@@ -4,9 +4,9 @@ use std::io::{self, BufWriter, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use qm_client::{Delivery, ReceiveOptions, Received, Settling};
+use qm_client::{Delivery, ReceiveError, ReceiveOptions, Received, Settling};
 use qm_node::admin_json::{QueueDocument, Request};
-use qm_wire::{INFINITE_MS, QueueName};
+use qm_wire::{INFINITE_MS, Outcome, QueueName};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::cli::{Filter, Form, PeekArgs, PeekForm, ReceiveArgs};
@@ -51,7 +51,7 @@ pub(crate) async fn receive(
             Ok(batch) if batch.is_empty() => break,
             Ok(batch) => batch,
             Err(error) => {
-                failed = Some(from_receive(&error));
+                failed = Some(not_had(&error, &args.queue));
                 break;
             }
         };
@@ -75,7 +75,9 @@ pub(crate) async fn receive(
     settled(settling, out).await?;
     match failed {
         Some(failure) => Err(failure),
-        None if received == 0 => Err(nothing(node, &args.queue, &args.filter).await),
+        None if received == 0 && !args.follow => {
+            Err(nothing(node, &args.queue, &args.filter).await)
+        }
         None => Ok(Exit::Done),
     }
 }
@@ -108,7 +110,7 @@ pub(crate) async fn peek(node: &Node, args: &PeekArgs, out: &Output) -> Result<E
             options = options.after(after);
         }
         let page = node.client.peek(&args.queue, &options).await;
-        let page = page.map_err(|error| from_receive(&error))?;
+        let page = page.map_err(|error| not_had(&error, &args.queue))?;
         let Some(last) = page.last() else { break };
         after = Some(last.lookup_id());
         let count = u64::try_from(page.len()).unwrap_or(u64::MAX);
@@ -242,6 +244,16 @@ pub(super) fn filtered(filter: &Filter) -> ReceiveOptions {
         options = options.correlation_id(id.clone().into_bytes());
     }
     options
+}
+
+/// Messages that could not be had. Queues that come into being by themselves are empty before.
+pub(super) fn not_had(error: &ReceiveError, queue: &QueueName) -> Failure {
+    let failure = from_receive(error);
+    let by_itself = queue.is_system() || queue.subqueue().is_some();
+    if by_itself && failure.outcome == Some(Outcome::NOT_FOUND) {
+        return Failure::of("nothing", failure.cause).with_fix(failure.fix);
+    }
+    failure
 }
 
 /// Why there was nothing: messages that are there and not for us are worth a word.

@@ -21,6 +21,8 @@ use super::outgoing::engine_name;
 use super::send_lines::send_lines;
 use super::transaction::{send_one, send_transaction};
 
+const STANDARD_INPUT: &str = "standard input";
+
 /// Where bodies come from.
 pub(crate) enum Source {
     /// One body, here already.
@@ -37,6 +39,13 @@ impl Source {
     /// # Errors
     /// When it is not there, or nothing is named and nothing is piped.
     pub(crate) fn of(args: &SendArgs) -> Result<Self, Failure> {
+        let mut keys = std::collections::BTreeSet::new();
+        if let Some((key, _)) = args.properties.iter().find(|(key, _)| !keys.insert(key)) {
+            return Err(Failure::usage(
+                format!("the property `{key}` is given twice"),
+                "a message has one value for each property",
+            ));
+        }
         if let Some(body) = &args.body {
             return Ok(Self::Body(Bytes::from(body.clone())));
         }
@@ -46,7 +55,12 @@ impl Source {
         }
         if let Some(path) = &args.file {
             let (read, _) = open(path)?;
-            return Ok(Self::Whole(read, path.display().to_string()));
+            let what = if path == Path::new("-") {
+                STANDARD_INPUT.to_owned()
+            } else {
+                path.display().to_string()
+            };
+            return Ok(Self::Whole(read, what));
         }
         if io::stdin().is_terminal() {
             return Err(Failure::usage(
@@ -56,7 +70,7 @@ impl Source {
         }
         Ok(Self::Whole(
             Box::new(io::stdin()),
-            "standard input".to_owned(),
+            STANDARD_INPUT.to_owned(),
         ))
     }
 }
@@ -120,35 +134,39 @@ pub(crate) async fn send(
                 .with_fix("the message may or may not be accepted: see `qm-node status`"));
         }
     };
+    // The id is worth knowing whatever becomes of the message, also to whoever does not wait on.
+    let mut printed = Ok(());
+    if !out.json {
+        printed = out.line(&id.to_string());
+    }
     let (state, fate) = until(args.wait, &mut ticket, limit).await;
-    // The id is worth knowing whatever became of the message.
-    let printed = if out.json {
-        out.document(&SentDocument {
+    if out.json {
+        printed = out.document(&SentDocument {
             schema: "qm.sent/1",
             id: id.to_string(),
             destination: args.to.to_string(),
             class: args.class.class().name(),
             state,
-        })
-    } else {
-        out.line(&id.to_string())
-    };
+        });
+    }
     // That nobody reads is no success of a message that ended otherwise.
     match fate {
         Ok(()) => printed.map(|()| Exit::Done),
         Err(failure) if failure.code == "fate_open" => {
             let fix = format!("`qm-node why {id}` tells more; the message is still on its way");
-            Err(explained(node, &args.to, failure.with_fix(fix)).await)
+            let subject = match args.wait {
+                Until::Received => id.to_string(),
+                Until::Accepted | Until::Delivered => engine_name(&args.to.to_string()),
+            };
+            Err(explained(node, subject, failure.with_fix(fix)).await)
         }
         Err(failure) => Err(failure),
     }
 }
 
 /// The node knows what holds the message up, and often what can be done.
-pub(crate) async fn explained(node: &Node, to: &Destination, failure: Failure) -> Failure {
-    let request = Request::Why {
-        subject: engine_name(&to.to_string()),
-    };
+pub(crate) async fn explained(node: &Node, subject: String, failure: Failure) -> Failure {
+    let request = Request::Why { subject };
     let Ok(why) = node.ask::<WhyDocument>(&request).await else {
         return failure;
     };
@@ -181,7 +199,12 @@ async fn until(
         Ok(Ok(state)) => (state, Ok(())),
         Ok(Err(error)) => from_fate(&error),
         Err(_elapsed) => {
-            let cause = "the message is accepted and not yet where it should be";
+            let cause = match wanted {
+                Until::Received => "the message is accepted, and it is not known yet how it ended",
+                Until::Accepted | Until::Delivered => {
+                    "the message is accepted and not yet where it should be"
+                }
+            };
             ("open", Err(Failure::of("fate_open", cause)))
         }
     }

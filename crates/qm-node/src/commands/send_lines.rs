@@ -18,6 +18,7 @@ use crate::exit::{Exit, Failure};
 use crate::output::{Output, complain};
 
 use super::node::{Node, from_send};
+use super::outgoing::engine_name;
 use super::send::{Template, duration, explained};
 
 /// Bytes read at once.
@@ -62,7 +63,7 @@ pub(crate) async fn send_lines(
     ended.map_err(resume)?;
     match tally.exit() {
         Err(failure) if failure.code == "fate_open" => {
-            Err(explained(node, &args.to, failure).await)
+            Err(explained(node, engine_name(&args.to.to_string()), failure).await)
         }
         Err(failure) => Err(resume(failure)),
         Ok(exit) => printed.map(|()| exit),

@@ -19,8 +19,8 @@ use crate::cli::{ReceiveArgs, SendArgs, Until};
 use crate::exit::{Exit, Failure};
 use crate::output::Output;
 
-use super::node::{Node, from_receive, from_send, from_transaction};
-use super::receive::{Stop, filtered, nothing, wait_of};
+use super::node::{Node, from_send, from_transaction};
+use super::receive::{Stop, filtered, not_had, nothing, wait_of};
 use super::send::{Template, duration};
 use super::send_lines::{Line, lines_of};
 
@@ -160,7 +160,7 @@ pub(crate) async fn receive_for_command(
             () = stop.wanted() => break,
             message = transaction.receive(&args.queue, &options) => message,
         };
-        let Some(message) = message.map_err(|error| from_receive(&error))? else {
+        let Some(message) = message.map_err(|error| not_had(&error, &args.queue))? else {
             break;
         };
         let done = run(&args.command, &args.queue, &message, &mut stop).await;
@@ -179,7 +179,7 @@ pub(crate) async fn receive_for_command(
             break;
         }
     }
-    if received == 0 {
+    if received == 0 && !args.follow {
         return Err(nothing(node, &args.queue, &args.filter).await);
     }
     if args.follow || args.count.is_some() {

@@ -28,6 +28,7 @@ pub(crate) enum Kind {
     Duration,
     Size,
     Text,
+    Levels,
     Path,
     Address,
     Word(&'static [&'static str]),
@@ -46,6 +47,9 @@ impl Kind {
             Self::Duration => "a duration, such as \"30s\" or \"4d\"".to_owned(),
             Self::Size => "a size, such as \"4MiB\"".to_owned(),
             Self::Text => "a text".to_owned(),
+            Self::Levels => {
+                "a level, also per module: such as \"info\" or \"info,qm_node=debug\"".to_owned()
+            }
             Self::Path => "a path".to_owned(),
             Self::Address => "an address and a port, such as \"[::]:1801\" or \":1801\"".to_owned(),
             Self::Word(words) => format!("one of: {}", words.join(", ")),
@@ -223,7 +227,7 @@ keys! {
     |s| s.socket.display().to_string(),
     |s, text| { s.socket = path(text)?; Ok(()) };
 
-    "log", Kind::Text,
+    "log", Kind::Levels,
     "What is logged: error, warn, info, debug or trace, also per module as in\n\"info,qm_node=debug\".",
     |s| s.log.clone(),
     |s, text| { crate::logging::filter(text)?; text.clone_into(&mut s.log); Ok(()) };

@@ -156,14 +156,15 @@ fn a_mistake_is_told_with_file_line_and_what_is_accepted() {
             "`hub:1801` is no address",
             "[::]:1801",
         ),
-        ("log = \"info,=,\"", "`log`", "text"),
+        ("log = \"info,=,\"", "`log`", "qm_node=debug"),
+        ("log = \"inof\"", "`inof` is no level", "qm_node=debug"),
         ("dedup = 1", "there is no key `dedup`", "accepted keys"),
         ("[dedup\nlisten = \":1\"", "qm-node.toml:1:7: ", "TOML"),
         ("[dedup]\nsize = 1 2", "qm-node.toml:2:8: ", "TOML"),
         (
             "log = 1.5",
             "qm-node.toml:1:7: `log`: `1.5` has the wrong kind",
-            "a text",
+            "qm_node=debug",
         ),
         (
             "listen = \":1\"\nlisten = \":2\"",

@@ -68,6 +68,107 @@ fn an_empty_queue_is_nothing() {
     assert!(cause.contains("matches"), "{cause}");
 }
 
+/// They are there from their first message on; before, nobody is told to make them.
+#[test]
+fn queues_that_come_into_being_by_themselves_are_empty_before() {
+    let node = with_queue();
+    for queue in ["dead$", "journal$", "orders:poison"] {
+        for command in ["receive", "peek"] {
+            let args = ["--json", command, queue];
+            let (cause, fix) = fails(&ended(&mut node.command(&args)), "nothing");
+            assert!(cause.contains(queue), "{cause}");
+            assert!(!fix.contains("create"), "{fix}");
+        }
+    }
+    for queue in ["dead$", "journal$"] {
+        let sent = ended(&mut node.command(&["--json", "send", queue, "x"]));
+        fails(&sent, "access_denied");
+    }
+    let drop = ["--json", "quarantine", "drop", "orders", "--yes"];
+    fails(&ended(&mut node.command(&drop)), "nothing");
+}
+
+#[test]
+fn who_does_not_wait_on_has_the_id() {
+    let node = with_queue();
+    let mut command = node.command(&["send", "orders", "x", "--wait", "received"]);
+    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+    let mut out = BufReader::new(child.stdout.take().unwrap());
+    let mut id = String::new();
+    out.read_line(&mut id).unwrap();
+    signal(child.id(), "-INT");
+    child.wait().unwrap();
+    assert!(node.done(&["peek", "orders"]).contains(id.trim()), "{id}");
+    // And so is told what it waits for.
+    let args = [
+        "--json",
+        "send",
+        "orders",
+        "y",
+        "--wait",
+        "received",
+        "--timeout",
+        "50ms",
+    ];
+    let (cause, _) = fails(&ended(&mut node.command(&args)), "fate_open");
+    assert!(cause.contains("no application receives"), "{cause}");
+}
+
+#[test]
+fn who_follows_a_queue_and_gets_nothing_ends_in_order() {
+    let node = with_queue();
+    for more in [&[][..], &["--transaction", "--", "cat"]] {
+        let args = [&["receive", "orders", "--follow"], more].concat();
+        let mut child = node.command(&args).spawn().unwrap();
+        eventually(&node, || {
+            let shown = node.done(&["queue", "show", "orders"]);
+            shown.contains("waiting receivers\t1").then_some(())
+        });
+        signal(child.id(), "-INT");
+        assert_eq!(child.wait().unwrap().code(), Some(0), "{args:?}");
+    }
+}
+
+#[test]
+fn a_property_has_one_value() {
+    let node = with_queue();
+    let args = [
+        "--json",
+        "send",
+        "orders",
+        "x",
+        "--property",
+        "a=1",
+        "--property",
+        "a=2",
+    ];
+    let (cause, _) = fails(&ended(&mut node.command(&args)), "usage");
+    assert!(cause.contains("`a` is given twice"), "{cause}");
+}
+
+/// A node that stands still answers nobody; whoever watches it hears that soon.
+#[test]
+fn a_node_that_stands_still_is_told_by_check_and_doctor() {
+    let node = with_queue();
+    node.done(&["freeze", "--for", "1min"]);
+    let check = ended(&mut node.command(&["check"]));
+    let line = String::from_utf8(check.stdout).unwrap();
+    assert_eq!(check.status.code(), Some(3), "{line}");
+    assert!(
+        line.starts_with("QM UNKNOWN - the node has not answered within"),
+        "{line}"
+    );
+    let doctor = ended(&mut node.command(&["doctor"]));
+    let found = String::from_utf8(doctor.stdout).unwrap();
+    assert_eq!(doctor.status.code(), Some(1), "{found}");
+    assert!(
+        found.contains("problem\tno_answer\t") && found.contains("qm-node thaw"),
+        "{found}"
+    );
+    node.done(&["thaw"]);
+    assert!(node.done(&["queue", "list"]).contains("orders"));
+}
+
 #[test]
 fn a_queue_that_does_not_exist_is_rejected_with_its_code() {
     let node = with_queue();

@@ -3,6 +3,7 @@
 use qm_node::admin_json::{OutgoingDocument, StoreHealthDocument, WhyDocument};
 
 use crate::config::units::{about_duration, about_size};
+use crate::output::{counted, messages};
 
 use super::{Finding, Seen};
 
@@ -117,7 +118,7 @@ fn damage(health: &StoreHealthDocument, data: &str, findings: &mut Vec<Finding>)
 fn queues(seen: &Seen, findings: &mut Vec<Finding>) {
     for queue in &seen.queues {
         let place = format!("queue {}", queue.name);
-        let fill = format!("{} messages wait", queue.messages);
+        let fill = waiting(queue.messages);
         if queue.full {
             findings.push(Finding::problem(
                 "queue_full",
@@ -239,8 +240,8 @@ fn rest(seen: &Seen, findings: &mut Vec<Finding>) {
             "quarantine",
             "this node",
             format!(
-                "{} messages that another machine has as well are set aside",
-                status.quarantined
+                "{} aside that another machine has as well",
+                counted(status.quarantined, "message is set", "messages are set")
             ),
             "qm-node quarantine list, then quarantine drop, or quarantine release if this machine is to deal with them",
         ));
@@ -249,7 +250,7 @@ fn rest(seen: &Seen, findings: &mut Vec<Finding>) {
         findings.push(Finding::notice(
             "dead_letters",
             "dead$",
-            format!("{} messages could not be delivered", status.dead_letters),
+            format!("{} could not be delivered", messages(status.dead_letters)),
             "qm-node dead list, then dead resend or dead drop",
         ));
     }
@@ -258,8 +259,9 @@ fn rest(seen: &Seen, findings: &mut Vec<Finding>) {
             "pending_peers",
             "peers",
             format!(
-                "{} peers await approval and transmit nothing",
-                status.pending_peers
+                "{} approval and transmit{} nothing",
+                counted(status.pending_peers, "peer awaits", "peers await"),
+                if status.pending_peers == 1 { "s" } else { "" }
             ),
             "qm-node peers list, then qm-node peers approve WHO",
         ));
@@ -280,14 +282,16 @@ fn rest(seen: &Seen, findings: &mut Vec<Finding>) {
             .dedup
             .effective_window_ms
             .map_or_else(|| "shorter than configured".to_owned(), about_duration);
-        findings.push(Finding::problem(
+        // Not a problem: what a sender may still send again is remembered beside the cache.
+        findings.push(Finding::notice(
             "dedup_window",
             "dedup.size",
             format!(
-                "{} messages were forgotten too early: duplicates are removed within {window} only",
-                seen.dedup.evicted_young
+                "{} left the duplicate cache before their time, its window is {window}; the newest of \
+                 each sender are remembered beside it",
+                messages(seen.dedup.evicted_young)
             ),
-            "raise dedup.size in the configuration",
+            "raise dedup.size when duplicates from further back are to be expected: docs/delivery.md",
         ));
     }
     if status.node.version != env!("CARGO_PKG_VERSION") {
@@ -304,6 +308,11 @@ fn rest(seen: &Seen, findings: &mut Vec<Finding>) {
     }
 }
 
+/// `1 message waits`, `2 messages wait`.
+fn waiting(count: u64) -> String {
+    counted(count, "message waits", "messages wait")
+}
+
 /// What holds the messages of a destination, when something does.
 pub(super) fn stuck(outgoing: &OutgoingDocument, why: &WhyDocument) -> Option<Finding> {
     if ["moving", "idle", "connecting", "behind", "in_doubt"].contains(&why.code.as_str()) {
@@ -315,7 +324,7 @@ pub(super) fn stuck(outgoing: &OutgoingDocument, why: &WhyDocument) -> Option<Fi
     Some(Finding::problem(
         "stuck",
         outgoing.destination.clone(),
-        format!("{} messages wait{age}: {}", outgoing.waiting, why.cause),
+        format!("{}{age}: {}", waiting(outgoing.waiting), why.cause),
         why.fix
             .clone()
             .unwrap_or_else(|| format!("qm-node why {}", outgoing.destination)),
