@@ -711,7 +711,7 @@ fn why_names_who_holds_a_message_and_what_is_before_it() {
     let view = a.why(&first);
     assert_eq!(view.code, Cause::Leased);
     assert!(
-        view.cause.contains("\"test\"") && view.cause.contains("4000 ms"),
+        view.cause.contains("\"test\"") && view.cause.contains("for 4s"),
         "{view:?}"
     );
     assert_eq!(a.cause("here"), Cause::Leased);
