@@ -45,8 +45,8 @@ const WAITING_LOOK: Duration = Duration::from_millis(10);
 /// frames that reaches it is kept whole.
 const FROZEN_BYTES_MAX: usize = 1 << 20;
 /// The longest time for which a node stands still, and how long its disk may take to get there.
-/// Longest time for which a node stands still for a snapshot, milliseconds; asked for longer, it goes
-/// on after so long.
+/// Longest time for which a node stands still for a snapshot, milliseconds; asked for longer, it
+/// goes on after so long.
 pub const FREEZE_MS_MAX: u64 = 600_000;
 const FREEZE_MAX: Duration = Duration::from_millis(FREEZE_MS_MAX);
 const FREEZE_PATIENCE: Duration = Duration::from_secs(10);
