@@ -348,7 +348,7 @@ impl Engine {
                         self.letter_uncertain(letter, entry.id);
                     }
                 }
-                self.tell_fate(entry.id, asking.outcome);
+                self.tell_end(entry.id, asking.outcome);
             }
         }
         true
@@ -432,7 +432,7 @@ impl Engine {
             Word::Refused => {
                 self.counters.uncertain_by_refusal += 1;
                 self.letter_uncertain(letter, id);
-                self.tell_fate(id, asking.outcome);
+                self.tell_end(id, asking.outcome);
             }
         }
     }

@@ -1,16 +1,20 @@
 //! The word of a destination that comes at a moment when nothing can be done with it.
 
-use qm_wire::local::Verdict;
-use qm_wire::{Answer, Class, Entry, Known, PeerFrame};
+use qm_wire::local::{Follow, NodeFrame, Verdict};
+use qm_wire::{Answer, Class, Entry, Known, Outcome, PeerFrame};
 
 use super::support::{Node, carry, carry_but, plug};
-use super::{LINK, NEXT, asks_of, is_answer, met, put};
+use super::{LINK, NEXT, asks_of, is_answer, met};
 
 /// A message that arrived, although its sender did not hear so. Its sender has met the destination
 /// again, and what this would say of the message is kept back and returned.
 fn arrived_unheard() -> (Node, Node, Vec<(Entry, Known)>) {
     let (mut a, mut b) = met();
-    put(&mut a, Class::Recoverable, "1", Some(5_000));
+    a.put("qm://b/orders", "1", |put| {
+        put.class = Class::Recoverable;
+        put.time_to_reach_queue_ms = Some(5_000);
+        put.follow = Follow::Delivered;
+    });
     carry_but(&mut a, &mut b, LINK, is_answer);
     a.lose_link(LINK);
     b.lose_link(LINK);
@@ -62,7 +66,7 @@ fn no_word_before_the_letter_is_on_disk_leaves_it_open() {
     let (mut a, mut b, mut words) = arrived_unheard();
     a.hold_disk = true;
     a.wait(5_000);
-    words[0].1 = Known::Outcome(qm_wire::Outcome::VOIDED);
+    words[0].1 = Known::Outcome(Outcome::VOIDED);
     say(&mut a, &words);
     a.release_disk(0);
     carry(&mut a, &mut b, NEXT);
@@ -119,4 +123,25 @@ fn what_is_being_stored_there_is_asked_again_after_a_second() {
     assert_eq!(queries(&mut a), 0);
     a.wait(1);
     assert_eq!(queries(&mut a), 1);
+}
+
+/// A crash brings the question back, and its next answer may be another one.
+#[test]
+fn a_death_is_told_when_it_is_on_disk_that_the_question_has_ended() {
+    let (mut a, _b, mut words) = arrived_unheard();
+    a.wait(5_000);
+    words[0].1 = Known::Outcome(Outcome::VOIDED);
+    a.hold_disk = true;
+    say(&mut a, &words);
+    let fates = |a: &mut Node| {
+        let told = std::mem::take(&mut a.told).into_iter();
+        let fates = told.filter_map(|frame| match frame {
+            NodeFrame::Fate(fate) => Some(fate.runs),
+            _ => None,
+        });
+        fates.flatten().map(|run| run.2).collect::<Vec<_>>()
+    };
+    assert_eq!(fates(&mut a), []);
+    a.release_disk(0);
+    assert_eq!(fates(&mut a), [Outcome::REACH_QUEUE_EXPIRED]);
 }
