@@ -33,7 +33,7 @@ fn seeds_and_regressions_keep_the_promises() {
 fn every_target_has_its_binary() {
     for (target, _) in TARGETS {
         let binary = Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join("fuzz_targets")
+            .join("libfuzzer/fuzz_targets")
             .join(format!("{target}.rs"));
         let text = fs::read_to_string(&binary).unwrap();
         assert!(

@@ -33,7 +33,7 @@ pub(crate) const STEPS: &[Step] = &[
             cargo([
                 "fmt",
                 "--manifest-path",
-                "fuzz/Cargo.toml",
+                "fuzz/libfuzzer/Cargo.toml",
                 "--all",
                 "--check",
             ])
@@ -66,7 +66,7 @@ pub(crate) const STEPS: &[Step] = &[
     },
     Step {
         name: "test",
-        about: "the tests of every crate, then the wire crate without bincode",
+        about: "the tests of every crate, the checked-in fuzz inputs, then the wire crate without bincode",
         run: |tests| {
             let test =
                 |arguments: &[&str]| cargo(["test", "--locked", "--no-fail-fast"]).args(arguments);
@@ -103,11 +103,6 @@ pub(crate) const STEPS: &[Step] = &[
         name: "deny",
         about: "licences, bans, sources; known advisories when their database can be had",
         run: |_| deny::run_in_ci(),
-    },
-    Step {
-        name: "fuzz-replay",
-        about: "the checked-in inputs of every fuzz target",
-        run: |tests| fuzz::replay().run_tests(tests),
     },
     Step {
         name: "fuzz",

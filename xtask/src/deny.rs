@@ -7,7 +7,7 @@ use crate::repo::{Program, cargo};
 /// The manifests that are checked, each with its configuration.
 const WORKSPACES: &[(&str, &str)] = &[
     ("Cargo.toml", "deny.toml"),
-    ("fuzz/Cargo.toml", ".ci/deny-fuzz.toml"),
+    ("fuzz/libfuzzer/Cargo.toml", ".ci/deny-fuzz.toml"),
 ];
 
 pub(crate) fn run(with_advisories: bool) -> anyhow::Result<()> {

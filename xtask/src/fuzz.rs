@@ -12,7 +12,7 @@ use anyhow::{Context, anyhow, bail};
 
 use crate::repo::{Program, cargo, host, target_dir};
 
-const MANIFEST: &str = "fuzz/Cargo.toml";
+const MANIFEST: &str = "fuzz/libfuzzer/Cargo.toml";
 const SECONDS: u64 = 10;
 
 /// Instruments the code under test. `--target` keeps the flags away from build scripts and macros.
@@ -27,8 +27,7 @@ const TAIL_LINES: usize = 40;
 
 /// The checked-in inputs of every target, run by an ordinary test.
 pub(crate) fn replay() -> Program {
-    // Beside the ordinary build: what both need from others is compiled once.
-    cargo(["test", "--manifest-path", MANIFEST]).args([Path::new("--target-dir"), &target_dir("")])
+    cargo(["test", "--locked", "-p", "qm-fuzz"])
 }
 
 /// `[TARGET] [--seconds N]`
@@ -49,7 +48,7 @@ pub(crate) fn search(arguments: &[&str]) -> anyhow::Result<()> {
     let triple = host()?;
     let folder = target_dir("fuzz");
     cargo(["build", "--manifest-path", MANIFEST, "--release", "--bins"])
-        .args(["--features", "libfuzzer", "--target", &triple])
+        .args(["--target", &triple])
         .args([Path::new("--target-dir"), &folder])
         .env("RUSTFLAGS", RUSTFLAGS)
         .run()

@@ -38,7 +38,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
     dependencies(&files, &mut findings)?;
     findings.errors.extend(crate::limits::check()?);
     findings.errors.extend(crate::delivery::check()?);
-    for manifest in ["Cargo.toml", "fuzz/Cargo.toml"] {
+    for manifest in ["Cargo.toml", "fuzz/libfuzzer/Cargo.toml"] {
         lock_file(manifest, &mut findings);
     }
     for warning in &findings.warnings {

@@ -110,7 +110,11 @@ impl Files {
                 let Some(name) = self.choose(".seg", by) else {
                     return;
                 };
-                let within = if what % 10 == 0 { DATA_AT } else { 20 * 1024 };
+                let within = if what.is_multiple_of(10) {
+                    DATA_AT
+                } else {
+                    20 * 1024
+                };
                 let at = at % within;
                 if self.write(&name, |content| {
                     if let Some(byte) = content.get_mut(at) {
