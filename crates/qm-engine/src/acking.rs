@@ -174,6 +174,26 @@ impl Engine {
         self.settle_delivered(flight.queue, flight.priority, &flight.message);
     }
 
+    /// A peer said of a message that it arrived: it leaves, when it is still here.
+    pub(crate) fn settle_held(
+        &mut self,
+        peer: QmId,
+        entry: &Entry,
+        flights: &BTreeMap<MessageId, (LinkId, u64, Tag)>,
+    ) {
+        match flights.get(&entry.id) {
+            Some((at, number, tag)) if *tag == entry.tag => {
+                crate::reached!(self, FinalBeforeAck);
+                self.settle_flight(*at, *number);
+            }
+            _ => {
+                if let Some((number, priority, message)) = self.take_doubt(peer, entry) {
+                    self.settle_delivered(number, priority, &message);
+                }
+            }
+        }
+    }
+
     #[cfg(feature = "__breaks")]
     fn apply_by_position(&mut self, link: LinkId, ack: &SessionAck) {
         let Some(session) = self.sessions.get(&link) else {
@@ -474,9 +494,12 @@ impl Engine {
         }
         let flights = self.flights_by_id(peer, answer.entries.iter().map(|(entry, _)| entry));
         for (entry, known) in answer.entries {
-            if self.answer_ended(link, &entry, known)
-                || self.answer_awaited(link, answer.source, &entry, known)
-            {
+            if self.answer_ended(link, &entry, known) {
+                continue;
+            }
+            if self.answer_awaited(link, answer.source, &entry, known) {
+                // A full disk took that it arrived, and not that it left.
+                self.settle_held(peer, &entry, &flights);
                 continue;
             }
             if let Some((at, number, tag)) = flights.get(&entry.id)

@@ -577,19 +577,10 @@ impl Engine {
         let flights = self.flights_by_id(peer, entries);
         let mut not_held = Vec::new();
         for (entry, outcome) in &told.entries {
-            if self.awaited_of(peer, told.source, entry).is_none() {
+            let awaited = self.awaited_of(peer, told.source, entry);
+            if awaited.is_none_or(|awaited| !matches!(awaited.wait, Wait::Doubt(_))) {
                 // Its ack is behind this, or lost; what ended there had arrived.
-                match flights.get(&entry.id) {
-                    Some((at, number, tag)) if *tag == entry.tag => {
-                        crate::reached!(self, FinalBeforeAck);
-                        self.settle_flight(*at, *number);
-                    }
-                    _ => {
-                        if let Some((number, priority, message)) = self.take_doubt(peer, entry) {
-                            self.settle_delivered(number, priority, &message);
-                        }
-                    }
-                }
+                self.settle_held(peer, entry, &flights);
             }
             if matches!(self.awaiting.get(entry.id), Some(a) if matches!(a.wait, Wait::Doubt(_))) {
                 // Delivered wins over its letter.

@@ -211,7 +211,7 @@ pub(crate) struct Sealed {
     pub(crate) ticket: Ticket,
     pub(crate) ops: Vec<StoreOp>,
     /// See [`crate::Output::Persist`].
-    pub(crate) refusals_known: u64,
+    pub(crate) refusals_known: Option<u64>,
 }
 
 /// What is removed from queues that stay. Definitions say again what goes as a whole.
@@ -431,7 +431,7 @@ impl Commits {
             sealed.push(Sealed {
                 ticket,
                 ops: core::mem::take(&mut gathering.ops),
-                refusals_known: gathering.refusals_known,
+                refusals_known: (!settles).then_some(gathering.refusals_known),
             });
         }
         sealed.into_iter()

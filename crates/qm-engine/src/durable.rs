@@ -326,6 +326,10 @@ impl Engine {
                         reply,
                     });
                 }
+                // The removals are tried again, and then it is told.
+                Then::Emptied { local, number } if self.is_discarding(local, number) => {
+                    self.commits.tell_later(then);
+                }
                 Then::Emptied { local, number } => emptied.push((local, number)),
                 Then::Moved(number) => moved.push(number),
                 Then::Undone(undone) => self.undo_later.push(*undone),

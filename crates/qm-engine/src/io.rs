@@ -385,10 +385,11 @@ pub enum Output {
         ticket: Ticket,
         /// The changes.
         ops: Vec<StoreOp>,
-        /// How many refusals ([`Input::PersistRefused`]) were known when the first of these
-        /// changes was gathered. The store must refuse messages of a batch that knows of fewer than
-        /// there were: they would overtake what was refused.
-        refusals_known: u64,
+        /// Of changes that have their place in an order: how many refusals
+        /// ([`Input::PersistRefused`]) were known when the first of them was gathered. The store
+        /// must refuse a batch that knows of fewer than there were: messages would overtake what
+        /// was refused, and answers would speak for it. `None`: what only gives room back.
+        refusals_known: Option<u64>,
     },
     /// Read messages back; answered by [`Input::Loaded`].
     Load {

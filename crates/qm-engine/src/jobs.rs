@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::admin::{AdminReply, DeadLetterView, LetterFate, PurgeTally};
+use crate::commits::Then;
 use crate::dead::DeadScan;
 use crate::engine::Engine;
 use crate::io::{ConnId, Output};
@@ -74,6 +75,19 @@ impl Engine {
         let job = self.jobs.open.remove(&id);
         if let Some((conn, request)) = job.and_then(|job| job.asked) {
             self.outputs.push_back(Output::Admin {
+                conn,
+                request,
+                reply,
+            });
+        }
+    }
+
+    /// The same when what is gathered for the disk is there: a crash would undo it.
+    pub(crate) fn end_job_on_disk(&mut self, id: JobId, reply: AdminReply) {
+        let job = self.jobs.open.remove(&id);
+        if let Some((conn, request)) = job.and_then(|job| job.asked) {
+            let reply = Box::new(reply);
+            self.commits.after_settling(Then::Told {
                 conn,
                 request,
                 reply,

@@ -88,7 +88,10 @@ impl Engine {
                 queue.deleting = true;
                 self.local_names.remove(&queue.settings.name);
             }
-            self.bury_leased(number, job, discard);
+            // Without letters nothing is taken from anybody: the queue stays.
+            if discard || !self.disk_refuses() {
+                self.bury_leased(number, job, discard);
+            }
         } else {
             self.count_purged(job, |tally| tally.left += leased);
         }
@@ -106,22 +109,25 @@ impl Engine {
     }
 
     /// What applications hold of a queue that is being deleted ends with it. They may have acted
-    /// on it already.
+    /// on it already. What a commit on its way to the disk takes is left to that commit.
     fn bury_leased(&mut self, number: u32, job: JobId, discard: bool) {
         let Some(queue) = self.locals.get_mut(&number) else {
             return;
         };
-        let leased = core::mem::take(&mut queue.leased);
-        queue.leased_bytes = 0;
-        for held in leased.into_values() {
+        let taken: Vec<_> = queue
+            .leased
+            .extract_if(.., |_, held| !held.committing)
+            .map(|(_, held)| held)
+            .collect();
+        let bytes = taken.iter().map(|held| held.message.credit()).sum();
+        queue.leased_bytes = queue.leased_bytes.saturating_sub(bytes);
+        for held in taken {
             let end = End {
                 uncertain: true,
                 discard,
                 ..End::here(self.me.qm, Outcome::QUEUE_DELETED)
             };
-            if !held.committing {
-                self.clients.unleased(held.conn, held.message.credit());
-            }
+            self.clients.unleased(held.conn, held.message.credit());
             self.tally_one(job, &held.message, end);
             self.bury_local(number, held.priority, &held.message, end);
         }
@@ -240,12 +246,19 @@ impl Engine {
         for (local, number) in open {
             match self.step_purge(local, number) {
                 Step::Done => {
-                    // A dead letter that is refused comes back into its queue: only when the disk
-                    // has confirmed all of them is the queue empty.
-                    if let Some(purge) = self.purges.get_mut(&(local, number)) {
-                        purge.confirming = true;
+                    let Some(purge) = self.purges.get_mut(&(local, number)) else {
+                        continue;
+                    };
+                    purge.confirming = true;
+                    let emptied = Then::Emptied { local, number };
+                    if purge.discard {
+                        // Everything goes in the batch that only gives room back.
+                        self.commits.after_settling(emptied);
+                    } else {
+                        // A dead letter that is refused comes back into its queue: only when the
+                        // disk has confirmed all of them is the queue empty.
+                        self.commits.after_putting(emptied);
                     }
-                    self.commits.after_putting(Then::Emptied { local, number });
                 }
                 Step::Waits => {}
                 Step::Goes => self.arm(self.now.at, Timer::Purge),
@@ -319,7 +332,17 @@ impl Engine {
                 self.refill_out(number, priority);
             }
         }
+        if local && self.is_held_by_a_commit(number) {
+            // It takes what it received, or gives it back.
+            step = Step::Waits;
+        }
         step
+    }
+
+    /// Whether a commit on its way to the disk takes something of a queue that is being deleted.
+    fn is_held_by_a_commit(&self, number: u32) -> bool {
+        let queue = self.locals.get(&number);
+        queue.is_some_and(|q| q.deleting && !q.leased.is_empty())
     }
 
     /// What is in doubt goes too, and its destination is asked, which voids what it does not have.
@@ -427,6 +450,12 @@ impl Engine {
         Step::Waits
     }
 
+    /// Whether a purge puts nothing: what it takes out is taken out whatever the disk says.
+    pub(crate) fn is_discarding(&self, local: bool, number: u32) -> bool {
+        let purge = self.purges.get(&(local, number));
+        purge.is_some_and(|purge| purge.discard)
+    }
+
     /// The disk has confirmed, or refused, what a purge took out.
     pub(crate) fn purge_confirmed(&mut self, local: bool, number: u32) {
         let Some(purge) = self.purges.get_mut(&(local, number)) else {
@@ -465,8 +494,12 @@ impl Engine {
         };
         open.remove(&(local, number));
         if open.is_empty() {
-            let tally = *tally;
-            self.end_job(purge.job, AdminReply::Purged(tally));
+            let reply = AdminReply::Purged(*tally);
+            if purge.deletes {
+                self.end_job_on_disk(purge.job, reply);
+            } else {
+                self.end_job(purge.job, reply);
+            }
         }
     }
 

@@ -36,7 +36,7 @@ struct SlowDisk {
 struct Waiting {
     ticket: Ticket,
     ops: Vec<StoreOp>,
-    refusals_known: u64,
+    refusals_known: Option<u64>,
 }
 
 impl Waiting {
@@ -46,10 +46,12 @@ impl Waiting {
 }
 
 impl SlowDisk {
-    /// Whether the first batch puts messages and does not know of all refusals.
+    /// Whether the first batch has its place in an order and does not know of all refusals.
     fn overtakes(&self) -> bool {
         let first = self.waiting.front();
-        first.is_some_and(|batch| batch.puts() && batch.refusals_known < self.refusals)
+        first
+            .and_then(|batch| batch.refusals_known)
+            .is_some_and(|known| known < self.refusals)
     }
 }
 
@@ -807,6 +809,77 @@ fn no_stored_answer_speaks_for_a_message_that_was_refused() {
             ["1", "2", "3"],
             "{done} batches were done"
         );
+    }
+}
+
+/// A commit that only receives puts nothing, and is written with the answers of its application.
+#[test]
+fn no_answer_of_a_commit_that_only_receives_speaks_for_a_message_that_was_refused() {
+    for done in 0..6 {
+        let mut node = node();
+        node.put(A, 1, None, "orders", "taken");
+        node.receive(A, 1, Some(7), "orders");
+        assert_eq!(node.bodies().len(), 1);
+        node.prompt = false;
+        node.put(A, 2, None, "orders", "refused");
+        node.end(A, 3, 7, true);
+        while !node.disk.waiting.front().unwrap().puts() {
+            node.flush_one();
+        }
+        node.refuse_first();
+        node.crash(done);
+        node.prompt = true;
+        node.hello(A, 1);
+        node.put(A, 2, None, "orders", "refused");
+        let waiting = node.peek("orders");
+        assert!(
+            waiting.contains(&"refused".to_owned()),
+            "{done}: {waiting:?}"
+        );
+    }
+}
+
+/// What a commit on its way to the disk takes is its own, whatever an operator does.
+#[test]
+fn a_queue_is_deleted_when_the_commits_that_take_from_it_are_decided() {
+    for stands in [true, false] {
+        let mut node = node();
+        node.put(A, 1, None, "orders", "taken");
+        node.receive(A, 1, Some(7), "orders");
+        assert_eq!(node.bodies().len(), 1);
+        node.prompt = false;
+        if !stands {
+            // The commit is refused with the message before it.
+            node.put(A, 2, None, "done", "refused");
+        }
+        node.end(A, 3, 7, true);
+        node.give(Input::Admin {
+            conn: ConnId(0),
+            request: 9,
+            what: AdminRequest::QueueDelete {
+                name: "orders".parse().unwrap(),
+                force: true,
+                discard: false,
+            },
+        });
+        let mut ended = None;
+        while !node.disk.waiting.is_empty() {
+            if stands || node.disk.refusals == 0 {
+                // The disk has no room for letters.
+                node.refuse_one();
+            } else {
+                node.flush_one();
+            }
+            ended = ended.or(node.ended());
+        }
+        let committed = ended.unwrap().committed;
+        assert_eq!(committed.is_some(), stands);
+        // Received; or it came back, and into a queue that stays, because there is no room for its
+        // letter.
+        assert_eq!(node.disk.records.len(), usize::from(!stands));
+        node.prompt = true;
+        node.receive(A, 2, None, "orders");
+        assert_eq!(node.bodies().len(), usize::from(!stands));
     }
 }
 

@@ -119,7 +119,7 @@ impl Disk {
     }
 
     /// Answered by [`DiskEvent::Persisted`] or [`DiskEvent::Refused`], in the order of the calls.
-    pub(crate) fn persist(&self, ticket: Ticket, ops: Vec<StoreOp>, refusals_known: u64) {
+    pub(crate) fn persist(&self, ticket: Ticket, ops: Vec<StoreOp>, refusals_known: Option<u64>) {
         let batch = adapter::batch_of(ops, refusals_known);
         self.committer.submit(ticket.0, batch);
     }

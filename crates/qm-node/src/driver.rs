@@ -83,7 +83,7 @@ struct Renewal {
 }
 
 /// A batch for the disk, and how many refusals the engine knew of.
-type HeldBack = (Ticket, Vec<StoreOp>, u64);
+type HeldBack = (Ticket, Vec<StoreOp>, Option<u64>);
 
 /// A request to stand still.
 #[derive(Clone, Copy)]

@@ -58,7 +58,7 @@ pub(crate) struct Waiting {
     pub(crate) ticket: Ticket,
     pub(crate) ops: Vec<StoreOp>,
     /// See [`qm_store::Batch::refusals_known`].
-    pub(crate) refusals_known: u64,
+    pub(crate) refusals_known: Option<u64>,
 }
 
 /// What is gone when the power is.

@@ -4,13 +4,13 @@ use qm_engine::{StoreOp, StoredRecord};
 
 use crate::types::{Batch, Op, Record, Recovered, StreamId, StreamSummary};
 
-/// The batch that makes these effects durable, all or nothing, and overtakes nothing that was
-/// refused and that the engine did not know of when it gathered them.
+/// The batch that makes these effects durable, all or nothing. With `refusals_known` it overtakes
+/// nothing that was refused and that the engine did not know of when it gathered them.
 #[must_use]
-pub fn batch_of(ops: Vec<StoreOp>, refusals_known: u64) -> Batch {
+pub fn batch_of(ops: Vec<StoreOp>, refusals_known: Option<u64>) -> Batch {
     Batch {
         ops: ops.into_iter().map(op_of).collect(),
-        refusals_known: Some(refusals_known),
+        refusals_known,
     }
 }
 

@@ -301,9 +301,12 @@ impl Log {
             for (at, batch) in batches.iter().enumerate() {
                 if sizes[at] > 0 && batch.has_puts() {
                     answers[at] = Applied::Full;
-                    bytes -= std::mem::take(&mut sizes[at]);
+                    sizes[at] = 0;
                 }
             }
+            // What has its place behind them and puts nothing.
+            self.keep_order(batches, sizes, answers);
+            bytes = sizes.iter().sum();
         }
         if bytes > 0 {
             self.write_sides(batches, sizes, answers)?;
@@ -341,7 +344,7 @@ impl Log {
         let mut refusals = self.refusals;
         for ((batch, size), answer) in batches.iter().zip(sizes).zip(answers) {
             let overtakes = batch.refusals_known.is_some_and(|known| known < refusals);
-            if *answer == Applied::Done && overtakes && batch.has_puts() {
+            if *answer == Applied::Done && overtakes {
                 *answer = Applied::Full;
                 *size = 0;
                 // It may find room at once, and is to be told so.

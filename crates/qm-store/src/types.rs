@@ -71,9 +71,9 @@ pub struct Batch {
     ///
     /// Batches are submitted ahead of the answers to earlier ones. When an earlier one was refused
     /// and a later, smaller one is taken, records overtake those that are put again, and whoever
-    /// wanted order has to take them out, if it lives that long. A batch with puts that knows of
-    /// fewer refusals than there were is therefore turned away like the earlier one. `None`: it is
-    /// taken whenever there is room.
+    /// wanted order has to take them out, if it lives that long. A value may also speak for records
+    /// of an earlier batch. A batch that knows of fewer refusals than there were is therefore turned
+    /// away like the earlier one, whatever is in it. `None`: it is taken whenever there is room.
     pub refusals_known: Option<u64>,
 }
 
@@ -100,8 +100,9 @@ impl From<Vec<Op>> for Batch {
 pub enum Applied {
     /// Durable, and visible to readers.
     Done,
-    /// There is no room for it and nothing of it was done. Batches without `Put` meet this only
-    /// when the reserve itself is used up.
+    /// There is no room for it, or it would overtake what was refused, and nothing of it was done.
+    /// Batches without `Put` that have no place in an order meet this only when the reserve itself
+    /// is used up.
     Full,
     /// The batch breaks a rule and nothing of it was done; it will never succeed as it is.
     Refused(Refusal),

@@ -297,16 +297,17 @@ impl Engine {
                 }
             }
         }
+        // In the batch that removes it: what follows may close that.
+        if commit.noted {
+            self.commits.unset(commit.taken_key());
+            self.commits
+                .after_settling(Then::Left(commit.taken.clone()));
+        }
         for key in &commit.finals {
             self.final_durable(*key);
         }
         for key in &commit.reports {
             self.place_report(*key);
-        }
-        if commit.noted {
-            self.commits.unset(commit.taken_key());
-            self.commits
-                .after_settling(Then::Left(commit.taken.clone()));
         }
         self.counters.transactions_committed += 1;
         let Commit {

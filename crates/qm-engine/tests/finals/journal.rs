@@ -124,6 +124,36 @@ fn an_end_that_was_heard_before_the_ack_stays_heard() {
     }
 }
 
+/// A full disk takes what was heard of the end, and not the copy with the removal: a crash brings the
+/// message back beside its end.
+#[test]
+fn what_is_still_there_although_its_end_was_heard_leaves() {
+    for class in [Class::Recoverable, Class::Transactional] {
+        let (mut a, mut b) = met(class);
+        a.create("acks", |settings| settings.transactional = false);
+        a.put("qm://b/orders", "1", |put| {
+            put.class = class;
+            put.flags = MessageFlags::JOURNAL;
+            put.ack_wishes = AckWishes::POSITIVE_ARRIVAL.with(AckWishes::POSITIVE_RECEIVE);
+            put.admin_queue = "acks".into();
+        });
+        a.hold_disk = true;
+        carry(&mut a, &mut b, LINK);
+        assert_eq!(b.receive("orders"), ["1"]);
+        carry(&mut a, &mut b, LINK);
+        a.release_disk(1);
+        let mut a = a.crash();
+        assert_eq!(waiting(&mut a), 1, "{class:?}");
+        b.lose_link(LINK);
+        a.put("qm://b/orders", "2", |put| put.class = class);
+        connect(&mut a, &mut b, NEXT);
+        assert_eq!(b.receive("orders"), ["2"], "{class:?}");
+        assert_eq!(waiting(&mut a), 0, "{class:?}");
+        assert_eq!(a.receive("journal$"), ["1"], "{class:?}");
+        assert_eq!(a.receive("acks").len(), 2, "{class:?}");
+    }
+}
+
 /// A copy is no message any more: what becomes of it says nothing of that.
 #[test]
 fn what_becomes_of_a_copy_says_nothing_of_its_message() {

@@ -1,7 +1,7 @@
 //! Who asked hears that it is done when it is on disk, and not before.
 
 use qm_engine::admin::{AdminReply, AdminRequest};
-use qm_engine::{Input, LocalSettings, Trust};
+use qm_engine::{Input, LocalSettings, StoreOp, Trust};
 use qm_wire::Outcome;
 use qm_wire::local::{ClientFrame, NodeFrame, Settle, Verdict};
 
@@ -45,6 +45,53 @@ fn an_operator_hears_when_the_disk_refused_a_queue() {
         "{:?}",
         node.admin
     );
+}
+
+#[test]
+fn an_operator_hears_that_a_queue_is_deleted_when_a_crash_does_not_bring_it_back() {
+    let mut node = Node::new(1, Trust::Any);
+    node.create("orders");
+    node.put("orders", b"apples", |_| ());
+    node.mute = true;
+    node.admin = None;
+    node.ask(AdminRequest::QueueDelete {
+        name: "orders".parse().unwrap(),
+        force: true,
+        discard: false,
+    });
+    while !node.owed.is_empty() {
+        let gone = |op: &StoreOp| matches!(op, StoreOp::Unset { key } if key.starts_with(b"q/"));
+        let unsets = node.owed.iter().any(|(_, ops)| ops.iter().any(gone));
+        assert!(node.admin.is_none(), "the queue would come back");
+        reply(&mut node, 0, false);
+        assert_eq!(node.admin.is_some(), unsets && node.owed.is_empty());
+    }
+    assert!(matches!(&node.admin, Some(AdminReply::Purged(tally)) if tally.messages == 1));
+}
+
+#[test]
+fn an_operator_hears_that_messages_are_discarded_when_a_disk_that_refused_takes_it() {
+    let mut node = Node::new(1, Trust::Any);
+    node.create("orders");
+    node.put("orders", b"apples", |_| ());
+    node.mute = true;
+    node.admin = None;
+    node.ask(AdminRequest::QueuePurge {
+        name: "orders".parse().unwrap(),
+        discard: true,
+    });
+    let batches = node.owed.len();
+    for batch in 0..batches {
+        reply(&mut node, 0, batch == 0);
+    }
+    assert!(node.admin.is_none(), "a crash brings the message back");
+    node.mute = false;
+    node.give(2_000, Input::Tick);
+    while !node.owed.is_empty() {
+        reply(&mut node, 2_000, false);
+    }
+    assert!(matches!(&node.admin, Some(AdminReply::Purged(tally)) if tally.messages == 1));
+    assert!(node.receive_all("orders").is_empty());
 }
 
 fn settled(node: &Node) -> Option<(u32, Option<Outcome>)> {

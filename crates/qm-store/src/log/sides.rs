@@ -29,7 +29,7 @@ impl Log {
             if sizes[at] == 0 {
                 continue;
             }
-            if full && batch.refusals_known.is_some() && batch.has_puts() {
+            if full && batch.refusals_known.is_some() {
                 // It must not overtake the one before.
                 sizes[at] = 0;
                 answers[at] = Applied::Full;

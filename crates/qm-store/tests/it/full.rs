@@ -707,15 +707,24 @@ fn what_knows_of_too_few_refusals_is_turned_away_like_the_one_before() {
     let small_one = batch([put(2, 0, [], [7; 10])]);
     assert_eq!(log.commit(&[small_one]).unwrap(), [Applied::Done]);
     // In the same commit, and in the next.
-    let group = [known(3, refusals, 6_000), known(4, refusals, 10)];
-    assert_eq!(log.commit(&group).unwrap(), [Applied::Full, Applied::Full]);
-    assert_eq!(log.commit(&group[1..]).unwrap(), [Applied::Full]);
-    refusals += 3;
-    // What puts nothing is no part of any order.
-    let settling = Batch {
-        refusals_known: Some(0),
-        ..batch([set("key", "value")])
+    let speaks = |refusals: u64| Batch {
+        refusals_known: Some(refusals),
+        ..batch([set("answer", "value")])
     };
+    let group = [
+        known(3, refusals, 6_000),
+        known(4, refusals, 10),
+        // It may speak for what is refused before it.
+        speaks(refusals),
+    ];
+    assert_eq!(log.commit(&group).unwrap(), [Applied::Full; 3]);
+    assert_eq!(log.commit(&group[1..2]).unwrap(), [Applied::Full]);
+    assert_eq!(log.commit(&group[2..]).unwrap(), [Applied::Full]);
+    refusals += 5;
+    // Without room behind nothing that was refused: it needs none of what puts need.
+    assert_eq!(log.commit(&[speaks(refusals)]).unwrap(), [Applied::Done]);
+    // What only gives room back has no place in any order.
+    let settling = batch([set("key", "value")]);
     assert_eq!(log.commit(&[settling]).unwrap(), [Applied::Done]);
     let drained = batch([remove(1, 0, position)]);
     assert_eq!(log.commit(&[drained]).unwrap(), [Applied::Done]);
