@@ -876,7 +876,7 @@ fn a_queue_is_deleted_when_the_commits_that_take_from_it_are_decided() {
         assert_eq!(committed.is_some(), stands);
         // Received; or it came back, and into a queue that stays, because there is no room for its
         // letter.
-        assert_eq!(node.disk.records.len(), usize::from(!stands));
+        assert_eq!(node.disk.holds.records.len(), usize::from(!stands));
         node.prompt = true;
         node.receive(A, 2, None, "orders");
         assert_eq!(node.bodies().len(), usize::from(!stands));
