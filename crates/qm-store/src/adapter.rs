@@ -122,20 +122,20 @@ mod tests {
         };
         let ops = vec![put(3, b"a"), put(5, b"b"), put(7, b"c"), set];
         let batches = [
-            batch_of(ops, 0),
+            batch_of(ops, None),
             batch_of(
                 vec![StoreOp::Remove {
                     stream,
                     first: 0,
                     last: 4,
                 }],
-                0,
+                None,
             ),
             batch_of(
                 vec![StoreOp::Unset {
                     key: "never".into(),
                 }],
-                0,
+                None,
             ),
         ];
         assert_eq!(store.commit(&batches).unwrap(), [Applied::Done; 3]);
