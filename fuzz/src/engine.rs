@@ -65,7 +65,7 @@ pub(crate) struct World {
     records: BTreeMap<(StreamId, u64), StoredRecord>,
     state: BTreeMap<Bytes, Bytes>,
     /// Batches that the disk has not answered.
-    at_disk: Vec<(Ticket, Vec<StoreOp>, u64)>,
+    at_disk: Vec<(Ticket, Vec<StoreOp>, Option<u64>)>,
     /// Batches that found no room.
     refusals: u64,
     links: Vec<(LinkId, u8)>,
@@ -301,7 +301,8 @@ impl World {
         let (ticket, ops, known) = self.at_disk.remove(0);
         // Batches that only give room back are never refused.
         let puts = ops.iter().any(|op| matches!(op, StoreOp::Put { .. }));
-        if puts && (how % 8 == 7 || known < self.refusals) {
+        let overtakes = known.is_some_and(|known| known < self.refusals);
+        if overtakes || puts && how % 8 == 7 {
             self.refusals += 1;
             return self.give(Input::PersistRefused {
                 ticket,
