@@ -603,6 +603,10 @@ impl Engine {
             // Before messages, which are refused with it.
             self.record_again();
         }
+        // What is made from here on gets another salt, also when the disk has nothing to keep of this
+        // batch: nothing that was made with a salt leaves before it is dropped, so that nobody can
+        // know the one under which a message of his is going to be made (W-TAG-4).
+        self.salt = [0; 16];
         if self.commits.is_empty() {
             return;
         }
@@ -617,8 +621,6 @@ impl Engine {
                 refusals_known: sealed.refusals_known,
             });
         }
-        // A new batch gets a new salt: drawn after the bodies it will cover were accepted.
-        self.salt = [0; 16];
         if puts {
             self.courses.stored(self.stamp());
         }
@@ -728,7 +730,7 @@ impl Engine {
         (stream.0 / 8, (stream.0 % 8) as u8)
     }
 
-    /// Randomness of the batch being gathered.
+    /// Randomness of the batch being gathered, drawn when its first message is made.
     pub(crate) fn batch_salt(&mut self) -> qm_wire::Salt {
         if self.salt == [0; 16] {
             self.entropy.fill(&mut self.salt);

@@ -5,6 +5,8 @@
 #[path = "common/disk.rs"]
 mod disk;
 
+use std::collections::BTreeSet;
+
 use bytes::{Bytes, BytesMut};
 use qm_engine::admin::{AdminReply, AdminRequest, OutgoingState};
 use qm_engine::{
@@ -249,6 +251,33 @@ fn connect(a: &mut Node, b: &mut Node, link: LinkId) {
 }
 
 const LINK: LinkId = LinkId(1);
+
+/// W-TAG-4: whoever got a message knows its salt, and may choose what the next one says.
+#[test]
+fn no_message_is_made_with_a_salt_that_somebody_may_know() {
+    let (mut a, mut b) = (Node::new(1, Trust::Any), Node::new(2, Trust::Any));
+    b.create("orders");
+    a.put("qm://b/orders", b"first", |_| ());
+    connect(&mut a, &mut b, LINK);
+    a.sent.clear();
+    let mut salts = BTreeSet::new();
+    for class in [Class::Express, Class::Recoverable, Class::Express] {
+        for body in [&b"one"[..], b"two", b"three"] {
+            a.put("qm://b/orders", body, |put| put.class = class);
+            let mut messages = 0;
+            for mut frames in a.sent_on(LINK) {
+                while let Some(frame) = PeerFrame::next(&mut frames, 1 << 20).unwrap() {
+                    if let PeerFrame::Data(data) = frame {
+                        assert!(salts.insert(data.open().unwrap().salt.0), "{class:?}");
+                        messages += 1;
+                    }
+                }
+            }
+            assert_eq!(messages, 1, "{class:?}");
+        }
+    }
+    assert_eq!(salts.len(), 9);
+}
 
 #[test]
 fn a_message_goes_from_put_to_receive_and_leaves_nothing_behind() {

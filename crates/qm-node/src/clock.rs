@@ -78,7 +78,7 @@ fn base_us(saved: Option<SavedClock>, wall_us: u64) -> u64 {
         .saturating_add(wall_us.saturating_sub(saved.wall_us))
 }
 
-fn elapsed() -> Duration {
+pub(crate) fn elapsed() -> Duration {
     let time = clock_gettime(ELAPSED);
     let nanos = u32::try_from(time.tv_nsec).unwrap_or(0);
     Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), nanos)

@@ -48,6 +48,7 @@ mod clock;
 mod data_lock;
 mod driver;
 mod embed;
+mod entropy;
 pub mod errors;
 mod events;
 mod fair;

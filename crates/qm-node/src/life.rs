@@ -8,7 +8,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use qm_engine::{Engine, Entropy, Identity, Recovered, Roles, Seal, TokenKey};
+use qm_engine::{Engine, Identity, Recovered, Roles, Seal, TokenKey};
 use qm_store::{Fs, LogOptions, StoreError};
 use qm_transport::{BindError, Endpoint, EndpointConfig, NodeKey};
 use qm_wire::Incarnation;
@@ -22,6 +22,7 @@ use crate::adapter::{Disk, Opened};
 use crate::clock::{NodeClock, SavedClock};
 use crate::data_lock::DataLock;
 use crate::driver::{Driver, Ended, GATHERED_BYTES_MAX};
+use crate::entropy::SystemEntropy;
 use crate::health::StoreHealth;
 use crate::identity_file;
 use crate::info::NodeInfo;
@@ -493,17 +494,6 @@ fn log_start(info: &NodeInfo) {
         created = info.created,
         "the node runs"
     );
-}
-
-/// The operating system's randomness.
-#[derive(Debug)]
-struct SystemEntropy;
-
-impl Entropy for SystemEntropy {
-    fn fill(&mut self, bytes: &mut [u8]) {
-        // It answered when the node started; from then on it cannot fail (getrandom(2)).
-        getrandom::fill(bytes).expect("invariant: the system gives random bytes once it did");
-    }
 }
 
 #[cfg(test)]

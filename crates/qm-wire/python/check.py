@@ -9,6 +9,7 @@ import sys
 import tomllib
 import uuid
 
+import qmhash
 import qmwire
 from qmwire import Refused
 
@@ -86,7 +87,16 @@ def check_invalid(toml, data):
         raise AssertionError(f"accepted as {result}, expected {about['error']}")
 
 
+def check_siphash():
+    """Values from the publication and from the vectors of its authors, for the key 00 01 … 0f."""
+    key = bytes(range(16))
+    assert qmhash.siphash(key, bytes(range(15)), 8, 2, 4).hex() == "e545be4961ca29a1"
+    assert qmhash.siphash(key, b"\0", 16, 2, 4).hex() == "da87c1d86b99af44347659119b22fc45"
+    assert qmhash.siphash13(key, b"").hex() == "dcc40f055801acab"
+
+
 def check_computed(path):
+    check_siphash()
     computed = tomllib.loads(path.read_text())
     folder = path.parent
     identity = computed["qm_id"]
@@ -103,6 +113,8 @@ def check_computed(path):
     for length, tag in computed["envelope_tags"].items():
         long = bytes(i * 7 % 251 for i in range(int(length)))
         assert qmwire.message_tag(long, bytes(16), b"").hex() == tag, f"an envelope of {length} bytes"
+    for salt, tag in computed["salts"].items():
+        assert qmwire.message_tag(envelope, bytes.fromhex(salt), b"hello").hex() == tag, f"salt {salt}"
     for count, expected in computed["tag_hashes"].items():
         tags = [bytes([i % 256] * 8) for i in range(int(count))]
         assert qmwire.tag_hash(tags).hex() == expected, f"{count} tags"

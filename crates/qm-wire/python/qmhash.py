@@ -1,4 +1,4 @@
-"""The hash functions that SPEC.md names, in plain Python: CRC32C (RFC 3720), BLAKE3, XXH3.
+"""The hash functions that SPEC.md names, in plain Python: CRC32C (RFC 3720), BLAKE3, SipHash, XXH3.
 
 Slow and short on purpose: an oracle for the vectors, not for traffic.
 """
@@ -68,6 +68,43 @@ def _tree(data, counter, root):
 def blake3(data):
     """The first 32 bytes."""
     return b"".join(word.to_bytes(4, "little") for word in _tree(data, 0, ROOT))
+
+
+# SipHash (https://github.com/veorq/SipHash).
+
+
+def siphash(key, data, size, word_rounds, last_rounds):
+    v = [0x736F6D6570736575, 0x646F72616E646F6D, 0x6C7967656E657261, 0x7465646279746573]
+    for i in range(4):
+        v[i] ^= _u64(key, i % 2 * 8)
+    v[1] ^= 0xEE if size == 16 else 0
+
+    def rounds(count):
+        for _ in range(count):
+            for a, b, c, d, turn_b, turn_d in ((0, 1, 2, 3, 13, 16), (2, 1, 0, 3, 17, 21)):
+                v[a] = (v[a] + v[b]) & M64
+                v[c] = (v[c] + v[d]) & M64
+                v[b] = _rotl64(v[b], turn_b) ^ v[a]
+                v[d] = _rotl64(v[d], turn_d) ^ v[c]
+                v[a] = _rotl64(v[a], 32)
+
+    whole = data + bytes(7 - len(data) % 8) + bytes([len(data) % 256])
+    for at in range(0, len(whole), 8):
+        v[3] ^= _u64(whole, at)
+        rounds(word_rounds)
+        v[0] ^= _u64(whole, at)
+    v[2] ^= 0xEE if size == 16 else 0xFF
+    rounds(last_rounds)
+    out = (v[0] ^ v[1] ^ v[2] ^ v[3]).to_bytes(8, "little")
+    if size == 16:
+        v[1] ^= 0xDD
+        rounds(last_rounds)
+        out += (v[0] ^ v[1] ^ v[2] ^ v[3]).to_bytes(8, "little")
+    return out
+
+
+def siphash13(key, data, size=8):
+    return siphash(key, data, size, 1, 3)
 
 
 # XXH3 (https://github.com/Cyan4973/xxHash, doc/xxhash_spec.md).

@@ -10,7 +10,7 @@ breaks the specification raises Refused, whose `kind` is one of the errors of se
 import hashlib
 import unicodedata
 
-from qmhash import blake3, crc32c, xxh3_64, xxh3_128
+from qmhash import blake3, crc32c, siphash13, xxh3_64, xxh3_128
 
 INFINITE = 0xFFFFFFFFFFFFFFFF
 MIB = 1 << 20
@@ -951,7 +951,7 @@ def message_tag(envelope, salt, body):
     """W-TAG-1."""
     seed = int.from_bytes(salt[:8], "little")
     length = len(body).to_bytes(8, "little")
-    return blake3(b"qm-tag" + envelope + length + xxh3_128(body, seed))[:8]
+    return siphash13(salt, length + xxh3_128(body, seed) + envelope)
 
 
 def tag_hash(tags):
@@ -981,4 +981,4 @@ def first_link(sender, stream, queue):
 
 def next_link(previous, tag, position):
     """W-STR-2."""
-    return blake3(b"qm-link" + previous + tag + position.to_bytes(8, "little"))[:16]
+    return siphash13(previous, tag + position.to_bytes(8, "little"), 16)

@@ -124,6 +124,7 @@ mod peer;
 mod properties;
 mod queue_name;
 mod remote;
+mod siphash;
 mod stream;
 mod text;
 mod twin;

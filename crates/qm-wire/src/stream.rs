@@ -12,14 +12,15 @@ use crate::limits::{
 };
 use crate::outcome::Outcome;
 use crate::queue_name::QueueName;
+use crate::siphash::sip_128;
 use crate::text::Text;
 
 /// Names a stream: random, drawn when a sender first uses a queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StreamId(pub [u8; 16]);
 
-/// Link of a transactional stream: 16 bytes of a hash over its predecessor and the message's tag
-/// (W-STR-2).
+/// Link of a transactional stream: a hash over the message's tag and position, keyed with its
+/// predecessor (W-STR-2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Link(pub [u8; 16]);
 
@@ -130,25 +131,17 @@ impl Link {
         for c in queue.folded() {
             hasher.update(c.encode_utf8(&mut utf8).as_bytes());
         }
-        Self::of(&hasher)
+        let mut link = [0; 16];
+        hasher.finalize_xof().fill(&mut link);
+        Self(link)
     }
 
     /// The link behind this one, of the message or skip with this tag at this position
     /// (W-STR-2).
     #[must_use]
     pub fn next(&self, tag: Tag, position: u64) -> Self {
-        let mut hasher = blake3::Hasher::new();
-        hasher.update(b"qm-link");
-        hasher.update(&self.0);
-        hasher.update(&tag.0);
-        hasher.update(&position.to_le_bytes());
-        Self::of(&hasher)
-    }
-
-    fn of(hasher: &blake3::Hasher) -> Self {
-        let mut link = [0; 16];
-        hasher.finalize_xof().fill(&mut link);
-        Self(link)
+        let tag = u64::from_le_bytes(tag.0);
+        Self(sip_128(self.0, [tag, position]))
     }
 }
 

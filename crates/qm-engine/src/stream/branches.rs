@@ -89,6 +89,8 @@ struct Branch {
     stored_to: u64,
     /// Nodes below this position were handed to the disk.
     written_to: u64,
+    /// The names of nodes below this position are in the index.
+    indexed_to: u64,
     /// Runs on disk: name, number of links, time.
     runs: VecDeque<(RunName, usize, u64)>,
 }
@@ -100,6 +102,7 @@ impl Branch {
             before,
             nodes: VecDeque::new(),
             named: VecDeque::new(),
+            indexed_to: first,
             stored_to: first,
             written_to: first,
             runs: VecDeque::new(),
@@ -143,11 +146,28 @@ impl Branch {
     }
 
     fn entry(&self, position: u64) -> Option<Entry> {
-        let named_from = self.end().saturating_sub(self.named.len() as u64);
-        let index = usize::try_from(position.checked_sub(named_from)?).ok()?;
+        let index = usize::try_from(position.checked_sub(self.named_from())?).ok()?;
         self.named.get(index).copied()
     }
+
+    /// Position of the oldest node whose name is known.
+    fn named_from(&self) -> u64 {
+        self.end().saturating_sub(self.named.len() as u64)
+    }
+
+    /// Forgets the oldest name.
+    fn forget_name(&mut self, index: &mut Index) {
+        let position = self.named_from();
+        if let Some(old) = self.named.pop_front()
+            && position < self.indexed_to
+        {
+            index.remove(&old.id);
+        }
+    }
 }
+
+/// Position and link of what is known by its id.
+type Index = BTreeMap<MessageId, (u64, Link)>;
 
 /// See the module.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -156,7 +176,9 @@ pub struct Branches {
     branches: Vec<Branch>,
     /// Whether something of the stream was forgotten: its beginning is not known any more.
     dropped: bool,
-    ids: BTreeMap<MessageId, (u64, Link)>,
+    /// Made when it is asked for the first time, and only then carried on: a peer asks when an
+    /// answer is overdue or after an interruption, and every message would have to pay for it.
+    index: Index,
 }
 
 impl Branches {
@@ -167,7 +189,7 @@ impl Branches {
             root,
             branches: Vec::new(),
             dropped: false,
-            ids: BTreeMap::new(),
+            index: BTreeMap::new(),
         }
     }
 
@@ -328,12 +350,9 @@ impl Branches {
             let skipped = taken.skipped;
             branch.nodes.push_back(Node { link, skipped });
             branch.named.push_back(taken.entry);
-            if branch.named.len() > NAMED_MAX
-                && let Some(old) = branch.named.pop_front()
-            {
-                self.ids.remove(&old.id);
+            if branch.named.len() > NAMED_MAX {
+                branch.forget_name(&mut self.index);
             }
-            self.ids.insert(taken.entry.id, (position, link));
         }
         at
     }
@@ -372,10 +391,13 @@ impl Branches {
         };
         while branch.end() > position.max(branch.first) {
             branch.nodes.pop_back();
-            if let Some(entry) = branch.named.pop_back() {
-                self.ids.remove(&entry.id);
+            if let Some(entry) = branch.named.pop_back()
+                && branch.end() < branch.indexed_to
+            {
+                self.index.remove(&entry.id);
             }
         }
+        branch.indexed_to = branch.indexed_to.min(branch.end());
         branch.stored_to = branch.stored_to.min(position);
         branch.written_to = branch.written_to.min(position);
         while let Some((name, links, at_us)) = branch.runs.back().copied() {
@@ -440,10 +462,24 @@ impl Branches {
         leaves
     }
 
+    /// Puts into the index what came since it was asked last: each name once.
+    fn bring_up_index(&mut self) {
+        for branch in &mut self.branches {
+            let from = branch.indexed_to.max(branch.named_from());
+            for position in from..branch.end() {
+                if let Some((entry, node)) = branch.entry(position).zip(branch.node(position)) {
+                    self.index.insert(entry.id, (position, node.link));
+                }
+            }
+            branch.indexed_to = branch.end();
+        }
+    }
+
     /// What is known of a message by its name; `None` when nothing is, or not any more.
     #[must_use]
-    pub fn known(&self, entry: &Entry) -> Option<Judged> {
-        let (position, link) = *self.ids.get(&entry.id)?;
+    pub fn known(&mut self, entry: &Entry) -> Option<Judged> {
+        self.bring_up_index();
+        let (position, link) = *self.index.get(&entry.id)?;
         let (at, node) = self.find(position, link)?;
         let branch = self.branches.get(at)?;
         // The link vouches for the tag.
@@ -482,9 +518,7 @@ impl Branches {
                     }
                 }
                 while branch.named.len() > branch.nodes.len() {
-                    if let Some(old) = branch.named.pop_front() {
-                        self.ids.remove(&old.id);
-                    }
+                    branch.forget_name(&mut self.index);
                 }
                 over = over.saturating_sub(links);
                 self.dropped = true;
@@ -585,7 +619,7 @@ mod tests {
         take(&mut all, 3, trunk[1], &[taken(3)]);
         let disk = store(&mut all);
         assert_eq!(all.leaves(8).len(), 2);
-        let (again, orphans) = Branches::recovered(ROOT, false, disk.into_values().collect());
+        let (mut again, orphans) = Branches::recovered(ROOT, false, disk.into_values().collect());
         assert!(orphans.is_empty());
         assert_eq!(
             again.judge(3, branch[0], branch[1], 1),
@@ -630,9 +664,54 @@ mod tests {
             Judged::Next { branches: false }
         ));
         assert_eq!(all.judge(3, links[0], links[1], 1), Judged::Need);
-        let (again, _) = Branches::recovered(ROOT, false, disk.into_values().collect());
+        let (mut again, _) = Branches::recovered(ROOT, false, disk.into_values().collect());
         assert_eq!(again.leaves(8), [(1, first[0])]);
         assert_eq!(again.known(&taken(2).entry), None);
+    }
+
+    /// What is known by name does not depend on when it was asked before, whatever was taken, taken
+    /// back and forgotten meanwhile.
+    #[test]
+    fn names_are_known_whenever_they_are_asked() {
+        let entries: Vec<_> = (1..=120).map(|n| taken(n).entry).collect();
+        let (mut often, mut once) = (Branches::new(ROOT), Branches::new(ROOT));
+        let mut answers = |step: &str, change: &mut dyn FnMut(&mut Branches)| {
+            change(&mut often);
+            change(&mut once);
+            let mut asked = once.clone();
+            let late: Vec<_> = entries.iter().map(|entry| asked.known(entry)).collect();
+            let soon: Vec<_> = entries.iter().map(|entry| often.known(entry)).collect();
+            assert_eq!(soon, late, "{step}");
+            assert!(once.index.is_empty(), "nobody asked it");
+            late.iter().filter(|judged| judged.is_some()).count()
+        };
+        let trunk: Vec<_> = (1..=100).map(taken).collect();
+        let mut links = Vec::new();
+        let found = answers("taken", &mut |all| {
+            links = Vec::new();
+            for (n, taken) in trunk.iter().enumerate() {
+                let previous = links.last().copied().unwrap_or(ROOT);
+                let at = n as u64 + 1;
+                links.extend(take(all, at, previous, &[*taken]));
+                all.stored(at, links[n]);
+                all.save(at);
+            }
+        });
+        assert_eq!(found, 100);
+        let sibling: Vec<_> = (101..=110).map(taken).collect();
+        let found = answers("branched", &mut |all| {
+            take(all, 91, links[89], &sibling);
+        });
+        assert_eq!(found, 110);
+        let found = answers("taken back, and others taken", &mut |all| {
+            all.refused(96, links[95]);
+            take(all, 96, links[94], &[taken(111), taken(112)]);
+        });
+        assert_eq!(found, 107);
+        let found = answers("forgotten", &mut |all| {
+            all.prune(60, 0, u64::MAX);
+        });
+        assert_eq!(found, 75);
     }
 
     /// A later batch may be on disk although an earlier one was refused.

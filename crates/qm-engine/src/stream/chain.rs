@@ -82,8 +82,8 @@ pub enum GoOn {
 pub struct Chain<F> {
     id: StreamId,
     root: Link,
-    /// Durable points, by `at`.
-    marks: BTreeMap<u64, Mark>,
+    /// Durable points, by `at`: one, which moves on, unless answers come out of order.
+    marks: Vec<Mark>,
     /// The last place that was given in this life.
     cursor: Mark,
     placed: VecDeque<Placed<F>>,
@@ -110,7 +110,8 @@ impl<F: Copy> Chain<F> {
         marks: impl IntoIterator<Item = Mark>,
         skips: impl IntoIterator<Item = Skipping<F>>,
     ) -> Self {
-        let mut marks: BTreeMap<u64, Mark> = marks.into_iter().map(|m| (m.at, m)).collect();
+        let marks: BTreeMap<u64, Mark> = marks.into_iter().map(|m| (m.at, m)).collect();
+        let mut marks: Vec<Mark> = marks.into_values().collect();
         let skips: BTreeMap<_, _> = skips.into_iter().map(|s| (s.mark.position, s)).collect();
         let skips_at = skips
             .values()
@@ -122,9 +123,9 @@ impl<F: Copy> Chain<F> {
             link: root,
         };
         if marks.is_empty() {
-            marks.insert(start.at, start);
+            marks.push(start);
         }
-        let cursor = marks.first_key_value().map_or(start, |(_, mark)| *mark);
+        let cursor = marks.first().copied().unwrap_or(start);
         Self {
             id,
             root,
@@ -159,7 +160,7 @@ impl<F: Copy> Chain<F> {
 
     /// What must be on disk beside the queue and the skips.
     pub fn marks(&self) -> impl ExactSizeIterator<Item = &Mark> {
-        self.marks.values()
+        self.marks.iter()
     }
 
     /// The place of the message that lies at `at`, given now when it has none. Messages are asked
@@ -170,11 +171,13 @@ impl<F: Copy> Chain<F> {
             let index = self.index_at(at)?;
             return self.placed.get(index);
         }
-        if let Some(mark) = self.marks.get(&at) {
+        let above = self.marks.partition_point(|mark| mark.at < at);
+        if let Some(mark) = self.marks.get(above).filter(|mark| mark.at == at) {
             self.cursor = *mark;
             return None;
         }
-        let mark = self.marks.range(..at).next_back().map(|(_, mark)| *mark);
+        let mark = above.checked_sub(1).and_then(|below| self.marks.get(below));
+        let mark = mark.copied();
         let skip = self.skips.values().rev().map(|skip| skip.mark);
         let skip = skip.into_iter().find(|mark| mark.at < at);
         for known in mark.into_iter().chain(skip) {
@@ -237,7 +240,7 @@ impl<F: Copy> Chain<F> {
     /// The newest link that was given to anything.
     #[must_use]
     pub fn head(&self) -> Mark {
-        let last = self.marks.last_key_value().map_or(self.cursor, |(_, m)| *m);
+        let last = self.marks.last().copied().unwrap_or(self.cursor);
         let skip = self.skips.last_key_value().map_or(last, |(_, s)| s.mark);
         [last, skip].into_iter().fold(self.cursor, |newest, mark| {
             if mark.position > newest.position {
@@ -254,8 +257,7 @@ impl<F: Copy> Chain<F> {
         let placed = self.placed.front().map(|placed| placed.mark.position);
         let skip = self.skips.first_key_value().map(|(position, _)| *position);
         // Behind the first mark there may be what has no place in this life yet.
-        let settled = self.marks.first_key_value();
-        let settled = settled.map_or(0, |(_, mark)| mark.position);
+        let settled = self.marks.first().map_or(0, |mark| mark.position);
         let next = settled.saturating_add(1);
         placed
             .into_iter()
@@ -442,13 +444,20 @@ impl<F: Copy> Chain<F> {
         let placed = self.placed(position).map(|placed| placed.mark.link);
         let skip = || self.skips.get(&position).map(|skip| skip.mark.link);
         let mark = || {
-            let mut marks = self.marks.values();
+            let mut marks = self.marks.iter();
             marks.find(|m| m.position == position).map(|m| m.link)
         };
         placed.or_else(skip).or_else(mark)
     }
 
     fn index_at(&self, at: u64) -> Option<usize> {
+        // Nearly always it is the oldest, which is answered for, or the newest, which goes out.
+        let last = self.placed.len().checked_sub(1)?;
+        for likely in [0, last] {
+            if self.placed.get(likely).is_some_and(|p| p.mark.at == at) {
+                return Some(likely);
+            }
+        }
         self.placed.binary_search_by_key(&at, |p| p.mark.at).ok()
     }
 
@@ -460,26 +469,38 @@ impl<F: Copy> Chain<F> {
     }
 
     fn is_open_between(&self, low: u64, high: u64) -> bool {
-        let from = self.placed.partition_point(|p| p.mark.position <= low);
-        let placed = self.placed.get(from);
-        let placed = placed.is_some_and(|p| p.mark.position < high);
+        let oldest = self.placed.front().map(|p| p.mark.position);
+        let placed = oldest.is_some_and(|oldest| oldest < high) && {
+            let from = self.placed.partition_point(|p| p.mark.position <= low);
+            let next = self.placed.get(from);
+            next.is_some_and(|p| p.mark.position < high)
+        };
         placed || low < high && self.skips.range(low + 1..high).next().is_some()
     }
 
     /// Adds a mark and forgets those from which nothing follows any more.
     fn mark(&mut self, mark: Mark) {
-        self.marks.insert(mark.at, mark);
-        let before = self.marks.range(..mark.at).next_back().map(|(_, m)| *m);
-        if let Some(before) = before
-            && !self.is_open_between(before.position, mark.position)
-        {
-            self.marks.remove(&before.at);
+        let mut index = self.marks.partition_point(|m| m.at < mark.at);
+        if self.marks.get(index).is_some_and(|m| m.at == mark.at) {
+            self.marks.remove(index);
         }
-        let behind = self.marks.range(mark.at + 1..).next().map(|(_, m)| *m);
+        let before = index
+            .checked_sub(1)
+            .and_then(|before| self.marks.get(before));
+        match before.map(|before| before.position) {
+            Some(before) if !self.is_open_between(before, mark.position) => {
+                index -= 1;
+                if let Some(before) = self.marks.get_mut(index) {
+                    *before = mark;
+                }
+            }
+            _ => self.marks.insert(index, mark),
+        }
+        let behind = self.marks.get(index + 1).map(|behind| behind.position);
         if let Some(behind) = behind
-            && !self.is_open_between(mark.position, behind.position)
+            && !self.is_open_between(mark.position, behind)
         {
-            self.marks.remove(&mark.at);
+            self.marks.remove(index);
         }
     }
 }

@@ -609,9 +609,9 @@ impl Engine {
     }
 
     /// What this node knows of a message that came, or did not come, in a stream.
-    pub(crate) fn known_in_streams(&self, peer: QmId, entry: &Entry) -> Option<Known> {
+    pub(crate) fn known_in_streams(&mut self, peer: QmId, entry: &Entry) -> Option<Known> {
         let all = (peer, StreamId([0; 16]))..=(peer, StreamId([0xff; 16]));
-        let mut streams = self.ins.streams.range(all);
+        let mut streams = self.ins.streams.range_mut(all);
         let judged = streams.find_map(|(_, stream)| stream.branches.known(entry))?;
         Some(match judged {
             Judged::Delivered { .. } => Known::Delivered,

@@ -205,7 +205,7 @@ fn computed_values_are_the_published_ones() {
     }
     text.push_str(
         "\n# The tag over so many bytes instead of an envelope, 7 times their index, modulo 251, with an\n\
-         # empty body and a salt of zeros: what is hashed is 30 bytes longer, and a tree above 1024\n\
+         # empty body and a salt of zeros: what is hashed is 24 bytes longer\n\
          [envelope_tags]\n",
     );
     for length in ENVELOPE_LENGTHS {
@@ -214,6 +214,18 @@ fn computed_values_are_the_published_ones() {
             .collect();
         let tag = Tag::compute(&envelope, &Salt([0; 16]), b"");
         writeln!(text, "{length} = {}", quoted(&tag.to_string())).unwrap();
+    }
+    text.push_str(
+        "\n# The tag of the envelope of envelope_full.hex with the body \"hello\" under other salts: 16 bytes\n\
+         # that are all zero, the bytes 0 to 15, and all ones\n[salts]\n",
+    );
+    for salt in [
+        [0; 16],
+        core::array::from_fn(|at| at.to_le_bytes()[0]),
+        [0xff; 16],
+    ] {
+        let tag = Tag::compute(&encoded, &Salt(salt), b"hello");
+        writeln!(text, "{} = {}", hex(&salt), quoted(&tag.to_string())).unwrap();
     }
     text.push_str(
         "\n# The hash over so many tags in a session ack (W-TAG-3), as it travels; the first tag is\n\
@@ -266,16 +278,15 @@ fn signed(text: &mut String) {
     }
 }
 
-/// Lengths on both sides of every threshold of the fast hash, and of the slow one's blocks.
+/// Lengths on both sides of every threshold of the body's hash.
 const BODY_LENGTHS: [usize; 22] = [
     0, 1, 3, 4, 8, 9, 16, 17, 32, 33, 100, 128, 129, 160, 240, 241, 512, 1024, 1025, 2048, 2049,
     5000,
 ];
 
-/// Lengths at which the tree of the slow hash gets another leaf or another level.
-const ENVELOPE_LENGTHS: [usize; 15] = [
-    0, 34, 35, 994, 995, 2018, 2019, 3042, 3043, 4066, 4067, 8163, 16355, 32739, 65535,
-];
+/// Every length modulo 8, and both sides of where its lowest byte begins anew.
+const ENVELOPE_LENGTHS: [usize; 15] =
+    [0, 1, 2, 3, 4, 5, 6, 7, 8, 104, 231, 232, 1000, 32739, 65535];
 
 /// A vector that nobody checks any more would lie in wait for the next implementation.
 #[test]

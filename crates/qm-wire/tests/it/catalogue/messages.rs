@@ -43,7 +43,7 @@ pub(super) fn valid(list: &mut Vec<Valid>) {
     long.properties = qm_wire::Properties::new(items).unwrap();
     add(
         "data_long_envelope",
-        "a label of 249 characters in 996 bytes and 10 properties: the tag is over a tree of BLAKE3",
+        "a label of 249 characters in 996 bytes and 10 properties: the tag is over more than 1 KiB",
         peer(PeerFrame::Data(data_of(long, b"hello", false))),
     );
     let mut forwarded = data_of(full_envelope(), b"hello", false);
