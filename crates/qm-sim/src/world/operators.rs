@@ -299,7 +299,18 @@ impl World {
                 let silent = self.network.silent_for(node, target, self.now);
                 silent <= SILENCE_US + NOTICED_US
             }
-            "moving" | "idle" => !long_apart || matches!(view.state, OutgoingState::Paused),
+            // What was under way on a session that was just lost moves to the other one of these
+            // two, if they have two, until that is lost as well.
+            "moving" | "idle" => {
+                let last = view
+                    .connections
+                    .last()
+                    .filter(|last| last.event == "closed");
+                let wall_us = self.machines[node].now(self.now).wall_us;
+                let just_lost =
+                    last.is_some_and(|last| wall_us.saturating_sub(last.at_us) <= NOTICED_US);
+                !long_apart || just_lost || matches!(view.state, OutgoingState::Paused)
+            }
             // What nothing in this world can be.
             "handshake" | "version" | "peer_busy" | "queue_type" | "damaged" | "received"
             | "stream_held" | "empty" | "unknown" => false,
