@@ -603,9 +603,9 @@ impl Engine {
             // Before messages, which are refused with it.
             self.record_again();
         }
-        // What is made from here on gets another salt, also when the disk has nothing to keep of this
-        // batch: nothing that was made with a salt leaves before it is dropped, so that nobody can
-        // know the one under which a message of his is going to be made (W-TAG-4).
+        // What is made from here on gets another salt, also when the disk has nothing to keep of
+        // this batch: nothing that was made with a salt leaves before it is dropped, so that nobody
+        // can know the one under which a message of his is going to be made (W-TAG-4).
         self.salt = [0; 16];
         if self.commits.is_empty() {
             return;
