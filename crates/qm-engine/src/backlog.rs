@@ -239,6 +239,11 @@ impl Backlog {
         }
     }
 
+    /// Bytes of express messages that wait.
+    pub(crate) const fn express_bytes(&self) -> u64 {
+        self.express_bytes
+    }
+
     /// Bytes that wait and are in the store.
     pub(crate) const fn stored_bytes(&self) -> u64 {
         self.bytes.saturating_sub(self.express_bytes)

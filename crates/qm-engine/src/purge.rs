@@ -114,11 +114,10 @@ impl Engine {
         let Some(queue) = self.locals.get_mut(&number) else {
             return;
         };
-        let taken: Vec<_> = queue
-            .leased
-            .extract_if(.., |_, held| !held.committing)
-            .map(|(_, held)| held)
-            .collect();
+        let leased = core::mem::take(&mut queue.leased).into_iter();
+        let (kept, taken): (Vec<_>, Vec<_>) = leased.partition(|(_, held)| held.committing);
+        queue.leased.extend(kept);
+        let taken: Vec<_> = taken.into_iter().map(|(_, held)| held).collect();
         let bytes = taken.iter().map(|held| held.message.credit()).sum();
         queue.leased_bytes = queue.leased_bytes.saturating_sub(bytes);
         for held in taken {

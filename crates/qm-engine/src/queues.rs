@@ -95,6 +95,11 @@ impl LocalQueue {
         leased.chain(waiting).sum()
     }
 
+    /// Bytes of express messages that wait.
+    pub(crate) fn express_bytes(&self) -> u64 {
+        self.lanes.values().map(Backlog::express_bytes).sum()
+    }
+
     pub(crate) fn waiting_receivers(&self) -> usize {
         self.waiters.len()
     }

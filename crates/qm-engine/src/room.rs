@@ -128,7 +128,8 @@ impl Engine {
 
     fn has_less_than_most(&self) -> bool {
         let stored = self.stored_bytes <= self.config.store_bytes_max;
-        self.express_bytes <= self.config.express_bytes_max
+        let express = self.express_bytes <= self.config.express_bytes_max;
+        (express || !self.peers_share_of_memory_is_used())
             && (stored || !self.peers_share_is_used())
     }
 
@@ -139,6 +140,14 @@ impl Engine {
     fn peers_share_is_used(&self) -> bool {
         let most = self.config.store_bytes_max;
         let here = self.locals.values().map(LocalQueue::stored_bytes);
+        here.sum::<u64>() > most / 8
+    }
+
+    /// The same for the memory of express messages: what was under way on a session that was lost
+    /// comes back beside what was put in its place.
+    fn peers_share_of_memory_is_used(&self) -> bool {
+        let most = self.config.express_bytes_max as u64;
+        let here = self.locals.values().map(LocalQueue::express_bytes);
         here.sum::<u64>() > most / 8
     }
 

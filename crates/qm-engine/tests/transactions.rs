@@ -870,7 +870,7 @@ fn a_queue_is_deleted_when_the_commits_that_take_from_it_are_decided() {
             } else {
                 node.flush_one();
             }
-            ended = ended.or(node.ended());
+            ended = ended.or_else(|| node.ended());
         }
         let committed = ended.unwrap().committed;
         assert_eq!(committed.is_some(), stands);

@@ -176,7 +176,7 @@ const NOTICED: &[(&str, u64, &[&str])] = &[
     ("forget_keys", 14, &["rule 5"]),
     // W-USE-5 and W-USE-6: questions heal it later, so only the frames tell.
     ("silent_not_held", 35, &["rule 12"]),
-    ("silent_duplicates", 93, &["rule 12"]),
+    ("silent_duplicates", 240, &["rule 12"]),
     ("ignore_memory", 1, &["rule 8"]),
     ("forget_recent", 25, &["rule 4"]),
 ];

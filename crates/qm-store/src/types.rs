@@ -72,8 +72,9 @@ pub struct Batch {
     /// Batches are submitted ahead of the answers to earlier ones. When an earlier one was refused
     /// and a later, smaller one is taken, records overtake those that are put again, and whoever
     /// wanted order has to take them out, if it lives that long. A value may also speak for records
-    /// of an earlier batch. A batch that knows of fewer refusals than there were is therefore turned
-    /// away like the earlier one, whatever is in it. `None`: it is taken whenever there is room.
+    /// of an earlier batch. A batch that knows of fewer refusals than there were is therefore
+    /// turned away like the earlier one, whatever is in it. `None`: it is taken whenever there is
+    /// room.
     pub refusals_known: Option<u64>,
 }
 

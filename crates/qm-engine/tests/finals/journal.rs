@@ -124,8 +124,8 @@ fn an_end_that_was_heard_before_the_ack_stays_heard() {
     }
 }
 
-/// A full disk takes what was heard of the end, and not the copy with the removal: a crash brings the
-/// message back beside its end.
+/// A full disk takes what was heard of the end, and not the copy with the removal: a crash brings
+/// the message back beside its end.
 #[test]
 fn what_is_still_there_although_its_end_was_heard_leaves() {
     for class in [Class::Recoverable, Class::Transactional] {

@@ -104,6 +104,9 @@ impl World {
                 }
                 _ => text += &format!("; node{node} is down"),
             }
+            if let Some(running) = &self.machines[node].running {
+                text += &format!("; node{node}: {:?}", running.engine.sizes());
+            }
             if let Some(AdminReply::Queues(views)) = self.admin(node, AdminRequest::Queues)? {
                 for view in views.iter().filter(|view| view.messages + view.leased > 0) {
                     text += &format!("; node{node}: {view:?}");
