@@ -96,7 +96,8 @@ fn who_does_not_wait_on_has_the_id() {
     let mut out = BufReader::new(child.stdout.take().unwrap());
     let mut id = String::new();
     out.read_line(&mut id).unwrap();
-    signal(child.id(), "-INT");
+    // Not an interrupt, which is ignored where the tests run in the background of a shell.
+    signal(child.id(), "-TERM");
     child.wait().unwrap();
     assert!(node.done(&["peek", "orders"]).contains(id.trim()), "{id}");
     // And so is told what it waits for.
