@@ -205,25 +205,28 @@ impl Attacker {
     /// Takes in what came, without waiting.
     async fn look(&mut self) {
         while let Ok(event) = self.events.try_recv() {
-            match event {
-                Event::Received {
-                    mut frames, held, ..
-                } => {
-                    if let Some(hoard) = &mut self.hoard {
-                        hoard.push(held);
-                        continue;
-                    }
-                    while let Ok(Some(frame)) = PeerFrame::next(&mut frames, 8 << 20) {
-                        if let PeerFrame::Credit(credit) = frame {
-                            self.credit = credit.messages;
-                        }
-                    }
-                }
-                Event::Closed { .. } => self.link = None,
-                _ => {}
-            }
+            self.take_in(event);
         }
         tokio::task::yield_now().await;
+    }
+
+    fn take_in(&mut self, event: Event) {
+        match event {
+            Event::Received {
+                mut frames, held, ..
+            } => {
+                if let Some(hoard) = &mut self.hoard {
+                    return hoard.push(held);
+                }
+                while let Ok(Some(frame)) = PeerFrame::next(&mut frames, 8 << 20) {
+                    if let PeerFrame::Credit(credit) = frame {
+                        self.credit = credit.messages;
+                    }
+                }
+            }
+            Event::Closed { .. } => self.link = None,
+            _ => {}
+        }
     }
 
     /// Sends the same over and over, as fast as the victim takes it; comes back when shut out.
@@ -293,10 +296,11 @@ impl Attacker {
                 let sequence = sequence(self.number);
                 self.data(sequence, queue).encode(&mut bytes);
             }
-            if bytes.is_empty() {
-                sleep(Duration::from_millis(1)).await;
-            } else {
+            if !bytes.is_empty() {
                 self.send_bytes(Lane::Priority(3), bytes.freeze());
+            } else if let Some(event) = self.event().await {
+                // More credit, or the end.
+                self.take_in(event);
             }
             self.look().await;
         }

@@ -402,7 +402,7 @@ impl Engine {
         };
         if matches!(awaited.wait, Wait::Doubt(_)) {
             let (wanted, of) = (awaited.wanted.clone(), (id, awaited.class));
-            self.behind_what_puts(id);
+            debug_assert!(!self.awaiting.putting.contains(&id), "its death is on disk");
             self.report(
                 wanted.as_deref(),
                 of,

@@ -115,4 +115,4 @@ pub use quarantine::QUARANTINE;
 pub use record::{LocalSettings, RemoteKey, StoredMessage, StoredQueue};
 pub use reidentify::Roles;
 pub use sizes::Sizes;
-pub use time::{Now, Timestamp};
+pub use time::{Now, Timestamp, spoken};

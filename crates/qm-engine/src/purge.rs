@@ -32,6 +32,29 @@ pub(crate) struct Purge {
     confirming: bool,
 }
 
+/// Where a message waits: whether in a local queue, in which one, and with which priority.
+type Place = (bool, u32, u8);
+
+/// What a purge makes of each message.
+#[derive(Clone, Copy, Debug)]
+struct Fate {
+    job: JobId,
+    outcome: Outcome,
+    discard: bool,
+    refused_by: Option<QmId>,
+}
+
+impl Purge {
+    const fn fate(&self) -> Fate {
+        Fate {
+            job: self.job,
+            outcome: self.outcome,
+            discard: self.discard,
+            refused_by: self.refused_by,
+        }
+    }
+}
+
 /// How far a step came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
@@ -272,14 +295,9 @@ impl Engine {
         if purge.confirming {
             return Step::Waits;
         }
-        let (job, discard, outcome) = (purge.job, purge.discard, purge.outcome);
-        let (refused, by) = (
-            purge.refused_by.is_some(),
-            purge.refused_by.unwrap_or(self.me.qm),
-        );
-        let ends = purge.ends.clone();
-        if self.disk_refuses() && !discard {
-            return self.purge_failed(job);
+        let (fate, ends) = (purge.fate(), purge.ends.clone());
+        if self.disk_refuses() && !fate.discard {
+            return self.purge_failed(fate.job);
         }
         let mut step = Step::Done;
         let mut taken = 0;
@@ -288,46 +306,29 @@ impl Engine {
                 if taken >= STEP_MESSAGES {
                     return Step::Goes;
                 }
-                let incarnation = self.incarnation;
                 let Some(lane) = self.purged_lane(local, number, priority) else {
                     break;
                 };
-                let Some(next) = lane.peek().filter(|next| next.position < end) else {
+                if lane.peek().is_none_or(|next| next.position >= end) {
                     if !lane.is_clear_below(end) {
                         step = Step::Waits;
                     }
                     break;
-                };
-                // Perhaps in an earlier life.
-                let transmitted =
-                    !local && (next.transmitted || next.id.incarnation != incarnation);
+                }
                 let Some(message) = lane.pop() else { break };
                 taken += 1;
                 self.release(&message);
-                if transmitted {
-                    self.place_in_stream(number, &message);
-                }
-                // Who refused this node's word will not be asked; a place is begun anew.
-                let lost = refused && !self.is_placed(number, &message);
-                let end = End {
-                    unconfirmed: transmitted && !refused,
-                    uncertain: transmitted && lost,
-                    discard,
-                    ..End::here(by, outcome)
-                };
-                self.tally_one(job, &message, end);
+                self.purge_one((local, number, priority), &message, fate);
                 if local {
-                    self.bury_local(number, priority, &message, end);
                     self.refill_local(number, priority);
                 } else {
-                    self.bury_as(number, priority, &message, end);
                     self.refill_out(number, priority);
                 }
             }
             if local {
                 self.refill_local(number, priority);
             } else {
-                taken += self.purge_doubts(number, priority, end, (job, discard), refused);
+                taken += self.purge_doubts(number, priority, end, fate);
                 self.refill_out(number, priority);
             }
         }
@@ -338,6 +339,48 @@ impl Engine {
         step
     }
 
+    fn purge_one(&mut self, (local, number, priority): Place, message: &Message, fate: Fate) {
+        // Perhaps in an earlier life.
+        let before = message.transmitted || message.id.incarnation != self.incarnation;
+        let transmitted = !local && before;
+        if transmitted {
+            self.place_in_stream(number, message);
+        }
+        // Who refused this node's word will not be asked; a place is begun anew.
+        let refused = fate.refused_by.is_some();
+        let lost = refused && !self.is_placed(number, message);
+        let end = End {
+            unconfirmed: transmitted && !refused,
+            uncertain: transmitted && lost,
+            discard: fate.discard,
+            ..End::here(fate.refused_by.unwrap_or(self.me.qm), fate.outcome)
+        };
+        self.tally_one(fate.job, message, end);
+        if local {
+            self.bury_local(number, priority, message, end);
+        } else {
+            self.bury_as(number, priority, message, end);
+        }
+    }
+
+    /// Purges a message that was taken out of its queue because the node stops, if a purge of that
+    /// queue waits for the disk with what is before it. Returns whether one does.
+    pub(crate) fn purge_spilled(&mut self, place: Place, message: &Message) -> bool {
+        let (local, number, priority) = place;
+        let Some(purge) = self.purges.get(&(local, number)) else {
+            return false;
+        };
+        let end = purge.ends.get(&priority).copied();
+        let fate = purge.fate();
+        let covered = end.is_some_and(|end| message.position < end);
+        // A full disk takes no letters: the purge fails.
+        if !covered || self.disk_refuses() && !fate.discard {
+            return false;
+        }
+        self.purge_one(place, message, fate);
+        true
+    }
+
     /// Whether a commit on its way to the disk takes something of a queue that is being deleted.
     fn is_held_by_a_commit(&self, number: u32) -> bool {
         let queue = self.locals.get(&number);
@@ -346,14 +389,8 @@ impl Engine {
 
     /// What is in doubt goes too, and its destination is asked, which voids what it does not have.
     /// A transactional message stays: its place in the stream is asked for already.
-    fn purge_doubts(
-        &mut self,
-        number: u32,
-        priority: u8,
-        end: u64,
-        (job, discard): (JobId, bool),
-        refused: bool,
-    ) -> usize {
+    fn purge_doubts(&mut self, number: u32, priority: u8, end: u64, fate: Fate) -> usize {
+        let refused = fate.refused_by.is_some();
         let lane = self
             .outs
             .get(&number)
@@ -377,10 +414,10 @@ impl Engine {
             let end = End {
                 unconfirmed: !refused,
                 uncertain: refused,
-                discard,
+                discard: fate.discard,
                 ..End::here(self.own_of(number), outcome)
             };
-            self.tally_one(job, &message, end);
+            self.tally_one(fate.job, &message, end);
             self.bury_as(number, priority, &message, end);
         }
         taken

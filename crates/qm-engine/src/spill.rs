@@ -51,6 +51,10 @@ impl Engine {
         }
         self.express_bytes = self.express_bytes.saturating_sub(freed);
         for (number, priority, mut message) in local {
+            // A new place would be behind what is purged.
+            if self.purge_spilled((true, number, priority), &message) {
+                continue;
+            }
             message.class = Class::Recoverable;
             crate::reached!(self, ExpressSpilled);
             self.put_local(number, priority, message);
@@ -60,6 +64,9 @@ impl Engine {
             self.doubts.remove(&message.id);
             if let Some(lane) = self.out_lane(number, priority) {
                 lane.doubt.remove(&message.position);
+            }
+            if self.purge_spilled((false, number, priority), &message) {
+                continue;
             }
             message.class = Class::Recoverable;
             crate::reached!(self, ExpressSpilled);

@@ -446,7 +446,8 @@ impl Engine {
         Some(view(subject, reason, evidence))
     }
 
-    /// The newest events of connections, with how long ago they were.
+    /// The newest events of connections, with how long ago they were, for people who look for a
+    /// pattern.
     fn shown(&self, events: &[ConnectionEvent]) -> Vec<String> {
         let from = events.len().saturating_sub(EVENTS_SHOWN);
         let ago = |at_us| spoken(self.now.wall_us.saturating_sub(at_us) / 1_000);
@@ -781,7 +782,6 @@ fn damaged(count: u64) -> Reason {
     )
 }
 
-/// The newest connection events, for people who look for a pattern.
 /// `1 message`, `2 messages`.
 fn messages_of(count: u64) -> String {
     format!("{count} message{}", if count == 1 { "" } else { "s" })

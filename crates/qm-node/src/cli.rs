@@ -28,7 +28,9 @@ pub(crate) use self::messages::{
     AckWish, Filter, Form, PeekArgs, PeekForm, ReceiveArgs, SendArgs, Until,
 };
 pub(crate) use self::misuse::misuse;
-pub(crate) use self::node::{CheckArgs, ConfigCommand, InitArgs, RunArgs, StoreCommand, TopArgs};
+pub(crate) use self::node::{
+    AnswerArgs, CheckArgs, ConfigCommand, InitArgs, RunArgs, StoreCommand, TopArgs,
+};
 pub(crate) use self::peers::{OutgoingCommand, OutgoingSelection, PeersCommand, StreamCommand};
 pub(crate) use self::quarantine::QuarantineCommand;
 pub(crate) use self::queues::QueueCommand;
@@ -129,7 +131,7 @@ pub(crate) enum Command {
     Top(TopArgs),
     /// What is wrong with the node and its machine, and what to do; whether it runs or not
     #[command(after_help = DOCTOR_EXAMPLES)]
-    Doctor,
+    Doctor(AnswerArgs),
     /// One line for a monitoring system: exit 0 good, 1 warning, 2 critical, 3 unknown
     #[command(after_help = CHECK_EXAMPLES)]
     Check(CheckArgs),

@@ -72,7 +72,7 @@ pub(crate) fn execute(cli: &Cli, out: &Output) -> Result<Exit, Failure> {
     let settings = Settings::load(&around, &flags).map_err(Failure::from);
     // These tell a wrong configuration as one of the things that are wrong.
     match &cli.command {
-        Command::Doctor => return block_on(health::doctor(settings, out)),
+        Command::Doctor(args) => return block_on(health::doctor(settings, *args, out)),
         Command::Check(args) => return block_on(health::check(settings, args, out)),
         _ => {}
     }

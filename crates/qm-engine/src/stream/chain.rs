@@ -481,9 +481,6 @@ impl<F: Copy> Chain<F> {
     /// Adds a mark and forgets those from which nothing follows any more.
     fn mark(&mut self, mark: Mark) {
         let mut index = self.marks.partition_point(|m| m.at < mark.at);
-        if self.marks.get(index).is_some_and(|m| m.at == mark.at) {
-            self.marks.remove(index);
-        }
         let before = index
             .checked_sub(1)
             .and_then(|before| self.marks.get(before));
@@ -569,6 +566,44 @@ mod tests {
         assert_eq!(two.settle_skip(2).map(|skip| skip.entry), Some(entry(11)));
         assert_eq!(marks(&two), [places[5]]);
         assert_eq!(two.low(), 7);
+    }
+
+    /// In whatever order what has a place is settled, a crash derives the places of the rest, and
+    /// there are no more marks than gaps ask for.
+    #[test]
+    fn a_crash_derives_the_same_places_in_whatever_order_they_were_settled() {
+        fn all(rest: &[u64], order: &mut Vec<u64>, look: &mut impl FnMut(&[u64])) {
+            look(order);
+            for at in rest {
+                order.push(*at);
+                let others: Vec<_> = rest.iter().copied().filter(|other| other != at).collect();
+                all(&others, order, look);
+                order.pop();
+            }
+        }
+        let ats = [10, 12, 13, 17, 18];
+        let mut looked = 0;
+        all(&ats, &mut Vec::new(), &mut |order| {
+            let mut one = chain();
+            let places = given(&mut one, ats);
+            for at in order {
+                assert!(one.settle(*at));
+            }
+            let left = |at: &u64| !order.contains(at);
+            let mut two = Chain::<u8>::recovered(one.id(), one.root(), marks(&one), []);
+            let again = given(&mut two, ats.into_iter().filter(left));
+            let same: Vec<_> = places
+                .iter()
+                .filter(|mark| left(&mark.at))
+                .copied()
+                .collect();
+            assert_eq!(again, same, "{order:?}");
+            // One, and one more behind each gap.
+            let ends = ats.windows(2).filter(|two| left(&two[0]) && !left(&two[1]));
+            assert_eq!(marks(&one).len(), 1 + ends.count(), "{order:?}");
+            looked += 1;
+        });
+        assert_eq!(looked, 1 + 5 + 20 + 60 + 120 + 120);
     }
 
     #[test]

@@ -130,10 +130,7 @@ fn a_full_disk_of_the_destination_ends_nothing() {
     assert_eq!((finals_of(&b), a.engine.counters().finals_heard), (0, 0));
     assert_eq!(b.receive("orders"), ["1"]);
     carry(&mut a, &mut b, LINK);
-    assert_eq!(
-        super::fates(&mut a),
-        [Outcome::REACHED_QUEUE, Outcome::RECEIVED]
-    );
+    assert_eq!(a.fates(), [Outcome::REACHED_QUEUE, Outcome::RECEIVED]);
 }
 
 /// What a disk refused, or took behind what it had refused, is as if it had not been.

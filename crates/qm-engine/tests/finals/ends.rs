@@ -5,9 +5,7 @@ use qm_wire::local::Verdict;
 use qm_wire::{AckWishes, Class, MessageId, Outcome};
 
 use super::support::{Node, carry, carry_but};
-use super::{
-    CLASSES, LINK, awaited_of, consumed, fates, finals_of, is_confirm, is_final, met, put, wish,
-};
+use super::{CLASSES, LINK, awaited_of, consumed, finals_of, is_confirm, is_final, met, put, wish};
 
 /// How a message can end in its queue.
 #[derive(Clone, Copy, Debug)]
@@ -77,7 +75,7 @@ fn every_end_is_kept_until_its_sender_has_written_it_down() {
                     }
                 });
                 carry(&mut a, &mut b, LINK);
-                assert_eq!(fates(&mut a), [Outcome::REACHED_QUEUE], "{what}");
+                assert_eq!(a.fates(), [Outcome::REACHED_QUEUE], "{what}");
                 assert_eq!((awaited_of(&a), finals_of(&b)), (1, 0), "{what}");
                 bring_about(&mut b, end, !letter);
                 assert_eq!(finals_of(&b), 1, "{what}");
@@ -86,7 +84,7 @@ fn every_end_is_kept_until_its_sender_has_written_it_down() {
                     confirmed += usize::from(is_confirm(frame));
                     false
                 });
-                assert_eq!(fates(&mut a), [outcome], "{what}");
+                assert_eq!(a.fates(), [outcome], "{what}");
                 assert_eq!((confirmed, finals_of(&b)), (1, 0), "{what}");
                 assert_eq!(b.engine.counters().finals_confirmed, 1, "{what}");
                 assert_eq!(a.engine.counters().finals_heard, 1, "{what}");
@@ -127,7 +125,7 @@ fn what_is_received_from_the_poison_subqueue_or_the_dead_letters_was_rejected() 
         assert_eq!(b.receive(queue), ["1"]);
         carry(&mut a, &mut b, LINK);
         assert_eq!(
-            fates(&mut a),
+            a.fates(),
             [Outcome::REACHED_QUEUE, Outcome::REJECTED_BY_RECEIVER]
         );
         assert_eq!(b.engine.counters().finals, 1);
@@ -156,10 +154,10 @@ fn a_final_is_confirmed_when_its_sender_has_it_on_disk_and_not_before() {
         a.hear(LINK, &frame);
     }
     assert!(!a.sent_on(LINK).iter().any(is_confirm));
-    assert_eq!(fates(&mut a), [Outcome::REACHED_QUEUE]);
+    assert_eq!(a.fates(), [Outcome::REACHED_QUEUE]);
     a.release_disk(0);
     assert!(a.sent_on(LINK).iter().any(is_confirm));
-    assert_eq!(fates(&mut a), [Outcome::RECEIVED]);
+    assert_eq!(a.fates(), [Outcome::RECEIVED]);
 }
 
 /// The commit of a transaction speaks for what it received.
@@ -177,7 +175,7 @@ fn what_a_transaction_received_is_told_when_it_is_committed() {
             } else {
                 vec![Outcome::REACHED_QUEUE]
             };
-            assert_eq!(fates(&mut a), told, "{class:?} {commit}");
+            assert_eq!(a.fates(), told, "{class:?} {commit}");
             assert_eq!(finals_of(&b), 0);
         }
     }

@@ -6,7 +6,7 @@ use qm_wire::{
 };
 
 use super::support::{Node, carry_but, connect};
-use super::{LINK, NEXT, consumed, fates, finals_of, is_final};
+use super::{LINK, NEXT, consumed, finals_of, is_final};
 
 /// The entry of what a node tells of.
 fn told(b: &mut Node) -> Entry {
@@ -42,7 +42,7 @@ fn nobody_but_the_destination_is_heard_about_an_end() {
         _ => false,
     };
     assert!(a.sent_on(NEXT).iter().any(not_held));
-    assert_eq!(fates(&mut a), [Outcome::REACHED_QUEUE]);
+    assert_eq!(a.fates(), [Outcome::REACHED_QUEUE]);
     // The same from the right one, with another tag.
     let other = Entry {
         tag: Tag([9; 8]),
@@ -55,7 +55,7 @@ fn nobody_but_the_destination_is_heard_about_an_end() {
             entries: vec![(other, Outcome::QUEUE_PURGED)],
         }),
     );
-    assert_eq!(fates(&mut a), []);
+    assert_eq!(a.fates(), []);
     a.hear(
         LINK,
         &PeerFrame::Final(Final {
@@ -63,7 +63,7 @@ fn nobody_but_the_destination_is_heard_about_an_end() {
             entries: vec![(entry, Outcome::RECEIVED)],
         }),
     );
-    assert_eq!(fates(&mut a), [Outcome::RECEIVED]);
+    assert_eq!(a.fates(), [Outcome::RECEIVED]);
 }
 
 #[test]
@@ -80,7 +80,7 @@ fn a_final_that_is_no_end_is_a_breach_of_the_protocol() {
         let entries = vec![(entry, outcome)];
         a.hear(LINK, &PeerFrame::Final(Final { source, entries }));
         assert!(misbehaved(&a), "{outcome}");
-        assert_eq!(fates(&mut a), [Outcome::REACHED_QUEUE], "{outcome}");
+        assert_eq!(a.fates(), [Outcome::REACHED_QUEUE], "{outcome}");
     }
     // One of a later version that is of this kind is passed on.
     let (mut a, mut b) = consumed(Class::Recoverable);
@@ -88,7 +88,7 @@ fn a_final_that_is_no_end_is_a_breach_of_the_protocol() {
     let source = a.identity.qm;
     let entries = vec![(entry, Outcome(0xC0FE))];
     a.hear(LINK, &PeerFrame::Final(Final { source, entries }));
-    assert_eq!(fates(&mut a), [Outcome::REACHED_QUEUE, Outcome(0xC0FE)]);
+    assert_eq!(a.fates(), [Outcome::REACHED_QUEUE, Outcome(0xC0FE)]);
 }
 
 #[test]
@@ -155,7 +155,7 @@ fn not_held_ends_no_final_and_is_not_told_without_end() {
         false
     });
     assert_eq!(told, 0, "its sender asks");
-    assert_eq!(fates(&mut a), [Outcome::REACHED_QUEUE, Outcome::RECEIVED]);
+    assert_eq!(a.fates(), [Outcome::REACHED_QUEUE, Outcome::RECEIVED]);
 }
 
 /// That one node is another from now on, with signatures that are believed.
@@ -232,7 +232,7 @@ fn a_successor_of_the_destination_is_heard_about_an_end() {
         }
         let (source, entries) = (a.identity.qm, vec![(entry, Outcome::RECEIVED)]);
         a.hear(NEXT, &PeerFrame::Final(Final { source, entries }));
-        let told = fates(&mut a).last().copied();
+        let told = a.fates().last().copied();
         assert_eq!(told == Some(Outcome::RECEIVED), proven);
     }
 }

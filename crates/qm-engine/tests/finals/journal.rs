@@ -6,7 +6,7 @@ use qm_wire::local::{Follow, NodeFrame, Verdict};
 use qm_wire::{AckWishes, Class, Entry, MessageFlags, Outcome, PeerFrame};
 
 use super::support::{Node, carry, carry_but, connect, plug};
-use super::{CLASSES, LINK, NEXT, fates, is_final, met};
+use super::{CLASSES, LINK, NEXT, is_final, met};
 
 fn put(a: &mut Node, class: Class, body: &str) {
     a.put("qm://b/orders", body, |put| {
@@ -14,6 +14,19 @@ fn put(a: &mut Node, class: Class, body: &str) {
         put.flags = MessageFlags::JOURNAL.with(MessageFlags::DEAD_LETTER);
         put.follow = Follow::Received;
     });
+}
+
+/// A message that wishes a copy, and acknowledgements in the queue "acks".
+fn wished(class: Class) -> (Node, Node) {
+    let (mut a, b) = met(class);
+    a.create("acks", |settings| settings.transactional = false);
+    a.put("qm://b/orders", "1", |put| {
+        put.class = class;
+        put.flags = MessageFlags::JOURNAL;
+        put.ack_wishes = AckWishes::POSITIVE_ARRIVAL.with(AckWishes::POSITIVE_RECEIVE);
+        put.admin_queue = "acks".into();
+    });
+    (a, b)
 }
 
 /// Messages of this node that wait to leave, on its disk.
@@ -47,14 +60,7 @@ fn a_node_that_dies_at_any_commit_makes_one_copy() {
     for class in [Class::Recoverable, Class::Transactional] {
         for reached in 0..6 {
             let what = format!("{class:?} {reached}");
-            let (mut a, mut b) = met(class);
-            a.create("acks", |settings| settings.transactional = false);
-            a.put("qm://b/orders", "1", |put| {
-                put.class = class;
-                put.flags = MessageFlags::JOURNAL;
-                put.ack_wishes = AckWishes::POSITIVE_ARRIVAL.with(AckWishes::POSITIVE_RECEIVE);
-                put.admin_queue = "acks".into();
-            });
+            let (mut a, mut b) = wished(class);
             a.hold_disk = true;
             carry_but(&mut a, &mut b, LINK, is_final);
             let mut a = a.die_with(|n| n < reached);
@@ -90,7 +96,7 @@ fn a_full_disk_makes_what_wishes_a_copy_wait() {
         assert_eq!(a.receive("journal$"), ["1"], "{class:?}");
         assert_eq!(b.receive("orders"), ["1"], "{class:?}");
         carry(&mut a, &mut b, LINK);
-        assert_eq!(fates(&mut a).last(), Some(&Outcome::RECEIVED), "{class:?}");
+        assert_eq!(a.fates().last(), Some(&Outcome::RECEIVED), "{class:?}");
     }
 }
 
@@ -105,7 +111,7 @@ fn an_end_that_was_heard_before_the_ack_stays_heard() {
         carry_but(&mut a, &mut b, LINK, acks);
         assert_eq!(b.receive("orders"), ["1"]);
         carry_but(&mut a, &mut b, LINK, acks);
-        assert_eq!(fates(&mut a).last(), Some(&Outcome::RECEIVED), "{class:?}");
+        assert_eq!(a.fates().last(), Some(&Outcome::RECEIVED), "{class:?}");
         let mut a = a.crash();
         assert_eq!(a.receive("journal$"), ["1"], "{class:?}");
         b.lose_link(LINK);
@@ -124,19 +130,51 @@ fn an_end_that_was_heard_before_the_ack_stays_heard() {
     }
 }
 
+/// That it arrived and how it ended are heard at once: the report of the end is written in one batch
+/// with the end itself, which is behind the one with the copy.
+#[test]
+fn an_end_that_is_heard_with_the_arrival_is_reported_once_whenever_its_node_dies() {
+    let is_word = |frame: &PeerFrame| {
+        let acks = matches!(frame, PeerFrame::SessionAck(_) | PeerFrame::OrderAck(_));
+        acks || is_final(frame)
+    };
+    for class in [Class::Recoverable, Class::Transactional] {
+        for reached in 0..6 {
+            let what = format!("{class:?} {reached}");
+            let (mut a, mut b) = wished(class);
+            let mut words = Vec::new();
+            let mut keep = |frame: &PeerFrame| {
+                words.extend(is_word(frame).then(|| frame.clone()));
+                is_word(frame)
+            };
+            carry_but(&mut a, &mut b, LINK, &mut keep);
+            assert_eq!(b.receive("orders"), ["1"], "{what}");
+            carry_but(&mut a, &mut b, LINK, &mut keep);
+            assert!(words.iter().any(is_final), "{what}");
+            (a.hold_disk, a.gathers) = (true, true);
+            for word in &words {
+                a.hear(LINK, word);
+            }
+            a.gathers = false;
+            a.wait(0);
+            let mut a = a.die_with(|n| n < reached);
+            b.lose_link(LINK);
+            a.wait(60_000);
+            connect(&mut a, &mut b, NEXT);
+            carry(&mut a, &mut b, NEXT);
+            assert_eq!(waiting(&mut a), 0, "{what}");
+            assert_eq!(a.receive("journal$"), ["1"], "{what}");
+            assert_eq!(a.receive("acks").len(), 2, "{what}");
+        }
+    }
+}
+
 /// A full disk takes what was heard of the end, and not the copy with the removal: a crash brings
 /// the message back beside its end.
 #[test]
 fn what_is_still_there_although_its_end_was_heard_leaves() {
     for class in [Class::Recoverable, Class::Transactional] {
-        let (mut a, mut b) = met(class);
-        a.create("acks", |settings| settings.transactional = false);
-        a.put("qm://b/orders", "1", |put| {
-            put.class = class;
-            put.flags = MessageFlags::JOURNAL;
-            put.ack_wishes = AckWishes::POSITIVE_ARRIVAL.with(AckWishes::POSITIVE_RECEIVE);
-            put.admin_queue = "acks".into();
-        });
+        let (mut a, mut b) = wished(class);
         a.hold_disk = true;
         carry(&mut a, &mut b, LINK);
         assert_eq!(b.receive("orders"), ["1"]);
@@ -165,7 +203,7 @@ fn what_becomes_of_a_copy_says_nothing_of_its_message() {
         let copy = a.take("journal$", 1, None)[0].lookup;
         a.settle("journal$", copy, verdict);
     }
-    assert_eq!(fates(&mut a), []);
+    assert_eq!(a.fates(), []);
     assert!(a.dead().is_empty() && a.receive("journal$").is_empty());
     put(&mut a, Class::Recoverable, "2");
     carry(&mut a, &mut b, LINK);

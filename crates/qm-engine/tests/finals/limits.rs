@@ -6,7 +6,7 @@ use qm_wire::local::NodeFrame;
 use qm_wire::{Class, Outcome, QmId};
 
 use super::support::{Node, carry, carry_but, connect};
-use super::{LINK, NEXT, fates, finals_of, is_final, met, put};
+use super::{LINK, NEXT, finals_of, is_final, met, put};
 
 /// A final as it lies on disk.
 fn stored_final(source: QmId, sequence: u64) -> (Bytes, Bytes) {
@@ -43,7 +43,7 @@ fn the_oldest_final_of_a_sender_makes_room_and_no_other_senders() {
     assert!(!has(&b, stored_final(from_a, 1)), "the oldest");
     assert!(has(&b, stored_final(from_a, 2)) && has(&b, stored_final(other, 1)));
     carry(&mut a, &mut b, NEXT);
-    assert_eq!(fates(&mut a), [Outcome::REACHED_QUEUE, Outcome::RECEIVED]);
+    assert_eq!(a.fates(), [Outcome::REACHED_QUEUE, Outcome::RECEIVED]);
     assert_eq!(finals_of(&b), FINALS_PER_PEER_MAX);
 }
 

@@ -5,8 +5,7 @@ use qm_wire::{Class, Outcome, PeerFrame};
 
 use super::support::{carry, carry_but, connect, plug, reconnect};
 use super::{
-    CLASSES, LATER, LINK, NEXT, awaited_of, consumed, fates, finals_of, is_confirm, is_final, met,
-    put,
+    CLASSES, LATER, LINK, NEXT, awaited_of, consumed, finals_of, is_confirm, is_final, met, put,
 };
 
 const fn is_answer(frame: &PeerFrame) -> bool {
@@ -18,7 +17,7 @@ fn a_final_that_is_lost_is_told_again_on_the_next_session() {
     for class in CLASSES {
         let (mut a, mut b) = consumed(class);
         carry_but(&mut a, &mut b, LINK, is_final);
-        assert_eq!(fates(&mut a), [Outcome::REACHED_QUEUE]);
+        assert_eq!(a.fates(), [Outcome::REACHED_QUEUE]);
         a.lose_link(LINK);
         b.lose_link(LINK);
         a.dials.clear();
@@ -30,7 +29,7 @@ fn a_final_that_is_lost_is_told_again_on_the_next_session() {
         );
         plug(&mut a, &mut b, NEXT);
         carry_but(&mut a, &mut b, NEXT, is_answer);
-        assert_eq!(fates(&mut a), [Outcome::RECEIVED]);
+        assert_eq!(a.fates(), [Outcome::RECEIVED]);
         assert_eq!(finals_of(&b), 0);
     }
 }
@@ -45,7 +44,7 @@ fn a_sender_asks_on_every_session_that_opens() {
         a.wait(60_000);
         plug(&mut a, &mut b, NEXT);
         carry_but(&mut a, &mut b, NEXT, is_final);
-        assert_eq!(fates(&mut a), [Outcome::REACHED_QUEUE, Outcome::RECEIVED]);
+        assert_eq!(a.fates(), [Outcome::REACHED_QUEUE, Outcome::RECEIVED]);
         assert_eq!(finals_of(&b), 0, "it is confirmed like one that was told");
     }
 }
@@ -75,7 +74,7 @@ fn a_sender_asks_from_time_to_time() {
     a.wait(3 * MINUTE_MS);
     b.wait(3 * MINUTE_MS);
     carry(&mut a, &mut b, LINK);
-    assert_eq!(fates(&mut a), [Outcome::REACHED_QUEUE, Outcome::RECEIVED]);
+    assert_eq!(a.fates(), [Outcome::REACHED_QUEUE, Outcome::RECEIVED]);
 }
 
 /// The destination tells it again, and it is confirmed again; whoever waits hears it once.
@@ -86,7 +85,7 @@ fn a_confirmation_that_is_lost_is_repeated_and_nobody_hears_anything_twice() {
     assert_eq!(finals_of(&b), 1);
     reconnect(&mut a, &mut b, LINK, NEXT);
     assert_eq!(finals_of(&b), 0);
-    assert_eq!(fates(&mut a), [Outcome::REACHED_QUEUE, Outcome::RECEIVED]);
+    assert_eq!(a.fates(), [Outcome::REACHED_QUEUE, Outcome::RECEIVED]);
     assert_eq!(a.engine.counters().finals_heard, 1);
 }
 
@@ -106,7 +105,7 @@ fn an_end_that_the_disk_refused_is_not_confirmed() {
     assert!(!a.sent_on(LINK).iter().any(is_confirm));
     // It is told again, and stands then.
     reconnect(&mut a, &mut b, LINK, NEXT);
-    assert_eq!(fates(&mut a).last(), Some(&Outcome::RECEIVED));
+    assert_eq!(a.fates().last(), Some(&Outcome::RECEIVED));
     assert_eq!((awaited_of(&a), finals_of(&b)), (1, 0));
 }
 
@@ -122,7 +121,7 @@ fn a_final_settles_a_message_whose_ack_is_lost() {
         assert_eq!(b.receive("orders"), ["1"]);
         carry_but(&mut a, &mut b, LINK, acks);
         assert_eq!(
-            fates(&mut a),
+            a.fates(),
             [Outcome::REACHED_QUEUE, Outcome::RECEIVED],
             "{class:?}"
         );

@@ -19,8 +19,8 @@ mod reports;
 mod unknown;
 
 use qm_engine::LinkId;
-use qm_wire::local::{Follow, NodeFrame};
-use qm_wire::{AckWishes, Class, Outcome, PeerFrame};
+use qm_wire::local::Follow;
+use qm_wire::{AckWishes, Class, PeerFrame};
 use support::{Node, carry, connect};
 
 pub(crate) const LINK: LinkId = LinkId(1);
@@ -66,18 +66,6 @@ pub(crate) fn wish(a: &mut Node, class: Class, wishes: AckWishes) {
         put.class = class;
         put.ack_wishes = wishes;
     });
-}
-
-/// What an application heard of its messages, each in turn.
-pub(crate) fn fates(a: &mut Node) -> Vec<Outcome> {
-    let told = std::mem::take(&mut a.told).into_iter();
-    let fates = told.filter_map(|frame| match frame {
-        NodeFrame::Fate(fate) => Some(fate.runs),
-        _ => None,
-    });
-    let runs = fates.flatten();
-    runs.flat_map(|(first, last, outcome)| (first..=last).map(move |_| outcome))
-        .collect()
 }
 
 /// What of this kind is on a node's disk.

@@ -1,8 +1,9 @@
 //! Administration messages: exactly one for each outcome that was wished, whoever crashes
 //! (W-ENV-6).
 
+use qm_engine::StoreOp;
 use qm_engine::admin::{AdminRequest, Selector};
-use qm_wire::local::{NodeFrame, Verdict};
+use qm_wire::local::{ClientFrame, EndTransaction, NodeFrame, Receive, Verdict};
 use qm_wire::{AckWishes, Class, MessageFlags, Outcome};
 
 use super::support::{Node, carry, carry_but, connect};
@@ -393,4 +394,45 @@ fn a_letter_that_is_sent_again_is_reported_anew() {
     assert_eq!(a.receive("orders"), ["1"]);
     let both = [Outcome::REACHED_QUEUE, Outcome::RECEIVED];
     assert_eq!(reports(&mut a), both);
+}
+
+/// What a transaction received is removed in one batch with the note of what it took, however many
+/// batches its reports fill: a disk that refuses the one must not take the other.
+#[test]
+fn what_a_commit_took_goes_in_the_batch_in_which_its_removal_is() {
+    let mut a = Node::with(1, |config| config.batch_bytes_max = 600);
+    for queue in ["here", "acks"] {
+        a.create(queue, |settings| settings.transactional = false);
+    }
+    for body in ["1", "2", "3"] {
+        a.put("here", body, |put| {
+            put.class = Class::Recoverable;
+            put.ack_wishes = AckWishes::POSITIVE_RECEIVE;
+            put.admin_queue = "acks".into();
+            put.label = "a label of some length, which its report repeats "
+                .repeat(4)
+                .into();
+        });
+    }
+    let mut receive = Receive::new(700, "here".parse().unwrap());
+    receive.messages_max = 3;
+    receive.bytes_max = u32::MAX;
+    receive.wait_ms = 0;
+    receive.transaction = Some(1);
+    a.client(ClientFrame::Receive(receive));
+    a.hold_disk = true;
+    a.client(ClientFrame::EndTransaction(EndTransaction {
+        sequence: 1_000,
+        transaction: 1,
+        commit: true,
+    }));
+    let sets = |op: &StoreOp| matches!(op, StoreOp::Set { key, .. } if key.starts_with(b"taken/"));
+    while a.waiting.iter().any(|(_, ops)| ops.iter().any(sets)) {
+        a.release_batches(1, 0);
+    }
+    let unsets = |op: &StoreOp| matches!(op, StoreOp::Unset { key } if key.starts_with(b"taken/"));
+    let removes = |op: &StoreOp| matches!(op, StoreOp::Remove { .. });
+    assert!(a.waiting.len() > 2, "its reports fill several");
+    let noted = a.waiting.iter().find(|(_, ops)| ops.iter().any(unsets));
+    assert!(noted.unwrap().1.iter().any(removes), "{noted:?}");
 }

@@ -3,7 +3,7 @@
 use qm_wire::{Answer, Class, Known, Outcome, PeerFrame};
 
 use super::support::{carry, carry_but, connect, plug};
-use super::{CLASSES, LINK, NEXT, awaited_of, consumed, fates, finals_of, is_final, met, put};
+use super::{CLASSES, LINK, NEXT, awaited_of, consumed, finals_of, is_final, met, put};
 
 const DAY_MS: u64 = 24 * 60 * 60 * 1_000;
 
@@ -21,11 +21,11 @@ fn a_wait_ends_when_its_destination_has_forgotten() {
         a.lose_link(LINK);
         a.wait((days - 1) * DAY_MS);
         a.wait(60_000);
-        assert_eq!(fates(&mut a), [Outcome::REACHED_QUEUE], "{time_ms:?}");
+        assert_eq!(a.fates(), [Outcome::REACHED_QUEUE], "{time_ms:?}");
         let mut a = a;
         a.wait(DAY_MS);
         a.wait(60_000);
-        assert_eq!(fates(&mut a), [Outcome::END_UNKNOWN], "{time_ms:?}");
+        assert_eq!(a.fates(), [Outcome::END_UNKNOWN], "{time_ms:?}");
         assert_eq!((awaited_of(&a), a.engine.counters().finals_unknown), (0, 1));
     }
 }
@@ -55,12 +55,12 @@ fn of_an_express_message_that_its_destination_lost_nobody_can_tell() {
     let (mut a, mut b) = met(Class::Express);
     put(&mut a, Class::Express, "1");
     carry(&mut a, &mut b, LINK);
-    assert_eq!(fates(&mut a), [Outcome::REACHED_QUEUE]);
+    assert_eq!(a.fates(), [Outcome::REACHED_QUEUE]);
     let mut b = b.crash();
     a.lose_link(LINK);
     a.wait(60_000);
     connect(&mut a, &mut b, NEXT);
-    assert_eq!(fates(&mut a), [Outcome::END_UNKNOWN]);
+    assert_eq!(a.fates(), [Outcome::END_UNKNOWN]);
     assert_eq!(awaited_of(&a), 0);
 }
 
@@ -73,7 +73,7 @@ fn the_end_of_an_express_message_survives_a_crash() {
     a.lose_link(LINK);
     a.wait(60_000);
     connect(&mut a, &mut b, NEXT);
-    assert_eq!(fates(&mut a), [Outcome::REACHED_QUEUE, Outcome::RECEIVED]);
+    assert_eq!(a.fates(), [Outcome::REACHED_QUEUE, Outcome::RECEIVED]);
 }
 
 /// Its destination may have forgotten that it arrived, and have it all the same.
@@ -101,9 +101,9 @@ fn unknown_ends_no_wait_for_a_message_on_disk() {
             a.hear(NEXT, &PeerFrame::Answer(Answer { source, entries }));
             assert_eq!(awaited_of(&a), 1, "{known:?}");
         }
-        assert_eq!(fates(&mut a), [Outcome::REACHED_QUEUE]);
+        assert_eq!(a.fates(), [Outcome::REACHED_QUEUE]);
         assert_eq!(b.receive("orders"), ["1"]);
         carry(&mut a, &mut b, NEXT);
-        assert_eq!(fates(&mut a), [Outcome::RECEIVED]);
+        assert_eq!(a.fates(), [Outcome::RECEIVED]);
     }
 }

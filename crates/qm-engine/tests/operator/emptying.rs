@@ -94,3 +94,25 @@ fn a_second_purge_of_a_queue_is_turned_away_and_the_first_is_answered() {
         }
     }
 }
+
+/// The queue stays, and so does what applications hold of it.
+#[test]
+fn a_deletion_for_which_a_full_disk_has_no_room_takes_nothing_from_anybody() {
+    let mut a = Node::new(1, Trust::Any);
+    a.create("here");
+    a.put("here", b"held", |_| {});
+    let held = a.hold("here");
+    a.full = true;
+    a.put("here", b"refused", |_| {});
+    let reply = a.admin(AdminRequest::QueueDelete {
+        name: "here".parse().unwrap(),
+        force: true,
+        discard: false,
+    });
+    assert!(
+        matches!(&reply, AdminReply::Failed { outcome, .. } if *outcome == Outcome::STORE_FULL),
+        "{reply:?}"
+    );
+    a.consume("here", held);
+    assert_eq!(a.settled(), Some((1, None)));
+}

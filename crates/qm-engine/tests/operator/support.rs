@@ -9,7 +9,7 @@ use qm_engine::{
     ConnId, Engine, EngineConfig, Event, Identity, Input, LinkId, LocalSettings, Now, Output,
     Recovered, SeededEntropy, StoreOp, StreamId, Ticket, Timestamp, Trust,
 };
-use qm_wire::local::{ClientFrame, ClientHello, NodeFrame, Put, Receive};
+use qm_wire::local::{ClientFrame, ClientHello, NodeFrame, Put, Receive, Settle, Verdict};
 use qm_wire::{Class, ClientId, Outcome, QmId};
 
 pub(crate) use disk::Disk;
@@ -258,6 +258,35 @@ impl Node {
         put.class = Class::Recoverable;
         change(&mut put);
         self.client(ClientFrame::Put(put));
+    }
+
+    /// Takes the only message of a queue, and holds it. Its lookup id.
+    pub(crate) fn hold(&mut self, queue: &str) -> u64 {
+        assert_eq!(self.receive_all(queue).len(), 1);
+        let lookup = |frame: &NodeFrame| match frame {
+            NodeFrame::Delivery(delivery) => Some(delivery.lookup),
+            _ => None,
+        };
+        self.told.iter().find_map(lookup).unwrap()
+    }
+
+    /// What is held was dealt with.
+    pub(crate) fn consume(&mut self, queue: &str, lookup: u64) {
+        self.told.clear();
+        self.client(ClientFrame::Settle(Settle {
+            request: 77,
+            queue: queue.parse().unwrap(),
+            verdict: Verdict::Consume,
+            ranges: vec![(lookup, lookup)],
+        }));
+    }
+
+    /// What was answered to that.
+    pub(crate) fn settled(&self) -> Option<(u32, Option<Outcome>)> {
+        self.told.iter().find_map(|frame| match frame {
+            NodeFrame::Settled(settled) => Some((settled.messages, settled.outcome)),
+            _ => None,
+        })
     }
 
     pub(crate) fn receive_all(&mut self, queue: &str) -> Vec<Bytes> {

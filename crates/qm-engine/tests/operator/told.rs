@@ -3,7 +3,6 @@
 use qm_engine::admin::{AdminReply, AdminRequest};
 use qm_engine::{Input, LocalSettings, StoreOp, Trust};
 use qm_wire::Outcome;
-use qm_wire::local::{ClientFrame, NodeFrame, Settle, Verdict};
 
 use crate::support::{Node, reply};
 
@@ -94,40 +93,22 @@ fn an_operator_hears_that_messages_are_discarded_when_a_disk_that_refused_takes_
     assert!(node.receive_all("orders").is_empty());
 }
 
-fn settled(node: &Node) -> Option<(u32, Option<Outcome>)> {
-    node.told.iter().find_map(|frame| match frame {
-        NodeFrame::Settled(settled) => Some((settled.messages, settled.outcome)),
-        _ => None,
-    })
-}
-
 /// What is consumed is not shown again, so its removal is tried until the disk takes it.
 #[test]
 fn an_application_hears_that_it_consumed_when_a_disk_that_refused_takes_it() {
     let mut node = Node::new(1, Trust::Any);
     node.create("orders");
     node.put("orders", b"apples", |_| ());
-    assert_eq!(node.receive_all("orders").len(), 1);
-    let lookup = node.told.iter().find_map(|frame| match frame {
-        NodeFrame::Delivery(delivery) => Some(delivery.lookup),
-        _ => None,
-    });
-    let lookup = lookup.unwrap();
+    let held = node.hold("orders");
     node.mute = true;
-    node.told.clear();
-    node.client(ClientFrame::Settle(Settle {
-        request: 77,
-        queue: "orders".parse().unwrap(),
-        verdict: Verdict::Consume,
-        ranges: vec![(lookup, lookup)],
-    }));
+    node.consume("orders", held);
     while !node.owed.is_empty() {
         reply(&mut node, 0, true);
     }
-    assert_eq!(settled(&node), None, "it is still there after a crash");
+    assert_eq!(node.settled(), None, "it is still there after a crash");
     node.mute = false;
     node.give(5_000, Input::Tick);
-    assert_eq!(settled(&node), Some((1, None)));
+    assert_eq!(node.settled(), Some((1, None)));
     let mut node = node.restart(Trust::Any);
     node.hello();
     assert_eq!(node.receive_all("orders").len(), 0);

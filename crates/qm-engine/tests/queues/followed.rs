@@ -1,6 +1,6 @@
 //! Whoever follows a message hears of its end when no crash can undo it any more.
 
-use qm_wire::local::{Follow, NodeFrame, Verdict};
+use qm_wire::local::{Follow, Verdict};
 use qm_wire::{Class, MessageFlags, Outcome};
 
 use super::support::Node;
@@ -20,14 +20,6 @@ fn handed_out(class: Class) -> (Node, u64) {
     (a, held[0].lookup)
 }
 
-fn ends(a: &Node) -> Vec<Outcome> {
-    let told = a.told.iter().filter_map(|frame| match frame {
-        NodeFrame::Fate(fate) => Some(fate.runs.iter().map(|(_, _, outcome)| *outcome)),
-        _ => None,
-    });
-    told.flatten().collect()
-}
-
 #[test]
 fn of_an_end_is_told_when_the_removal_is_on_disk() {
     for (verdict, outcome) in [
@@ -36,9 +28,9 @@ fn of_an_end_is_told_when_the_removal_is_on_disk() {
     ] {
         let (mut a, lookup) = handed_out(Class::Recoverable);
         a.settle("here", lookup, verdict);
-        assert_eq!(ends(&a), [], "{verdict:?}");
+        assert_eq!(a.fates(), [], "{verdict:?}");
         a.release_disk(0);
-        assert_eq!(ends(&a), [outcome], "{verdict:?}");
+        assert_eq!(a.fates(), [outcome], "{verdict:?}");
     }
 }
 
@@ -52,15 +44,15 @@ fn a_request_that_is_repeated_meanwhile_hears_it_no_earlier() {
         put.flags = MessageFlags::NONE;
         put.follow = Follow::Received;
     });
-    assert_eq!(ends(&a), []);
+    assert_eq!(a.fates(), []);
     a.release_disk(0);
-    assert!(ends(&a).iter().all(|end| *end == Outcome::RECEIVED));
-    assert!(!ends(&a).is_empty());
+    let told = a.fates();
+    assert!(!told.is_empty() && told.iter().all(|end| *end == Outcome::RECEIVED));
 }
 
 #[test]
 fn of_the_end_of_an_express_message_is_told_at_once() {
     let (mut a, lookup) = handed_out(Class::Express);
     a.settle("here", lookup, Verdict::Consume);
-    assert_eq!(ends(&a), [Outcome::RECEIVED]);
+    assert_eq!(a.fates(), [Outcome::RECEIVED]);
 }

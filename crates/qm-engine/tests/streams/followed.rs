@@ -3,7 +3,7 @@
 
 use qm_engine::admin::{AdminRequest, Selector};
 use qm_engine::{Event, Input};
-use qm_wire::local::{ClientFrame, ClientHello, Follow, NodeFrame, Put};
+use qm_wire::local::{ClientFrame, ClientHello, Follow, Put};
 use qm_wire::{ClientId, MessageFlags, Outcome, PeerFrame};
 
 use super::{LINK, NEXT, met, support::*};
@@ -31,17 +31,6 @@ fn repeat(a: &mut Node, put: Put) {
     a.client(ClientFrame::Put(put));
 }
 
-fn fates(a: &mut Node) -> Vec<Outcome> {
-    let told = std::mem::take(&mut a.told).into_iter();
-    let fates = told.filter_map(|frame| match frame {
-        NodeFrame::Fate(fate) => Some(fate.runs),
-        _ => None,
-    });
-    let runs = fates.flatten();
-    runs.flat_map(|(first, last, outcome)| (first..=last).map(move |_| outcome))
-        .collect()
-}
-
 const fn is_skipped(frame: &PeerFrame) -> bool {
     matches!(frame, PeerFrame::Skipped(_))
 }
@@ -54,10 +43,10 @@ fn who_follows_a_refused_message_hears_of_it_when_its_place_is_answered_for() {
         for to in ["qm://b/plain", "qm://b/nowhere"] {
             follow(&mut a, to, until);
             carry_but(&mut a, &mut b, LINK, is_skipped);
-            assert_eq!(fates(&mut a), [], "its destination has the last word");
+            assert_eq!(a.fates(), [], "its destination has the last word");
         }
         reconnect(&mut a, &mut b, LINK, NEXT);
-        let mut told = fates(&mut a);
+        let mut told = a.fates();
         told.sort_unstable();
         let refused = [
             Outcome::BAD_DESTINATION_QUEUE,
@@ -89,9 +78,9 @@ fn the_same_without_a_dead_letter_and_not_before_it_is_on_disk() {
     });
     a.hold_disk = true;
     a.hear_all(NEXT, &answers);
-    assert_eq!(fates(&mut a), [], "a crash brings the question back");
+    assert_eq!(a.fates(), [], "a crash brings the question back");
     a.release_disk(0);
-    assert_eq!(fates(&mut a), [Outcome::BAD_DESTINATION_QUEUE]);
+    assert_eq!(a.fates(), [Outcome::BAD_DESTINATION_QUEUE]);
     assert!(a.dead().is_empty());
 }
 
@@ -103,13 +92,13 @@ fn who_comes_back_waits_for_the_answer() {
     carry_but(&mut a, &mut b, LINK, is_skipped);
     b.lose_link(LINK);
     repeat(&mut a, put.clone());
-    assert_eq!(fates(&mut a), [], "the question is open");
+    assert_eq!(a.fates(), [], "the question is open");
     let mut a = a.crash();
     repeat(&mut a, put);
-    assert_eq!(fates(&mut a), [], "it is open after a crash");
+    assert_eq!(a.fates(), [], "it is open after a crash");
     a.wait(60_000);
     connect(&mut a, &mut b, NEXT);
-    assert_eq!(fates(&mut a), [Outcome::BAD_DESTINATION_QUEUE]);
+    assert_eq!(a.fates(), [Outcome::BAD_DESTINATION_QUEUE]);
 }
 
 #[test]
@@ -125,7 +114,7 @@ fn of_what_left_a_stream_that_begins_anew_its_reason_is_told() {
         which: Selector::All,
         discard: false,
     });
-    assert_eq!(fates(&mut a), [], "it may have arrived");
+    assert_eq!(a.fates(), [], "it may have arrived");
     b.identity.store_id = [99; 16];
     let mut b = b.over_disk(Disk::default());
     b.create("orders", |_| {});
@@ -133,5 +122,5 @@ fn of_what_left_a_stream_that_begins_anew_its_reason_is_told() {
     connect(&mut a, &mut b, NEXT);
     let uncertain = |event: &&Event| matches!(event, Event::DeathUncertain { .. });
     assert_eq!(a.events.iter().filter(uncertain).count(), 1);
-    assert_eq!(fates(&mut a), [Outcome::PURGED_IN_TRANSIT]);
+    assert_eq!(a.fates(), [Outcome::PURGED_IN_TRANSIT]);
 }

@@ -39,6 +39,23 @@ fn is_withdrawn(mut a: Node) {
     }
 }
 
+/// The dead letter of a message that arrived, in an application's hands while its node meets the
+/// destination again; its lookup id.
+fn held_letter() -> (Node, Node, u64) {
+    let (mut a, mut b) = met();
+    a.send([1]);
+    carry_but(&mut a, &mut b, LINK, is_answer);
+    b.lose_link(LINK);
+    // An earlier life may have transmitted it.
+    let mut a = a.crash();
+    a.ask(purge());
+    let held = a.take("dead$", 1, None);
+    assert_eq!(held.len(), 1);
+    a.wait(60_000);
+    connect(&mut a, &mut b, NEXT);
+    (a, b, held[0].lookup)
+}
+
 /// The letter is in an application's hands when its destination says that it has the message.
 #[test]
 fn a_letter_that_is_held_goes_when_it_is_settled() {
@@ -47,17 +64,7 @@ fn a_letter_that_is_held_goes_when_it_is_settled() {
         (Verdict::Consume, false),
         (Verdict::GiveBack, true),
     ] {
-        let (mut a, mut b) = met();
-        a.send([1]);
-        carry_but(&mut a, &mut b, LINK, is_answer);
-        b.lose_link(LINK);
-        // An earlier life may have transmitted it.
-        let mut a = a.crash();
-        a.ask(purge());
-        let held = a.take("dead$", 1, None);
-        assert_eq!(held.len(), 1);
-        a.wait(60_000);
-        connect(&mut a, &mut b, NEXT);
+        let (mut a, mut b, held) = held_letter();
         assert!(a.dead()[0].unconfirmed && a.dead()[0].leased);
         a.send([2]);
         carry(&mut a, &mut b, NEXT);
@@ -67,7 +74,7 @@ fn a_letter_that_is_held_goes_when_it_is_settled() {
             a.wait(60_000);
             connect(&mut a, &mut b, LATER);
         } else {
-            a.settle("dead$", held[0].lookup, verdict);
+            a.settle("dead$", held, verdict);
             assert_eq!(a.engine.counters().letters_withdrawn, 1, "{verdict:?}");
         }
         assert_eq!(b.receive("orders"), numbers(1..=2));
@@ -78,21 +85,13 @@ fn a_letter_that_is_held_goes_when_it_is_settled() {
 /// Whoever holds it does not learn that its stream began anew.
 #[test]
 fn a_letter_that_is_held_while_its_stream_begins_anew_stays_uncertain() {
-    let (mut a, mut b) = met();
-    a.send([1]);
-    carry_but(&mut a, &mut b, LINK, is_answer);
-    b.lose_link(LINK);
-    let mut a = a.crash();
-    a.ask(purge());
-    let held = a.take("dead$", 1, None);
-    a.wait(60_000);
-    connect(&mut a, &mut b, NEXT);
+    let (mut a, mut b, held) = held_letter();
     let reply = a.ask(rebase());
     assert!(matches!(reply, AdminReply::Rebased { .. }), "{reply:?}");
     // The second has its place in the new stream.
     a.send(2..=3);
     carry_but(&mut a, &mut b, NEXT, is_answer);
-    a.settle("dead$", held[0].lookup, Verdict::GiveBack);
+    a.settle("dead$", held, Verdict::GiveBack);
     let letter = a.dead().remove(0);
     assert!(letter.uncertain && !letter.unconfirmed, "{letter:?}");
     assert_eq!(a.engine.counters().acknowledged, 0);

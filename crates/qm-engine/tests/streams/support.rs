@@ -12,7 +12,7 @@ use qm_engine::{
 use qm_wire::local::{
     ClientFrame, ClientHello, Delivery, NodeFrame, Put, Receive, Settle, Verdict,
 };
-use qm_wire::{Class, ClientId, PeerFrame, Priority, QmId};
+use qm_wire::{Class, ClientId, Outcome, PeerFrame, Priority, QmId};
 
 pub(crate) use disk::Disk;
 
@@ -302,6 +302,18 @@ impl Node {
             ranges: vec![(lookup, lookup)],
         }));
         self.next_request += 1;
+    }
+
+    /// What an application heard of its messages since it was asked last, each in turn.
+    pub(crate) fn fates(&mut self) -> Vec<Outcome> {
+        let told = std::mem::take(&mut self.told).into_iter();
+        let fates = told.filter_map(|frame| match frame {
+            NodeFrame::Fate(fate) => Some(fate.runs),
+            _ => None,
+        });
+        let runs = fates.flatten();
+        runs.flat_map(|(first, last, outcome)| (first..=last).map(move |_| outcome))
+            .collect()
     }
 
     /// Receives and consumes everything.

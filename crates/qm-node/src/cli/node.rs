@@ -31,6 +31,14 @@ pub(crate) struct TopArgs {
     pub(crate) count: Option<u64>,
 }
 
+/// For who watches a node: one that stands still for a snapshot answers nobody.
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct AnswerArgs {
+    /// How long the node may take to answer
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_duration)]
+    pub(crate) timeout: u64,
+}
+
 #[derive(Args, Debug)]
 pub(crate) struct CheckArgs {
     /// Dead letters from which it warns
@@ -63,6 +71,8 @@ pub(crate) struct CheckArgs {
     /// The same, critical
     #[arg(long, value_name = "PERCENT", default_value = "95", value_parser = whole::<u64>(0..=u64::MAX))]
     pub(crate) crit_disk: u64,
+    #[command(flatten)]
+    pub(crate) answer: AnswerArgs,
 }
 
 #[derive(Args, Debug)]

@@ -10,7 +10,7 @@ use qm_node::admin_json::{
 };
 use serde::Serialize;
 
-use crate::cli::CheckArgs;
+use crate::cli::{AnswerArgs, CheckArgs};
 use crate::config::Settings;
 use crate::config::units::about_duration;
 use crate::exit::{Exit, Failure};
@@ -18,8 +18,6 @@ use crate::output::{Output, printable};
 
 use super::node::Node;
 
-/// How long the node may take to say how it is: less than monitoring systems wait for a check.
-const ANSWER_TIME: Duration = Duration::from_secs(5);
 /// Destinations that are asked why they do not move.
 const ASKED_MAX: usize = 20;
 
@@ -96,9 +94,9 @@ struct Seen {
 }
 
 impl Seen {
-    /// Asks within [`ANSWER_TIME`]: a node that stands still for a snapshot answers nobody, and
-    /// whoever looks after it must hear that.
-    async fn of(node: &Node) -> Result<Self, Failure> {
+    /// Asks within a time: a node that stands still for a snapshot answers nobody, and whoever looks
+    /// after it must hear that.
+    async fn of(node: &Node, within: AnswerArgs) -> Result<Self, Failure> {
         let seen = async {
             Ok(Self {
                 status: node.ask(&Request::Status {}).await?,
@@ -107,13 +105,13 @@ impl Seen {
                 dedup: node.ask(&Request::Dedup {}).await?,
             })
         };
-        tokio::time::timeout(ANSWER_TIME, seen)
+        tokio::time::timeout(Duration::from_millis(within.timeout), seen)
             .await
             .unwrap_or_else(|_elapsed| {
-                let time = ANSWER_TIME.as_secs();
+                let time = about_duration(within.timeout);
                 Err(Failure::of(
                     "no_answer",
-                    format!("the node has not answered within {time} s"),
+                    format!("the node has not answered within {time}"),
                 )
                 .with_fix(
                     "it may be held still for a snapshot (`qm-node thaw` ends that), or its disk hangs: \
@@ -132,6 +130,7 @@ impl Seen {
 /// Looks everywhere, and tells what was found; 1 when something must be done.
 pub(crate) async fn doctor(
     settings: Result<Settings, Failure>,
+    within: AnswerArgs,
     out: &Output,
 ) -> Result<Exit, Failure> {
     let mut findings = Vec::new();
@@ -149,7 +148,7 @@ pub(crate) async fn doctor(
             machine::look(settings, &mut findings);
             match Node::connect(settings).await {
                 Ok(node) => {
-                    if let Err(failure) = node_runs(&node, settings, &mut findings).await {
+                    if let Err(failure) = node_runs(&node, settings, within, &mut findings).await {
                         findings.push(Finding::problem(
                             "no_answer",
                             settings.client_socket().display().to_string(),
@@ -193,9 +192,10 @@ fn configuration(failure: &Failure, findings: &mut Vec<Finding>) {
 async fn node_runs(
     node: &Node,
     settings: &Settings,
+    within: AnswerArgs,
     findings: &mut Vec<Finding>,
 ) -> Result<(), Failure> {
-    let seen = Seen::of(node).await?;
+    let seen = Seen::of(node, within).await?;
     running::look(&seen, findings);
     machine::look_at_process(seen.status.node.pid, findings);
     if seen.status.node.data != settings.data.display().to_string() {
@@ -352,7 +352,7 @@ pub(crate) async fn check(
     };
     let seen = match Node::connect(&settings).await {
         Ok(node) => {
-            let seen = Seen::of(&node).await;
+            let seen = Seen::of(&node, args.answer).await;
             node.client.close().await;
             seen
         }

@@ -114,25 +114,7 @@ pub(crate) fn about_duration(ms: u64) -> String {
     if ms == INFINITE_MS {
         return "infinite".to_owned();
     }
-    if ms < 1_000 {
-        return format!("{ms}ms");
-    }
-    let mut parts = String::new();
-    let mut rest = ms;
-    let mut left = 2;
-    for (name, each) in TIMES.iter().take(4) {
-        if rest >= *each || left < 2 {
-            if rest >= *each {
-                parts.push_str(&format!("{}{name}", rest / each));
-            }
-            rest %= each;
-            left -= 1;
-            if left == 0 {
-                break;
-            }
-        }
-    }
-    parts
+    qm_engine::spoken(ms)
 }
 
 fn show(value: u64, units: &[(&str, u64)]) -> String {

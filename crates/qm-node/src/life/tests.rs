@@ -235,12 +235,13 @@ fn a_node_that_was_used_stays_who_it_is_wherever_it_goes() {
             r#"{{"do":"peers.add","name":"b","address":"{address}","keep_connected":true}}"#
         );
         client.admin(add).unwrap();
-        for _ in 0..100 {
+        let peers = || {
             let peers = client.admin(r#"{"do":"peers.list"}"#).unwrap();
-            if String::from_utf8_lossy(&peers).contains(r#""connected":true"#) {
-                break;
-            }
-            thread::sleep(Duration::from_millis(50));
+            String::from_utf8_lossy(&peers).into_owned()
+        };
+        let begun = Instant::now();
+        while !peers().contains(r#""event":"opened""#) {
+            assert!(begun.elapsed() < Duration::from_secs(60), "{}", peers());
         }
     });
     assert_eq!(ran(dir.path(), "instance", |_| ()), met);

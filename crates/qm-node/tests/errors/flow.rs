@@ -101,16 +101,8 @@ fn who_does_not_wait_on_has_the_id() {
     child.wait().unwrap();
     assert!(node.done(&["peek", "orders"]).contains(id.trim()), "{id}");
     // And so is told what it waits for.
-    let args = [
-        "--json",
-        "send",
-        "orders",
-        "y",
-        "--wait",
-        "received",
-        "--timeout",
-        "50ms",
-    ];
+    let args = "--json send orders y --wait received --timeout 50ms";
+    let args: Vec<_> = args.split(' ').collect();
     let (cause, _) = fails(&ended(&mut node.command(&args)), "fate_open");
     assert!(cause.contains("no application receives"), "{cause}");
 }
@@ -133,16 +125,8 @@ fn who_follows_a_queue_and_gets_nothing_ends_in_order() {
 #[test]
 fn a_property_has_one_value() {
     let node = with_queue();
-    let args = [
-        "--json",
-        "send",
-        "orders",
-        "x",
-        "--property",
-        "a=1",
-        "--property",
-        "a=2",
-    ];
+    let args = "--json send orders x --property a=1 --property a=2";
+    let args: Vec<_> = args.split(' ').collect();
     let (cause, _) = fails(&ended(&mut node.command(&args)), "usage");
     assert!(cause.contains("`a` is given twice"), "{cause}");
 }
@@ -152,14 +136,14 @@ fn a_property_has_one_value() {
 fn a_node_that_stands_still_is_told_by_check_and_doctor() {
     let node = with_queue();
     node.done(&["freeze", "--for", "1min"]);
-    let check = ended(&mut node.command(&["check"]));
+    let check = ended(&mut node.command(&["check", "--timeout", "50ms"]));
     let line = String::from_utf8(check.stdout).unwrap();
     assert_eq!(check.status.code(), Some(3), "{line}");
     assert!(
-        line.starts_with("QM UNKNOWN - the node has not answered within"),
+        line.starts_with("QM UNKNOWN - the node has not answered within 50ms"),
         "{line}"
     );
-    let doctor = ended(&mut node.command(&["doctor"]));
+    let doctor = ended(&mut node.command(&["doctor", "--timeout", "50ms"]));
     let found = String::from_utf8(doctor.stdout).unwrap();
     assert_eq!(doctor.status.code(), Some(1), "{found}");
     assert!(
