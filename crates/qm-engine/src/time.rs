@@ -41,8 +41,8 @@ impl Add<core::time::Duration> for Timestamp {
     }
 }
 
-/// A length of time in milliseconds for people's eyes: its two largest units, as `1h30min`, `12s` or
-/// `250ms`.
+/// A length of time in milliseconds for people's eyes: its two largest units, as `1h30min`, `12s`
+/// or `250ms`.
 #[must_use]
 pub fn spoken(ms: u64) -> String {
     const UNITS: [(&str, u64); 4] = [

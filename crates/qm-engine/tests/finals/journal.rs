@@ -130,8 +130,8 @@ fn an_end_that_was_heard_before_the_ack_stays_heard() {
     }
 }
 
-/// That it arrived and how it ended are heard at once: the report of the end is written in one batch
-/// with the end itself, which is behind the one with the copy.
+/// That it arrived and how it ended are heard at once: the report of the end is written in one
+/// batch with the end itself, which is behind the one with the copy.
 #[test]
 fn an_end_that_is_heard_with_the_arrival_is_reported_once_whenever_its_node_dies() {
     let is_word = |frame: &PeerFrame| {

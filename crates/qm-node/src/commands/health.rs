@@ -94,8 +94,8 @@ struct Seen {
 }
 
 impl Seen {
-    /// Asks within a time: a node that stands still for a snapshot answers nobody, and whoever looks
-    /// after it must hear that.
+    /// Asks within a time: a node that stands still for a snapshot answers nobody, and whoever
+    /// looks after it must hear that.
     async fn of(node: &Node, within: AnswerArgs) -> Result<Self, Failure> {
         let seen = async {
             Ok(Self {
