@@ -9,7 +9,7 @@ use bytes::Bytes;
 use qm_cache::KeyState;
 use qm_wire::{
     Answer, DecodeError, Entry, Incarnation, Known, MessageId, MessageKey, NotHeld, OpenError,
-    Outcome, PeerFrame, QmId, Query, Reject, RoutedAck, SessionAck, Tag, TagHash,
+    Outcome, PeerFrame, QmId, Query, Refusal, Reject, RoutedAck, SessionAck, Tag, TagHash,
 };
 
 use crate::backlog::Message;
@@ -612,6 +612,10 @@ impl Engine {
 
     /// Valid only on the session of the transmission it answers, which is this one (W-USE-9).
     fn on_reject(&mut self, link: LinkId, reject: &Reject) {
+        let arrived = |refusal: &Refusal| refusal.outcome.is_of_arrived();
+        if reject.refusals.iter().any(arrived) {
+            return self.misbehaved(link, "a refusal of what it says had arrived");
+        }
         for refusal in &reject.refusals {
             let Some(session) = self.sessions.get(&link) else {
                 return;

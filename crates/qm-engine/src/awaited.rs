@@ -388,10 +388,15 @@ impl Engine {
         };
         if let Wait::Doubt(outcome) = awaited.wait {
             let (wanted, class) = (awaited.wanted.clone(), awaited.class);
-            let wanted = wanted.map(|wanted| wanted.unarrived());
             self.awaiting.remove(id);
             self.unwrite_await(id);
-            self.report(wanted.as_ref(), (id, class), outcome, false, With::Nothing);
+            self.report(
+                wanted.as_deref(),
+                (id, class),
+                outcome,
+                false,
+                With::Nothing,
+            );
         }
     }
 

@@ -197,11 +197,8 @@ impl Engine {
         if queue.settings.transactional {
             return Some(Outcome::NOT_TRANSACTIONAL_MESSAGE);
         }
-        if data.transit.reach_queue_left_ms == 0 {
+        if data.transit.is_over() {
             return Some(Outcome::REACH_QUEUE_EXPIRED);
-        }
-        if data.transit.be_received_left_ms == 0 {
-            return Some(Outcome::RECEIVE_EXPIRED);
         }
         if queue.settings.quota_bytes < data.credit_bytes()
             || (queue.is_full() && envelope.flags.contains(MessageFlags::FAIL_WHEN_FULL))

@@ -78,15 +78,6 @@ impl Wanted {
         })
     }
 
-    /// The same of a message that did not arrive: also that its time to be received ran out on its
-    /// way is told to whoever wishes to hear that it did not arrive.
-    pub(crate) fn unarrived(mut self) -> Self {
-        if self.wishes.contains(AckWishes::NEGATIVE_ARRIVAL) {
-            self.wishes = self.wishes.with(AckWishes::NEGATIVE_RECEIVE);
-        }
-        self
-    }
-
     fn wishes(&self, outcome: Outcome) -> bool {
         let wish = match outcome {
             Outcome::REACHED_QUEUE => AckWishes::POSITIVE_ARRIVAL,

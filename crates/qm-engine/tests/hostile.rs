@@ -426,6 +426,37 @@ fn whoever_breaks_the_protocol_waits_longer_each_time_and_others_do_not() {
 }
 
 #[test]
+fn whoever_refuses_what_he_says_had_arrived_is_not_believed() {
+    for outcome in [
+        Outcome::REACHED_QUEUE,
+        Outcome::RECEIVED,
+        Outcome::RECEIVE_EXPIRED,
+    ] {
+        let mut victim = Victim::open_to_all();
+        let liar = Peer::new(1);
+        victim.hello_of(1, 1);
+        let address = format!("qm:{}/orders", liar.qm);
+        victim.put(1, 1, &address, Bytes::from_static(b"x"));
+        liar.open(&mut victim);
+        let refusals = victim.frames_to(liar.link).into_iter();
+        let refusals = refusals.filter_map(|frame| match frame {
+            PeerFrame::Data(data) => Some(Refusal {
+                number: data.number,
+                tag: data.tag,
+                outcome,
+            }),
+            _ => None,
+        });
+        let refusals: Vec<_> = refusals.collect();
+        assert_eq!(refusals.len(), 1);
+        liar.say(&mut victim, &[PeerFrame::Reject(Reject { refusals })]);
+        assert_eq!(victim.was_closed(liar.link), Some(Outcome::PROTOCOL));
+        assert_eq!(victim.engine.counters().dead_letters, 0, "{outcome}");
+        assert_eq!(victim.engine.counters().acknowledged, 0, "{outcome}");
+    }
+}
+
+#[test]
 fn nobody_settles_what_was_sent_to_another_whatever_he_says() {
     let mut victim = Victim::open_to_all();
     let (to, liar) = (Peer::new(1), Peer::new(2));

@@ -535,8 +535,9 @@ impl Oracle {
             limit.is_some_and(|limit| fate.restarted || waited_ms + 1 >= limit)
         };
         let holds = match outcome {
-            Outcome::REACH_QUEUE_EXPIRED => over(fate.times_ms[0]),
-            Outcome::RECEIVE_EXPIRED => over(fate.times_ms[1]),
+            // On its way either time may run out.
+            Outcome::REACH_QUEUE_EXPIRED => over(fate.times_ms[0]) || over(fate.times_ms[1]),
+            Outcome::RECEIVE_EXPIRED => over(fate.times_ms[1]) && fate.towards.0 == node,
             Outcome::BODY_TOO_LARGE => fate.oversized,
             Outcome::QUOTA_EXCEEDED => fate.fails_when_full,
             Outcome::REJECTED_BY_RECEIVER => fate.rejected,

@@ -45,6 +45,14 @@ pub struct Transit {
 }
 
 impl Transit {
+    /// Whether the message's time ran out on its way. Also when it was the time to be received, it
+    /// ran out before the message reached its queue, and is refused with
+    /// [`Outcome::REACH_QUEUE_EXPIRED`](crate::Outcome::REACH_QUEUE_EXPIRED), as in MSMQ.
+    #[must_use]
+    pub const fn is_over(&self) -> bool {
+        self.reach_queue_left_ms == 0 || self.be_received_left_ms == 0
+    }
+
     /// From the source to its neighbour, of no stream.
     #[must_use]
     pub const fn direct(reach_queue_left_ms: u64, be_received_left_ms: u64) -> Self {

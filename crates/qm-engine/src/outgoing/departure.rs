@@ -182,7 +182,7 @@ impl Engine {
         if let Some(peer) = self.peer_of(number).filter(|_| end.unconfirmed) {
             return self.await_word(message, peer, end.outcome, putting);
         }
-        let wanted = Wanted::of(&message.envelope).map(Wanted::unarrived);
+        let wanted = Wanted::of(&message.envelope);
         let with = if putting { With::Event } else { With::Nothing };
         let of = (message.id, message.class);
         self.report(wanted.as_ref(), of, end.outcome, putting, with);

@@ -221,11 +221,8 @@ impl Engine {
         if !queue.settings.transactional {
             return Some(Outcome::NOT_TRANSACTIONAL_QUEUE);
         }
-        if data.transit.reach_queue_left_ms == 0 {
+        if data.transit.is_over() {
             return Some(Outcome::REACH_QUEUE_EXPIRED);
-        }
-        if data.transit.be_received_left_ms == 0 {
-            return Some(Outcome::RECEIVE_EXPIRED);
         }
         (queue.settings.quota_bytes < data.credit_bytes()).then_some(Outcome::QUOTA_EXCEEDED)
     }
@@ -615,6 +612,8 @@ impl Engine {
         let judged = streams.find_map(|(_, stream)| stream.branches.known(entry))?;
         Some(match judged {
             Judged::Delivered { .. } => Known::Delivered,
+            // W-STR-7: what left its stream never arrived, whatever its sender says of it.
+            Judged::Skipped(outcome) if outcome.is_of_arrived() => Known::Outcome(Outcome::VOIDED),
             Judged::Skipped(outcome) => Known::Outcome(outcome),
             _ => Known::InFlight,
         })

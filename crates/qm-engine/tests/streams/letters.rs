@@ -4,7 +4,7 @@
 use qm_engine::admin::{AdminReply, AdminRequest, Selector};
 use qm_engine::{Input, LinkId};
 use qm_wire::local::Verdict;
-use qm_wire::{LinkAt, Outcome, PeerFrame, Refusal, Reject, Skipped};
+use qm_wire::{Known, LinkAt, Outcome, PeerFrame, Refusal, Reject, Skipped};
 
 use super::support::*;
 use super::{LINK, NEXT, is_answer, is_quiet, met};
@@ -95,6 +95,56 @@ fn a_letter_that_is_held_while_its_stream_begins_anew_stays_uncertain() {
     let letter = a.dead().remove(0);
     assert!(letter.uncertain && !letter.unconfirmed, "{letter:?}");
     assert_eq!(a.engine.counters().acknowledged, 0);
+}
+
+/// Its time to be received runs out on its way: its destination refuses it, and does not say to a
+/// question that comes late that it had arrived, whatever the skip says of it.
+#[test]
+fn what_came_too_late_to_be_received_never_arrived() {
+    for outcome in [Outcome::REACH_QUEUE_EXPIRED, Outcome::RECEIVE_EXPIRED] {
+        let (mut a, mut b) = met();
+        a.send([1]);
+        a.sent_on(LINK);
+        b.lose_link(LINK);
+        // An earlier life may have transmitted it: its destination is asked.
+        let mut a = a.crash();
+        plug(&mut a, &mut b, NEXT);
+        let (mut asked, mut skips) = (Vec::new(), 0);
+        for _ in 0..10 {
+            if skips > 0 {
+                break;
+            }
+            for mut frame in a.sent_on(NEXT) {
+                match &mut frame {
+                    PeerFrame::Data(data) => data.transit.be_received_left_ms = 0,
+                    PeerFrame::Query(_) => asked.push(frame.clone()),
+                    PeerFrame::Skip(skip) => {
+                        assert_eq!(skip.outcome, Outcome::REACH_QUEUE_EXPIRED);
+                        (skip.outcome, skips) = (outcome, 1);
+                    }
+                    _ => {}
+                }
+                b.hear(NEXT, &frame);
+            }
+            a.hear_all(NEXT, &b.sent_on(NEXT));
+        }
+        assert_eq!((asked.len(), skips), (1, 1));
+        b.hear_all(NEXT, &asked);
+        let said = b.sent_on(NEXT);
+        let PeerFrame::Answer(answer) = &said[0] else {
+            panic!("{said:?}");
+        };
+        let known: Vec<_> = answer.entries.iter().map(|(_, known)| *known).collect();
+        let instead = match outcome {
+            Outcome::RECEIVE_EXPIRED => Outcome::VOIDED,
+            other => other,
+        };
+        assert_eq!(known, [Known::Outcome(instead)]);
+        a.hear_all(NEXT, &said);
+        assert_eq!(a.dead().len(), 1);
+        assert_eq!(a.engine.counters().acknowledged, 0);
+        assert!(b.receive("orders").is_empty());
+    }
 }
 
 /// One message, which arrives, and how its destination would refuse it. What it says is kept back

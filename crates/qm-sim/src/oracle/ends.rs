@@ -319,13 +319,8 @@ impl Oracle {
         let told = format!("rule 14: node{node} reports of {put:?} ({id}): {outcome}");
         let durable = fate.durable;
         let key = (me, id);
-        // Its time to be received may also run out on its way.
-        let on_its_way = outcome == Outcome::RECEIVE_EXPIRED
-            && !fate.is_local()
-            && !self.ends.noted.contains(&key);
-        let of_end = is_end(outcome) && !on_its_way;
-        let wished = fate.wishes.contains(wish_of(outcome))
-            || on_its_way && fate.wishes.contains(AckWishes::NEGATIVE_ARRIVAL);
+        let of_end = is_end(outcome);
+        let wished = fate.wishes.contains(wish_of(outcome));
         if fate.node != node || !wished {
             return Err(format!("{told}, which nobody wished"));
         }
