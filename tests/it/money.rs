@@ -1,5 +1,5 @@
-//! Money goes to and fro between two nodes under kill -9 of both, cuts of the way between them and
-//! applications that die in the middle: none is lost, none is made, and order holds.
+//! Money goes to and fro between two nodes under kill -9 of both and of the applications, and cuts of
+//! the way between them: none is lost, none is made, and order holds.
 //!
 //! A coin is a message. Moving one is a transaction: it is received here, sent to the other node,
 //! and the move is entered into the ledger of this node, all or nothing. At the end every coin is
@@ -8,12 +8,14 @@
 //! `cargo xtask money` runs it for longer; faults are drawn from a seed, which is told.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use qm_client::{Class, Client, Message, QueueName, ReceiveOptions, Received};
+use qm_client::{QueueName, ReceiveOptions, Received};
 use qm_engine::{Entropy, SeededEntropy};
 
 use crate::program::{Program, report};
@@ -277,7 +279,8 @@ impl Bank {
     }
 }
 
-/// An application that moves coins to the other node.
+/// An application that moves coins to the other node: a process, started again whenever it was
+/// killed.
 struct Mover {
     socket: PathBuf,
     to: String,
@@ -290,69 +293,65 @@ struct Mover {
 impl Mover {
     fn work(mut self) {
         while !self.over.load(Ordering::Relaxed) {
-            // A runtime is a life of the application: torn down, its connection just ends.
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()
+            let mut process = Command::new(env!("CARGO_BIN_EXE_mover"))
+                .arg(&self.socket)
+                .arg(&self.to)
+                .arg(self.entropy.next_u64().to_string())
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .spawn()
                 .unwrap();
-            let life = Duration::from_millis(300 + self.entropy.next_u64() % 4_000);
-            let ended =
-                runtime.block_on(async { tokio::time::timeout(life, self.live()).await.is_ok() });
-            runtime.shutdown_background();
-            if !ended {
-                self.counts.deaths.fetch_add(1, Ordering::Relaxed);
-            }
+            let words = BufReader::new(process.stdout.take().unwrap());
+            let end = Instant::now() + Duration::from_millis(300 + self.entropy.next_u64() % 4_000);
+            let killed = std::thread::scope(|scope| {
+                scope.spawn(|| self.listen(words));
+                while Instant::now() < end && !self.over.load(Ordering::Relaxed) {
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+                let killed = !self.over.load(Ordering::Relaxed);
+                if killed {
+                    process.kill().unwrap();
+                }
+                // The others end when they read the end of their input.
+                drop(process.stdin.take());
+                killed
+            });
+            let status = process.wait().unwrap();
+            assert!(killed || status.success(), "an application fell: {status}");
+            self.counts
+                .deaths
+                .fetch_add(killed.into(), Ordering::Relaxed);
         }
     }
 
-    async fn live(&mut self) {
-        let queue: QueueName = "money".parse().unwrap();
-        let options = ReceiveOptions::new().wait(Duration::from_millis(100));
-        let Ok(client) = Client::connect(&self.socket).await else {
-            // The node is down.
-            tokio::time::sleep(Duration::from_millis(50)).await;
-            return;
-        };
-        while !self.over.load(Ordering::Relaxed) {
-            let mut transaction = client.begin();
-            let coin = match transaction.receive(&queue, &options).await {
-                Ok(Some(coin)) => coin,
-                Ok(None) => continue,
-                Err(_lost) => {
-                    tokio::time::sleep(Duration::from_millis(20)).await;
-                    continue;
-                }
+    /// Takes down what it says until it is dead.
+    fn listen(&self, mut words: impl BufRead) {
+        let mut line = String::new();
+        while words.read_line(&mut line).unwrap() > 0 {
+            // Killed while it spoke.
+            let Some(said) = line.strip_suffix('\n') else {
+                return;
             };
-            let (number, moves) = moved_of(coin.body());
-            let arrival = (coin.lookup_id(), (number, moves));
-            let before = self.seen.lock().unwrap().insert(arrival.0, arrival.1);
-            assert!(
-                before.is_none_or(|before| before == arrival.1),
-                "one lookup id, two coins"
-            );
-            if coin.abort_count() > 0 {
-                self.counts.redelivered.fetch_add(1, Ordering::Relaxed);
-            }
-            let body = format!("{number} {}", moves + 1);
-            for to in [self.to.as_str(), "ledger"] {
-                let message = Message::new(to.to_owned(), body.clone());
-                transaction
-                    .send(message.class(Class::Transactional))
-                    .unwrap();
-            }
-            if self.entropy.next_u64().is_multiple_of(16) {
-                transaction.abort().await;
-                continue;
-            }
-            match transaction.commit().await {
-                Ok(_) => self.counts.moves.fetch_add(1, Ordering::Relaxed),
-                Err(qm_client::TransactionError::OutcomeUnknown(_)) => {
-                    self.counts.unknown.fetch_add(1, Ordering::Relaxed)
+            let mut said = said.split(' ');
+            match said.next() {
+                Some("moved") => drop(self.counts.moves.fetch_add(1, Ordering::Relaxed)),
+                Some("unknown") => drop(self.counts.unknown.fetch_add(1, Ordering::Relaxed)),
+                Some("seen") => {
+                    let numbers: Vec<u64> = said.map(|n| n.parse().unwrap()).collect();
+                    let [lookup, coin, moves, aborts] = numbers[..] else {
+                        panic!("{line:?}");
+                    };
+                    let before = self.seen.lock().unwrap().insert(lookup, (coin, moves));
+                    assert!(
+                        before.is_none_or(|before| before == (coin, moves)),
+                        "one lookup id, two coins"
+                    );
+                    let again = u64::from(aborts > 0);
+                    self.counts.redelivered.fetch_add(again, Ordering::Relaxed);
                 }
-                // Nothing happened; the coin comes again.
-                Err(_) => 0,
-            };
+                _ => panic!("an application said {line:?}"),
+            }
+            line.clear();
         }
-        client.close().await;
     }
 }
