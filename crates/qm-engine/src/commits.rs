@@ -167,6 +167,8 @@ pub(crate) enum Then {
     Moved(u32),
     /// Nothing is left of a message that the disk had taken out of order.
     Undone(Box<Undone>),
+    /// A rejected delivery has its dead letter; refused, it is back in its queue.
+    Rejected { conn: ConnId, request: u64 },
     /// Deliveries are gone. `putting`: with letters, and back in their queue when these are
     /// refused.
     Settled {

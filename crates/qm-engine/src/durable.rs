@@ -137,7 +137,9 @@ impl Engine {
                 Then::Emptied { local, number } => self.purge_confirmed(local, number),
                 Then::Moved(number) => self.move_confirmed(number),
                 Then::Undone(undone) => self.undone_durable(*undone),
+                Then::Rejected { .. } => {}
                 Then::Settled { conn, settled, .. } => {
+                    let settled = self.settled_in_part(conn, settled);
                     let frame = qm_wire::local::NodeFrame::Settled(settled);
                     self.outputs.push_back(Output::Client { conn, frame });
                 }
@@ -298,14 +300,15 @@ impl Engine {
                 Then::FormerGone(former) => self.former_gone(former, true),
                 Then::RankKept { .. } => self.rank_refused(),
                 Then::Resent(resent) => self.resent_refused(*resent),
+                Then::Rejected { conn, request } => {
+                    *self.back_again.entry((conn, request)).or_default() += 1;
+                }
                 Then::Settled {
                     conn,
-                    mut settled,
+                    settled,
                     putting: true,
                 } => {
-                    settled.messages = 0;
-                    settled.outcome = Some(Outcome::STORE_FULL);
-                    settled.text = "the disk is full".into();
+                    let settled = self.settled_in_part(conn, settled);
                     let frame = qm_wire::local::NodeFrame::Settled(settled);
                     self.outputs.push_back(Output::Client { conn, frame });
                 }

@@ -216,6 +216,8 @@ pub struct Engine {
     /// Arrivals that were undone and did not come again.
     pub(crate) undone_arrivals: BTreeSet<MessageKey>,
     pub(crate) undo_later: Vec<Undone>,
+    /// Of requests that reject messages in several batches, how many came back to their queue.
+    pub(crate) back_again: BTreeMap<(ConnId, u64), u32>,
     /// Queues whose definitions the disk refused.
     pub(crate) record_later: BTreeSet<u32>,
     /// Outgoing queues of transactional messages, by the ids of their streams.
@@ -364,6 +366,7 @@ impl Engine {
             recent: RecentArrivals::new(config.dedup_capacity > 0),
             undone_arrivals: BTreeSet::new(),
             undo_later: Vec::new(),
+            back_again: BTreeMap::new(),
             record_later: BTreeSet::new(),
             stream_ids: BTreeMap::new(),
             dirty_streams: Vec::new(),

@@ -61,6 +61,11 @@ impl Engine {
         let mut stands = Stands::AtOnce;
         if let Some(number) = number {
             for lookup in held {
+                if self.leaves_a_letter(number, lookup, settle.verdict) {
+                    // In the batch of its letter: a range may take several.
+                    let request = settle.request;
+                    self.commits.after_putting(Then::Rejected { conn, request });
+                }
                 stands = stands.max(self.settle_one(number, lookup, settle.verdict));
             }
         }
@@ -90,6 +95,26 @@ impl Engine {
                 putting: true,
             }),
         }
+    }
+
+    /// Whether a delivery that is settled so becomes a dead letter.
+    fn leaves_a_letter(&self, number: u32, lookup: u64, verdict: Verdict) -> bool {
+        let queue = self.locals.get(&number);
+        let leased = queue.and_then(|queue| queue.leased.get(&lookup));
+        verdict == Verdict::Reject
+            && !self.is_aside(number)
+            && leased.is_some_and(|l| l.message.flags.contains(MessageFlags::DEAD_LETTER))
+    }
+
+    /// The answer to a request of which the disk refused a part: that came back to its queue.
+    pub(crate) fn settled_in_part(&mut self, conn: ConnId, mut settled: Settled) -> Settled {
+        if let Some(back) = self.back_again.remove(&(conn, settled.request)) {
+            settled.messages = settled.messages.saturating_sub(back);
+            settled.outcome = Some(Outcome::STORE_FULL);
+            settled.text =
+                "the disk is full: what it took no dead letters of is back in its queue".into();
+        }
+        settled
     }
 
     /// Returns what the disk must confirm before it stands.

@@ -16,7 +16,7 @@ mod picked;
 mod rejected;
 mod released;
 
-use qm_wire::local::{ClientFrame, Delivery, NodeFrame, Receive};
+use qm_wire::local::{ClientFrame, Delivery, NodeFrame, Receive, Settle, Verdict};
 use support::Node;
 
 impl Node {
@@ -31,6 +31,18 @@ impl Node {
         change(&mut receive);
         self.client(ClientFrame::Receive(receive));
         request
+    }
+
+    /// Rejects what is held of these lookup ids.
+    pub(crate) fn reject_all(&mut self, queue: &str, range: (u64, u64)) {
+        let request = self.next_request;
+        self.next_request += 1;
+        self.client(ClientFrame::Settle(Settle {
+            request,
+            queue: queue.parse().unwrap(),
+            verdict: Verdict::Reject,
+            ranges: vec![range],
+        }));
     }
 
     /// Stops waiting for what was asked for.

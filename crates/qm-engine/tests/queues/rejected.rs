@@ -1,5 +1,6 @@
 //! A rejection is answered when it stands.
 
+use qm_engine::StoreOp;
 use qm_engine::admin::{AdminReply, AdminRequest};
 use qm_wire::local::{NodeFrame, Verdict};
 use qm_wire::{Class, MessageFlags, Outcome};
@@ -71,4 +72,54 @@ fn a_letter_is_sent_again_to_no_queue_of_the_wrong_kind() {
     }
     assert_eq!(a.dead().len(), 1);
     assert!(a.receive("strict").is_empty());
+}
+
+/// Rejects many messages in one request whose letters take several batches, of which the disk
+/// refuses these; returns how many are said to be settled, the outcome, and how many are back.
+fn rejected_in_batches(refuses: impl Fn(usize, usize) -> bool) -> (u32, Option<Outcome>, usize) {
+    const MESSAGES: u32 = 200;
+    let mut a = Node::with(1, |config| config.batch_bytes_max = 8 << 10);
+    a.create("here", |settings| settings.transactional = false);
+    for n in 0..MESSAGES {
+        a.put("here", &n.to_string(), |put| {
+            put.class = Class::Recoverable;
+            put.flags = MessageFlags::DEAD_LETTER;
+        });
+    }
+    let held = a.take("here", MESSAGES, None);
+    assert_eq!(held.len(), MESSAGES as usize);
+    a.hold_disk = true;
+    a.told.clear();
+    a.reject_all("here", (held[0].lookup, held[held.len() - 1].lookup));
+    let puts = |ops: &[StoreOp]| ops.iter().any(|op| matches!(op, StoreOp::Put { .. }));
+    let batches = a.waiting.iter().filter(|(_, ops)| puts(ops)).count();
+    assert!(batches > 2, "{batches}");
+    let mut at = 0;
+    while let Some((_, ops)) = a.waiting.first() {
+        let putting = puts(ops);
+        let refused = usize::from(putting && refuses(at, batches));
+        at += usize::from(putting);
+        a.release_batches(1, refused);
+    }
+    a.hold_disk = false;
+    let settled = a.told.iter().find_map(|frame| match frame {
+        NodeFrame::Settled(settled) => Some((settled.messages, settled.outcome)),
+        _ => None,
+    });
+    let (messages, outcome) = settled.unwrap();
+    a.wait(2_000);
+    (messages, outcome, a.receive("here").len())
+}
+
+#[test]
+fn rejections_over_several_batches_are_answered_as_a_whole() {
+    assert_eq!(rejected_in_batches(|_, _| false), (200, None, 0));
+    let full = Some(Outcome::STORE_FULL);
+    let first = rejected_in_batches(|at, _| at == 0);
+    let last = rejected_in_batches(|at, batches| at + 1 == batches);
+    for (messages, outcome, back) in [first, last] {
+        assert_eq!(outcome, full);
+        assert!(messages > 0 && back > 0, "{messages} settled, {back} back");
+        assert_eq!(messages as usize + back, 200);
+    }
 }
