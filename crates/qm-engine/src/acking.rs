@@ -18,6 +18,7 @@ use crate::engine::{ArrivalKey, Engine, Route, RouteKey};
 use crate::history::What;
 use crate::io::{Event, Lane, LinkId};
 use crate::limits::{OWED_LIVES_MAX, OWED_LIVES_PER_PEER_MAX, OWED_MAX, OWED_TOTAL_MAX};
+use crate::outgoing::STORING_MS;
 use crate::session::Flight;
 use crate::voids::Voiding;
 
@@ -493,7 +494,11 @@ impl Engine {
             return self.misbehaved(link, "an answer for another queue manager");
         }
         let flights = self.flights_by_id(peer, answer.entries.iter().map(|(entry, _)| entry));
+        let now = self.now.at;
         for (entry, known) in answer.entries {
+            if let Some(session) = self.sessions.get_mut(&link) {
+                session.doubts_asked.answered(entry.id, known, now);
+            }
             if self.answer_ended(link, &entry, known) {
                 continue;
             }
@@ -513,7 +518,7 @@ impl Engine {
                     // It is being stored; its ack will come, or the next query finds it.
                     crate::reached!(self, DoubtInFlight);
                     if let Some(session) = self.sessions.get_mut(&link) {
-                        let soon = self.now.at.plus_ms(1_000);
+                        let soon = self.now.at.plus_ms(STORING_MS);
                         session.next_query = session.next_query.min(soon);
                         self.arm_session(link, soon);
                     }
@@ -538,6 +543,7 @@ impl Engine {
                 }
             }
         }
+        self.query_more_doubts(link, own, peer);
         self.query_ended(own, peer);
         self.query_more_awaited(link);
         self.busy_peers.insert(peer);

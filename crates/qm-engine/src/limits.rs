@@ -203,6 +203,10 @@ pub const LINKS_KEPT_LEAST: usize = 8_192;
 /// For how long links are kept at least, while they are not too many: 30 days.
 pub const STREAM_AGE_MS: u64 = 30 * 24 * 60 * 60 * 1_000;
 
+/// Skips that a sender leaves unanswered on one session: a window, as of messages. No credit bounds
+/// them, so a receiver that has twice as many to write down ends the session.
+pub const SKIPS_OPEN_MAX: usize = 4_096;
+
 /// A sender is told no second time within so long what is needed of a stream, unless something came
 /// of the first.
 pub const NEED_PAUSE_MS: u64 = 1_000;

@@ -1,11 +1,13 @@
 //! Messages on their way to other nodes: the remotes, and the queues where messages for them wait.
 //!
 //! [`transmitting`] is how they are sent, [`doubt`] what becomes of those that may have been sent
-//! before, [`departure`] how each leaves its queue for good.
+//! before, [`turns`] how their destination is asked, [`departure`] how each leaves its queue for
+//! good.
 
 mod departure;
 mod doubt;
 mod transmitting;
+mod turns;
 
 use std::collections::BTreeMap;
 
@@ -18,6 +20,8 @@ use crate::limits::QUEUES_MAX;
 use crate::record::RemoteKey;
 use crate::stream::sending::OutStream;
 use crate::time::Timestamp;
+
+pub(crate) use turns::{DoubtsAsked, STORING_MS};
 
 /// Messages read from disk at a time.
 const LOAD_RECORDS: usize = 1_024;

@@ -24,6 +24,7 @@ use crate::identity::handshake::SessionTokens;
 use crate::io::{Lane, LinkId, Output};
 use crate::limits::{DOUBTFUL_MAX, DOUBTFUL_SPAN_MS, FLIGHT_BYTES_MAX, FLIGHTS_MAX};
 use crate::limits::{LATE_LOOK_MS, REFUSED_MAX};
+use crate::outgoing::DoubtsAsked;
 use crate::stream::receiving::{StrangeStreams, StreamAnswers};
 use crate::time::Timestamp;
 
@@ -102,6 +103,8 @@ pub(crate) struct Session {
     pub(crate) sent: Credit,
     pub(crate) closed_queues: BTreeSet<QueueName>,
     pub(crate) next_query: Timestamp,
+    /// What it is being asked about.
+    pub(crate) doubts_asked: DoubtsAsked,
     /// Up to where the peer may have forgotten messages of lives of this node.
     pub(crate) evicted: BTreeMap<Incarnation, u64>,
 
@@ -113,6 +116,8 @@ pub(crate) struct Session {
     pub(crate) acks: Vec<(u64, Tag)>,
     pub(crate) duplicate_acks: Vec<(u64, Tag)>,
     pub(crate) refusals: Vec<Refusal>,
+    /// Skips that are on their way to the disk.
+    pub(crate) skips_open: usize,
     /// Answers for transactional messages.
     pub(crate) stream_answers: StreamAnswers,
     /// Messages of streams of which nothing is known here.
@@ -180,6 +185,7 @@ impl Session {
             sent: none,
             closed_queues: BTreeSet::new(),
             next_query: Timestamp::NEVER,
+            doubts_asked: DoubtsAsked::default(),
             evicted: BTreeMap::new(),
             granted: none,
             arrived: none,
@@ -187,6 +193,7 @@ impl Session {
             acks: Vec::new(),
             duplicate_acks: Vec::new(),
             refusals: Vec::new(),
+            skips_open: 0,
             stream_answers: StreamAnswers::default(),
             strange_streams: StrangeStreams::default(),
             refused: BTreeMap::new(),

@@ -275,7 +275,7 @@ impl World {
         if let Some(skip) = chain.sendable_skip(waits.unwrap_or(u64::MAX)) {
             let place = sender.chain.travels(skip.mark, skip.previous);
             let message = skip.entry.tag.0[0];
-            after.chain.skip_mut(skip.mark.position).unwrap().sent = Some(sender.session);
+            after.chain.send_skip(skip.mark.position, sender.session);
             return Some((
                 item(skip.mark, skip.previous, place.low, message, 0, true),
                 after,

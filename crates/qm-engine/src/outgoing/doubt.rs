@@ -1,15 +1,12 @@
 //! Messages that may have been transmitted before: none is sent again before its destination, which
 //! is asked, has said that it does not have it.
 
-use qm_wire::limits::ENTRIES_MAX;
-use qm_wire::{Class, Entry, PeerFrame, QmId, Query};
+use qm_wire::{Class, Entry, QmId};
 
 use super::Remote;
 use crate::backlog::Message;
 use crate::engine::{Engine, Timer};
 use crate::history::What;
-use crate::io::{Lane, LinkId};
-use crate::limits::SILENT_SESSION_MS;
 use crate::time::Timestamp;
 
 impl Engine {
@@ -77,97 +74,5 @@ impl Engine {
         lane.doubt_bytes = lane.doubt_bytes.saturating_sub(message.credit());
         self.doubts.remove(&entry.id);
         Some((number, priority, message))
-    }
-
-    /// Asks a peer for everything in doubt towards it.
-    pub(crate) fn query_doubts(&mut self, own: QmId, peer: QmId) {
-        let Some(link) = self.sending_session(own, peer) else {
-            return;
-        };
-        let mut entries = Vec::new();
-        for number in self.queues_towards(own, peer) {
-            if let Some(out) = self.outs.get(&number) {
-                for lane in out.lanes.values() {
-                    entries.extend(lane.doubt.values().map(Message::entry));
-                }
-            }
-        }
-        self.send_query(link, &entries);
-        self.query_ended(own, peer);
-    }
-
-    pub(crate) fn send_query(&mut self, link: LinkId, entries: &[Entry]) {
-        if entries.is_empty() {
-            return;
-        }
-        let interval = self.config.query_interval_ms;
-        let Some(session) = self.sessions.get_mut(&link) else {
-            return;
-        };
-        let me = session.own;
-        for chunk in entries.chunks(ENTRIES_MAX) {
-            let query = Query {
-                source: me,
-                void: false,
-                entries: chunk.to_vec(),
-            };
-            session.push(Lane::Control, &PeerFrame::Query(query));
-        }
-        let peer = session.peer;
-        for entry in entries {
-            self.note(me, entry.id, What::Queried { peer });
-        }
-        let Some(session) = self.sessions.get_mut(&link) else {
-            return;
-        };
-        let next_query = self.now.at.plus_ms(interval);
-        session.next_query = next_query;
-        self.counters.queried += entries.len() as u64;
-        self.arm_session(link, next_query);
-        self.expect_sign(link, SILENT_SESSION_MS);
-        self.busy_sessions.insert(link);
-    }
-
-    /// Asks for what has been unacknowledged for too long, first after the ack wait, then at the
-    /// query interval.
-    pub(crate) fn query_overdue(&mut self, link: LinkId) {
-        let now = self.now.at;
-        let Some(session) = self.sessions.get(&link) else {
-            return;
-        };
-        if !session.may_send()
-            || (session.next_query != Timestamp::NEVER && now < session.next_query)
-        {
-            return;
-        }
-        let (own, peer) = (session.own, session.peer);
-        let wait_ms = session.ack_wait_ms(&self.config);
-        let mut entries: Vec<Entry> = session
-            .flights
-            .values()
-            .take(ENTRIES_MAX)
-            .filter(|flight| flight.sent.plus_ms(wait_ms) <= now)
-            .map(|flight| flight.message.entry())
-            .collect();
-        if self.sending_session(own, peer) == Some(link) {
-            for number in self.queues_towards(own, peer) {
-                if let Some(out) = self.outs.get(&number) {
-                    for lane in out.lanes.values() {
-                        entries.extend(lane.doubt.values().map(Message::entry));
-                    }
-                }
-            }
-        }
-        if let Some(session) = self.sessions.get_mut(&link) {
-            session.next_query = Timestamp::NEVER;
-        }
-        self.send_query(link, &entries);
-        if self.sending_session(own, peer) == Some(link) && self.query_ended(own, peer) {
-            let next_query = now.plus_ms(self.config.query_interval_ms);
-            if let Some(session) = self.sessions.get_mut(&link) {
-                session.next_query = session.next_query.min(next_query);
-            }
-            self.arm_session(link, next_query);
-        }
     }
 }

@@ -10,7 +10,7 @@
 //! follow. What leaves otherwise than by delivery becomes a [`Skipping`], which stands in the
 //! chain until the receiver has answered for it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use qm_wire::{Entry, Link, Outcome, Place, Run, StreamId, Tag};
 
@@ -87,12 +87,17 @@ pub struct Chain<F> {
     /// The last place that was given in this life.
     cursor: Mark,
     placed: VecDeque<Placed<F>>,
+    /// Where those lie that are not in flight: looking for the first of them among a window of
+    /// others, for each message that leaves, would take longer than to send them.
+    resting: BTreeSet<u64>,
     skips: BTreeMap<u64, Skipping<F>>,
     /// Positions of the skips, by `at`.
     skips_at: BTreeMap<u64, u64>,
     /// Every skip below this position is sent: a purge leaves so many that looking past the sent
     /// ones for each to be sent would take longer than a session lives.
     unsent_from: u64,
+    /// How many skips are sent and not answered for.
+    sent: usize,
 }
 
 impl<F: Copy> Chain<F> {
@@ -126,15 +131,18 @@ impl<F: Copy> Chain<F> {
             marks.push(start);
         }
         let cursor = marks.first().copied().unwrap_or(start);
+        let sent = skips.values().filter(|skip| skip.sent.is_some()).count();
         Self {
             id,
             root,
             marks,
             cursor,
             placed: VecDeque::new(),
+            resting: BTreeSet::new(),
             skips,
             skips_at,
             unsent_from: 0,
+            sent,
         }
     }
 
@@ -189,6 +197,7 @@ impl<F: Copy> Chain<F> {
         let position = self.cursor.position.checked_add(1)?;
         let link = previous.next(tag, position);
         self.cursor = Mark { at, position, link };
+        self.resting.insert(at);
         self.placed.push_back(Placed {
             mark: self.cursor,
             previous,
@@ -232,9 +241,24 @@ impl<F: Copy> Chain<F> {
         self.skips.get(&position)
     }
 
-    /// The same, to be changed.
+    /// The same, to be changed; that it is sent, [`Self::send_skip`] says.
     pub fn skip_mut(&mut self, position: u64) -> Option<&mut Skipping<F>> {
         self.skips.get_mut(&position)
+    }
+
+    /// A skip is sent.
+    pub fn send_skip(&mut self, position: u64, flight: F) {
+        if let Some(skip) = self.skips.get_mut(&position)
+            && skip.sent.replace(flight).is_none()
+        {
+            self.sent += 1;
+        }
+    }
+
+    /// Skips that are sent and not answered for.
+    #[must_use]
+    pub const fn sent_skips(&self) -> usize {
+        self.sent
     }
 
     /// The newest link that was given to anything.
@@ -283,6 +307,11 @@ impl<F: Copy> Chain<F> {
             .and_then(|index| self.placed.get_mut(index))
         {
             placed.flight = flight;
+            if placed.flight.is_some() {
+                self.resting.remove(&at);
+            } else {
+                self.resting.insert(at);
+            }
         }
     }
 
@@ -294,6 +323,7 @@ impl<F: Copy> Chain<F> {
         else {
             return false;
         };
+        self.resting.remove(&at);
         self.mark(placed.mark);
         true
     }
@@ -308,6 +338,7 @@ impl<F: Copy> Chain<F> {
     ) -> Option<&Skipping<F>> {
         let index = self.index_at(at)?;
         let placed = self.placed.remove(index)?;
+        self.resting.remove(&at);
         let position = placed.mark.position;
         let skip = Skipping {
             mark: placed.mark,
@@ -329,6 +360,7 @@ impl<F: Copy> Chain<F> {
         let Some(skip) = self.skips.remove(&position) else {
             return false;
         };
+        self.sent -= usize::from(skip.sent.is_some());
         self.skips_at.remove(&skip.mark.at);
         let index = self.placed.partition_point(|p| p.mark.position < position);
         let placed = Placed {
@@ -337,12 +369,14 @@ impl<F: Copy> Chain<F> {
             flight: None,
         };
         self.placed.insert(index, placed);
+        self.resting.insert(skip.mark.at);
         true
     }
 
     /// A skip was answered for: its place is a mark from now on.
     pub fn settle_skip(&mut self, position: u64) -> Option<Skipping<F>> {
         let skip = self.skips.remove(&position)?;
+        self.sent -= usize::from(skip.sent.is_some());
         self.skips_at.remove(&skip.mark.at);
         self.mark(skip.mark);
         Some(skip)
@@ -417,8 +451,7 @@ impl<F: Copy> Chain<F> {
             return None;
         };
         self.unsent_from = *position;
-        let rests = self.placed.iter().find(|placed| placed.flight.is_none());
-        let waits = rests.map_or(waits, |placed| placed.mark.at.min(waits));
+        let waits = self.resting.first().map_or(waits, |at| waits.min(*at));
         (skip.durable && skip.mark.at < waits).then_some(skip)
     }
 
@@ -432,7 +465,7 @@ impl<F: Copy> Chain<F> {
     /// waits: skips behind this position are sent anew.
     pub fn unsend_skips(&mut self, behind: u64) {
         for (_, skip) in self.skips.range_mut(behind.saturating_add(1)..) {
-            skip.sent = None;
+            self.sent -= usize::from(skip.sent.take().is_some());
         }
         self.unsent_from = self.unsent_from.min(behind.saturating_add(1));
     }
@@ -702,7 +735,7 @@ mod tests {
             let mut sent = Vec::new();
             while let Some(skip) = chain.sendable_skip(u64::MAX) {
                 let position = skip.mark.position;
-                chain.skip_mut(position).unwrap().sent = Some(7);
+                chain.send_skip(position, 7);
                 sent.push(position);
             }
             sent
@@ -728,6 +761,51 @@ mod tests {
         assert_eq!(chain.skip_at(12).map(|skip| skip.mark.position), Some(3));
         assert!(chain.settle_skip(3).is_some());
         assert!(chain.skip_at(12).is_none());
+    }
+
+    #[test]
+    fn what_rests_is_what_has_a_place_and_is_not_in_flight() {
+        fn is_right(chain: &Chain<u8>) {
+            let rests = chain.placed.iter().filter(|p| p.flight.is_none());
+            let rests: BTreeSet<u64> = rests.map(|p| p.mark.at).collect();
+            assert_eq!(chain.resting, rests);
+            let sent = chain.skips.values().filter(|skip| skip.sent.is_some());
+            assert_eq!(chain.sent_skips(), sent.count());
+        }
+        let mut chain = chain();
+        given(&mut chain, 1..=6);
+        is_right(&chain);
+        for at in 1..=4 {
+            chain.set_flight(at, Some(1));
+            is_right(&chain);
+        }
+        chain.set_flight(2, None);
+        is_right(&chain);
+        for at in [1, 2] {
+            assert!(chain.settle(at));
+            is_right(&chain);
+        }
+        for at in [3, 5] {
+            let skip = chain.leave(at, entry(1), Outcome::PURGED_IN_TRANSIT, None);
+            let position = skip.unwrap().mark.position;
+            is_right(&chain);
+            chain.send_skip(position, 1);
+            chain.send_skip(position, 2);
+            assert_eq!(chain.sent_skips(), 1);
+            is_right(&chain);
+            assert!(chain.unleave(position));
+            is_right(&chain);
+        }
+        let skip = chain.leave(6, entry(1), Outcome::PURGED_IN_TRANSIT, None);
+        let position = skip.unwrap().mark.position;
+        chain.send_skip(position, 1);
+        chain.unsend_skips(0);
+        is_right(&chain);
+        chain.send_skip(position, 1);
+        chain.settle_skip(position);
+        is_right(&chain);
+        chain.reroot(StreamId([9; 16]), Link([9; 16]));
+        is_right(&chain);
     }
 
     #[test]

@@ -15,8 +15,8 @@ use crate::engine::Engine;
 use crate::history::What;
 use crate::io::{Event, Lane, LinkId, StoreOp};
 use crate::limits::{
-    BRANCHES_MAX, LINKS_KEPT_LEAST, LINKS_TOTAL_MAX, LOW_SPAN_MAX, NEED_PAUSE_MS, STREAM_AGE_MS,
-    STREAMS_PER_PEER_MAX,
+    BRANCHES_MAX, LINKS_KEPT_LEAST, LINKS_TOTAL_MAX, LOW_SPAN_MAX, NEED_PAUSE_MS, SKIPS_OPEN_MAX,
+    STREAM_AGE_MS, STREAMS_PER_PEER_MAX,
 };
 use crate::stream::branches::{Branches, Judged, RunChange, RunName, Taken};
 use crate::stream::record::{encode_run, encode_stream, run_key, stream_key};
@@ -368,6 +368,9 @@ impl Engine {
         if session.peer_pending {
             return self.misbehaved(link, "a skip from a peer that awaits approval");
         }
+        if session.skips_open >= 2 * SKIPS_OPEN_MAX {
+            return self.misbehaved(link, "more skips than may be unanswered");
+        }
         session.last_activity = self.now.at;
         let key = (session.peer, skip.place.stream);
         let this = skip.link();
@@ -403,6 +406,9 @@ impl Engine {
                     position: place.position,
                     link: this,
                 };
+                if let Some(session) = self.sessions.get_mut(&link) {
+                    session.skips_open += 1;
+                }
                 self.ins.skips.push(Then::SkipTaken {
                     link,
                     source: key.0,
@@ -497,6 +503,9 @@ impl Engine {
 
     /// A skip is on disk.
     pub(crate) fn skip_taken(&mut self, link: LinkId, source: QmId, place: InPlace) {
+        if let Some(session) = self.sessions.get_mut(&link) {
+            session.skips_open = session.skips_open.saturating_sub(1);
+        }
         let stream = self.ins.streams.get_mut(&(source, place.stream));
         if !stream.is_some_and(|s| s.branches.stored(place.position, place.link)) {
             // What it followed was refused.

@@ -18,6 +18,7 @@ use crate::backlog::Message;
 use crate::commits::PutAt;
 use crate::engine::Engine;
 use crate::io::{Lane, LinkId, StoreOp};
+use crate::limits::SKIPS_OPEN_MAX;
 use crate::outgoing::{OutLane, OutQueue};
 use crate::record::RemoteKey;
 use crate::stream::chain::{Chain, Mark, Skipping};
@@ -191,6 +192,7 @@ impl Engine {
 
     /// Sends the skips whose turn it is; tells whether messages of the stream may follow.
     pub(crate) fn pump_stream(&mut self, link: LinkId, number: u32) -> bool {
+        let mut open = None;
         loop {
             let Some(out) = self.outs.get_mut(&number) else {
                 return false;
@@ -210,6 +212,18 @@ impl Engine {
             let Some(skip) = stream.chain.sendable_skip(waits).cloned() else {
                 return true;
             };
+            // No credit bounds them, and the receiver has to write each down.
+            let sent = open.unwrap_or_else(|| self.open_skips(link));
+            if sent >= SKIPS_OPEN_MAX {
+                return false;
+            }
+            open = Some(sent + 1);
+            let Some(out) = self.outs.get_mut(&number) else {
+                return false;
+            };
+            let Some(stream) = out.stream.as_mut() else {
+                return true;
+            };
             let (mark, previous) = (skip.mark, skip.previous);
             let frame = PeerFrame::Skip(Skip {
                 place: stream.chain.travels(mark, previous),
@@ -217,9 +231,7 @@ impl Engine {
                 outcome: skip.outcome,
                 queue: out.queue.clone(),
             });
-            if let Some(skip) = stream.chain.skip_mut(mark.position) {
-                skip.sent = Some((link, 0));
-            }
+            stream.chain.send_skip(mark.position, (link, 0));
             let Some(session) = self.sessions.get_mut(&link) else {
                 return false;
             };
@@ -229,6 +241,20 @@ impl Engine {
             self.counters.skips_sent += 1;
             self.busy_sessions.insert(link);
         }
+    }
+
+    /// Skips towards the peer of a session that it has not answered for.
+    fn open_skips(&self, link: LinkId) -> usize {
+        let Some(session) = self.sessions.get(&link) else {
+            return 0;
+        };
+        let numbers = self.queues_towards(session.own, session.peer);
+        let outs = numbers.iter().filter_map(|number| self.outs.get(number));
+        let streams = outs.filter_map(|out| out.stream.as_ref());
+        // Whoever held a stream answers for nothing of it any more.
+        let held = |stream: &&OutStream| stream.held.as_ref().is_some_and(|held| held.link == link);
+        let streams = streams.filter(|stream| !held(stream));
+        streams.map(|stream| stream.chain.sent_skips()).sum()
     }
 
     /// A session is gone: skips that were sent on it are sent again.

@@ -112,6 +112,10 @@ impl Engine {
         });
         let place = oldest.map(|(mark, previous)| stream.chain.travels(mark, previous));
         crate::reached!(self, StreamHeld);
+        if let Some(peer) = peer {
+            // Its skips keep those of others back no more.
+            self.busy_peers.insert(peer);
+        }
         if known {
             return;
         }

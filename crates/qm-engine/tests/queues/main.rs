@@ -9,6 +9,7 @@
 )]
 mod support;
 
+mod doubts;
 mod expiry;
 mod followed;
 mod idle;
@@ -16,8 +17,16 @@ mod picked;
 mod rejected;
 mod released;
 
+use qm_engine::LinkId;
+use qm_wire::PeerFrame;
 use qm_wire::local::{ClientFrame, Delivery, NodeFrame, Receive, Settle, Verdict};
 use support::Node;
+
+const LINK: LinkId = LinkId(1);
+
+const fn is_data(frame: &PeerFrame) -> bool {
+    matches!(frame, PeerFrame::Data(_))
+}
 
 impl Node {
     /// Asks for messages; what comes of it stays in `told`. Returns the number of the request.

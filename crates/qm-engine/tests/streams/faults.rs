@@ -1,8 +1,9 @@
 //! What crashes, full disks, restored backups, clones and lost stores do to a stream.
 
 use qm_engine::admin::{AdminReply, AdminRequest, Selector};
+use qm_engine::limits::SKIPS_OPEN_MAX;
 use qm_engine::{Event, LinkId, StoreOp};
-use qm_wire::{Class, Outcome, PeerFrame};
+use qm_wire::{Class, Hold, Outcome, PeerFrame, Skip};
 
 use super::support::*;
 use super::{LINK, NEXT, is_answer, is_quiet, met, pair};
@@ -443,4 +444,135 @@ fn what_expires_behind_many_that_stay_leaves_the_stream_whole() {
     let stay = (1..=60).filter(|n| n % 3 != 0);
     assert_eq!(b.receive("orders"), numbers(stay));
     assert_eq!(held(&a) + held(&b), 0);
+}
+
+/// A sender that gave up so many messages for these queues, all of an earlier life, and its
+/// destination, whose disk does nothing any more; a session is open, and the queues are paused.
+fn gave_up(queues: &[(&str, usize)]) -> (Node, Node) {
+    let (mut a, mut b) = (Node::new(1), Node::new(2));
+    a.gathers = true;
+    for (queue, messages) in queues {
+        b.create(queue, |_| {});
+        for n in 0..*messages {
+            a.put(&format!("qm://b/{queue}"), &n.to_string(), |_| {});
+        }
+    }
+    a.gathers = false;
+    a.wait(1);
+    // Of an earlier life each may have been transmitted.
+    let mut a = a.crash();
+    (a.audits, b.audits) = (false, false);
+    pause(&mut a, true);
+    a.ask(AdminRequest::OutgoingPurge {
+        which: Selector::All,
+        discard: false,
+    });
+    a.wait(1_000);
+    let all = queues.iter().map(|(_, messages)| *messages as u64).sum();
+    assert_eq!(a.engine.counters().letters_unconfirmed, all);
+    connect(&mut a, &mut b, LINK);
+    b.hold_disk = true;
+    (a, b)
+}
+
+fn pause(node: &mut Node, paused: bool) {
+    let which = Selector::All;
+    node.ask(AdminRequest::OutgoingPause { which, paused });
+}
+
+/// Carries everything; returns the skips, by their queues.
+fn carried_skips(a: &mut Node, b: &mut Node) -> Vec<Skip> {
+    let mut skips = Vec::new();
+    carry_but(a, b, LINK, |frame| {
+        if let PeerFrame::Skip(skip) = frame {
+            skips.push(skip.clone());
+        }
+        false
+    });
+    skips
+}
+
+/// No credit bounds skips: a sender leaves a window of them unanswered.
+#[test]
+fn no_more_skips_are_under_way_than_a_window() {
+    let all = 2 * SKIPS_OPEN_MAX + 100;
+    let (mut a, mut b) = gave_up(&[("bills", all - 3), ("orders", 3)]);
+    pause(&mut a, false);
+    assert_eq!(carried_skips(&mut a, &mut b).len(), SKIPS_OPEN_MAX);
+    b.release_batches(usize::MAX, 0);
+    b.hold_disk = true;
+    assert_eq!(carried_skips(&mut a, &mut b).len(), SKIPS_OPEN_MAX);
+    // On another session they are sent again, and no more than there.
+    b.lose_link(LINK);
+    a.lose_link(LINK);
+    b.release_disk(0);
+    a.wait(60_000);
+    connect(&mut a, &mut b, LinkId(2));
+    assert_eq!(b.engine.counters().misbehaved, 0);
+    assert_eq!(a.engine.counters().letters_confirmed, all as u64);
+}
+
+/// Whoever holds a stream does not answer for its skips any more: other streams go on.
+#[test]
+fn the_skips_of_a_held_stream_keep_no_others_back() {
+    let (mut a, mut b) = gave_up(&[("bills", SKIPS_OPEN_MAX), ("orders", 3)]);
+    pause(&mut a, false);
+    let skips = carried_skips(&mut a, &mut b);
+    assert_eq!(skips.len(), SKIPS_OPEN_MAX);
+    let of = |skips: &[Skip], queue: &str| {
+        let of = |skip: &&Skip| skip.queue.to_string() == queue;
+        skips.iter().filter(of).count()
+    };
+    let first = skips[0].queue.to_string();
+    assert_eq!((first.as_str(), of(&skips, "orders")), ("bills", 0));
+    let hold = Hold {
+        stream: skips[0].place.stream,
+        position: skips[0].place.position,
+        previous: skips[0].place.previous,
+        outcome: Outcome::BUSY,
+        text: "for good".into(),
+    };
+    a.hear(LINK, &PeerFrame::Hold(hold));
+    a.wait(1_000);
+    assert_eq!(of(&carried_skips(&mut a, &mut b), "orders"), 3);
+}
+
+#[test]
+fn a_peer_that_leaves_more_skips_to_write_down_than_it_may_is_no_good_peer() {
+    use qm_wire::{Entry, Incarnation, Link, MessageId, Place, StreamId, Tag};
+    let (a, mut b) = met();
+    b.hold_disk = true;
+    let (stream, queue) = (StreamId([9; 16]), "orders".parse().unwrap());
+    let mut previous = Link::start(&a.identity.qm, &stream, &queue);
+    let mut skip = |position| {
+        let skip = Skip {
+            place: Place {
+                stream,
+                position,
+                low: 1,
+                previous,
+            },
+            entry: Entry {
+                id: MessageId {
+                    incarnation: Incarnation(1),
+                    sequence: position,
+                },
+                tag: Tag([1; 8]),
+            },
+            outcome: Outcome::PURGED_IN_TRANSIT,
+            queue: queue.clone(),
+        };
+        previous = skip.link();
+        PeerFrame::Skip(skip)
+    };
+    let most = 2 * SKIPS_OPEN_MAX as u64;
+    for first in [1, most + 1] {
+        // What is on disk does not count any more.
+        b.release_batches(usize::MAX, 0);
+        let frames: Vec<_> = (first..first + most).map(&mut skip).collect();
+        b.hear_all(LINK, &frames);
+        assert_eq!(b.engine.counters().misbehaved, 0);
+    }
+    b.hear(LINK, &skip(2 * most + 1));
+    assert_eq!(b.engine.counters().misbehaved, 1);
 }

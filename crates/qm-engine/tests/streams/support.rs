@@ -34,6 +34,9 @@ pub(crate) struct Node {
     pub(crate) hold_disk: bool,
     /// It is busy: what it hears makes one batch, and is said when this is over.
     pub(crate) gathers: bool,
+    /// Whether the engine counts anew after each input what it holds: with very many messages that
+    /// takes longer than all else.
+    pub(crate) audits: bool,
     /// Whether every signature that it asks about is good.
     pub(crate) believes: bool,
     pub(crate) waiting: Vec<(Ticket, Vec<StoreOp>)>,
@@ -89,6 +92,7 @@ impl Node {
             admin: None,
             hold_disk: false,
             gathers: false,
+            audits: true,
             believes: false,
             waiting: Vec::new(),
             next_sequence: 1,
@@ -161,7 +165,9 @@ impl Node {
                 other => panic!("unexpected {other:?}"),
             }
         }
-        self.engine.audit().unwrap();
+        if self.audits {
+            self.engine.audit().unwrap();
+        }
     }
 
     /// Lets time pass.
