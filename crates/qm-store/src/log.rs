@@ -310,17 +310,20 @@ impl Log {
         }
         if bytes > 0 {
             self.write_sides(batches, sizes, answers)?;
+            // What is empty overtakes as well.
+            self.keep_order(batches, sizes, answers);
             bytes = sizes.iter().sum();
         }
         if bytes == 0 {
             return Ok(());
         }
         if !self.has_room(bytes + RECORD_BYTES)? {
-            for (size, answer) in sizes.iter_mut().zip(answers) {
+            for (size, answer) in sizes.iter_mut().zip(&mut *answers) {
                 if std::mem::take(size) > 0 {
                     *answer = Applied::Full;
                 }
             }
+            self.keep_order(batches, sizes, answers);
             return Ok(());
         }
         if !self.fits(bytes + RECORD_BYTES) {

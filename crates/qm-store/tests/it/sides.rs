@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use qm_store::{Applied, Fault, Fs, LogOptions, RecoveryNote, SimFs, StoreError, StreamId};
+use qm_store::{
+    Applied, Batch, Fault, Fs, LogOptions, Op, RecoveryNote, SimFs, StoreError, StreamId,
+};
 
 use crate::common::*;
 use crate::crash::{life, scale};
@@ -153,6 +155,29 @@ fn a_disk_without_room_for_a_body_turns_its_batch_away_and_keeps_nothing_of_it()
     assert_eq!(log.commit(&[fits]).unwrap(), [Applied::Done]);
     assert!(log.usage().disk_bytes <= 200_000, "{:?}", log.usage());
     assert_eq!(log.commit(&[large]).unwrap().len(), 1);
+}
+
+/// A batch that knows of too few refusals is turned away whatever is in it, also nothing.
+#[test]
+fn nothing_overtakes_a_body_for_which_the_disk_has_no_room() {
+    let known = |ops: &[Op]| Batch {
+        refusals_known: Some(0),
+        ..batch(ops)
+    };
+    let fs = Arc::new(SimFs::new());
+    let (mut log, _) = open(&fs, options()).unwrap();
+    let used = log.usage().disk_bytes;
+    fs.set_capacity(Some(used + 100_000));
+    let group = [
+        known(&[put(0, 1, "", body(150_000))]),
+        known(&[]),
+        known(&[put(2, 1, "", "small")]),
+        known(&[]),
+        batch([]),
+    ];
+    let answers = log.commit(&group).unwrap();
+    let full = Applied::Full;
+    assert_eq!(answers, [full, full, full, full, Applied::Done]);
 }
 
 #[test]
