@@ -9,7 +9,9 @@ impl Engine {
     /// Called when all sessions have ended, so nothing is in flight.
     pub(crate) fn spill_express(&mut self) {
         let mut freed = 0;
+        // Of those that no application holds.
         let mut local: Vec<(u32, u8, Message)> = Vec::new();
+        let mut held: Vec<(u32, u8, Message)> = Vec::new();
         for (number, queue) in &mut self.locals {
             for (priority, lane) in &mut queue.lanes {
                 let waiting = lane.drain_express();
@@ -32,7 +34,7 @@ impl Engine {
                 let bytes = leased.message.credit();
                 queue.leased_bytes = queue.leased_bytes.saturating_sub(bytes);
                 self.clients.unleased(leased.conn, bytes);
-                local.push((*number, leased.priority, leased.message));
+                held.push((*number, leased.priority, leased.message));
             }
         }
         let mut outgoing: Vec<(u32, u8, Message)> = Vec::new();
@@ -50,11 +52,12 @@ impl Engine {
             }
         }
         self.express_bytes = self.express_bytes.saturating_sub(freed);
-        for (number, priority, mut message) in local {
-            // A new place would be behind what is purged.
-            if self.purge_spilled((true, number, priority), &message) {
-                continue;
-            }
+        // In a new place these would be behind what is purged. What was held when the purge began is
+        // left by it.
+        local.retain(|(number, priority, message)| {
+            !self.purge_spilled((true, *number, *priority), message)
+        });
+        for (number, priority, mut message) in local.into_iter().chain(held) {
             message.class = Class::Recoverable;
             crate::reached!(self, ExpressSpilled);
             self.put_local(number, priority, message);

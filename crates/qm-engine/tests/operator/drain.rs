@@ -208,3 +208,32 @@ fn two_nodes_to_which_more_came_back_than_they_may_hold_go_on() {
         assert_eq!(node.receive_all("orders").len(), 4);
     }
 }
+
+/// What an application holds stays when its queue is emptied, also when the node stops before the
+/// disk has confirmed that.
+#[test]
+fn what_is_held_while_its_queue_is_emptied_is_written_down_by_an_orderly_stop() {
+    for discard in [false, true] {
+        let mut b = Node::new(2, Trust::Any);
+        b.create("orders");
+        b.put("orders", b"held", |put| put.class = Class::Express);
+        b.hold("orders");
+        b.mute = true;
+        b.put("orders", b"recoverable", |_| {});
+        let name = "orders".parse().unwrap();
+        b.ask(AdminRequest::QueuePurge { name, discard });
+        b.give(0, Input::Stop);
+        while !b.owed.is_empty() {
+            reply(&mut b, 0, false);
+        }
+        match &b.admin {
+            Some(AdminReply::Purged(tally)) => assert_eq!((tally.messages, tally.left), (1, 1)),
+            other => panic!("{other:?}"),
+        }
+        let mut b = b.restart(Trust::Any);
+        b.hello();
+        assert_eq!(b.receive_all("orders"), ["held"], "{discard}");
+        let dead: &[&str] = if discard { &[] } else { &["recoverable"] };
+        assert_eq!(b.receive_all("dead$"), dead);
+    }
+}
