@@ -391,15 +391,7 @@ impl Engine {
     /// A transactional message stays: its place in the stream is asked for already.
     fn purge_doubts(&mut self, number: u32, priority: u8, end: u64, fate: Fate) -> usize {
         let refused = fate.refused_by.is_some();
-        let lane = self
-            .outs
-            .get(&number)
-            .and_then(|out| out.lanes.get(&priority));
-        let doubts = lane.map_or_else(Vec::new, |lane| {
-            let doubts = lane.doubt.range(..end);
-            let doubts = doubts.filter(|(_, m)| m.class != Class::Transactional);
-            doubts.map(|(at, _)| *at).collect()
-        });
+        let doubts: Vec<_> = self.purgeable_doubts(number, priority, end).collect();
         let mut taken = 0;
         for at in doubts {
             let Some(message) = self.give_up_doubt(number, priority, at) else {
@@ -421,6 +413,17 @@ impl Engine {
             self.bury_as(number, priority, &message, end);
         }
         taken
+    }
+
+    /// Where what is in doubt lies and goes with a purge.
+    fn purgeable_doubts(&self, number: u32, priority: u8, end: u64) -> impl Iterator<Item = u64> {
+        let out = self.outs.get(&number);
+        let lane = out.and_then(|out| out.lanes.get(&priority));
+        let doubts = lane
+            .into_iter()
+            .flat_map(move |lane| lane.doubt.range(..end));
+        let doubts = doubts.filter(|(_, message)| message.class != Class::Transactional);
+        doubts.map(|(at, _)| *at)
     }
 
     fn purged_lane(&mut self, local: bool, number: u32, priority: u8) -> Option<&mut Backlog> {
@@ -450,13 +453,10 @@ impl Engine {
 
     /// A full disk takes no dead letters: what was done is done, the rest stays.
     fn purge_failed(&mut self, job: JobId) -> Step {
-        let Some(Work::Purge { tally, .. }) = self.job(job) else {
+        if self.job(job).is_none() {
             return Step::Waits;
-        };
-        let done = tally.dead_letters;
-        let cause = format!(
-            "the disk is full and takes no more dead letters; the messages that are not kept as such stay where they are ({done} were taken out)"
-        );
+        }
+        let cause = "the disk is full and takes no more dead letters; the messages that are not kept as such stay where they are".to_owned();
         let fix = "purge with --discard, which keeps none and makes room".to_owned();
         let outcome = Outcome::STORE_FULL;
         let reply = AdminReply::Failed {
@@ -500,13 +500,20 @@ impl Engine {
         purge.confirming = false;
         let job = purge.job;
         let ends = purge.ends.clone();
+        let discard = purge.discard;
         let clear = ends.into_iter().all(|(priority, end)| {
-            self.purged_lane(local, number, priority)
-                .is_none_or(|lane| lane.is_clear_below(end))
+            // What may have arrived and whose letter was refused is in doubt again.
+            let doubts = !local
+                && self
+                    .purgeable_doubts(number, priority, end)
+                    .next()
+                    .is_some();
+            let lane = self.purged_lane(local, number, priority);
+            !doubts && lane.is_none_or(|lane| lane.is_clear_below(end))
         });
         if clear {
             self.purge_done(local, number);
-        } else if self.disk_refuses() {
+        } else if self.disk_refuses() && !discard {
             self.purge_failed(job);
         }
     }

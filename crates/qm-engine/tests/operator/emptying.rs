@@ -4,7 +4,7 @@ use qm_engine::admin::{AdminReply, AdminRequest, Selector};
 use qm_engine::{Input, Trust};
 use qm_wire::Outcome;
 
-use crate::support::{APPLICATION, LINK, Node, meet};
+use crate::support::{APPLICATION, LINK, Node, connect, meet};
 
 #[test]
 fn a_purge_does_not_wait_for_a_peer_that_owes_answers() {
@@ -115,4 +115,39 @@ fn a_deletion_for_which_a_full_disk_has_no_room_takes_nothing_from_anybody() {
     );
     a.consume("here", held);
     assert_eq!(a.settled(), Some((1, None)));
+}
+
+/// What may have arrived goes with the rest, and the disk has no room for its letter: it is in doubt
+/// as before, and nobody is told that it was purged.
+#[test]
+fn a_purge_whose_letters_the_disk_refuses_is_not_done() {
+    let (mut a, mut b) = (Node::new(1, Trust::Any), Node::new(2, Trust::Any));
+    b.create("orders");
+    a.put("qm://b/orders", b"first", |_| {});
+    connect(&mut a, &mut b, LINK);
+    a.put("qm://b/orders", b"second", |_| {});
+    // It is lost on its way.
+    assert!(!a.sent_on(LINK).is_empty());
+    let text = "lost".to_owned();
+    a.give(0, Input::Closed { link: LINK, text });
+    a.full = true;
+    let reply = a.admin(AdminRequest::OutgoingPurge {
+        which: Selector::All,
+        discard: false,
+    });
+    assert!(
+        matches!(&reply, AdminReply::Failed { outcome, .. } if *outcome == Outcome::STORE_FULL),
+        "{reply:?}"
+    );
+    assert_eq!(a.engine.sizes().doubts, 1);
+    // Without letters it needs no room.
+    let reply = a.admin(AdminRequest::OutgoingPurge {
+        which: Selector::All,
+        discard: true,
+    });
+    assert!(
+        matches!(&reply, AdminReply::Purged(tally) if tally.messages == 1),
+        "{reply:?}"
+    );
+    assert!(a.disk.records.is_empty());
 }
