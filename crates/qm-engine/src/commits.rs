@@ -390,6 +390,19 @@ impl Commits {
         waiting.chain(&self.putting.then).filter_map(dying)
     }
 
+    /// Outgoing queues into which something comes back if the disk refuses what is on its way.
+    pub(crate) fn left_queues(&self) -> impl Iterator<Item = u32> {
+        let waiting = self.waiting.iter().flat_map(|batch| &batch.then);
+        let left = |then: &Then| match then {
+            Then::DeadLetter {
+                from: Some(from), ..
+            } => (!from.local).then_some(from.queue),
+            Then::Journalled { from, .. } => Some(from.queue),
+            _ => None,
+        };
+        waiting.chain(&self.putting.then).filter_map(left)
+    }
+
     /// Batches at the disk.
     pub(crate) fn waiting(&self) -> usize {
         self.waiting.len()

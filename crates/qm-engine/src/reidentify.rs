@@ -628,6 +628,11 @@ impl Engine {
 
     /// Whether something waits under a former identity, or may come to.
     fn former_holds(&self, qm: QmId) -> bool {
+        let held_back = self.journal_later.iter().map(|from| from.queue);
+        let mut left = self.commits.left_queues().chain(held_back);
+        if left.any(|number| self.own_of(number) == qm) {
+            return true;
+        }
         let mut remotes = self.remotes.values().filter(|remote| remote.own == qm);
         remotes.any(|remote| {
             let outs = remote.queues.values().filter_map(|n| self.outs.get(n));

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use qm_engine::admin::AdminRequest;
+use qm_engine::admin::{AdminRequest, Selector};
 use qm_engine::{Event, LinkId};
 use qm_wire::Class;
 
@@ -91,5 +91,45 @@ fn what_is_accepted_while_the_former_identity_is_replaced_is_delivered() {
         world.approve(RECEIVER, first);
         world.run(5_000);
         assert_eq!(world.receive(RECEIVER, "orders"), ["1"], "{crash}");
+    }
+}
+
+/// The only message under the former identity is becoming a dead letter when another identity takes
+/// its place, and the disk refuses the letter.
+#[test]
+fn what_a_full_disk_gives_back_to_the_former_identity_is_delivered() {
+    for class in [Class::Recoverable, Class::Transactional] {
+        let mut world = World::new(plain);
+        let first = world.id(SENDER);
+        let queue = if class == Class::Recoverable {
+            "notes"
+        } else {
+            "orders"
+        };
+        world.remint(SENDER);
+        world.shut(Some(first));
+        world.put(SENDER, &format!("b/{queue}"), "1", class);
+        world.approve(RECEIVER, world.id(SENDER));
+        world.run(5_000);
+        world.put(SENDER, &format!("b/{queue}"), "2", class);
+        world.run(1_000);
+        assert_eq!(world.identity(SENDER).former.unwrap().waiting, 1);
+        world.slow_down(SENDER);
+        let purge = AdminRequest::OutgoingPurge {
+            which: Selector::All,
+            discard: false,
+        };
+        let answer = world.begin(SENDER, purge);
+        assert!(answer.is_none(), "{answer:?}");
+        let because = "another copy was found".to_owned();
+        world.begin(SENDER, AdminRequest::Remint { because });
+        world.refuse_one(SENDER);
+        world.speed_up(SENDER);
+        world.shut(None);
+        world.run(60_000);
+        let mut arrived = world.receive(RECEIVER, queue);
+        arrived.sort_unstable();
+        let dead = world.dead(SENDER).len();
+        assert!(arrived.contains(&"1".to_owned()) || dead > 0, "{class:?}");
     }
 }

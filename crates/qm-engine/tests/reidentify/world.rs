@@ -400,6 +400,21 @@ impl World {
         true
     }
 
+    /// A slow disk has no room for the next batch that puts a message, and writes what is before it.
+    pub(crate) fn refuse_one(&mut self, number: usize) {
+        loop {
+            let unwritten = self.machines[number].unwritten.as_mut().unwrap();
+            let (ticket, ops) = unwritten.front().expect("a batch that puts").clone();
+            if !ops.iter().any(|op| matches!(op, StoreOp::Put { .. })) {
+                self.write_one(number);
+                continue;
+            }
+            unwritten.pop_front();
+            let limited = false;
+            return self.give(number, Input::PersistRefused { ticket, limited });
+        }
+    }
+
     /// A slow disk writes everything, and is fast again.
     pub(crate) fn speed_up(&mut self, number: usize) {
         while self.write_one(number) {}
