@@ -212,5 +212,7 @@ impl Engine {
         for link in self.sessions.keys() {
             self.busy_sessions.insert(*link);
         }
+        // What leaves a copy behind waits for room as well.
+        self.busy_peers.extend(self.by_peer.keys());
     }
 }

@@ -193,7 +193,11 @@ impl Engine {
             None => self.take_rest(number, at),
         };
         let Some(message) = message else { return };
-        self.settle_in_stream(number, &message);
+        if let Some(stream) = self.out_stream(number) {
+            stream.held = None;
+        }
+        // Its place is not settled before its letter is on disk: the skip that it leaves is answered
+        // like any other.
         self.bury(
             number,
             Priority::LOWEST.get(),

@@ -4,7 +4,7 @@
 use qm_engine::admin::{AdminReply, AdminRequest, Selector};
 use qm_engine::{Input, LinkId};
 use qm_wire::local::Verdict;
-use qm_wire::{Known, LinkAt, Outcome, PeerFrame, Refusal, Reject, Skipped};
+use qm_wire::{Known, LinkAt, MessageFlags, Outcome, PeerFrame, Refusal, Reject, Skipped};
 
 use super::support::*;
 use super::{LINK, NEXT, is_answer, is_quiet, met};
@@ -243,4 +243,42 @@ fn what_left_a_stream_that_begins_anew_in_the_same_batch_does_not_come_back() {
     assert_eq!(b.receive("orders"), numbers(1..=2));
     assert_eq!(b.engine.counters().needs_sent, 0);
     is_quiet(&mut a);
+}
+
+/// A copy of the sender let go of a message that is still here. The disk has no room for the dead
+/// letter that it becomes: it is where it was.
+#[test]
+fn what_a_copy_let_go_of_stays_until_its_letter_is_on_disk() {
+    for refused in [0, 1] {
+        let (mut a, mut b) = met();
+        a.put("qm://b/orders", "1", |put| {
+            put.flags = MessageFlags::JOURNAL.with(MessageFlags::DEAD_LETTER);
+        });
+        let mut links = Vec::new();
+        carry_but(&mut a, &mut b, LINK, |frame| {
+            let PeerFrame::Data(data) = frame else {
+                return false;
+            };
+            let place = data.transit.place.unwrap();
+            links.push(LinkAt {
+                stream: place.stream,
+                position: place.position,
+                link: place.previous.next(data.tag, place.position),
+            });
+            true
+        });
+        assert_eq!(links.len(), 1);
+        a.hold_disk = true;
+        a.hear(LINK, &PeerFrame::Skipped(Skipped { links }));
+        a.release_disk(refused);
+        a.wait(2_000);
+        carry(&mut a, &mut b, LINK);
+        let dead = a.dead();
+        // What was said here is not so: it is sent again.
+        assert_eq!(b.receive("orders"), numbers(1..=refused), "{refused}");
+        assert_eq!(a.take("journal$", 9, None).len(), refused, "{refused}");
+        assert_eq!(dead.len(), 1 - refused, "{refused}");
+        assert!(dead.iter().all(|letter| !letter.unconfirmed));
+        is_quiet(&mut a);
+    }
 }
