@@ -76,6 +76,8 @@ pub(crate) struct Awaiting {
     open: BTreeSet<Open>,
     /// Those whose ends are known, in the order in which that came.
     ended: BTreeSet<(Timestamp, MessageId)>,
+    /// Peers of whose messages in doubt some are known to have arrived, and that were not asked since.
+    fresh: BTreeSet<QmId>,
     /// Those that the batch being gathered writes down with what it puts.
     putting: BTreeSet<MessageId>,
     /// Bytes of all.
@@ -425,9 +427,20 @@ impl Engine {
             let peer = awaited.peer;
             self.write_await(id, &awaited, false);
             self.awaiting.insert(id, awaited);
-            // It may have been told before.
+            // It may have been told before. Asking costs a look at all that are open: once for all
+            // that are learnt together.
+            let peer = self.heirs.of(peer);
+            self.awaiting.fresh.insert(peer);
+            self.busy_peers.insert(peer);
+        }
+    }
+
+    /// Asks a peer about what is known to have arrived there since; called whenever something may
+    /// leave.
+    pub(crate) fn query_fresh_awaited(&mut self, peer: QmId) {
+        if self.awaiting.fresh.remove(&peer) {
             for own in self.owns() {
-                self.query_awaited(own, self.heirs.of(peer));
+                self.query_awaited(own, peer);
             }
         }
     }

@@ -408,6 +408,7 @@ impl Engine {
         let removal = self.letter_removal(letter.position);
         self.commits.put(removal);
         self.letter_leaves(letter.position);
+        self.letters_resent.insert(letter.position);
         fate.resent_as = Some(id);
         let number = self.dead_queue();
         let resent = Resent {
@@ -493,7 +494,9 @@ impl Engine {
             letter,
         } = resent;
         self.put_durable(local, put);
+        self.letters_resent.remove(&letter.message.position);
         self.letter_closes(letter.message.position);
+        self.letter_let_go(letter.message.id);
         self.counters.resent += 1;
         if let Some(id) = fate.resent_as {
             let source = letter.message.source;
@@ -525,8 +528,12 @@ impl Engine {
             mut fate,
             letter,
         } = resent;
+        let id = letter.message.id;
         self.put_refused(local, put);
+        self.letters_resent.remove(&letter.message.position);
         self.put_back(letter);
+        // Its destination may have said meanwhile that it has the message.
+        self.letter_let_go(id);
         fate.resent_as = None;
         fate.outcome = Some(Outcome::STORE_FULL);
         fate.text = "the disk is full; the dead letter is where it was".to_owned();

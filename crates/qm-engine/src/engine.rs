@@ -235,6 +235,8 @@ pub struct Engine {
     pub(crate) ins: InStreams,
     /// Dead letters about which something is open.
     pub(crate) open_letters: OpenLetters,
+    /// Positions of dead letters that are being sent again.
+    pub(crate) letters_resent: BTreeSet<u64>,
     /// Messages that ended here and that their destinations are asked for.
     pub(crate) asks: Asks,
     /// Messages that arrived at their destinations and whose ends there are awaited.
@@ -375,6 +377,7 @@ impl Engine {
             skips_heard: BTreeMap::new(),
             ins: InStreams::default(),
             open_letters: OpenLetters::new(),
+            letters_resent: BTreeSet::new(),
             asks: Asks::default(),
             awaiting: Awaiting::default(),
             finals: Finals::default(),

@@ -119,8 +119,11 @@ impl Engine {
         }
     }
 
-    /// Whether an application holds this dead letter.
+    /// Whether this dead letter is in an application's hands, or in a commit that sends it again.
     pub(crate) fn is_letter_held(&mut self, position: u64) -> bool {
+        if self.letters_resent.contains(&position) {
+            return true;
+        }
         let number = self.dead_queue();
         let queue = self.locals.get(&number);
         queue.is_some_and(|queue| queue.leased.contains_key(&lookup_of(0, position)))

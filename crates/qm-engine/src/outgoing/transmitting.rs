@@ -20,6 +20,7 @@ impl Engine {
         for own in self.owns() {
             self.pump_peer_as(own, peer);
         }
+        self.query_fresh_awaited(peer);
     }
 
     fn pump_peer_as(&mut self, own: QmId, peer: QmId) {

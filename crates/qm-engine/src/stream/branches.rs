@@ -179,6 +179,8 @@ pub struct Branches {
     /// Made when it is asked for the first time, and only then carried on: a peer asks when an
     /// answer is overdue or after an interruption, and every message would have to pay for it.
     index: Index,
+    /// Whether something came since.
+    unindexed: bool,
 }
 
 impl Branches {
@@ -190,6 +192,7 @@ impl Branches {
             branches: Vec::new(),
             dropped: false,
             index: BTreeMap::new(),
+            unindexed: false,
         }
     }
 
@@ -346,6 +349,7 @@ impl Branches {
                 self.branches.len() - 1
             }
         };
+        self.unindexed = true;
         if let Some(branch) = self.branches.get_mut(at) {
             let skipped = taken.skipped;
             branch.nodes.push_back(Node { link, skipped });
@@ -462,8 +466,12 @@ impl Branches {
         leaves
     }
 
-    /// Puts into the index what came since it was asked last: each name once.
-    fn bring_up_index(&mut self) {
+    /// Puts into the index what came since it was asked last: each name once. Returns how many
+    /// branches were looked through for that.
+    fn bring_up_index(&mut self) -> usize {
+        if !core::mem::take(&mut self.unindexed) {
+            return 0;
+        }
         for branch in &mut self.branches {
             let from = branch.indexed_to.max(branch.named_from());
             for position in from..branch.end() {
@@ -473,6 +481,7 @@ impl Branches {
             }
             branch.indexed_to = branch.end();
         }
+        self.branches.len()
     }
 
     /// What is known of a message by its name; `None` when nothing is, or not any more.
@@ -712,6 +721,30 @@ mod tests {
             all.prune(60, 0, u64::MAX);
         });
         assert_eq!(found, 75);
+    }
+
+    /// A query asks for thousands of names, in streams that have hundreds of branches.
+    #[test]
+    fn branches_are_looked_through_only_when_something_came() {
+        let mut all = Branches::new(ROOT);
+        let trunk = take(&mut all, 1, ROOT, &[taken(1)]);
+        for n in 2..=200 {
+            take(&mut all, 2, trunk[0], &[taken(n)]);
+        }
+        assert_eq!(all.bring_up_index(), 199);
+        assert!(all.known(&taken(200).entry).is_some());
+        assert_eq!(all.bring_up_index(), 0);
+        let late = take(&mut all, 2, trunk[0], &[taken(201)]);
+        assert!(all.known(&taken(201).entry).is_some());
+        assert_eq!(all.bring_up_index(), 0);
+        // What is taken back is not known, and is when it comes again.
+        all.refused(2, late[0]);
+        assert!(all.known(&taken(201).entry).is_none());
+        take(&mut all, 2, trunk[0], &[taken(201)]);
+        assert!(all.known(&taken(201).entry).is_some());
+        let disk = store(&mut all);
+        let (mut again, _) = Branches::recovered(ROOT, false, disk.into_values().collect());
+        assert_eq!(again.bring_up_index(), 200);
     }
 
     /// A later batch may be on disk although an earlier one was refused.

@@ -186,9 +186,9 @@ impl<F: Copy> Chain<F> {
         }
         let mark = above.checked_sub(1).and_then(|below| self.marks.get(below));
         let mark = mark.copied();
-        let skip = self.skips.values().rev().map(|skip| skip.mark);
-        let skip = skip.into_iter().find(|mark| mark.at < at);
-        for known in mark.into_iter().chain(skip) {
+        let skip = self.skips_at.range(..at).next_back();
+        let skip = skip.and_then(|(_, position)| self.skips.get(position));
+        for known in mark.into_iter().chain(skip.map(|skip| skip.mark)) {
             if known.at > self.cursor.at {
                 self.cursor = known;
             }

@@ -1,5 +1,7 @@
 //! The word of a destination that comes at a moment when nothing can be done with it.
 
+use qm_engine::admin::AdminRequest;
+use qm_engine::{ConnId, Input};
 use qm_wire::local::{Follow, NodeFrame, Verdict};
 use qm_wire::{Answer, Class, Entry, Known, Outcome, PeerFrame};
 
@@ -9,12 +11,19 @@ use super::{LINK, NEXT, asks_of, is_answer, met};
 /// A message that arrived, although its sender did not hear so. Its sender has met the destination
 /// again, and what this would say of the message is kept back and returned.
 fn arrived_unheard() -> (Node, Node, Vec<(Entry, Known)>) {
+    these_arrived_unheard(1, Follow::Delivered)
+}
+
+/// The same of some messages that are followed so.
+fn these_arrived_unheard(messages: usize, follow: Follow) -> (Node, Node, Vec<(Entry, Known)>) {
     let (mut a, mut b) = met();
-    a.put("qm://b/orders", "1", |put| {
-        put.class = Class::Recoverable;
-        put.time_to_reach_queue_ms = Some(5_000);
-        put.follow = Follow::Delivered;
-    });
+    for n in 1..=messages {
+        a.put("qm://b/orders", &n.to_string(), |put| {
+            put.class = Class::Recoverable;
+            put.time_to_reach_queue_ms = Some(5_000);
+            put.follow = follow;
+        });
+    }
     carry_but(&mut a, &mut b, LINK, is_answer);
     a.lose_link(LINK);
     b.lose_link(LINK);
@@ -28,8 +37,8 @@ fn arrived_unheard() -> (Node, Node, Vec<(Entry, Known)>) {
         }
         _ => false,
     });
-    assert_eq!(words.len(), 1);
-    assert_eq!(words[0].1, Known::Delivered);
+    assert_eq!(words.len(), messages);
+    assert!(words.iter().all(|(_, known)| *known == Known::Delivered));
     (a, b, words)
 }
 
@@ -144,4 +153,52 @@ fn a_death_is_told_when_it_is_on_disk_that_the_question_has_ended() {
     assert_eq!(fates(&mut a), []);
     a.release_disk(0);
     assert_eq!(fates(&mut a), [Outcome::REACH_QUEUE_EXPIRED]);
+}
+
+/// An operator sends the letter again when its destination says that it has the message, and the
+/// disk takes or refuses what is sent.
+#[test]
+fn a_letter_that_is_being_sent_again_goes_whatever_the_disk_makes_of_it() {
+    for refused in [0, 1] {
+        let (mut a, mut b, words) = arrived_unheard();
+        a.wait(5_000);
+        let positions = vec![a.dead()[0].position];
+        a.hold_disk = true;
+        a.give(Input::Admin {
+            conn: ConnId(1),
+            request: 1,
+            what: AdminRequest::DeadResend {
+                positions,
+                force: true,
+                to: None,
+            },
+        });
+        assert_eq!(a.waiting.len(), 1);
+        say(&mut a, &words);
+        a.release_disk(refused);
+        let notes = |a: &Node| {
+            let note = |key: &&bytes::Bytes| key.starts_with(b"letter/");
+            a.disk.state.keys().filter(note).count()
+        };
+        assert_eq!((a.dead().len(), asks_of(&a), notes(&a)), (0, 0, 0));
+        carry(&mut a, &mut b, NEXT);
+        assert_eq!(b.receive("orders").len(), 2 - refused);
+        assert_eq!(a.crash().dead().len(), 0);
+    }
+}
+
+/// One question about all of them: each costs a look at all that are open.
+#[test]
+fn of_many_that_had_arrived_it_is_asked_once_how_they_ended() {
+    let (mut a, _b, words) = these_arrived_unheard(20, Follow::Received);
+    a.wait(5_000);
+    assert_eq!(a.dead().len(), 20);
+    a.sent_on(NEXT);
+    say(&mut a, &words);
+    let sent = a.sent_on(NEXT);
+    let asked = sent.iter().filter_map(|frame| match frame {
+        PeerFrame::Query(query) => Some((query.void, query.entries.len())),
+        _ => None,
+    });
+    assert_eq!(asked.collect::<Vec<_>>(), [(false, 20)]);
 }
