@@ -76,7 +76,8 @@ pub(crate) struct Awaiting {
     open: BTreeSet<Open>,
     /// Those whose ends are known, in the order in which that came.
     ended: BTreeSet<(Timestamp, MessageId)>,
-    /// Peers of whose messages in doubt some are known to have arrived, and that were not asked since.
+    /// Peers of whose messages in doubt some are known to have arrived, and that were not asked
+    /// since.
     fresh: BTreeSet<QmId>,
     /// Those that the batch being gathered writes down with what it puts.
     putting: BTreeSet<MessageId>,

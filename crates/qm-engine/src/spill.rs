@@ -52,8 +52,8 @@ impl Engine {
             }
         }
         self.express_bytes = self.express_bytes.saturating_sub(freed);
-        // In a new place these would be behind what is purged. What was held when the purge began is
-        // left by it.
+        // In a new place these would be behind what is purged. What was held when the purge began
+        // is left by it.
         local.retain(|(number, priority, message)| {
             !self.purge_spilled((true, *number, *priority), message)
         });

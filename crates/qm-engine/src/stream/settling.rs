@@ -196,8 +196,8 @@ impl Engine {
         if let Some(stream) = self.out_stream(number) {
             stream.held = None;
         }
-        // Its place is not settled before its letter is on disk: the skip that it leaves is answered
-        // like any other.
+        // Its place is not settled before its letter is on disk: the skip that it leaves is
+        // answered like any other.
         self.bury(
             number,
             Priority::LOWEST.get(),
