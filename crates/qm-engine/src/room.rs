@@ -29,6 +29,9 @@ pub(crate) struct Room {
     refused_bytes: Option<u64>,
     /// A peer waits for credit until less waits here.
     credit_withheld: bool,
+    /// Whether what arrived takes the peers' part of the memory, and of the store, as far as that
+    /// was found since the last look: each session would walk all queues for it.
+    peers_parts: [Option<bool>; 2],
     told: Option<FullBy>,
     retry_armed: bool,
 }
@@ -126,11 +129,23 @@ impl Engine {
         false
     }
 
-    fn has_less_than_most(&self) -> bool {
+    fn has_less_than_most(&mut self) -> bool {
         let stored = self.stored_bytes <= self.config.store_bytes_max;
         let express = self.express_bytes <= self.config.express_bytes_max;
-        (express || !self.peers_share_of_memory_is_used())
-            && (stored || !self.peers_share_is_used())
+        let [in_memory, in_store] = self.room.peers_parts;
+        if !express {
+            let used = in_memory.unwrap_or_else(|| self.peers_share_of_memory_is_used());
+            self.room.peers_parts[0] = Some(used);
+            if used {
+                return false;
+            }
+        }
+        if !stored {
+            let used = in_store.unwrap_or_else(|| self.peers_share_is_used());
+            self.room.peers_parts[1] = Some(used);
+            return !used;
+        }
+        true
     }
 
     /// Whether what arrived, or ended here, takes the part of the store that is the peers'. What
@@ -153,6 +168,7 @@ impl Engine {
 
     /// Once a batch of inputs: what was given back lets others in.
     pub(crate) fn look_for_room(&mut self) {
+        self.room.peers_parts = [None; 2];
         if let Some(bytes) = self.room.refused_bytes
             && self.stored_bytes.saturating_add(bytes) <= self.config.store_bytes_max
         {
