@@ -20,6 +20,8 @@ pub struct MemoryStore {
     rules: Rules,
     batch_bytes_max: usize,
     live_bytes_max: Option<u64>,
+    /// Batches that were not done. See [`Batch::refusals_known`].
+    refusals: u64,
 }
 
 /// What a memory store shares with its readers.
@@ -63,6 +65,7 @@ impl MemoryStore {
             rules: Rules::default(),
             batch_bytes_max,
             live_bytes_max,
+            refusals: 0,
         }
     }
 
@@ -100,6 +103,12 @@ impl MemoryStore {
         self.rules.begin();
         if let Some(refusal) = self.rules.check(batch, bytes, self.batch_bytes_max) {
             return Applied::Refused(refusal);
+        }
+        if batch
+            .refusals_known
+            .is_some_and(|known| known < self.refusals)
+        {
+            return Applied::Full;
         }
         let mut content = self.held.content_mut();
         if let Some(max) = self.live_bytes_max
@@ -167,7 +176,12 @@ fn record_bytes(head: &Bytes, body: &Bytes) -> u64 {
 
 impl Store for MemoryStore {
     fn commit(&mut self, batches: &[Batch]) -> Result<Vec<Applied>, StoreError> {
-        Ok(batches.iter().map(|batch| self.apply(batch)).collect())
+        let answers = batches.iter().map(|batch| {
+            let answer = self.apply(batch);
+            self.refusals += u64::from(answer != Applied::Done);
+            answer
+        });
+        Ok(answers.collect())
     }
 
     fn reader(&self) -> Reader {

@@ -3,8 +3,8 @@
 use std::sync::{Arc, mpsc};
 
 use qm_store::{
-    Applied, Committer, Completion, HEAD_BYTES_MAX, KEY_BYTES_MAX, MemoryStore, Refusal, SimFs,
-    Store, StreamId,
+    Applied, Batch, Committer, Completion, HEAD_BYTES_MAX, KEY_BYTES_MAX, MemoryStore, Op, Refusal,
+    SimFs, Store, StreamId,
 };
 
 use crate::common::*;
@@ -133,6 +133,37 @@ fn batches_that_break_a_rule_are_refused_whole() {
     }
 }
 
+/// What its submitter handed over before it heard of a refusal would overtake what was refused.
+#[test]
+fn a_batch_that_knows_of_too_few_refusals_is_turned_away() {
+    for (name, mut store) in stores() {
+        let known = |refusals: u64, ops: &[Op]| Batch {
+            refusals_known: Some(refusals),
+            ..batch(ops)
+        };
+        let breaks_a_rule = || batch([put(1, 5, "", ""), put(1, 5, "", "")]);
+        let group = [
+            known(0, &[put(1, 1, "", "1")]),
+            breaks_a_rule(),
+            known(0, &[put(1, 2, "", "2")]),
+            known(0, &[]),
+            known(3, &[put(1, 3, "", "3")]),
+            batch([put(1, 4, "", "4")]),
+        ];
+        let answers = store.commit(&group).unwrap();
+        assert!(matches!(answers[1], Applied::Refused(_)), "{name}");
+        let (done, full) = (Applied::Done, Applied::Full);
+        assert_eq!(answers[0], done, "{name}");
+        assert_eq!(answers[2..], [full, full, done, done], "{name}");
+        let late = known(2, &[put(1, 6, "", "6")]);
+        assert_eq!(store.commit(&[late]).unwrap(), [full], "{name}");
+        let next = known(4, &[put(1, 7, "", "7")]);
+        assert_eq!(store.commit(&[next]).unwrap(), [done], "{name}");
+        let found: Vec<_> = all(&store.reader(), 1).iter().map(|r| r.0).collect();
+        assert_eq!(found, [1, 3, 4, 7], "{name}");
+    }
+}
+
 #[test]
 fn random_work_matches_the_model() {
     for (name, mut store) in stores() {
@@ -223,10 +254,7 @@ struct Gate {
 }
 
 impl Store for Gate {
-    fn commit(
-        &mut self,
-        batches: &[qm_store::Batch],
-    ) -> Result<Vec<Applied>, qm_store::StoreError> {
+    fn commit(&mut self, batches: &[Batch]) -> Result<Vec<Applied>, qm_store::StoreError> {
         self.sizes.send(batches.len()).unwrap();
         self.go_on.recv().unwrap();
         self.store.commit(batches)
@@ -268,10 +296,7 @@ fn everything_that_waits_goes_in_one_commit() {
 struct Failing(MemoryStore, u32);
 
 impl Store for Failing {
-    fn commit(
-        &mut self,
-        batches: &[qm_store::Batch],
-    ) -> Result<Vec<Applied>, qm_store::StoreError> {
+    fn commit(&mut self, batches: &[Batch]) -> Result<Vec<Applied>, qm_store::StoreError> {
         self.1 += 1;
         if self.1 > 2 {
             return Err(qm_store::StoreError::Failed {
@@ -315,10 +340,7 @@ fn a_failed_commit_answers_every_ticket_and_all_later_ones() {
 struct Boxed(Box<dyn Store>);
 
 impl Store for Boxed {
-    fn commit(
-        &mut self,
-        batches: &[qm_store::Batch],
-    ) -> Result<Vec<Applied>, qm_store::StoreError> {
+    fn commit(&mut self, batches: &[Batch]) -> Result<Vec<Applied>, qm_store::StoreError> {
         self.0.commit(batches)
     }
 

@@ -3,7 +3,7 @@
 use std::sync::{Arc, mpsc};
 
 use qm_store::{
-    Applied, Batch, Committer, Completion, Fault, Fs, Log, LogOptions, Reader, SimFs, Store,
+    Applied, Batch, Committer, Completion, Fault, Fs, Log, LogOptions, Op, Reader, SimFs, Store,
     StoreError, StreamId, Usage,
 };
 
@@ -745,4 +745,25 @@ fn what_knows_of_too_few_refusals_is_turned_away_like_the_one_before() {
     refusals += 1;
     let group = [known(4, refusals, 10), known(5, refusals, 10)];
     assert_eq!(log.commit(&group).unwrap(), [Applied::Done, Applied::Done]);
+}
+
+/// The same where not even the reserve has room, and of what is behind it and empty.
+#[test]
+fn nothing_overtakes_what_the_reserve_has_no_room_for() {
+    let fs = Arc::new(SimFs::new());
+    let (mut log, _) = open(&fs, small()).unwrap();
+    fs.set_capacity(Some(120 << 10));
+    let known = |refusals: u64, ops: &[Op]| Batch {
+        refusals_known: Some(refusals),
+        ..batch(ops)
+    };
+    let large = |key: u8| set([key], [7; 3000]);
+    let full = (0..200).find(|key| {
+        let answers = log.commit(&[known(0, &[large(*key)])]).unwrap();
+        answers == [Applied::Full]
+    });
+    let key = full.expect("it has no room some time");
+    let group = [known(1, &[large(key)]), known(1, &[]), batch([])];
+    let answers = log.commit(&group).unwrap();
+    assert_eq!(answers, [Applied::Full, Applied::Full, Applied::Done]);
 }
