@@ -164,20 +164,14 @@ fn a_transaction_that_the_disk_does_not_take_ends_nothing() {
 pub(crate) fn refuse(node: &mut Node, first: bool, kind: &[u8]) {
     let mut refused = false;
     while !node.waiting.is_empty() {
-        let (ticket, ops) = node.waiting.remove(0);
         let concerns = |op: &StoreOp| match op {
             StoreOp::Put { .. } => first,
             StoreOp::Set { key, .. } => !first && key.starts_with(kind),
             _ => false,
         };
-        if !refused && ops.iter().any(concerns) {
-            refused = true;
-            let limited = false;
-            node.give(Input::PersistRefused { ticket, limited });
-        } else {
-            node.disk.apply(ops);
-            node.give(Input::Persisted { ticket });
-        }
+        let has_room = refused || !node.waiting[0].1.iter().any(concerns);
+        refused |= !has_room;
+        node.answer_one(has_room);
     }
     assert!(refused);
     node.hold_disk = false;

@@ -1,6 +1,5 @@
 //! Whatever is lost on the way: it is told again, and asked for.
 
-use qm_engine::Input;
 use qm_wire::{Class, Outcome, PeerFrame};
 
 use super::support::{carry, carry_but, connect, plug, reconnect};
@@ -98,9 +97,7 @@ fn an_end_that_the_disk_refused_is_not_confirmed() {
     a.hold_disk = true;
     a.hear(LINK, &told[0]);
     a.hear(LINK, &told[0]);
-    let (ticket, _) = a.waiting.remove(0);
-    let limited = false;
-    a.give(Input::PersistRefused { ticket, limited });
+    a.answer_one(false);
     a.release_disk(0);
     assert!(!a.sent_on(LINK).iter().any(is_confirm));
     // It is told again, and stands then.

@@ -4,7 +4,7 @@ use qm_engine::admin::{AdminReply, AdminRequest, Selector};
 use qm_engine::{Input, Trust};
 use qm_wire::Outcome;
 
-use crate::support::{APPLICATION, LINK, Node, connect, meet};
+use crate::support::{APPLICATION, LINK, Node, connect, meet, reply};
 
 #[test]
 fn a_purge_does_not_wait_for_a_peer_that_owes_answers() {
@@ -83,9 +83,7 @@ fn a_second_purge_of_a_queue_is_turned_away_and_the_first_is_answered() {
         }
         let mut answered = None;
         while !a.owed.is_empty() {
-            let (ticket, ops) = a.owed.remove(0);
-            a.apply(ops);
-            a.give(0, Input::Persisted { ticket });
+            reply(&mut a, 0, false);
             answered = answered.or_else(|| a.admin.take());
         }
         match answered {
@@ -117,8 +115,8 @@ fn a_deletion_for_which_a_full_disk_has_no_room_takes_nothing_from_anybody() {
     assert_eq!(a.settled(), Some((1, None)));
 }
 
-/// What may have arrived goes with the rest, and the disk has no room for its letter: it is in doubt
-/// as before, and nobody is told that it was purged.
+/// What may have arrived goes with the rest, and the disk has no room for its letter: it is in
+/// doubt as before, and nobody is told that it was purged.
 #[test]
 fn a_purge_whose_letters_the_disk_refuses_is_not_done() {
     let (mut a, mut b) = (Node::new(1, Trust::Any), Node::new(2, Trust::Any));

@@ -11,7 +11,7 @@ use qm_engine::{
 use qm_wire::local::{ClientFrame, Follow, NodeFrame, Settle, Verdict};
 use qm_wire::{MessageFlags, Outcome};
 
-use crate::support::{APPLICATION, LINK, Node, carry, connect};
+use crate::support::{APPLICATION, LINK, Node, carry, connect, reply};
 
 impl Node {
     fn letters(&mut self, filter: DeadFilter) -> Vec<DeadLetterView> {
@@ -819,20 +819,9 @@ fn what_comes_behind_a_refused_batch_is_refused_with_it() {
     // order, what the engine asks for meanwhile last.
     let mut first = true;
     while !a.owed.is_empty() {
-        let (ticket, ops) = a.owed.remove(0);
-        let puts = ops.iter().any(|op| matches!(op, StoreOp::Put { .. }));
-        if puts && std::mem::take(&mut first) {
-            a.give(
-                0,
-                Input::PersistRefused {
-                    ticket,
-                    limited: false,
-                },
-            );
-        } else {
-            a.apply(ops);
-            a.give(0, Input::Persisted { ticket });
-        }
+        let mut ops = a.owed[0].1.iter();
+        let puts = ops.any(|op| matches!(op, StoreOp::Put { .. }));
+        reply(&mut a, 0, puts && std::mem::take(&mut first));
     }
     let full = Outcome::STORE_FULL;
     let is_refused =

@@ -2,6 +2,8 @@
 
 #[path = "../common/disk.rs"]
 mod disk;
+#[path = "../common/order.rs"]
+mod order;
 
 use bytes::Bytes;
 use qm_engine::admin::{AdminReply, AdminRequest};
@@ -13,6 +15,7 @@ use qm_wire::local::{ClientFrame, ClientHello, NodeFrame, Put, Receive, Settle, 
 use qm_wire::{Class, ClientId, Outcome, QmId};
 
 pub(crate) use disk::Disk;
+use order::Order;
 
 pub(crate) const APPLICATION: ConnId = ConnId(1);
 
@@ -37,6 +40,7 @@ pub(crate) struct Node {
     /// Whether the disk keeps its answers to itself; those it owes.
     pub(crate) mute: bool,
     pub(crate) owed: Vec<(Ticket, Vec<StoreOp>)>,
+    order: Order,
     /// Time at which inputs without one are given.
     pub(crate) clock_ms: u64,
     pub(crate) next_sequence: u64,
@@ -122,6 +126,7 @@ impl Node {
             batches: Vec::new(),
             mute: false,
             owed: Vec::new(),
+            order: Order::default(),
             clock_ms: 0,
             next_sequence: 1,
             next_request: 1,
@@ -152,22 +157,19 @@ impl Node {
                 Output::Client { frame, .. } => self.told.push(frame),
                 Output::Event(event) => self.events.push(event),
                 Output::Admin { reply, .. } => self.admin = Some(reply),
-                Output::Persist { ticket, ops, .. } if self.mute => self.owed.push((ticket, ops)),
-                Output::Persist { ticket, ops, .. } => {
-                    let puts = ops.iter().any(|op| matches!(op, StoreOp::Put { .. }));
-                    if self.full && puts {
-                        self.engine.handle(
-                            now,
-                            Input::PersistRefused {
-                                ticket,
-                                limited: false,
-                            },
-                        );
+                Output::Persist {
+                    ticket,
+                    ops,
+                    refusals_known,
+                } => {
+                    self.order.handed(ticket, refusals_known);
+                    if self.mute {
+                        self.owed.push((ticket, ops));
                         continue;
                     }
-                    self.batches.push(ops.clone());
-                    self.apply(ops);
-                    self.engine.handle(now, Input::Persisted { ticket });
+                    let puts = ops.iter().any(|op| matches!(op, StoreOp::Put { .. }));
+                    let answer = self.answered(ticket, ops, !self.full || !puts);
+                    self.engine.handle(now, answer);
                 }
                 Output::Load {
                     load,
@@ -184,6 +186,18 @@ impl Node {
             }
         }
         self.engine.audit().unwrap();
+    }
+
+    /// What the disk answers that has room for a batch, or not.
+    fn answered(&mut self, ticket: Ticket, ops: Vec<StoreOp>, has_room: bool) -> Input {
+        if self.order.takes(ticket, has_room) {
+            self.batches.push(ops.clone());
+            self.apply(ops);
+            Input::Persisted { ticket }
+        } else {
+            let limited = false;
+            Input::PersistRefused { ticket, limited }
+        }
     }
 
     /// Takes what is on its way to a peer on this link.
@@ -308,13 +322,7 @@ impl Node {
 /// The answer of a mute disk to the oldest batch that waits for it.
 pub(crate) fn reply(node: &mut Node, at_ms: u64, refuses: bool) {
     let (ticket, ops) = node.owed.remove(0);
-    let input = if refuses {
-        let limited = false;
-        Input::PersistRefused { ticket, limited }
-    } else {
-        node.apply(ops);
-        Input::Persisted { ticket }
-    };
+    let input = node.answered(ticket, ops, !refuses);
     node.give(at_ms, input);
 }
 

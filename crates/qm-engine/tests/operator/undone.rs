@@ -1,4 +1,5 @@
-//! What a full disk undoes leaves no trace, also over a restart.
+//! What a full disk undoes leaves no trace, also over a restart. The disks here take what is behind
+//! a refused batch, which a store must not: the engine keeps the order all the same.
 
 use bytes::Bytes;
 use qm_engine::{Input, LinkId, Now, StoreOp, Trust};

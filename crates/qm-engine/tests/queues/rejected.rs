@@ -115,9 +115,11 @@ fn rejected_in_batches(refuses: impl Fn(usize, usize) -> bool) -> (u32, Option<O
 fn rejections_over_several_batches_are_answered_as_a_whole() {
     assert_eq!(rejected_in_batches(|_, _| false), (200, None, 0));
     let full = Some(Outcome::STORE_FULL);
-    let first = rejected_in_batches(|at, _| at == 0);
+    // What is behind a refused one is refused with it.
+    assert_eq!(rejected_in_batches(|at, _| at == 0), (0, full, 200));
+    let second = rejected_in_batches(|at, _| at == 1);
     let last = rejected_in_batches(|at, batches| at + 1 == batches);
-    for (messages, outcome, back) in [first, last] {
+    for (messages, outcome, back) in [second, last] {
         assert_eq!(outcome, full);
         assert!(messages > 0 && back > 0, "{messages} settled, {back} back");
         assert_eq!(messages as usize + back, 200);

@@ -3,6 +3,8 @@
 
 #[path = "../common/disk.rs"]
 mod disk;
+#[path = "../common/order.rs"]
+mod order;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -20,6 +22,7 @@ use qm_wire::local::{
 use qm_wire::{Class, ClientId, Incarnation, Parted, Priority, QmId, Succession};
 
 use disk::Disk;
+use order::Order;
 
 const APPLICATION: ConnId = ConnId(1);
 pub(crate) const SENDER: usize = 0;
@@ -66,6 +69,7 @@ pub(crate) struct Machine {
     dead: bool,
     /// What a slow disk has yet to write; `None` when it is fast.
     unwritten: Option<VecDeque<(Ticket, Vec<StoreOp>)>>,
+    order: Order,
     configure: fn(&mut EngineConfig),
 }
 
@@ -128,6 +132,7 @@ impl World {
                 fuse: None,
                 dead: false,
                 unwritten: None,
+                order: Order::default(),
                 configure,
             });
         }
@@ -169,6 +174,7 @@ impl World {
             fuse: None,
             dead: false,
             unwritten: None,
+            order: Order::default(),
             configure,
         };
         self.machines.push(machine);
@@ -228,11 +234,18 @@ impl World {
                         self.under_way.push_back((to, link, Bytes::new()));
                     }
                 }
-                Output::Persist { ticket, ops, .. } => {
+                Output::Persist {
+                    ticket,
+                    ops,
+                    refusals_known,
+                } => {
+                    machine.order.handed(ticket, refusals_known);
                     if let Some(unwritten) = &mut machine.unwritten {
                         unwritten.push_back((ticket, ops));
                         continue;
                     }
+                    let takes = machine.order.takes(ticket, true);
+                    assert!(takes, "a fast disk has answered what was refused before it");
                     let fuse = machine.fuse.filter(|fuse| fuse.commit == 0);
                     machine.commits += 1;
                     if let Some(fuse) = &mut machine.fuse {
@@ -333,6 +346,7 @@ impl World {
         let machine = &mut self.machines[number];
         machine.dead = false;
         machine.unwritten = None;
+        machine.order = Order::default();
         machine.fuse = None;
         machine.lives += 1;
         machine.told.clear();
@@ -395,12 +409,19 @@ impl World {
         let Some((ticket, ops)) = next else {
             return false;
         };
-        machine.disk.apply(ops);
-        self.give(number, Input::Persisted { ticket });
+        let input = if machine.order.takes(ticket, true) {
+            machine.disk.apply(ops);
+            Input::Persisted { ticket }
+        } else {
+            let limited = false;
+            Input::PersistRefused { ticket, limited }
+        };
+        self.give(number, input);
         true
     }
 
-    /// A slow disk has no room for the next batch that puts a message, and writes what is before it.
+    /// A slow disk has no room for the next batch that puts a message, and writes what is before
+    /// it.
     pub(crate) fn refuse_one(&mut self, number: usize) {
         loop {
             let unwritten = self.machines[number].unwritten.as_mut().unwrap();
@@ -410,6 +431,7 @@ impl World {
                 continue;
             }
             unwritten.pop_front();
+            self.machines[number].order.takes(ticket, false);
             let limited = false;
             return self.give(number, Input::PersistRefused { ticket, limited });
         }

@@ -2,6 +2,8 @@
 
 #[path = "../common/disk.rs"]
 mod disk;
+#[path = "../common/order.rs"]
+mod order;
 
 use bytes::Bytes;
 use qm_engine::admin::{AdminReply, AdminRequest, DeadFilter, DeadLetterView, StreamView};
@@ -15,6 +17,7 @@ use qm_wire::local::{
 use qm_wire::{Class, ClientId, Outcome, PeerFrame, Priority, QmId};
 
 pub(crate) use disk::Disk;
+use order::Order;
 
 pub(crate) const APPLICATION: ConnId = ConnId(1);
 const LIMIT: usize = 1 << 20;
@@ -40,6 +43,7 @@ pub(crate) struct Node {
     /// Whether every signature that it asks about is good.
     pub(crate) believes: bool,
     pub(crate) waiting: Vec<(Ticket, Vec<StoreOp>)>,
+    order: Order,
     next_sequence: u64,
     pub(crate) next_request: u64,
     lives: u64,
@@ -95,6 +99,7 @@ impl Node {
             audits: true,
             believes: false,
             waiting: Vec::new(),
+            order: Order::default(),
             next_sequence: 1,
             next_request: 1,
             lives,
@@ -138,12 +143,18 @@ impl Node {
                 Output::Client { frame, .. } => self.told.push(frame),
                 Output::Event(event) => self.events.push(event),
                 Output::Admin { reply, .. } => self.admin = Some(reply),
-                Output::Persist { ticket, ops, .. } if self.hold_disk => {
-                    self.waiting.push((ticket, ops));
-                }
-                Output::Persist { ticket, ops, .. } => {
-                    self.disk.apply(ops);
-                    self.engine.handle(now, Input::Persisted { ticket });
+                Output::Persist {
+                    ticket,
+                    ops,
+                    refusals_known,
+                } => {
+                    self.order.handed(ticket, refusals_known);
+                    if self.hold_disk {
+                        self.waiting.push((ticket, ops));
+                    } else {
+                        let answer = self.answered(ticket, ops, true);
+                        self.engine.handle(now, answer);
+                    }
                 }
                 Output::Load {
                     load,
@@ -170,6 +181,24 @@ impl Node {
         }
     }
 
+    /// What the disk answers that has room for a batch, or not.
+    fn answered(&mut self, ticket: Ticket, ops: Vec<StoreOp>, has_room: bool) -> Input {
+        if self.order.takes(ticket, has_room) {
+            self.disk.apply(ops);
+            Input::Persisted { ticket }
+        } else {
+            let limited = false;
+            Input::PersistRefused { ticket, limited }
+        }
+    }
+
+    /// The disk answers for the batch that waits longest.
+    pub(crate) fn answer_one(&mut self, has_room: bool) {
+        let (ticket, ops) = self.waiting.remove(0);
+        let answer = self.answered(ticket, ops, has_room);
+        self.give(answer);
+    }
+
     /// Lets time pass.
     pub(crate) fn wait(&mut self, ms: u64) {
         self.now_ms += ms;
@@ -189,16 +218,11 @@ impl Node {
             if self.waiting.is_empty() {
                 return;
             }
-            let (ticket, ops) = self.waiting.remove(0);
-            let puts = ops.iter().any(|op| matches!(op, StoreOp::Put { .. }));
-            if puts && refused > 0 {
-                refused -= 1;
-                let limited = false;
-                self.give(Input::PersistRefused { ticket, limited });
-            } else {
-                self.disk.apply(ops);
-                self.give(Input::Persisted { ticket });
-            }
+            let mut ops = self.waiting[0].1.iter();
+            let puts = ops.any(|op| matches!(op, StoreOp::Put { .. }));
+            let has_room = !puts || refused == 0;
+            refused -= usize::from(!has_room);
+            self.answer_one(has_room);
         }
     }
 
@@ -214,14 +238,13 @@ impl Node {
         self.crash()
     }
 
-    /// Its disk refuses the first batch that puts and takes all others; then the node is dead.
+    /// Its disk refuses the first batch that puts, and what would overtake that, and takes all
+    /// others; then the node is dead.
     pub(crate) fn die_on_a_full_disk(mut self) -> Self {
         let mut refused = false;
-        for (_, ops) in std::mem::take(&mut self.waiting) {
+        for (ticket, ops) in std::mem::take(&mut self.waiting) {
             let puts = ops.iter().any(|op| matches!(op, StoreOp::Put { .. }));
-            if refused || !puts {
-                self.disk.apply(ops);
-            }
+            self.answered(ticket, ops, refused || !puts);
             refused |= puts;
         }
         self.crash()
