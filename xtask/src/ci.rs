@@ -111,8 +111,11 @@ pub(crate) const STEPS: &[Step] = &[
     },
     Step {
         name: "loom",
-        about: "interleavings of the lock-free caches",
-        run: |tests| loom::explore(None).run_tests(tests),
+        about: "interleavings of the lock-free caches, and faults that must show in them",
+        run: |tests| {
+            loom::explore(None).run_tests(tests)?;
+            loom::find_faults()
+        },
     },
     Step {
         name: "store-mutants",

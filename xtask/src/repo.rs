@@ -143,6 +143,16 @@ impl Program {
         status.is_ok_and(|status| status.success())
     }
 
+    /// Runs it in silence: whether it succeeded, and what it said on standard output.
+    pub(crate) fn output(mut self) -> anyhow::Result<(bool, String)> {
+        let output = self
+            .command
+            .output()
+            .with_context(|| format!("starting {}", self.typed))?;
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        Ok((output.status.success(), said))
+    }
+
     /// Runs it, passes its lines on, and adds up the results of the test binaries among them.
     pub(crate) fn run_tests(mut self, tests: &mut Tests) -> anyhow::Result<()> {
         println!("$ {}", self.typed);

@@ -106,6 +106,8 @@ mod hash;
 mod inflight;
 mod key;
 mod log;
+#[cfg(loom)]
+mod modelled;
 mod owners;
 mod reduce;
 mod route;

@@ -2,12 +2,15 @@
 
 use std::hash::{BuildHasher, Hash};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
+#[cfg(not(loom))]
 use papaya::{Compute, HashMap, Operation};
 
 use crate::hash::KeyedSipHasher;
+#[cfg(loom)]
+use crate::modelled::{Compute, HashMap, Operation};
 use crate::stats::Counter;
+use crate::sync::{AtomicIsize, AtomicU64, Ordering, is_mutant};
 
 /// Sizes and times of an [`AckRouteCache`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +73,15 @@ pub struct RouteStats {
     pub refused: u64,
 }
 
+/// The rows that threads have counted so far.
+fn rows_counted(len: &AtomicIsize) -> usize {
+    let counted = len.load(Ordering::Relaxed);
+    if is_mutant("unsigned_rows") {
+        return counted.cast_unsigned();
+    }
+    usize::try_from(counted).unwrap_or(0)
+}
+
 /// A route and when it was last seen.
 #[derive(Debug)]
 struct Candidate<R> {
@@ -106,7 +118,9 @@ impl<R> RouteHandle<R> {
 
     /// Notes that the route was seen now; says whether the cache still holds it.
     ///
-    /// Costs two loads while the tick has not changed. After `false`, learn the route again.
+    /// Costs two loads while the tick has not changed. After `false`, learn the route again. After
+    /// `true` the route lives for a lifetime from now, whoever purges meanwhile: it goes earlier
+    /// only if it [fails](AckRouteCache::failed) or its key has too many.
     #[must_use]
     pub fn refresh(&self, now_ms: u64) -> bool {
         self.candidate.see(now_ms >> self.tick_shift)
@@ -120,6 +134,10 @@ impl<R> Candidate<R> {
     /// Raises `last_seen`; `false` when the candidate has been dropped.
     fn see(&self, tick: u64) -> bool {
         let mut seen = self.last_seen.load(Ordering::Relaxed);
+        if is_mutant("blind_see") && seen < tick {
+            self.last_seen.store(tick, Ordering::Relaxed);
+            return true;
+        }
         while seen < tick.min(DROPPED - 1) {
             match self.last_seen.compare_exchange_weak(
                 seen,
@@ -134,9 +152,43 @@ impl<R> Candidate<R> {
         seen != DROPPED
     }
 
+    /// A swap: it stands behind every sight that came before it, where loom takes a store for one
+    /// that a sight may overtake.
     fn drop_from_map(&self) {
-        self.last_seen.store(DROPPED, Ordering::Relaxed);
+        self.last_seen.swap(DROPPED, Ordering::Relaxed);
     }
+
+    fn is_live(&self, now: u64, lifetime: u64) -> bool {
+        is_within(self.last_seen.load(Ordering::Relaxed), now, lifetime)
+    }
+
+    /// Whether it is live; if not, it is dropped here and now, before it leaves its row.
+    ///
+    /// A session that sees it at this moment either makes it live or hears that it is gone. To
+    /// judge first and to drop later would take from a session what it had just been told it has.
+    fn live_or_dropped(&self, now: u64, lifetime: u64) -> bool {
+        let mut seen = self.last_seen.load(Ordering::Relaxed);
+        while seen != DROPPED && !is_within(seen, now, lifetime) {
+            if is_mutant("judged_only") {
+                return false;
+            }
+            match self.last_seen.compare_exchange_weak(
+                seen,
+                DROPPED,
+                Ordering::Relaxed,
+                Ordering::Relaxed,
+            ) {
+                Ok(_) => return false,
+                Err(now) => seen = now,
+            }
+        }
+        seen != DROPPED
+    }
+}
+
+/// Whether a tick of `last_seen` is so young that its candidate lives.
+fn is_within(seen: u64, now: u64, lifetime: u64) -> bool {
+    seen != DROPPED && now.saturating_sub(seen) <= lifetime
 }
 
 /// Where the acknowledgements of a sender go: key → routes, the newest first.
@@ -169,11 +221,13 @@ impl<R> Candidate<R> {
 /// # Consistency
 /// Rows are immutable and replaced whole, so a reader sees the row before or after a change, never
 /// half of it. Reads take no lock. Writers of different keys rarely meet; writers of one key
-/// retry. No call iterates in an order that shows, except [`purge`](Self::purge), whose result
-/// does not depend on it.
+/// retry: of two threads that learn two routes of one key, the later one reports the other. A route
+/// that was seen is held for its lifetime, also beside a thread that purges. No call iterates in an
+/// order that shows, except [`purge`](Self::purge), whose result does not depend on it.
 pub struct AckRouteCache<K, R, S = KeyedSipHasher> {
     rows: HashMap<K, Row<R>, S>,
-    len: AtomicUsize,
+    /// Below 0 for a moment when a row is removed before the thread that made it has counted it.
+    len: AtomicIsize,
     config: RouteConfig,
     tick_shift: u32,
     lifetime_ticks: u64,
@@ -225,7 +279,7 @@ where
         let tick_shift = (config.lifetime_ms / 64).checked_ilog2().unwrap_or(0);
         Self {
             rows: HashMap::builder().hasher(hasher).build(),
-            len: AtomicUsize::new(0),
+            len: AtomicIsize::new(0),
             config,
             tick_shift,
             lifetime_ticks: config.lifetime_ms.div_ceil(1 << tick_shift),
@@ -260,49 +314,60 @@ where
             route,
             last_seen: AtomicU64::new(now),
         });
+        let first = if is_mutant("stale_row") {
+            rows.get(&key)
+        } else {
+            None
+        };
+        let mut learned = Learned::New;
         let update = rows.compute(key, |row| {
-            // May run again when another thread changes the row meanwhile: it changes nothing.
-            let old = row.map_or(&[][..], |(_, row)| row);
-            let live = || old.iter().filter(|c| self.is_live(c, now));
-            // A known route keeps its candidate, so that handles on it stay good.
-            let front = live().find(|c| c.route == fresh.route).unwrap_or(&fresh);
+            // May run again when another thread changes the row meanwhile: it says anew what it
+            // finds, and drops nothing but what has expired.
+            let mut old = row.map_or(&[][..], |(_, row)| row);
+            if is_mutant("stale_row") {
+                old = first.map_or(&[][..], |row| row);
+            }
+            let live = || {
+                old.iter()
+                    .filter(|c| c.live_or_dropped(now, self.lifetime_ticks))
+            };
+            // It may stand behind routes that are no more: then nobody moved.
+            let newest = live().next();
+            // A known route keeps its candidate, so that handles on it stay good. It is seen before
+            // it is in the row, where it could be dropped.
+            let known = live().find(|c| c.route == fresh.route && c.see(now));
             let others = live()
                 .filter(|c| c.route != fresh.route)
                 .take(self.config.candidates_max - 1);
-            let row: Row<R> = std::iter::once(front)
+            let row: Row<R> = std::iter::once(known.unwrap_or(&fresh))
                 .chain(others)
                 .map(Arc::clone)
                 .collect();
+            learned = match known {
+                Some(known) if newest.is_some_and(|newest| Arc::ptr_eq(newest, known)) => {
+                    Learned::Refreshed
+                }
+                None if newest.is_none() => Learned::New,
+                known => Learned::Alternative {
+                    first_seen: known.is_none(),
+                },
+            };
             Operation::<_, ()>::Insert(row)
         });
-        let (learned, handle) = match update {
+        let handle = match update {
             Compute::Inserted(..) => {
                 self.len.fetch_add(1, Ordering::Relaxed);
-                (Learned::New, self.handle(&fresh))
+                self.handle(&fresh)
             }
             Compute::Updated {
                 old: (_, old),
                 new: (_, new),
             } => {
+                self.retire(old, new, now);
                 let Some(front) = new.first() else {
                     unreachable!("a row has a route")
                 };
-                let seen_before = old.iter().any(|c| Arc::ptr_eq(c, front));
-                // It may have stood behind routes that are no more: then nobody moved.
-                let was_newest = old
-                    .iter()
-                    .find(|c| self.is_live(c, now))
-                    .is_some_and(|c| Arc::ptr_eq(c, front));
-                let _still_held = front.see(now);
-                self.retire(old, new, now);
-                let learned = match (new.len(), seen_before) {
-                    (1, false) => Learned::New,
-                    (_, true) if was_newest => Learned::Refreshed,
-                    (_, seen_before) => Learned::Alternative {
-                        first_seen: !seen_before,
-                    },
-                };
-                (learned, self.handle(front))
+                self.handle(front)
             }
             Compute::Removed(..) | Compute::Aborted(()) => {
                 unreachable!("the operation is always an insertion")
@@ -376,7 +441,8 @@ where
         let mut dropped = 0;
         for (key, row) in &rows {
             if !row.iter().all(|candidate| self.is_live(candidate, now)) {
-                dropped += self.keep(*key, |candidate| self.is_live(candidate, now));
+                let lifetime = self.lifetime_ticks;
+                dropped += self.keep(*key, |candidate| candidate.live_or_dropped(now, lifetime));
             }
         }
         self.counters.expired.add(dropped);
@@ -420,7 +486,7 @@ where
     #[must_use]
     pub fn stats(&self) -> RouteStats {
         RouteStats {
-            rows: self.len.load(Ordering::Relaxed),
+            rows: self.len(),
             learned: self.counters.learned.sum(),
             conflicts: self.counters.conflicts.sum(),
             switches: self.counters.switches.sum(),
@@ -435,7 +501,7 @@ where
     ///
     /// Threads that write at the same time may pass the limit by their number.
     fn make_room(&self, key: &K, now: u64) -> bool {
-        let has_room = || self.len.load(Ordering::Relaxed) < self.config.rows_max;
+        let has_room = || self.len() < self.config.rows_max;
         if has_room() || self.rows.pin().contains_key(key) {
             return true;
         }
@@ -445,9 +511,12 @@ where
         has_room()
     }
 
+    fn len(&self) -> usize {
+        rows_counted(&self.len)
+    }
+
     fn is_live(&self, candidate: &Candidate<R>, now: u64) -> bool {
-        let seen = candidate.last_seen.load(Ordering::Relaxed);
-        seen != DROPPED && now.saturating_sub(seen) <= self.lifetime_ticks
+        candidate.is_live(now, self.lifetime_ticks)
     }
 
     fn handle(&self, candidate: &Arc<Candidate<R>>) -> RouteHandle<R> {
@@ -461,7 +530,7 @@ where
 impl<K, R, S> std::fmt::Debug for AckRouteCache<K, R, S> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("AckRouteCache")
-            .field("rows", &self.len.load(Ordering::Relaxed))
+            .field("rows", &rows_counted(&self.len))
             .field("config", &self.config)
             .finish_non_exhaustive()
     }

@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::Line;
 
 /// Stripes that belong to one thread each, and one behind them that the other threads share.
-const OWNED: usize = 15;
+/// Few in models, whose threads have small stacks and take turns on one real thread.
+const OWNED: usize = if cfg!(loom) { 1 } else { 15 };
 const SHARED: usize = OWNED;
 
 /// A counter spread over cache lines, so that threads do not fight for one.

@@ -2,6 +2,9 @@
 //! they must find.
 #![cfg(loom)]
 
+#[path = "loom/routes.rs"]
+mod routes;
+
 use std::hash::{BuildHasher, Hasher};
 
 use loom::sync::Arc;
@@ -62,6 +65,15 @@ fn race<T: 'static, U: 'static>(
     cache: &Arc<Cache>,
     one: impl FnOnce(&Cache) -> T + 'static,
     other: impl FnOnce(&Cache) -> U + 'static,
+) -> (T, U) {
+    race_on(cache, one, other)
+}
+
+/// The same, whatever it is they meet on.
+fn race_on<C: 'static, T: 'static, U: 'static>(
+    cache: &Arc<C>,
+    one: impl FnOnce(&C) -> T + 'static,
+    other: impl FnOnce(&C) -> U + 'static,
 ) -> (T, U) {
     let (for_one, for_other) = (Arc::clone(cache), Arc::clone(cache));
     let one = thread::spawn(move || one(&for_one));
