@@ -2,22 +2,86 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::path::Path;
 
 use anyhow::Context;
 
+use crate::repo::files;
+
 const PAGE: &str = "docs/limits.md";
 const KEYS: &str = "crates/qm-node/src/config/keys.rs";
-/// Files of which every maximum must have a row.
+/// Crates of which every maximum must have a row: what others can make grow is in them.
 const COMPLETE: &[&str] = &[
-    "crates/qm-wire/src/limits.rs",
-    "crates/qm-engine/src/limits.rs",
+    "qm-wire",
+    "qm-cache",
+    "qm-transport",
+    "qm-engine",
+    "qm-node",
 ];
-/// Maxima that follow from others.
-const DERIVED: &[&str] = &[
-    "ENVELOPE_BYTES_MAX",
-    "DATA_FIXED_BYTES_MAX",
-    "QUEUE_NAME_BYTES_MAX",
-    "LABEL_BYTES_MAX",
+/// The programs that an operator starts, beside the node; they grow on nobody's word but his.
+const PROGRAMS: &str = "crates/qm-node/src/commands";
+/// Maxima without a row, and why.
+const EXEMPT: &[(&str, &[(&str, &str)])] = &[
+    (
+        "they follow from others",
+        &[
+            ("crates/qm-wire/src/limits.rs", "ENVELOPE_BYTES_MAX"),
+            ("crates/qm-wire/src/limits.rs", "DATA_FIXED_BYTES_MAX"),
+            ("crates/qm-wire/src/limits.rs", "QUEUE_NAME_BYTES_MAX"),
+            ("crates/qm-wire/src/limits.rs", "LABEL_BYTES_MAX"),
+            ("crates/qm-engine/src/clients/pages.rs", "PAGES_MAX"),
+            ("crates/qm-node/src/driver.rs", "FREEZE_MAX"),
+        ],
+    ),
+    (
+        "numbers and times that nothing reaches or that are cut to these",
+        &[
+            ("crates/qm-wire/src/hello.rs", "PROTOCOL_MAX"),
+            ("crates/qm-cache/src/dedup.rs", "INTERVAL_MAX_MS"),
+            ("crates/qm-cache/src/log.rs", "TICKET_MAX"),
+            ("crates/qm-engine/src/recover.rs", "LIFE_MAX"),
+            ("crates/qm-node/src/driver.rs", "SLEEP_MAX"),
+            ("crates/qm-transport/src/config.rs", "MTU_MAX"),
+        ],
+    ),
+    (
+        "they choose between two ways to do the same, or how much is written at once",
+        &[
+            ("crates/qm-engine/src/acking.rs", "LOOKED_FOR_MAX"),
+            ("crates/qm-engine/src/arrivals.rs", "PUTS_MAX"),
+            ("crates/qm-engine/src/stream/branches.rs", "NAMED_MAX"),
+            ("crates/qm-engine/src/stream/branches.rs", "RUN_LINKS_MAX"),
+        ],
+    ),
+    (
+        "the operator's own words, files and system",
+        &[
+            ("crates/qm-engine/src/reidentify.rs", "BECAUSE_BYTES_MAX"),
+            ("crates/qm-node/src/config.rs", "FILE_BYTES_MAX"),
+            ("crates/qm-node/src/config/file.rs", "MISTAKES_MAX"),
+            ("crates/qm-node/src/config/file.rs", "NAME_BYTES_MAX"),
+            (
+                "crates/qm-node/src/config/rules.rs",
+                "SOCKET_PATH_BYTES_MAX",
+            ),
+            ("crates/qm-node/src/health.rs", "DAMAGES_MAX"),
+            ("crates/qm-node/src/identity_file.rs", "KEY_BYTES_MAX"),
+            ("crates/qm-node/src/life.rs", "FAILURES_MAX"),
+            ("crates/qm-node/src/life.rs", "SEGMENT_BYTES_MAX"),
+            ("crates/qm-node/src/local.rs", "PATH_BYTES_MAX"),
+            ("crates/qm-node/src/seals.rs", "ID_BYTES_MAX"),
+            ("crates/qm-node/src/signals.rs", "MESSAGES_MAX"),
+            ("crates/qm-node/src/signals.rs", "MESSAGE_BYTES_MAX"),
+        ],
+    ),
+    (
+        "they are in models and tests only",
+        &[
+            ("crates/qm-cache/src/modelled.rs", "CHANGES_MAX"),
+            ("crates/qm-engine/src/identity/model.rs", "SESSIONS_MAX"),
+            ("crates/qm-engine/src/identity/model.rs", "RESTARTS_MAX"),
+        ],
+    ),
 ];
 
 /// What is wrong with the table.
@@ -36,7 +100,7 @@ pub(crate) fn check() -> anyhow::Result<Vec<String>> {
         }
         let mut complain = |problem: String| wrong.push(format!("{PAGE}:{number}: {problem}"));
         let (name, file) = name_and_file(place);
-        named.insert(name.to_owned());
+        named.insert((file.to_owned(), name.to_owned()));
         let source = fs::read_to_string(file).unwrap_or_default();
         match (value_in(&source, name), value_of(limit)) {
             (Some(code), Some(said)) if code == said => {}
@@ -49,25 +113,67 @@ pub(crate) fn check() -> anyhow::Result<Vec<String>> {
         }
         if test != "–" {
             let (name, file) = name_and_file(test);
-            let source = fs::read_to_string(file).unwrap_or_default();
-            if !source.contains(&format!("fn {name}(")) {
+            if !is_there(name, file) {
                 complain(format!("{file} has no test {name}"));
             }
         }
     }
-    for file in COMPLETE {
-        let source = fs::read_to_string(file).with_context(|| format!("reading {file}"))?;
-        for name in source.lines().filter_map(constant) {
-            if name.ends_with("_MAX") && !DERIVED.contains(&name) && !named.contains(name) {
-                wrong.push(format!("{PAGE}: {name} of {file} has no row"));
-            }
-        }
-    }
+    wrong.extend(without_row(&named)?);
     Ok(wrong)
 }
 
-fn constant(line: &str) -> Option<&str> {
-    Some(line.strip_prefix("pub const ")?.split_once(':')?.0)
+/// Whether a file has a test, or a folder of golden vectors a vector.
+fn is_there(name: &str, place: &str) -> bool {
+    if Path::new(place).is_dir() {
+        return Path::new(place).join(name).with_extension("hex").is_file();
+    }
+    let source = fs::read_to_string(place).unwrap_or_default();
+    source.contains(&format!("fn {name}("))
+}
+
+/// Maxima in the code that have neither a row nor a reason, and reasons for what is not there.
+fn without_row(named: &BTreeSet<(String, String)>) -> anyhow::Result<Vec<String>> {
+    let exempt = EXEMPT.iter().flat_map(|(_, maxima)| maxima.iter());
+    let mut exempt: BTreeSet<(String, String)> = exempt
+        .map(|(file, name)| ((*file).to_owned(), (*name).to_owned()))
+        .collect();
+    let mut wrong = Vec::new();
+    for file in files()? {
+        let is_of = |name: &&str| file.starts_with(&format!("crates/{name}/src/"));
+        let is_complete = COMPLETE.iter().any(is_of) && !file.starts_with(PROGRAMS);
+        if !file.ends_with(".rs") || !is_complete {
+            continue;
+        }
+        let source = fs::read_to_string(&file).with_context(|| format!("reading {file}"))?;
+        for name in source.lines().filter_map(maximum) {
+            let of = (file.clone(), name.to_owned());
+            match (named.contains(&of), exempt.remove(&of)) {
+                (true, false) | (false, true) => {}
+                (true, true) => wrong.push(format!("{PAGE}: {name} of {file} needs no reason")),
+                (false, false) => wrong.push(format!("{PAGE}: {name} of {file} has no row")),
+            }
+        }
+    }
+    wrong.extend(
+        exempt
+            .iter()
+            .map(|(file, name)| format!("xtask/src/limits.rs: {file} has no {name} any more")),
+    );
+    Ok(wrong)
+}
+
+/// The name of the constant that a line declares, if it tells of a maximum.
+fn maximum(line: &str) -> Option<&str> {
+    let line = line.trim_start();
+    let rest = match line.strip_prefix("pub") {
+        Some(rest) => rest.split_once("const ")?.1,
+        None => line.strip_prefix("const ")?,
+    };
+    let (name, _) = rest.split_once(':')?;
+    let is_name = name
+        .bytes()
+        .all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_');
+    (is_name && (name.ends_with("_MAX") || name.contains("_MAX_"))).then_some(name)
 }
 
 /// "`NAME` in `file`".
@@ -140,5 +246,20 @@ mod tests {
         assert_eq!(value_in(source, "C"), value_of("10 s"));
         assert_eq!(value_in(source, "D"), None);
         assert_eq!(value_of("many"), None);
+    }
+
+    #[test]
+    fn maxima_are_found_wherever_they_are_declared() {
+        for line in [
+            "pub const A_MAX: u64 = 1;",
+            "    pub(super) const A_MAX: usize = 8;",
+            "const A_MAX: u8 = 4;",
+        ] {
+            assert_eq!(maximum(line), Some("A_MAX"));
+        }
+        assert_eq!(maximum("const A_MAX_MS: u64 = 4;"), Some("A_MAX_MS"));
+        assert_eq!(maximum("const A_MIN: u64 = 4;"), None);
+        assert_eq!(maximum("pub fn a(x: u64) -> u64 { A_MAX }"), None);
+        assert_eq!(maximum("pub const fn a_max(x: u8) -> u8 {"), None);
     }
 }

@@ -20,6 +20,7 @@ use qm_wire::{
 use crate::layout::{self, Rows, sealed};
 
 pub(crate) mod identity;
+mod limits;
 mod messages;
 
 /// Whose decoder a vector is for.
@@ -636,6 +637,11 @@ fn session_ack(duplicate: u8, ranges: &[(u64, u64)]) -> Vec<u8> {
         body.extend(last.to_le_bytes());
     }
     frame(0x20, 0, &body)
+}
+
+/// The header of a credit frame.
+fn credit_header() -> Vec<u8> {
+    frame(0x06, 0, &[0; 16])[..16].to_vec()
 }
 
 fn property(name: &[u8], value: &[u8]) -> Vec<u8> {
@@ -1381,6 +1387,7 @@ pub(crate) fn invalid() -> Vec<Invalid> {
         .to_vec(),
     );
     identity::invalid(&mut list);
+    limits::invalid(&mut list);
     messages::invalid(&mut list);
     list
 }
