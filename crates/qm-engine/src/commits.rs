@@ -67,6 +67,8 @@ pub(crate) enum Then {
         /// It belongs to a transaction, whose end is the answer.
         transaction: bool,
     },
+    /// An express message is on disk because the node stops.
+    Spilled { local: bool, put: PutAt },
     /// A transaction is on disk, after its messages.
     Committed(Box<Commit>),
     /// What a transaction took is removed: number of the queue and lookup id.

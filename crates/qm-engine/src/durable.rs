@@ -37,6 +37,7 @@ impl Engine {
                 }
                 Then::Committed(commit) => self.committed(*commit),
                 Then::Left(taken) => self.left(&taken),
+                Then::Spilled { .. } => {}
                 Then::Uncommitted(commit) => self.refuse_commit(commit.client, commit.end),
                 Then::HandOut(hand_out) => self.hand_out(*hand_out),
                 Then::Marked { stream, below } => self.mark_durable(stream, below),
@@ -222,6 +223,10 @@ impl Engine {
                 }
                 // It stays hidden; the next start removes it.
                 Then::Left(_) => {}
+                Then::Spilled { local, put } => {
+                    self.put_refused(local, put);
+                    self.spills_refused += 1;
+                }
                 Then::Uncommitted(commit) => self.undo_later.push(Undone::commit(*commit)),
                 Then::HandOut(hand_out) => self.hand_out_later.push(*hand_out),
                 Then::Marked { stream, .. } => self.mark_refused(stream),

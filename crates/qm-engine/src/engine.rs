@@ -267,6 +267,8 @@ pub struct Engine {
     pub(crate) resident_bytes: usize,
     pub(crate) express_bytes: usize,
     pub(crate) stored_bytes: u64,
+    /// Express messages for which the disk had no room when the node stopped.
+    pub(crate) spills_refused: u64,
 
     pub(crate) busy_sessions: BTreeSet<LinkId>,
     pub(crate) busy_peers: BTreeSet<QmId>,
@@ -395,6 +397,7 @@ impl Engine {
             resident_bytes: 0,
             express_bytes: 0,
             stored_bytes: 0,
+            spills_refused: 0,
             busy_sessions: BTreeSet::new(),
             busy_peers: BTreeSet::new(),
             busy_queues: BTreeSet::new(),
@@ -428,6 +431,12 @@ impl Engine {
     #[must_use]
     pub const fn counters(&self) -> &Counters {
         &self.counters
+    }
+
+    /// Express messages that an orderly stop could not write down, because the disk had no room.
+    #[must_use]
+    pub const fn spills_refused(&self) -> u64 {
+        self.spills_refused
     }
 
     /// The duplicate cache, shared with whoever only reads.

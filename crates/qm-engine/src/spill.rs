@@ -3,6 +3,7 @@
 use qm_wire::Class;
 
 use crate::backlog::Message;
+use crate::commits::Then;
 use crate::engine::Engine;
 
 impl Engine {
@@ -60,7 +61,9 @@ impl Engine {
         for (number, priority, mut message) in local.into_iter().chain(held) {
             message.class = Class::Recoverable;
             crate::reached!(self, ExpressSpilled);
-            self.put_local(number, priority, message);
+            let put = self.put_local(number, priority, message);
+            self.commits
+                .after_putting(Then::Spilled { local: true, put });
             self.seal_if_large();
         }
         for (number, priority, mut message) in outgoing {
@@ -73,7 +76,9 @@ impl Engine {
             }
             message.class = Class::Recoverable;
             crate::reached!(self, ExpressSpilled);
-            self.put_out(number, priority, message);
+            let put = self.put_out(number, priority, message);
+            let local = false;
+            self.commits.after_putting(Then::Spilled { local, put });
             self.seal_if_large();
         }
     }

@@ -35,6 +35,11 @@ impl Engine {
     }
 
     fn why(&self, subject: &str) -> WhyView {
+        let name = subject.parse::<QueueName>().ok();
+        // A queue of this node by its own name; those of others have their node's before it.
+        if let Some(view) = name.and_then(|name| self.why_queue(subject, &name)) {
+            return view;
+        }
         let numbers = self.select_outgoing(&Selector::Name(subject.to_owned()));
         let stuck = numbers
             .iter()
@@ -42,10 +47,6 @@ impl Engine {
             .max_by_key(|out| (out.has_work() || out.in_flight > 0, out.waiting().0));
         if let Some(out) = stuck {
             return self.why_outgoing(subject, out);
-        }
-        let name = subject.parse::<QueueName>().ok();
-        if let Some(view) = name.and_then(|name| self.why_queue(subject, &name)) {
-            return view;
         }
         if let Some(view) = self.why_peer(subject) {
             return view;

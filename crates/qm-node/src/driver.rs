@@ -44,15 +44,22 @@ const WAITING_LOOK: Duration = Duration::from_millis(10);
 /// What a frozen node keeps of an application's words before it reads no further; the batch of
 /// frames that reaches it is kept whole.
 const FROZEN_BYTES_MAX: usize = 1 << 20;
-/// The longest time for which a node stands still, and how long its disk may take to get there.
 /// Longest time for which a node stands still for a snapshot, milliseconds; asked for longer, it
 /// goes on after so long.
 pub const FREEZE_MS_MAX: u64 = 600_000;
 const FREEZE_MAX: Duration = Duration::from_millis(FREEZE_MS_MAX);
+/// How long its disk may take until it stands still.
 const FREEZE_PATIENCE: Duration = Duration::from_secs(10);
 /// A stopping node commits what it gathered as long as the disk commits something within this
 /// time: a slow disk may have all of the express messages to write.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
+
+/// A network that cannot be begun is tried again after this, and after twice as long each time.
+/// The port of the one before is often not free at once.
+const NETWORK_AGAIN: Duration = Duration::from_millis(50);
+const NETWORK_AGAIN_MAX: Duration = Duration::from_secs(30);
+/// From so many failures in a row on, which takes more than a second, operators hear of it.
+const NETWORK_FAILURES_TOLD: u32 = 5;
 
 /// Why the loop ended.
 #[derive(Debug)]
@@ -80,6 +87,9 @@ struct Renewal {
     due: bool,
     /// What the next one is to dial.
     dials: Vec<Dial>,
+    /// How often that failed in a row, and when it is tried again.
+    failures: u32,
+    again_at: Timestamp,
 }
 
 /// A batch for the disk, and how many refusals the engine knew of.
@@ -169,6 +179,8 @@ impl Driver {
                 first_link: 0,
                 due: false,
                 dials: Vec::new(),
+                failures: 0,
+                again_at: Timestamp(0),
             },
             signals: Signals::watch(),
             failed: None,
@@ -193,7 +205,7 @@ impl Driver {
                 };
             }
             let until = match stop_at {
-                Some(_) if self.commits == 0 => return Ended::Stopped,
+                Some(_) if self.commits == 0 => return self.stopped(),
                 Some(at) if at <= self.clock.now().at => {
                     let cause = format!(
                         "the node was to stop, and the disk wrote nothing for {} s; {} commits were left",
@@ -204,6 +216,10 @@ impl Driver {
                 }
                 Some(at) => at.min(self.engine.next_deadline()),
                 None => self.engine.next_deadline(),
+            };
+            let until = match self.network.due {
+                true => until.min(self.network.again_at),
+                false => until,
             };
             let pause = self.pause(until);
             let commits = self.commits;
@@ -232,16 +248,25 @@ impl Driver {
                 self.stand_still(freeze, local, stop).await;
                 self.drain();
             }
-            if self.network.due {
+            if self.network.due && self.network.again_at <= self.clock.now().at {
                 match self.renew_network().await {
                     Ok(renewed) => network = renewed,
-                    Err(error) => {
-                        self.failed.get_or_insert_with(|| error.to_string());
-                    }
+                    // An interface may come up later than the node wakes: nothing is given up.
+                    Err(error) => self.network_failed(&error),
                 }
             }
             // Lets the connections' tasks read and write, however busy this loop is.
             tokio::task::yield_now().await;
+        }
+    }
+
+    /// Everything that was gathered is on disk, or was refused.
+    fn stopped(&self) -> Ended {
+        match self.engine.spills_refused() {
+            0 => Ended::Stopped,
+            lost => Ended::StoppedUnfinished {
+                cause: format!("the disk had no room for {lost} express messages"),
+            },
         }
     }
 
@@ -257,14 +282,39 @@ impl Driver {
     async fn renew_network(&mut self) -> Result<mpsc::UnboundedReceiver<NetworkEvent>, RunError> {
         let (events, network) = mpsc::unbounded_channel();
         let config = &self.network.config;
-        self.endpoint = Some(life::bind(config, &self.keys, events, false).await?);
+        self.endpoint = Some(life::bind(config, &self.keys, events, true).await?);
         self.network.due = false;
+        if self.info.network_failed.take().is_some() {
+            tracing::info!(event = "network_is_back", "the node has its network again");
+        }
+        self.network.failures = 0;
         // More than any endpoint ever has.
         self.network.first_link += 1 << 40;
         for dial in core::mem::take(&mut self.network.dials) {
             self.dial(dial);
         }
         Ok(network)
+    }
+
+    /// There is no network for now: it is tried again after a while.
+    fn network_failed(&mut self, error: &RunError) {
+        let again = NETWORK_AGAIN
+            .saturating_mul(2_u32.saturating_pow(self.network.failures))
+            .min(NETWORK_AGAIN_MAX);
+        self.network.failures = self.network.failures.saturating_add(1);
+        self.network.again_at = self.clock.now().at + again;
+        if self.network.failures < NETWORK_FAILURES_TOLD {
+            return;
+        }
+        let cause = error.to_string();
+        if self.info.network_failed.as_ref() != Some(&cause) {
+            tracing::error!(
+                event = "network_failed",
+                %cause,
+                "the node has no network; it is tried again until there is one"
+            );
+            self.info.network_failed = Some(cause);
+        }
     }
 
     /// Nothing leaves this node and nothing is written, until somebody says so, or for a while.

@@ -200,7 +200,7 @@ errors! {
     too_many_files, FAILED,
     "the process may not open more files",
     "could not open /var/lib/qm/store/lock: Too many open files (os error 24)",
-    "raise the limit (`ulimit -n`, LimitNOFILE= of a service): a node needs about 40, and one for each application";
+    "raise the limit (`ulimit -n`, LimitNOFILE= of a service): a node needs about 48, and one for each application";
     io, FAILED,
     "a file or stream cannot be read or written",
     "invoice.pdf cannot be read: No such file or directory (os error 2)",

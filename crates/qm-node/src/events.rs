@@ -28,6 +28,7 @@ const fn caused_by_peers(event: &Event) -> Option<&'static str> {
         Event::HistoryBranched { .. } => "history_branched",
         Event::OwnHistoryBranched { .. } => "own_history_branched",
         Event::OwnStoreWentBack { .. } => "own_store_went_back",
+        Event::Dead { .. } => "dead",
         Event::QueueFull { full: true, .. } => "queue_full",
         Event::QueueFull { full: false, .. } => "queue_has_room",
         _ => return None,
@@ -50,7 +51,7 @@ pub(crate) fn log(event: &Event) {
             outcome,
             kept,
             uncertain,
-        } => tracing::debug!(
+        } => tracing::warn!(
             event = "dead",
             %id,
             %outcome,

@@ -163,7 +163,7 @@ pub(crate) const fn fix_of(outcome: Outcome) -> &'static str {
              with `qm-node why`"
         }
         Outcome::QUOTA_EXCEEDED => {
-            "let receivers catch up, or raise the quota with `qm-node queue set NAME --quota-bytes`"
+            "let receivers catch up, or raise what is full with `qm-node queue set NAME --quota-bytes` or `--quota-messages`"
         }
         Outcome::ACCESS_DENIED | Outcome::BLOCKED => {
             "ask the other node's operator to run `qm-node peers approve`"

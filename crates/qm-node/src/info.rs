@@ -39,6 +39,8 @@ pub struct NodeInfo {
     pub pid: u32,
     /// Version of the program.
     pub version: &'static str,
+    /// Why it has no network at present, which is tried again; `None` when it has.
+    pub network_failed: Option<String>,
     /// What is known of its disk; shared with the running node.
     pub(crate) health: Arc<StoreHealth>,
 }
@@ -64,6 +66,7 @@ impl NodeInfo {
             trust: Trust::Approve,
             pid: 1,
             version: "0.0.0",
+            network_failed: None,
             health: Arc::default(),
         }
     }

@@ -64,6 +64,7 @@ mod reading;
 pub mod run;
 mod seals;
 mod signals;
+mod stop_signals;
 pub mod store_tools;
 pub mod sysprep;
 

@@ -86,6 +86,7 @@ impl Owned {
             trust: config.engine.trust,
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION"),
+            network_failed: None,
             health: Arc::clone(&self.health),
         }
     }

@@ -36,6 +36,9 @@ pub(crate) fn start(settings: &Settings, colour: bool) -> Result<(), String> {
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter(&settings.log)?)
         .with_writer(stderr)
+        // It tells of a line that cannot be written on the same standard error, and panics there:
+        // a full disk under the log, or a reader that is gone, must not end a node.
+        .log_internal_errors(false)
         .with_ansi(colour && stderr().is_terminal());
     let started = match settings.log_format {
         LogFormat::Text => lines.try_init(),

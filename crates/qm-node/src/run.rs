@@ -1,6 +1,7 @@
 //! How a node is started and stopped: as the daemon, or inside another process.
 
 use std::net::{Ipv6Addr, SocketAddr};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -11,7 +12,6 @@ use qm_store::{LogOptions, RealFs, StoreError};
 use qm_transport::{BindError, EndpointConfig};
 use qm_wire::{Incarnation, QmId};
 use tokio::runtime::Runtime;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, oneshot};
 
 use crate::errors::{ErrorCode, code_of_io};
@@ -20,6 +20,7 @@ use crate::identity_file::{self, IdentityError};
 use crate::info::NodeInfo;
 use crate::life;
 use crate::local::{LocalError, LocalLimits};
+use crate::stop_signals::stop_on_signals;
 
 /// Port of queue managers, the same number as MSMQ's.
 pub const DEFAULT_PORT: u16 = 1801;
@@ -28,6 +29,8 @@ const SOCKET_FILE: &str = "node.sock";
 /// Files of a node without applications and peers, a few spare ones among them: sockets, the
 /// runtime's own, and those of the store that are open at a time.
 const NODE_FILES: usize = 32;
+/// The same of whoever listens for signals.
+const SIGNAL_FILES: usize = 8;
 /// Applications that may be connected however low the limit of open files is.
 const APPLICATIONS_MIN: usize = 2;
 /// Files that a node may have open, if the operating system lets it: all applications and more.
@@ -317,43 +320,26 @@ impl RunError {
     }
 }
 
-/// Runs a node on the calling thread until SIGTERM or SIGINT.
+/// Runs a node on the calling thread until SIGTERM, SIGINT or SIGHUP.
 ///
 /// The first signal ends it in order, within seconds: what it gathered is committed, peers hear a
-/// goodbye. The second one ends the process at once with exit code 1. `ready` is called once,
-/// when socket and port are open.
+/// goodbye. The second one ends the process at once with exit code 1. A SIGHUP that was ignored
+/// when the process began, as nohup(1) does, stays ignored. `ready` is called once, when socket and
+/// port are open.
 ///
 /// # Errors
 /// [`RunError`]: what, where, and what to do.
 pub fn run(config: NodeConfig, ready: impl FnOnce(&NodeInfo)) -> Result<(), RunError> {
     raise_file_limit();
+    check_files_left(SIGNAL_FILES + NODE_FILES)?;
+    let stop = Arc::new(Notify::new());
+    stop_on_signals(Arc::clone(&stop))?;
     let runtime = runtime()?;
-    runtime.block_on(async {
-        let stop = Arc::new(Notify::new());
-        let mut terminate = listen_for(SignalKind::terminate())?;
-        let mut interrupt = listen_for(SignalKind::interrupt())?;
-        let signalled = Arc::clone(&stop);
-        tokio::spawn(async move {
-            let mut asked = false;
-            loop {
-                tokio::select! {
-                    _ = terminate.recv() => {}
-                    _ = interrupt.recv() => {}
-                }
-                if asked {
-                    tracing::warn!(event = "stop_forced", "stopped at once by a second signal");
-                    std::process::exit(1);
-                }
-                asked = true;
-                tracing::info!(
-                    event = "stop_asked",
-                    "stopping; a second signal stops at once"
-                );
-                signalled.notify_one();
-            }
-        });
-        life::serve(config, Arc::new(RealFs), &stop, ready).await
-    })
+    // A panic is a defect, and still ends with a word and the exit code that the tables name.
+    let served = catch_unwind(AssertUnwindSafe(|| {
+        runtime.block_on(life::serve(config, Arc::new(RealFs), &stop, ready))
+    }));
+    served.unwrap_or(Err(RunError::Panicked))
 }
 
 /// Creates data directory, identity and store without running.
@@ -516,7 +502,7 @@ pub(crate) fn applications_max(wished: usize) -> usize {
     let limit = getrlimit(Resource::Nofile).current;
     let limit = limit.map_or(usize::MAX, |n| usize::try_from(n).unwrap_or(usize::MAX));
     // The store's segments want files as the applications do.
-    let room = (limit.saturating_sub(NODE_FILES) / 2).max(APPLICATIONS_MIN);
+    let room = (limit.saturating_sub(NODE_FILES + SIGNAL_FILES) / 2).max(APPLICATIONS_MIN);
     if room < wished {
         tracing::warn!(
             event = "few_files",
@@ -557,11 +543,4 @@ fn runtime() -> Result<Runtime, RunError> {
             what: "runtime",
             source,
         })
-}
-
-fn listen_for(kind: SignalKind) -> Result<Signal, RunError> {
-    signal(kind).map_err(|source| RunError::System {
-        what: "signal handler",
-        source,
-    })
 }

@@ -16,6 +16,10 @@ use crate::adapter::random_u64;
 use crate::life::{STORE_DIR, store_options};
 use crate::run::{NodeConfig, RunError};
 
+/// Beginnings of the names of a store that a repair made and of one that it put aside.
+const REPAIRED: &str = "store.repaired";
+const DAMAGED: &str = "store.damaged";
+
 /// What a check found, `qm.store_check/1`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
@@ -189,7 +193,7 @@ pub fn repair_store(config: &NodeConfig, to: &RepairTo) -> Result<StoreRepairDoc
                     check: check_document(&store, &checked),
                 });
             }
-            let out = free_name(&config.data, "store.repaired");
+            let out = free_name(&config.data, REPAIRED);
             // An earlier attempt may have left a part of a store; it is not ours to delete.
             out.map_err(|error| io_error("list", &config.data, error))?
         }
@@ -208,7 +212,7 @@ pub fn repair_store(config: &NodeConfig, to: &RepairTo) -> Result<StoreRepairDoc
     };
     if *to == RepairTo::InPlace {
         // The lock on the damaged store is held until it has been replaced.
-        let aside = free_name(&config.data, "store.damaged")
+        let aside = free_name(&config.data, DAMAGED)
             .map_err(|error| io_error("list", &config.data, error))?;
         replace(&store, &out, &aside)
             .and_then(|()| RealFs.sync_dir(&config.data))
@@ -245,6 +249,17 @@ fn replace(store: &Path, repaired: &Path, aside: &Path) -> io::Result<()> {
     fs::rename(repaired, store)
 }
 
+/// The stores that repairs in place made or put aside, by name.
+pub(crate) fn stores_aside(data: &Path) -> Vec<String> {
+    let Ok(entries) = fs::read_dir(data) else {
+        return Vec::new();
+    };
+    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    names
+        .filter(|name| name.starts_with(REPAIRED) || name.starts_with(DAMAGED))
+        .collect()
+}
+
 /// What a repair in place that was interrupted left: the store has no name then, and a node that
 /// began a new one would seem to have lost everything.
 pub(crate) fn check_interrupted(data: &Path) -> Result<(), StoreError> {
@@ -252,14 +267,12 @@ pub(crate) fn check_interrupted(data: &Path) -> Result<(), StoreError> {
     if store.symlink_metadata().is_ok() {
         return Ok(());
     }
-    let Ok(entries) = fs::read_dir(data) else {
-        return Ok(());
-    };
-    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-    let left = names
-        .filter(|name| name.starts_with("store.repaired-") || name.starts_with("store.damaged-"));
-    // The repaired one comes last.
-    let Some(left) = left.max() else {
+    // The repaired one comes last, and of several the newest.
+    let number = |name: &String| name.rsplit('-').next().and_then(|n| n.parse::<u32>().ok());
+    let left = stores_aside(data)
+        .into_iter()
+        .max_by_key(|name| (name.starts_with(REPAIRED), number(name)));
+    let Some(left) = left else {
         return Ok(());
     };
     let what = format!(

@@ -21,6 +21,7 @@ use crate::identity_file::{
 use crate::life::{STORE_DIR, store_options};
 use crate::reading::Pace;
 use crate::run::{NodeConfig, RunError};
+use crate::store_tools;
 
 /// Says that the next start makes a new identity.
 pub(crate) const GENERALIZED_FILE: &str = "generalized";
@@ -131,6 +132,7 @@ pub(crate) fn begin(data: &Path) -> Result<(), IdentityError> {
 
 fn own(data: &Path) -> Result<Vec<String>, IdentityError> {
     let mut own = kept_files(data)?;
+    own.extend(store_tools::stores_aside(data));
     own.extend(OWN.map(str::to_owned));
     Ok(own)
 }
@@ -241,6 +243,24 @@ mod tests {
             assert!(!config.data.join(GENERALIZED_FILE).exists());
             assert_eq!(init(&config).unwrap().qm, after.qm);
         }
+    }
+
+    /// A store that a repair put aside holds messages of this machine, and stands in no start's way.
+    #[test]
+    fn what_repairs_put_aside_goes_with_the_rest() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = config(dir.path());
+        let before = init(&config).unwrap();
+        let aside = ["store.damaged-1", "store.damaged-12", "store.repaired-2"];
+        for name in aside {
+            fs::create_dir(config.data.join(name)).unwrap();
+            fs::write(config.data.join(name).join("00000001.seg"), "a message").unwrap();
+        }
+        sysprep(&config, &Waiting::Purge).unwrap();
+        for name in aside {
+            assert!(!config.data.join(name).exists(), "{name}");
+        }
+        assert_ne!(init(&config).unwrap().qm, before.qm);
     }
 
     /// Two starts at once on a prepared directory: the second must not erase what the first makes.

@@ -625,6 +625,22 @@ fn why_names_the_full_queue_there_and_the_quota_here() {
     assert_eq!(b.cause("orders"), Cause::QuotaHere);
 }
 
+/// A queue here and one elsewhere have the same name: the name alone is that of the one here.
+#[test]
+fn why_answers_for_the_queue_here_and_not_for_its_namesake() {
+    let (mut a, _) = nodes();
+    a.put("qm://b/orders", b"waits", |_| {});
+    let elsewhere = a.cause("orders");
+    let settings = LocalSettings {
+        quota_messages: 1,
+        ..LocalSettings::new("orders".parse().unwrap())
+    };
+    a.admin(AdminRequest::QueueCreate(settings));
+    a.put("orders", b"fills it", |_| {});
+    assert_eq!(a.cause("orders"), Cause::QuotaHere);
+    assert_eq!(a.cause("b:1801/orders"), elsewhere);
+}
+
 #[test]
 fn why_names_a_peer_that_fell_silent_and_not_its_credit() {
     let (mut a, mut b) = (Node::new(1, Trust::Any), Node::narrow(2));

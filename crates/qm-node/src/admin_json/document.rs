@@ -297,6 +297,9 @@ pub struct StatusDocument {
     /// and no damage was met.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub store_health: Option<StoreHealthDocument>,
+    /// Why the node has no network at present, which is tried again; missing when it has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network_failed: Option<String>,
     /// Bytes of messages held in memory.
     pub resident_bytes: u64,
     /// Identities that several live machines use, this node's own among them; missing when there
@@ -350,6 +353,7 @@ impl StatusDocument {
             unconfirmed_ms: view.unconfirmed_ms,
             missing_records: view.missing_records,
             store_health: node.health.document(),
+            network_failed: node.network_failed.clone(),
             resident_bytes: view.resident_bytes,
             twins: view.twins.iter().map(TwinDocument::new).collect(),
             parted: view.parted.iter().map(PartedDocument::new).collect(),

@@ -20,6 +20,7 @@ fn node() -> NodeInfo {
         trust: qm_engine::Trust::Approve,
         pid: 4711,
         version: "0.1.0",
+        network_failed: None,
         health: std::sync::Arc::default(),
     }
 }
@@ -517,6 +518,7 @@ fn documents_keep_their_fields() {
             unconfirmed_ms: None,
             missing_records: 0,
             store_health: None,
+            network_failed: None,
             resident_bytes: 1_200,
             twins: vec![],
             parted: vec![],

@@ -74,7 +74,7 @@ pub(crate) struct SendArgs {
     /// Keep a copy in the queue journal$ when the message has left for its destination
     #[arg(long)]
     pub(crate) journal: bool,
-    /// Be refused by a full queue instead of waiting for room
+    /// Be refused by a full queue of another node instead of waiting for room
     #[arg(long)]
     pub(crate) fail_when_full: bool,
     /// All lines, or none: they are committed as one transaction

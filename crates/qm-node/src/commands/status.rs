@@ -20,6 +20,8 @@ pub(crate) async fn status(node: &Node, out: &Output) -> Result<Exit, Failure> {
         full
     } else if status.stopping {
         "stopping"
+    } else if status.network_failed.is_some() {
+        "the node has no network: see qm-node doctor"
     } else if status.missing_records > 0 {
         "records on disk cannot be read: see qm-node doctor"
     } else if status.twins.iter().any(|twin| twin.qm == status.qm) {

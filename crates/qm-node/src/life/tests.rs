@@ -139,6 +139,32 @@ fn a_disk_that_fails_while_the_node_stops_keeps_it_from_nothing() {
 }
 
 #[test]
+fn a_node_that_stops_on_a_full_disk_says_how_many_express_messages_that_costs() {
+    // More than what the store holds ready.
+    const MESSAGES: u64 = 1_500;
+    let node = start(|config| config.engine.express_bytes_max = 256 << 20);
+    let client = Client::connect(&node.socket).unwrap();
+    create_queue(&client);
+    let body = vec![7; 60 << 10];
+    for _ in 0..MESSAGES {
+        client
+            .send(Message::new("q", body.clone()).class(Class::Express))
+            .unwrap();
+    }
+    node.fs.set_capacity(Some(0));
+    node.stop.notify_one();
+    let ended = node.ended.recv_timeout(Duration::from_secs(30)).unwrap();
+    let error = ended.unwrap_err();
+    assert_eq!(error.code(), "stop_unfinished");
+    let said = error.to_string();
+    let lost = said.split(' ').find_map(|word| word.parse::<u64>().ok());
+    assert!(
+        lost.is_some_and(|lost| (1..=MESSAGES).contains(&lost)),
+        "{said}"
+    );
+}
+
+#[test]
 fn a_full_disk_refuses_with_its_reason_and_can_be_drained() {
     let node = start(|_| {});
     let client = Client::connect(&node.socket).unwrap();

@@ -635,7 +635,7 @@ fn a_full_store_accepts_nothing_and_drains() {
 fn a_node_out_of_files_lives_and_says_so() {
     let home = tempfile::tempdir().unwrap();
     let run = Running::RUN.join(" ");
-    let command = shell(home.path(), &format!("ulimit -n 40; exec \"$QM\" {run}"));
+    let command = shell(home.path(), &format!("ulimit -n 48; exec \"$QM\" {run}"));
     let node = Running::of(home, command);
     node.done(&["queue", "create", "orders"]);
     let socket = node.data().join("node.sock");
@@ -665,7 +665,7 @@ fn a_node_out_of_files_lives_and_says_so() {
 fn a_low_limit_of_files_is_raised_as_far_as_it_may_be() {
     let home = tempfile::tempdir().unwrap();
     let run = Running::RUN.join(" ");
-    let script = format!("ulimit -Sn 40 && ulimit -Hn 300 && exec \"$QM\" {run}");
+    let script = format!("ulimit -Sn 48 && ulimit -Hn 300 && exec \"$QM\" {run}");
     let command = shell(home.path(), &script);
     let node = Running::of(home, command);
     let limits = fs::read_to_string(format!("/proc/{}/limits", node.pid())).unwrap();

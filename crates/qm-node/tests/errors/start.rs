@@ -214,7 +214,7 @@ fn too_few_files_are_named() {
         fails(files, "--json status");
         fails(files, "--json init");
     }
-    let script = format!("ulimit -n 40; exec \"$QM\" {run}");
+    let script = format!("ulimit -n 48; exec \"$QM\" {run}");
     let command = shell(home.path(), &script);
     drop(Running::of(home, command));
 }

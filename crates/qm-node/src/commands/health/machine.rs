@@ -114,8 +114,8 @@ fn disk(settings: &Settings, findings: &mut Vec<Finding>) {
     let place = settings.data.display().to_string();
     let segment = u64::from(settings.store.segment_bytes);
     let text = format!("{} of {} are free", about_size(free), about_size(all));
-    let fix =
-        "make room, or move the data directory; a full disk makes senders wait and loses nothing";
+    let fix = "make room, or move the data directory; a full disk makes senders wait and loses nothing that is on disk, \
+         but an orderly stop has no place for express messages";
     if free < segment.saturating_add(settings.store.reserve_bytes) {
         let text = format!(
             "{text}, less than one more file of the log and its reserve ({} and {})",

@@ -214,6 +214,15 @@ fn rest(seen: &Seen, findings: &mut Vec<Finding>) {
             "nothing if it was restored from a backup; else look for a copy of that machine",
         ));
     }
+    if let Some(cause) = &status.network_failed {
+        findings.push(Finding::problem(
+            "network_failed",
+            status.node.listen.clone(),
+            format!("no peer reaches this node and it reaches none: {cause}"),
+            "bring the address up, or set another one with --listen and start anew; it is tried \
+             again until then, and what waits is kept",
+        ));
+    }
     for back in &status.own_store_went_back {
         findings.push(Finding::problem(
             "own_store_went_back",

@@ -1,0 +1,150 @@
+//! How the program ends when it is told to, whatever it is doing and whoever reads its log.
+#![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
+
+use std::fs::File;
+use std::io::{BufRead as _, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+/// Longest time to wait for one thing.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn node(home: &Path, program: &mut Command) -> Child {
+    program
+        .args(["--json", "run", "--data"])
+        .arg(home.join("data"))
+        .args(["--listen", "127.0.0.1:0"])
+        .env_clear()
+        .env("HOME", home)
+        // Small files, so that a node is there at once.
+        .env("QM_STORE__SEGMENT_BYTES", "1MiB")
+        .env("QM_STORE__RESERVE_BYTES", "1MiB")
+        .env("QM_LIMITS__BODY_BYTES", "64KiB")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+fn qm() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_qm-node"))
+}
+
+fn is_ready(child: &mut Child) {
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    lines.next().expect("it says that it runs").unwrap();
+    // What it says later is nobody's business, and must find a reader.
+    std::thread::spawn(move || lines.for_each(drop));
+}
+
+fn tell(child: &Child, signal: Signal) {
+    kill_process(Pid::from_child(child), signal).unwrap();
+}
+
+/// Its exit code; the node is killed when it does not end.
+fn ended(mut child: Child) -> Option<i32> {
+    let since = Instant::now();
+    while since.elapsed() < PATIENCE {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status.code();
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    panic!("it did not end");
+}
+
+/// As with `qm-node run 2>&1 | head`.
+#[test]
+fn it_stops_when_nobody_reads_its_log_any_more() {
+    for signal in [Signal::TERM, Signal::INT] {
+        let home = tempfile::tempdir().unwrap();
+        let mut child = node(home.path(), qm().stderr(Stdio::piped()));
+        is_ready(&mut child);
+        drop(child.stderr.take());
+        tell(&child, signal);
+        assert_eq!(ended(child), Some(0), "{signal:?}");
+    }
+}
+
+/// As when the log lies on a disk that is full.
+#[test]
+fn it_runs_and_stops_when_its_log_cannot_be_written() {
+    let home = tempfile::tempdir().unwrap();
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    let mut child = node(home.path(), qm().stderr(full));
+    is_ready(&mut child);
+    tell(&child, Signal::TERM);
+    assert_eq!(ended(child), Some(0));
+}
+
+/// As when its terminal is closed.
+#[test]
+fn it_stops_in_order_when_its_terminal_is_gone() {
+    let home = tempfile::tempdir().unwrap();
+    let mut child = node(home.path(), qm().stderr(Stdio::null()));
+    is_ready(&mut child);
+    tell(&child, Signal::HUP);
+    assert_eq!(ended(child), Some(0));
+    assert!(!home.path().join("data/node.sock").exists());
+}
+
+#[test]
+fn it_stays_when_its_terminal_is_gone_and_it_was_started_with_nohup() {
+    let home = tempfile::tempdir().unwrap();
+    let mut shell = Command::new("/bin/sh");
+    shell.args(["-c", "trap '' HUP; exec \"$0\" \"$@\""]);
+    shell.arg(env!("CARGO_BIN_EXE_qm-node"));
+    let mut child = node(home.path(), shell.stderr(Stdio::null()));
+    is_ready(&mut child);
+    tell(&child, Signal::HUP);
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(child.try_wait().unwrap().is_none(), "it ended");
+    tell(&child, Signal::TERM);
+    assert_eq!(ended(child), Some(0));
+}
+
+/// A start that waits for its disk hears the second signal.
+#[test]
+fn the_second_signal_ends_it_while_it_starts() {
+    let home = tempfile::tempdir().unwrap();
+    let init = qm()
+        .args(["init", "--data"])
+        .arg(home.path().join("data"))
+        .output()
+        .unwrap();
+    assert!(init.status.success());
+    // Reading it does not end before somebody writes.
+    let name = home.path().join("data/name");
+    std::fs::remove_file(&name).unwrap();
+    let made = Command::new("mkfifo").arg(&name).status().unwrap();
+    assert!(made.success());
+    let child = node(home.path(), qm().stderr(Stdio::piped()));
+    let mut child = child;
+    let mut log = BufReader::new(child.stderr.take().unwrap());
+    let since = Instant::now();
+    // It is heard whenever the listener is there; before, the first one ends it as any program.
+    while !listens(&child) {
+        assert!(since.elapsed() < PATIENCE, "it does not listen");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    tell(&child, Signal::TERM);
+    let mut said = String::new();
+    log.read_line(&mut said).unwrap();
+    assert!(said.contains("a second signal stops at once"), "{said}");
+    assert!(child.try_wait().unwrap().is_none(), "it ended");
+    tell(&child, Signal::TERM);
+    assert_eq!(ended(child), Some(1));
+}
+
+/// Whether SIGTERM has a handler, as proc(5) says.
+fn listens(child: &Child) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+    let caught = u64::from_str_radix(caught.unwrap().trim(), 16).unwrap();
+    caught & 1 << (15 - 1) != 0
+}
