@@ -1,5 +1,5 @@
-//! Money goes to and fro between two nodes under kill -9 of both and of the applications, and cuts of
-//! the way between them: none is lost, none is made, and order holds.
+//! Money goes to and fro between two nodes under kill -9 of both and of the applications, and cuts
+//! of the way between them: none is lost, none is made, and order holds.
 //!
 //! A coin is a message. Moving one is a transaction: it is received here, sent to the other node,
 //! and the move is entered into the ledger of this node, all or nothing. At the end every coin is

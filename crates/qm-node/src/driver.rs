@@ -296,7 +296,7 @@ impl Driver {
         Ok(network)
     }
 
-    /// There is no network for now: it is tried again after a while.
+    /// There is no network: it is tried again after a while.
     fn network_failed(&mut self, error: &RunError) {
         let again = NETWORK_AGAIN
             .saturating_mul(2_u32.saturating_pow(self.network.failures))

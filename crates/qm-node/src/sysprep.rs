@@ -245,7 +245,7 @@ mod tests {
         }
     }
 
-    /// A store that a repair put aside holds messages of this machine, and stands in no start's way.
+    /// A store that a repair put aside holds messages of this machine, and must not be in the way.
     #[test]
     fn what_repairs_put_aside_goes_with_the_rest() {
         let dir = tempfile::tempdir().unwrap();

@@ -638,7 +638,7 @@ fn why_answers_for_the_queue_here_and_not_for_its_namesake() {
     a.admin(AdminRequest::QueueCreate(settings));
     a.put("orders", b"fills it", |_| {});
     assert_eq!(a.cause("orders"), Cause::QuotaHere);
-    assert_eq!(a.cause("b:1801/orders"), elsewhere);
+    assert_eq!(a.cause("qm://b:1801/orders"), elsewhere);
 }
 
 #[test]
