@@ -57,7 +57,7 @@ const STOP_PATIENCE: Duration = Duration::from_secs(10);
 /// A network that cannot be begun is tried again after this, and after twice as long each time.
 /// The port of the one before is often not free at once.
 const NETWORK_AGAIN: Duration = Duration::from_millis(50);
-const NETWORK_AGAIN_MAX: Duration = Duration::from_secs(30);
+const NETWORK_AGAIN_LONGEST: Duration = Duration::from_secs(30);
 /// From so many failures in a row on, which takes more than a second, operators hear of it.
 const NETWORK_FAILURES_TOLD: u32 = 5;
 
@@ -300,7 +300,7 @@ impl Driver {
     fn network_failed(&mut self, error: &RunError) {
         let again = NETWORK_AGAIN
             .saturating_mul(2_u32.saturating_pow(self.network.failures))
-            .min(NETWORK_AGAIN_MAX);
+            .min(NETWORK_AGAIN_LONGEST);
         self.network.failures = self.network.failures.saturating_add(1);
         self.network.again_at = self.clock.now().at + again;
         if self.network.failures < NETWORK_FAILURES_TOLD {
