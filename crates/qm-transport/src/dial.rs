@@ -73,10 +73,20 @@ async fn resolve(resolver: &Resolver, address: &str) -> Result<Vec<SocketAddr>, 
         ));
     }
     match resolver {
-        Resolver::System => match tokio::net::lookup_host(address).await {
-            Ok(found) => Ok(found.take(ADDRESSES_MAX).collect()),
-            Err(error) => Err(unresolved(address, &error.to_string())),
-        },
+        Resolver::System => {
+            let name = address.to_owned();
+            let look_up = async move {
+                let found = tokio::net::lookup_host(name).await?;
+                io::Result::Ok(found.take(ADDRESSES_MAX).collect())
+            };
+            // A task of its own: where the system gives it no thread, looking up panics, and that
+            // must end the dial and not its task, which tells how it ended.
+            match tokio::spawn(look_up).await {
+                Ok(Ok(found)) => Ok(found),
+                Ok(Err(error)) => Err(unresolved(address, &error.to_string())),
+                Err(_panic) => Err(unresolved(address, "no thread to look it up with")),
+            }
+        }
         Resolver::Memory(network) => match network.resolve(address) {
             Some(found) => Ok(vec![found]),
             None => Err(unresolved(address, "unknown name")),
