@@ -80,6 +80,7 @@ const EXEMPT: &[(&str, &[(&str, &str)])] = &[
             ("crates/qm-cache/src/modelled.rs", "CHANGES_MAX"),
             ("crates/qm-engine/src/identity/model.rs", "SESSIONS_MAX"),
             ("crates/qm-engine/src/identity/model.rs", "RESTARTS_MAX"),
+            ("crates/qm-engine/src/identity/rivals_model.rs", "TURNS_MAX"),
         ],
     ),
 ];

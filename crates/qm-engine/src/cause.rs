@@ -89,6 +89,12 @@ causes! {
     Leased = "leased";
     /// The queue is empty.
     Empty = "empty";
+    /// Another live machine has this node's identity.
+    OwnTwin = "own_twin";
+    /// A copy had this node's identity, and has one of its own now.
+    CopyParted = "copy_parted";
+    /// An identity that this node had before.
+    Former = "former_identity";
     /// Its time ran out.
     Expired = "expired";
     /// There is no such queue at the destination.

@@ -149,8 +149,9 @@ pub(crate) enum Then {
         ends: (QmId, QmId),
         changes: u64,
     },
-    /// This node's rank among copies of it is safe.
-    RankKept { rank: Rank },
+    /// This node's rank among copies of it is safe, and the lives in which it was shown, until so
+    /// many changes of them.
+    RankKept { rank: Rank, shown: u64 },
     /// The token that a peer gave is safe.
     TokenStored { own: QmId, peer: QmId },
     /// The roles of this node's keys are safe.

@@ -132,7 +132,7 @@ impl Engine {
                 Then::Reidentified(former) => self.reidentified(*former),
                 Then::Switched(key) => self.switched(&key),
                 Then::FormerGone(former) => self.former_gone(former, false),
-                Then::RankKept { rank } => self.rank_kept(rank),
+                Then::RankKept { rank, shown } => self.rank_kept(rank, shown),
                 Then::Resent(resent) => self.resent_durable(*resent),
                 Then::LetterGone { job, fate } => self.letter_decided(job, fate),
                 Then::Emptied { local, number } => self.purge_confirmed(local, number),

@@ -3,8 +3,11 @@
 //! Whoever holds the former key could have answered under the former identity, so messages for it
 //! may go to its successor; that is all: what the successor sends waits for approval like a
 //! stranger's (W-SUC-2).
+//!
+//! Keys cost nothing, so whoever is listened to could take another identity every moment: of those
+//! that follow each other a few are remembered, the newest.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::{Bytes, BytesMut};
 use qm_wire::{QmId, Succession, key_digest};
@@ -21,12 +24,18 @@ use crate::reidentify::record::HEIR;
 const UNDER_WAY_MAX: usize = 64;
 /// Successors of successors that are followed.
 const HEIRS_IN_LINE_MAX: usize = 16;
+/// Successions that are remembered among identities that followed each other.
+const SUCCESSIONS_MAX: usize = 8;
 
 /// See the module.
 #[derive(Debug, Default)]
 pub(crate) struct Heirs {
     /// By the identity that ended.
     known: BTreeMap<QmId, QmId>,
+    /// In which order that came about, by the identity that ended. What an earlier process heard is
+    /// not among it, and older.
+    order: BTreeMap<QmId, u64>,
+    next: u64,
     verifying: BTreeMap<u64, Verifying>,
 }
 
@@ -62,12 +71,58 @@ impl Heirs {
         other.is_some_and(|other| self.of(one) == other || self.of(other) == one)
     }
 
-    /// The new one follows the old one, and nobody follows it: an identity may come back.
-    fn insert(&mut self, old: QmId, new: QmId) -> Option<QmId> {
-        let ended = self.known.remove(&new).map(|_| new);
+    /// The new one follows the old one, and nobody follows it: an identity may come back. Whose
+    /// successors are forgotten for it, and those of whom nothing is known any more.
+    fn insert(&mut self, old: QmId, new: QmId) -> Ended {
+        let mut ended = Ended::default();
+        if self.remove(new).is_some() {
+            ended.successions.push(new);
+        }
+        ended.identities.extend(self.remove(old));
         self.known.insert(old, new);
+        self.order.insert(old, self.next);
+        self.next += 1;
+        let mut family: Vec<QmId> = self.family(new).into_iter().collect();
+        family.retain(|qm| self.known.contains_key(qm));
+        family.sort_by_key(|qm| self.order.get(qm).copied());
+        let over = family.len().saturating_sub(SUCCESSIONS_MAX);
+        for oldest in family.into_iter().take(over) {
+            self.remove(oldest);
+            ended.successions.push(oldest);
+            ended.identities.push(oldest);
+        }
+        let follows = |qm: &QmId| self.known.contains_key(qm) || self.predecessor(*qm).is_some();
+        ended.identities.retain(|qm| !follows(qm));
         ended
     }
+
+    fn remove(&mut self, old: QmId) -> Option<QmId> {
+        self.order.remove(&old);
+        self.known.remove(&old)
+    }
+
+    /// Everybody who followed or was followed by this identity, or by one of those.
+    fn family(&self, qm: QmId) -> BTreeSet<QmId> {
+        let mut family = BTreeSet::from([qm]);
+        loop {
+            let known = self.known.iter();
+            let more = known.filter(|(old, new)| family.contains(old) != family.contains(new));
+            let more: Vec<QmId> = more.flat_map(|(old, new)| [*old, *new]).collect();
+            if more.is_empty() {
+                return family;
+            }
+            family.extend(more);
+        }
+    }
+}
+
+/// What a new succession ends.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Ended {
+    /// Identities that nobody follows any more.
+    successions: Vec<QmId>,
+    /// Identities that follow nobody any more either.
+    identities: Vec<QmId>,
 }
 
 fn heir_key(qm: QmId) -> Bytes {
@@ -170,8 +225,9 @@ impl Engine {
     }
 
     fn succeed(&mut self, old: QmId, new: QmId, new_key: &[u8; 32]) {
-        if let Some(ended) = self.heirs.insert(old, new) {
-            self.commits.unset(heir_key(ended));
+        let ended = self.heirs.insert(old, new);
+        for qm in ended.successions {
+            self.commits.unset(heir_key(qm));
         }
         self.commits
             .set(heir_key(old), Bytes::copy_from_slice(new.as_bytes()));
@@ -224,6 +280,21 @@ impl Engine {
             self.want_connection(number);
         }
         self.busy_peers.insert(new);
+        for qm in ended.identities {
+            self.forget_heir(qm);
+        }
+    }
+
+    /// Somebody of whom only successions told, and who is addressed by nobody, is forgotten.
+    fn forget_heir(&mut self, qm: QmId) {
+        let record = self.peers.known.get(&qm);
+        let pending = record.is_some_and(|record| record.approval == Approval::Pending);
+        let used = self.by_peer.contains_key(&qm)
+            || self.is_own(qm)
+            || self.remotes.values().any(|remote| remote.pin == Some(qm));
+        if pending && !used {
+            self.oust(qm);
+        }
     }
 
     /// A session with a peer is gone that has another identity by now: what was in flight is asked
@@ -247,7 +318,7 @@ impl Engine {
         let known = self.heirs.known.iter();
         let of = known.filter(|(old, new)| **old == peer || **new == peer);
         for old in of.map(|(old, _)| *old).collect::<Vec<_>>() {
-            self.heirs.known.remove(&old);
+            self.heirs.remove(old);
             self.commits.unset(heir_key(old));
         }
     }
@@ -280,14 +351,46 @@ mod tests {
     fn heirs_are_followed_in_line_and_an_identity_may_come_back() {
         let [a, b, c] = [1, 2, 3].map(|n| QmId::from_bytes([n; 16]));
         let mut heirs = Heirs::default();
-        assert_eq!(heirs.insert(a, b), None);
-        assert_eq!(heirs.insert(b, c), None);
+        assert_eq!(heirs.insert(a, b), Ended::default());
+        assert_eq!(heirs.insert(b, c), Ended::default());
         assert_eq!(heirs.of(a), c);
         assert_eq!(heirs.predecessor(c), Some(b));
         assert!(heirs.succeeded(a, Some(c)) && heirs.succeeded(c, Some(a)));
         assert!(!heirs.succeeded(c, None));
         // Back to the first: no circle.
-        assert_eq!(heirs.insert(c, a), Some(a));
+        assert_eq!(heirs.insert(c, a).successions, [a]);
         assert_eq!([a, b, c].map(|qm| heirs.of(qm)), [a, a, a]);
+    }
+
+    /// One after the other, back and forth, or many for one: the newest few are remembered, and
+    /// others' are not touched.
+    #[test]
+    fn a_few_of_those_who_follow_each_other_are_remembered() {
+        let id = |n: u8| QmId::from_bytes([n; 16]);
+        type Steps = fn(u8) -> Vec<(u8, u8)>;
+        let histories: [Steps; 3] = [
+            |n| vec![(n, n + 1)],
+            |n| vec![(1, n + 1), (n + 1, 1)],
+            |n| vec![(1, n + 1)],
+        ];
+        for (number, history) in histories.into_iter().enumerate() {
+            let mut heirs = Heirs::default();
+            for other in 101..128 {
+                heirs.insert(id(2 * other), id(2 * other + 1));
+            }
+            let others = heirs.known.len();
+            let mut forgotten = BTreeSet::new();
+            for (old, new) in (1..100).flat_map(history) {
+                let ended = heirs.insert(id(old), id(new));
+                forgotten.extend(ended.identities);
+                for qm in [old, new] {
+                    forgotten.remove(&id(qm));
+                }
+            }
+            assert!(heirs.known.len() <= others + SUCCESSIONS_MAX, "{number}");
+            let remembered = 100 - forgotten.len();
+            assert!(remembered <= SUCCESSIONS_MAX + 2, "{number}: {remembered}");
+            assert!(heirs.known.len() == heirs.order.len());
+        }
     }
 }

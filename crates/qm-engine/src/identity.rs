@@ -18,11 +18,14 @@ mod fork_model;
 pub(crate) mod handshake;
 #[cfg(test)]
 mod model;
+mod own;
 pub(crate) mod parted;
 pub(crate) mod past;
 mod proof;
 mod relays;
 mod resumed;
+#[cfg(test)]
+mod rivals_model;
 mod seal;
 mod shares;
 pub(crate) mod token;
@@ -127,6 +130,7 @@ impl Engine {
             since_us: self.wall_at(session.began),
         };
         crate::reached!(self, MetOwnCopy);
+        self.note_shown(link);
         self.raise_own(None, other);
     }
 
@@ -399,8 +403,8 @@ impl Engine {
 
     /// This process on a session with a node between.
     fn voice_on(&self, link: LinkId) -> Option<Voice> {
-        let welcome = self.sessions.get(&link)?.welcome.as_ref()?;
-        Some((self.incarnation, welcome.nonce))
+        let session = self.sessions.get(&link)?;
+        Some((session.told_life, session.welcome.as_ref()?.nonce))
     }
 
     fn on_ask(&mut self, link: LinkId, ask: Ask) {

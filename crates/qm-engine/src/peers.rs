@@ -325,16 +325,7 @@ impl Engine {
                     .min_by_key(|(_, record)| record.last_seen_us)
                     .map(|(qm, _)| *qm);
                 if let Some(oldest) = oldest {
-                    self.peers.known.remove(&oldest);
-                    self.forget_tokens(oldest);
-                    self.forget_branches(oldest);
-                    self.forget_alarm(oldest);
-                    self.forget_parted(oldest);
-                    self.forget_untold(oldest);
-                    if !self.remotes.values().any(|of| of.peer() == Some(oldest)) {
-                        self.forget_met(oldest);
-                    }
-                    self.commits.unset(peer_key(oldest));
+                    self.oust(oldest);
                 }
             }
             if self.peers.known.len() >= PEERS_MAX {
@@ -342,6 +333,20 @@ impl Engine {
             }
         }
         self.peers.met(peer, public_key, &self.config)
+    }
+
+    /// Forgets a stranger that has no session.
+    pub(crate) fn oust(&mut self, peer: QmId) {
+        self.peers.known.remove(&peer);
+        self.forget_tokens(peer);
+        self.forget_branches(peer);
+        self.forget_alarm(peer);
+        self.forget_parted(peer);
+        self.forget_untold(peer);
+        if !self.remotes.values().any(|of| of.peer() == Some(peer)) {
+            self.forget_met(peer);
+        }
+        self.commits.unset(peer_key(peer));
     }
 
     pub(crate) fn save_peer(&mut self, peer: QmId) {

@@ -266,6 +266,8 @@ reach! {
     NewLife,
     /// A token proved that this node's own store went back.
     OwnStoreWentBack,
+    /// A token of this node proved that another process gave it.
+    GivenByAnother,
     /// Of two sessions that were asked whether they live, one answered first.
     OneAnswered,
     /// Both did.

@@ -281,6 +281,7 @@ impl Engine {
         self.reidentifying.switching.clear();
         self.forget_alarm(old);
         self.forget_election(old);
+        self.forget_who_left();
         self.outputs.push_back(Output::Keys {
             current: new,
             former: Some(old),

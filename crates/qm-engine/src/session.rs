@@ -69,6 +69,9 @@ pub(crate) struct Session {
     pub(crate) dialled: bool,
     pub(crate) began: Timestamp,
     pub(crate) attempt: u64,
+    /// The life of this node that its hello told: the peer knows it by this one until the session
+    /// ends, whatever begins meanwhile.
+    pub(crate) told_life: Incarnation,
     /// The peer's hello, once it came.
     pub(crate) hello: Option<Hello>,
     /// The peer's welcome, once it came.
@@ -150,7 +153,7 @@ impl Session {
         remote: SocketAddr,
         dialled: bool,
         now: Timestamp,
-        attempt: u64,
+        (attempt, told_life): (u64, Incarnation),
     ) -> Self {
         let none = Credit {
             messages: 0,
@@ -164,6 +167,7 @@ impl Session {
             dialled,
             began: now,
             attempt,
+            told_life,
             hello: None,
             welcome: None,
             tokens: SessionTokens::default(),

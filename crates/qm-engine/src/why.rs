@@ -48,7 +48,9 @@ impl Engine {
         if let Some(out) = stuck {
             return self.why_outgoing(subject, out);
         }
-        if let Some(view) = self.why_peer(subject) {
+        let named = self.peers.names.contains_key(&subject.to_lowercase());
+        let own = || self.why_own(subject).filter(|_| !named);
+        if let Some(view) = own().or_else(|| self.why_peer(subject)) {
             return view;
         }
         view(

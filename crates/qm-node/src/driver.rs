@@ -239,10 +239,7 @@ impl Driver {
                 stop_at = Some(self.clock.now().at + STOP_PATIENCE);
             }
             self.serve_waiting();
-            // Before anything is sent.
-            if let Some(why) = self.signals.look(&self.clock.now()) {
-                self.handle(Input::Resumed { why });
-            }
+            self.look_for_signs();
             self.drain();
             if let Some(freeze) = self.freezing.take() {
                 self.stand_still(freeze, local, stop).await;
@@ -650,6 +647,7 @@ impl Driver {
             }
             self.on_client(conn, frame);
             // The answer is made when the engine is asked, and is most of the work.
+            self.look_for_signs();
             self.drain_once();
             self.fair.admin.spend(work_time().saturating_sub(began));
         }
@@ -713,6 +711,13 @@ impl Driver {
         self.asking.remove(&conn);
         self.shapes.retain(|(of, _), _| *of != conn);
         self.handle(Input::ClientClosed { conn });
+    }
+
+    /// Before anything is sent that was made before a snapshot, perhaps.
+    fn look_for_signs(&mut self) {
+        if let Some(why) = self.signals.look(&self.clock.now()) {
+            self.handle(Input::Resumed { why });
+        }
     }
 
     fn drain(&mut self) {

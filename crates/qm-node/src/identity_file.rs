@@ -17,6 +17,8 @@ pub(crate) const NEXT_FILE: &str = "identity.next";
 /// Beginning of the names of files with keys that a store from before knows nothing of; the
 /// identity follows.
 const KEPT: &str = "identity.kept-";
+/// End of the names of files that are being written.
+const NEW: &str = ".new";
 /// The display name, one line.
 pub(crate) const NAME_FILE: &str = "name";
 /// A PKCS#8 Ed25519 key has 48 to 83 bytes; more is some other file.
@@ -165,16 +167,28 @@ pub(crate) fn kept_file(key: &NodeKey) -> String {
 
 /// The files with such keys, in order of their names.
 pub(crate) fn kept_files(data: &Path) -> Result<Vec<String>, IdentityError> {
+    files(data, |name| name.starts_with(KEPT) && !name.ends_with(NEW))
+}
+
+/// What crashes left of [`replace_file`], in order of their names: keys among them.
+pub(crate) fn unfinished_files(data: &Path) -> Result<Vec<String>, IdentityError> {
+    files(data, |name| {
+        let of = name.strip_suffix(NEW);
+        let own = [KEY_FILE, FORMER_FILE, NEXT_FILE, NAME_FILE];
+        of.is_some_and(|of| of.starts_with(KEPT) || own.contains(&of))
+    })
+}
+
+fn files(data: &Path, wanted: impl Fn(&str) -> bool) -> Result<Vec<String>, IdentityError> {
     let entries = match fs::read_dir(data) {
         Ok(entries) => entries,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(e) => return Err(io_error("read", data)(e)),
     };
     let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-    let is_kept = |name: &String| name.starts_with(KEPT) && !name.ends_with(".new");
-    let mut kept: Vec<String> = names.filter(is_kept).collect();
-    kept.sort_unstable();
-    Ok(kept)
+    let mut names: Vec<String> = names.filter(|name| wanted(name)).collect();
+    names.sort_unstable();
+    Ok(names)
 }
 
 /// The display name kept in a data directory.
@@ -220,7 +234,7 @@ pub(crate) fn host_name() -> String {
 /// Writes a file so that after a crash either the old content or the new one is there, whole.
 pub(crate) fn replace_file(dir: &Path, name: &str, content: &[u8]) -> Result<(), IdentityError> {
     let path = dir.join(name);
-    let new = dir.join(format!("{name}.new"));
+    let new = dir.join(format!("{name}{NEW}"));
     match fs::remove_file(&new) {
         Ok(()) => {}
         Err(e) if e.kind() == io::ErrorKind::NotFound => {}

@@ -16,7 +16,7 @@ use crate::data_lock::DataLock;
 use crate::health::StoreHealth;
 use crate::identity_file::{
     FORMER_FILE, IdentityError, KEY_FILE, NAME_FILE, NEXT_FILE, io_error, kept_files, replace_file,
-    sync_dir,
+    sync_dir, unfinished_files,
 };
 use crate::life::{STORE_DIR, store_options};
 use crate::reading::Pace;
@@ -134,6 +134,8 @@ fn own(data: &Path) -> Result<Vec<String>, IdentityError> {
     let mut own = kept_files(data)?;
     own.extend(store_tools::stores_aside(data));
     own.extend(OWN.map(str::to_owned));
+    // A whole key, perhaps.
+    own.extend(unfinished_files(data)?);
     Ok(own)
 }
 
@@ -231,7 +233,18 @@ mod tests {
             let config = config(dir.path());
             let before = init(&config).unwrap();
             let aside = config.data.join("identity.kept-x");
-            fs::copy(config.data.join(KEY_FILE), &aside).unwrap();
+            let key = config.data.join(KEY_FILE);
+            fs::copy(&key, &aside).unwrap();
+            // What crashes while files are replaced leave.
+            let unfinished = [
+                "identity.key.new",
+                "identity.next.new",
+                "identity.kept-x.new",
+            ];
+            let unfinished = unfinished.map(|name| config.data.join(name));
+            for file in &unfinished {
+                fs::copy(&key, file).unwrap();
+            }
             replace_file(&config.data, GENERALIZED_FILE, b"qm\n").unwrap();
             for name in OWN.iter().take(erased) {
                 remove(&config.data.join(name)).unwrap();
@@ -240,6 +253,9 @@ mod tests {
             assert!(after.created, "after {erased}");
             assert_ne!(after.qm, before.qm, "after {erased}");
             assert!(!aside.exists());
+            for file in unfinished {
+                assert!(!file.exists(), "{} after {erased}", file.display());
+            }
             assert!(!config.data.join(GENERALIZED_FILE).exists());
             assert_eq!(init(&config).unwrap().qm, after.qm);
         }

@@ -78,6 +78,12 @@ impl Network {
         self.ends.get(&end).copied()
     }
 
+    /// The end at the other side, of a broken link, too.
+    pub(crate) fn other(&self, end: End) -> Option<End> {
+        let link = self.links.get(self.ends.get(&end)?)?;
+        link.ends.iter().copied().find(|other| *other != end)
+    }
+
     /// The other end and the pace of the lanes towards it; `None` when the link is broken.
     pub(crate) fn towards(&mut self, from: End) -> Option<(End, &mut BTreeMap<Lane, u64>)> {
         let id = *self.ends.get(&from)?;

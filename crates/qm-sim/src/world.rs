@@ -17,6 +17,7 @@ mod operators;
 mod people;
 mod quinn;
 mod truth;
+mod words;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -44,6 +45,7 @@ use clones::{CloneStep, Copying};
 use manners::Manners;
 use quinn::Mend;
 use truth::Truth;
+use words::Words;
 
 /// After the last fault everything must have drained within this virtual time.
 const DRAIN_US: u64 = 20 * 60 * 1_000_000;
@@ -96,6 +98,7 @@ struct World {
     forks: Option<Forks>,
     copying: Copying,
     truth: Truth,
+    words: Words,
     manners: Manners,
     /// Where each machine is, where its name leads, and the next free place.
     homes: Vec<u16>,
@@ -177,9 +180,10 @@ impl World {
             forks: scenario
                 .clones
                 .as_ref()
-                .map(|clones| Forks::new(scenario.nodes, clones.case.receives())),
+                .map(|clones| Forks::new(scenario.nodes, clones.receives)),
             copying: Copying::default(),
             truth: Truth::default(),
+            words: Words::default(),
             manners: Manners::new(
                 scenario.hasty_per_mille > 0 && scenario.quota_messages < u64::MAX
                     || scenario.operator_every_ms > 0,

@@ -11,6 +11,7 @@ const TAKEN: &[Reach] = &[
     Reach::BranchedByToken,
     Reach::NewLife,
     Reach::OwnStoreWentBack,
+    Reach::GivenByAnother,
     Reach::OneAnswered,
     Reach::BothAnswered,
     Reach::WordRelayed,
@@ -72,9 +73,21 @@ const NOTICED: &[(&str, Option<Case>, u64, &[&str])] = &[
         &["rule 2", "rule 3"],
     ),
     ("ack_by_position", None, 3, &["rule 2"]),
+    // What one machine sent is acknowledged to the other one, which has its session.
+    (
+        "silent_not_held",
+        Some(Case::SnapshotResumedTwice),
+        25,
+        &["rule 12"],
+    ),
     ("believe_one_answer", None, 0, &["rule 11"]),
-    ("confirm_before_stored", None, 0, &["rule 11", "rule 7"]),
-    ("redraw_rank", None, 4, &["rule 7"]),
+    (
+        "confirm_before_stored",
+        Some(Case::HandshakesCut),
+        2,
+        &["rule 11", "rule 7"],
+    ),
+    ("redraw_rank", None, 41, &["rule 7"]),
     (
         "relabel_queue",
         None,

@@ -52,6 +52,7 @@ const RARE: &[Reach] = &[
     Reach::BranchedByTag,
     Reach::NewLife,
     Reach::OwnStoreWentBack,
+    Reach::GivenByAnother,
     Reach::BothAnswered,
     Reach::WordRelayed,
     Reach::MetOwnCopy,

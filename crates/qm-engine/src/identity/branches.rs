@@ -188,7 +188,7 @@ impl Engine {
         self.event(Event::HistoryBranched { peer, by });
     }
 
-    /// A peer said that of this node.
+    /// A peer said that of this node, or showed it.
     pub(super) fn own_history_branched(&mut self, told_by: QmId) {
         let me = self.me.qm;
         if let Some(value) = note(&mut self.branched.of, me, 0, self.now) {
@@ -211,7 +211,6 @@ impl Engine {
         crate::reached!(self, NewLife);
         let former = self.incarnation;
         self.prior_incarnations.insert(former);
-        self.partings.life_ended(former);
         if !self.life_saved {
             // As long as it holds messages of that life, their acks must find it.
             self.commits.set(life_key(former), Bytes::from_static(&[1]));

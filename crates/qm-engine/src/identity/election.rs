@@ -4,8 +4,11 @@
 //! fresh question. Both cannot give up: if A was shown b > a, and B was shown a' > b', then,
 //! because ranks are on disk before they are said and only ever rise, a' <= a < b <= b' < a'.
 
+use std::collections::VecDeque;
+
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use qm_wire::{Ask, QmId, Rank, Twin};
+use qm_wire::limits::PARTED_LIVES_MAX;
+use qm_wire::{Ask, Incarnation, QmId, Rank, Twin};
 
 use crate::commits::Then;
 use crate::engine::Engine;
@@ -16,6 +19,7 @@ use crate::time::Timestamp;
 const RANK: &[u8] = b"rank/";
 const LOST: &[u8] = b"rank-lost/";
 const FORK: &[u8] = b"rank-fork/";
+const SHOWN: &[u8] = b"rank-shown/";
 const VERSION: u8 = 1;
 /// Without an alarm the rank is raised at most so often: each time is a write.
 const RANKED_AGAIN_MS: u64 = 60 * 60 * 1_000;
@@ -67,15 +71,20 @@ enum Waiting {
     Again(LinkId, [u8; 16]),
 }
 
-/// The rank of this node, frozen while copies of it are known, and never lowered.
+/// The rank of this node, frozen while copies of it are known, and never lowered; and the lives by
+/// which they know it.
 #[derive(Debug, Default)]
 pub(crate) struct Election {
     rank: Option<Rank>,
-    /// Whether the disk has it.
+    /// Whether the disk has it, and the lives that were shown.
     durable: bool,
     /// When this process drew or raised it.
     ranked_at: Option<Timestamp>,
     waiting: Vec<Waiting>,
+    /// Lives of this node in which copies of it met it, or others told it of them, the newest last:
+    /// by one of them each knows it, and hears of all when it parts.
+    pub(crate) shown: VecDeque<Incarnation>,
+    shown_changes: u64,
     /// Whether a higher rank was shown, and when, by the wall clock.
     pub(crate) lost_us: Option<u64>,
     /// Node time before which another copy has stored what this one has: the latest of all copies
@@ -98,6 +107,23 @@ fn time_value(us: u64) -> Bytes {
     value.freeze()
 }
 
+fn lives_value(lives: &VecDeque<Incarnation>) -> Bytes {
+    let mut value = BytesMut::with_capacity(1 + 8 * lives.len());
+    value.put_u8(VERSION);
+    for life in lives {
+        value.put_u64_le(life.0);
+    }
+    value.freeze()
+}
+
+fn read_lives(mut value: Bytes) -> Option<VecDeque<Incarnation>> {
+    let mut lives = VecDeque::new();
+    while !value.is_empty() && lives.len() < PARTED_LIVES_MAX {
+        lives.push_back(Incarnation(value.try_get_u64_le().ok()?));
+    }
+    Some(lives)
+}
+
 impl Engine {
     /// Told of a copy: what is to be asked waits until the disk has the rank.
     pub(super) fn ask_with_rank(&mut self, link: LinkId, twin: Twin) {
@@ -111,6 +137,7 @@ impl Engine {
 
     fn when_ranked(&mut self, link: LinkId, waiting: Waiting) {
         let redraws = crate::broken!(self, redraw_rank);
+        self.note_shown(link);
         let known = self.election.rank.filter(|_| !redraws);
         if known.is_none() || self.is_later_incident() {
             self.election.ranked_at = Some(self.now.at);
@@ -171,12 +198,34 @@ impl Engine {
         value.put_u64_le(rank.draw);
         let key = prefixed(RANK, self.me.qm.as_bytes());
         self.commits.set(key, value.freeze());
-        self.commits.after_settling(Then::RankKept { rank });
+        let shown = self.election.shown_changes;
+        self.commits.after_settling(Then::RankKept { rank, shown });
     }
 
-    /// The disk has a rank.
-    pub(crate) fn rank_kept(&mut self, rank: Rank) {
-        if self.election.rank != Some(rank) {
+    /// Copies of this node know it by the life that it told on this session, or will: that is on
+    /// disk before a word of this session about copies is said.
+    pub(super) fn note_shown(&mut self, link: LinkId) {
+        let Some(life) = self.sessions.get(&link).map(|session| session.told_life) else {
+            return;
+        };
+        let election = &mut self.election;
+        if election.shown.contains(&life) {
+            return;
+        }
+        if election.shown.len() >= PARTED_LIVES_MAX {
+            election.shown.pop_front();
+        }
+        election.shown.push_back(life);
+        election.shown_changes += 1;
+        election.durable = false;
+        let value = lives_value(&election.shown);
+        self.commits
+            .set(prefixed(SHOWN, self.me.qm.as_bytes()), value);
+    }
+
+    /// The disk has a rank, and the lives that were shown until so many changes of them.
+    pub(crate) fn rank_kept(&mut self, rank: Rank, shown: u64) {
+        if self.election.rank != Some(rank) || self.election.shown_changes != shown {
             return;
         }
         self.election.durable = true;
@@ -257,8 +306,9 @@ impl Engine {
     pub(super) fn forget_lost(&mut self) -> bool {
         let lost = self.election.lost_us.take().is_some();
         let forked = self.election.fork_us.take().is_some();
+        let shown = !core::mem::take(&mut self.election.shown).is_empty();
         self.election.held_up = None;
-        for (name, known) in [(LOST, lost), (FORK, forked)] {
+        for (name, known) in [(LOST, lost), (FORK, forked), (SHOWN, shown)] {
             if known {
                 self.commits.unset(prefixed(name, self.me.qm.as_bytes()));
             }
@@ -279,14 +329,14 @@ impl Engine {
     }
 
     pub(crate) fn unset_election(&mut self, qm: QmId) {
-        for name in [RANK, LOST, FORK] {
+        for name in [RANK, LOST, FORK, SHOWN] {
             self.commits.unset(prefixed(name, qm.as_bytes()));
         }
     }
 
     /// Reads the rank back. Whether the value was understood, if it is of the election.
     pub(crate) fn recover_rank(&mut self, key: &[u8], value: &Bytes) -> Option<bool> {
-        let names = [RANK, LOST, FORK];
+        let names = [RANK, LOST, FORK, SHOWN];
         let (name, qm) = names
             .into_iter()
             .find_map(|name| Some((name, key.strip_prefix(name)?)))?;
@@ -296,6 +346,13 @@ impl Engine {
         }
         let mut r = value.clone();
         let version = r.try_get_u8().ok();
+        if name == SHOWN {
+            let shown = version.filter(|version| *version == VERSION);
+            let shown = shown.and_then(|_| read_lives(r));
+            let understood = shown.is_some();
+            self.election.shown = shown.unwrap_or_default();
+            return Some(understood);
+        }
         if name != RANK {
             let time = version.filter(|version| *version == VERSION);
             let time = time.and_then(|_| r.try_get_u64_le().ok());

@@ -7,7 +7,7 @@ use qm_wire::limits::PRIOR_INCARNATIONS_MAX;
 use qm_wire::{Challenge, Confirm, Outcome, PeerFrame, QmId, Welcome, WelcomeFlags};
 
 use super::branches::BranchEvidence;
-use super::token::{BRANCHES_MAX, Held, Judged, Ledger, Take, Token};
+use super::token::{BRANCHES_MAX, Given, Held, Judged, Ledger, Take, Token};
 use crate::commits::Then;
 use crate::engine::Engine;
 use crate::io::{Lane, LinkId};
@@ -29,6 +29,8 @@ type Pair = (QmId, QmId);
 #[derive(Debug, Default)]
 struct Kept {
     ledger: Ledger,
+    /// What this process gave.
+    given: Given,
     changes: u64,
     durable: u64,
 }
@@ -62,6 +64,9 @@ pub(crate) struct SessionTokens {
     pub(crate) protocol: u16,
     /// Whether a welcome has left for what the peer presented.
     welcomed: bool,
+    /// Whether the peer has not presented anything since the last token was given: another one
+    /// would be its sibling, and the peer takes one token after the other.
+    unanswered: bool,
     /// Whether the peer has confirmed.
     pub(crate) peer_confirmed: bool,
     /// What the peer presented last that goes forward.
@@ -106,19 +111,28 @@ impl Engine {
         let kept = self.tokens.ledgers.entry((own, peer)).or_default();
         let made_here = token.is_some() || kept.ledger.branches() == 0;
         let token = token.unwrap_or(Token::NONE);
+        let before = kept.ledger.clone();
         let (judged, changed) = if made_here {
             kept.ledger.present(&token)
         } else {
             (Judged::Strange, false)
         };
         kept.changes += u64::from(changed);
+        let anothers = kept.given.is_anothers(&before, judged, &token);
         if judged == Judged::Strange && !crate::broken!(self, believe_strange_tokens) {
             return self.challenge(link, token);
         }
         // Of a stranger's history it may have forgotten more than it knows: that proves nothing.
-        if judged == Judged::OwnStoreWentBack && self.is_heard(peer) {
+        // And the store of a process that goes on has not gone back.
+        if judged == Judged::OwnStoreWentBack && !anothers && self.is_heard(peer) {
             crate::reached!(self, OwnStoreWentBack);
             self.own_store_went_back(peer);
+        }
+        // Another process with this node's key lives. Copies of one memory are not told apart by
+        // anybody as long as they have one life, and take each other's sessions.
+        if anothers && !self.is_accompanied() {
+            crate::reached!(self, GivenByAnother);
+            self.on_branched(link, peer);
         }
         self.goes_on(link, token);
     }
@@ -182,12 +196,16 @@ impl Engine {
             let mut random = [0; 16];
             self.entropy.fill(&mut random);
             let fresh = last.child(random);
+            if let Some(kept) = self.tokens.ledgers.get_mut(&(own, peer)) {
+                kept.given.gave(&fresh);
+            }
             fresh.encode(self.token_key(own), own, peer)
         };
         let Some(session) = self.sessions.get_mut(&link) else {
             return;
         };
         session.tokens.peer_confirmed |= token.is_empty();
+        session.tokens.unanswered = true;
         let mut flags = WelcomeFlags::NONE;
         if session.peer_pending {
             flags = flags.with(WelcomeFlags::PENDING);
@@ -211,17 +229,15 @@ impl Engine {
         self.try_open(link);
     }
 
-    /// The token of an open session is old: the peer gets another one. Not when another session of
-    /// the peer went further: that one is asked.
+    /// The token of an open session is old: the peer gets another one. Also when another session of
+    /// the peer went further, which may have ended since: a peer that holds what was given there
+    /// presents that instead, and one that does not is another one. Not while one is unanswered.
     pub(crate) fn rotate(&mut self, link: LinkId) {
         let Some(session) = self.sessions.get_mut(&link) else {
             return;
         };
         session.tokens.rotate_at = Some(self.now.at.plus_ms(self.config.token_rotation_ms));
-        let kept = self.tokens.ledgers.get(&(session.own, session.peer));
-        if let Some(last) = session.tokens.last
-            && kept.is_some_and(|kept| kept.ledger.is_at(&last.mark))
-        {
+        if session.tokens.last.is_some() && !session.tokens.unanswered {
             self.welcome(link);
         }
     }
@@ -278,10 +294,11 @@ impl Engine {
     }
 
     pub(crate) fn on_confirm(&mut self, link: LinkId, confirm: &Confirm) {
-        let Some(session) = self.sessions.get(&link) else {
+        let Some(session) = self.sessions.get_mut(&link) else {
             return;
         };
         if session.hello.as_ref().map(|hello| hello.attempt) == Some(confirm.attempt) {
+            session.tokens.unanswered = false;
             self.on_presented(link, &confirm.token);
         }
     }
@@ -403,8 +420,8 @@ impl Engine {
         session.push(Lane::Control, &frame);
     }
 
-    /// A peer has seen this node's history branch: what is minted from now on bears another life's
-    /// name, and what was minted before is asked for before it is sent.
+    /// A peer has seen this node's history branch, or showed it: what is minted from now on bears
+    /// another life's name, and what was minted before is asked for before it is sent.
     ///
     /// Nothing is lost without a new life: two messages with one name still have two tags. So a
     /// stranger's word begins none, and there is an end to how many there are at a time.

@@ -32,8 +32,9 @@ pub(crate) struct Partings {
     verifying: BTreeMap<u64, Verifying>,
     /// What others have proven, by the identity that they left: told to those that have it.
     proven: BTreeMap<QmId, VecDeque<Parted>>,
-    /// Lives of this process before its present one, the newest last.
-    lived: VecDeque<Incarnation>,
+    /// Whether this process heard, proven, of a machine that left this node's own identity: it may
+    /// speak under that as long as something of it drains.
+    left_own: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -52,14 +53,6 @@ enum Step {
 }
 
 impl Partings {
-    /// A life ends while the process goes on.
-    pub(crate) fn life_ended(&mut self, life: Incarnation) {
-        if self.lived.len() >= PARTED_LIVES_MAX {
-            self.lived.pop_front();
-        }
-        self.lived.push_back(life);
-    }
-
     /// Remembers a word. False when it was known.
     fn remember(&mut self, old: QmId, parted: Parted) -> bool {
         if self.proven.len() >= IDENTITIES_MAX && !self.proven.contains_key(&old) {
@@ -79,19 +72,13 @@ impl Partings {
 }
 
 impl Engine {
-    /// The lives of this process and those before it in which it met copies of itself, the newest
-    /// of them when there are many.
+    /// The present life of this process and those by which copies of it know it, the newest of
+    /// them when there are many. Not all that it ever had: what a copy of its memory shares with
+    /// it, that one may be living in.
     pub(crate) fn lives_to_leave(&self) -> Vec<Incarnation> {
-        let view = self.twins.alarms.view(self.me.qm);
-        let machines = view.map_or_else(Vec::new, |view| view.machines);
-        let here = machines.iter().filter(|machine| machine.address.is_empty());
-        let here = here.map(|machine| machine.incarnation);
         let mut lives = vec![self.incarnation];
-        for life in here.chain(self.partings.lived.iter().rev().copied()) {
-            if !lives.contains(&life) {
-                lives.push(life);
-            }
-        }
+        let shown = self.election.shown.iter().rev().copied();
+        lives.extend(shown.filter(|life| *life != self.incarnation));
         lives.truncate(PARTED_LIVES_MAX);
         lives.sort_unstable();
         lives
@@ -246,6 +233,7 @@ impl Engine {
             !machine.address.is_empty() && parted.lives.contains(&machine.incarnation)
         };
         self.machine_parted(old, is_it);
+        self.partings.left_own |= old == self.me.qm;
         if old == self.me.qm || !self.partings.remember(old, parted.clone()) {
             return;
         }
@@ -277,6 +265,17 @@ impl Engine {
         if session.opened && !draining && !same {
             self.say_parted(link, parted);
         }
+    }
+
+    /// Whether a machine with this node's identity is known to live, or to have left it and perhaps
+    /// to drain: another process with the key is no news then, and lives in another life.
+    pub(super) fn is_accompanied(&self) -> bool {
+        self.knows_own_copy() || self.partings.left_own || self.own_parted_view().is_some()
+    }
+
+    /// This node has another identity, which nobody left.
+    pub(crate) const fn forget_who_left(&mut self) {
+        self.partings.left_own = false;
     }
 
     /// The operator forgot a peer.

@@ -8,11 +8,16 @@
 //! A node keeps no list of tokens that it gave and that were not confirmed: a MAC that only it can
 //! make says of whom a token is a child.
 
+use std::collections::VecDeque;
+
 use bytes::{BufMut, Bytes, BytesMut};
 use qm_wire::QmId;
 
 /// Branches of one peer that are remembered; the one used longest ago goes first.
 pub(crate) const BRANCHES_MAX: usize = 8;
+
+/// Tokens given to one peer that are remembered by the process that gave them.
+const GIVEN_MAX: usize = 16;
 
 const MARK_BYTES: usize = 24;
 const TOKEN_BYTES: usize = MARK_BYTES + 16 + 16;
@@ -207,11 +212,6 @@ impl Ledger {
         self.marks.push(mark);
     }
 
-    /// Whether this is the last mark of a branch.
-    pub(crate) fn is_at(&self, mark: &Mark) -> bool {
-        self.marks.contains(mark)
-    }
-
     /// Branches that are known.
     pub(crate) fn branches(&self) -> usize {
         self.marks.len()
@@ -234,6 +234,40 @@ impl Ledger {
             marks: marks.iter().take(BRANCHES_MAX).map(Mark::read).collect(),
             forgot: *flags & FORGOT != 0,
         })
+    }
+}
+
+/// What one process gave to a peer, the oldest first. It is not kept over restarts: it says what
+/// *this* process did.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Given {
+    marks: VecDeque<Mark>,
+}
+
+impl Given {
+    /// A token leaves.
+    pub(crate) fn gave(&mut self, token: &Token) {
+        if self.marks.len() >= GIVEN_MAX {
+            self.marks.pop_front();
+        }
+        self.marks.push_back(token.mark);
+    }
+
+    /// Whether another process with this node's key lives, or lived after this one began: a peer
+    /// goes on from a token that this process gave to one that it did not.
+    ///
+    /// Nothing else does so. A process that goes on has not gone back; what an earlier one gave
+    /// stands behind other tokens; and of what this one gave the oldest is forgotten first, so
+    /// whatever follows one that is remembered is remembered, too. `before` is the ledger without
+    /// the token, and `judged` what it said of it.
+    pub(crate) fn is_anothers(&self, before: &Ledger, judged: Judged, token: &Token) -> bool {
+        let goes_on = |mark: &Mark| match judged {
+            Judged::Known => token.is_child_of(mark),
+            Judged::OwnStoreWentBack => true,
+            Judged::Strange => false,
+        };
+        let given_here = |mark: &&Mark| self.marks.contains(mark);
+        !self.marks.contains(&token.mark) && before.marks.iter().filter(given_here).any(goes_on)
     }
 }
 
@@ -380,6 +414,41 @@ mod tests {
         assert_eq!(ledger.branches(), BRANCHES_MAX);
         // Its branch was forgotten: that the token is from the future proves nothing.
         assert_eq!(ledger.present(&chain(9)[9]), (Judged::Strange, false));
+    }
+
+    #[test]
+    fn what_follows_a_token_of_this_process_is_of_this_process_or_of_another_one() {
+        let tokens = chain(40);
+        let (mut ledger, mut given) = (Ledger::default(), Given::default());
+        let judge = |ledger: &mut Ledger, given: &Given, token: &Token| {
+            let before = ledger.clone();
+            let (judged, _) = ledger.present(token);
+            given.is_anothers(&before, judged, token)
+        };
+        // What an earlier process gave, and what this one does.
+        assert!(!judge(&mut ledger, &given, &tokens[3]));
+        assert!(!judge(&mut ledger, &given, &tokens[4]));
+        for token in &tokens[5..] {
+            given.gave(token);
+            assert!(!judge(&mut ledger, &given, token));
+            assert!(!judge(&mut ledger, &given, token), "again");
+            let attempts = [0; 8].map(|_| token.child([99; 16]));
+            for lost in &attempts {
+                given.gave(lost);
+            }
+        }
+        assert_eq!(given.marks.len(), GIVEN_MAX);
+        for spent in [40, 39, 0] {
+            assert!(!judge(&mut ledger, &given, &tokens[spent]), "{spent}");
+        }
+        let by_another = tokens[40].child([77; 16]);
+        let and_on = by_another.child([78; 16]).child([79; 16]);
+        for token in [by_another, and_on] {
+            assert!(judge(&mut ledger.clone(), &given, &token));
+        }
+        // Of what went before this process nothing is said.
+        assert!(!judge(&mut ledger, &Given::default(), &and_on));
+        assert!(!judge(&mut ledger, &given, &and_on.child([80; 16])));
     }
 
     #[test]

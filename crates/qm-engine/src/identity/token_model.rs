@@ -3,9 +3,9 @@
 //! are lost in the middle of anything and start again, while sessions end with what was under way.
 //!
 //! In each state: a machine that is alone is never said to have a branched history, and the node
-//! never says that its own store went back. Two copies that both have a session are noticed, and
-//! so is a machine that went back. Each rule that is left out is found. `QM_MODEL_STATES` sets how
-//! many states are looked at.
+//! never says that its own store went back, or that another process has its key. Two copies that
+//! both have a session are noticed, and so is a machine that went back. Each rule that is left
+//! out is found. `QM_MODEL_STATES` sets how many states are looked at.
 #![expect(
     clippy::print_stdout,
     reason = "how many states there were is for people"
@@ -15,7 +15,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use super::check::Current;
-use super::token::{Held, Judged, Ledger, Take, Token};
+use super::token::{Given, Held, Judged, Ledger, Take, Token};
 
 /// A rule that is left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +35,12 @@ enum Break {
     RememberLate,
     /// Sessions that are not the last one begun give signs of life.
     OldSessionsAnswer,
+    /// A token is given while another one is unanswered.
+    GiveSiblings,
+    /// What the node gave is remembered when it is confirmed.
+    GivenLate,
+    /// What the node gave is kept over restarts, all but the last.
+    GivenKept,
 }
 
 /// What may happen, how often.
@@ -45,6 +51,7 @@ struct Bounds {
     restarts: u8,
     node_restarts: u8,
     ends: u8,
+    rotations: u8,
     disk_copies: u8,
     memory_copies: u8,
     restores: u8,
@@ -56,6 +63,7 @@ const LONE: Bounds = Bounds {
     restarts: 1,
     node_restarts: 1,
     ends: 1,
+    rotations: 0,
     disk_copies: 0,
     memory_copies: 0,
     restores: 0,
@@ -84,6 +92,8 @@ struct Session {
     awaits: bool,
     // The node.
     welcomed: bool,
+    opened: bool,
+    unanswered: bool,
     last: Option<Token>,
     strange: Option<(u8, Token)>,
 }
@@ -105,10 +115,14 @@ struct World {
     ledger_before: Ledger,
     /// The token given last.
     given: Token,
+    /// What the node's process gave, and the same before the last one.
+    by_process: Given,
+    by_process_before: Given,
     numbers: u8,
     restarts: u8,
     node_restarts: u8,
     ends: u8,
+    rotations: u8,
     copied: bool,
     backup: Option<Token>,
     restored: bool,
@@ -117,6 +131,7 @@ struct World {
     opened_late: [bool; 2],
     branched: bool,
     went_back: bool,
+    anothers: bool,
 }
 
 impl World {
@@ -133,10 +148,13 @@ impl World {
             ledger: Ledger::default(),
             ledger_before: Ledger::default(),
             given: Token::NONE,
+            by_process: Given::default(),
+            by_process_before: Given::default(),
             numbers: 0,
             restarts: 0,
             node_restarts: 0,
             ends: 0,
+            rotations: 0,
             copied: false,
             backup: None,
             restored: false,
@@ -144,6 +162,7 @@ impl World {
             opened_late: [false; 2],
             branched: false,
             went_back: false,
+            anothers: false,
         }
     }
 
@@ -174,6 +193,9 @@ impl World {
             if !session.to_process.is_empty() {
                 next.push(self.after(|world| world.process_hears(link, bounds.broken)));
             }
+            if self.may_rotate(session, bounds) {
+                next.push(self.after(|world| world.rotate(link, bounds.broken)));
+            }
             if !session.ended && self.ends < bounds.ends {
                 next.push(self.after(|world| {
                     world.ends += 1;
@@ -201,6 +223,19 @@ impl World {
         next
     }
 
+    /// Whether an open session may get another token.
+    fn may_rotate(&self, session: &Session, bounds: &Bounds) -> bool {
+        let answered = !session.unanswered || bounds.broken == Break::GiveSiblings;
+        session.opened && answered && !session.ended && self.rotations < bounds.rotations
+    }
+
+    fn rotate(&mut self, link: usize, broken: Break) {
+        self.rotations += 1;
+        if let Some(last) = self.sessions[link].last {
+            self.gives(link, &last, broken);
+        }
+    }
+
     fn begin(&mut self, machine: usize) {
         let link = self.sessions.len();
         let it = &mut self.machines[machine];
@@ -216,6 +251,8 @@ impl World {
             presented,
             awaits: false,
             welcomed: false,
+            opened: false,
+            unanswered: false,
             last: None,
             strange: None,
         });
@@ -272,6 +309,11 @@ impl World {
         if broken == Break::RememberLate {
             self.ledger = self.ledger_before.clone();
         }
+        self.by_process = if broken == Break::GivenKept {
+            self.by_process_before.clone()
+        } else {
+            Given::default()
+        };
         for link in 0..self.sessions.len() {
             self.end(link);
         }
@@ -305,7 +347,11 @@ impl World {
 
     fn node_hears(&mut self, link: usize, broken: Break) {
         match self.sessions[link].to_node.pop_front() {
-            Some(Said::Hello(token) | Said::Confirm(token)) => self.presented(link, token, broken),
+            Some(Said::Hello(token)) => self.presented(link, token, broken),
+            Some(Said::Confirm(token)) => {
+                self.sessions[link].unanswered = false;
+                self.presented(link, token, broken);
+            }
             Some(Said::ChallengeOk(number)) => self.answered(link, number, broken),
             _ => {}
         }
@@ -314,6 +360,10 @@ impl World {
     fn presented(&mut self, link: usize, token: Token, broken: Break) {
         let before = self.ledger.clone();
         let (mut judged, changed) = self.ledger.present(&token);
+        self.anothers |= self.by_process.is_anothers(&before, judged, &token);
+        if broken == Break::GivenLate && changed {
+            self.by_process.gave(&token);
+        }
         if broken == Break::OnePending && changed && token != self.given && before.branches() > 0 {
             self.ledger = before.clone();
             judged = Judged::Strange;
@@ -331,16 +381,17 @@ impl World {
                 if changed {
                     self.ledger_before = before;
                 }
-                self.goes_on(link, token);
+                self.goes_on(link, token, broken);
             }
         }
     }
 
-    fn goes_on(&mut self, link: usize, token: Token) {
+    fn goes_on(&mut self, link: usize, token: Token, broken: Break) {
         let session = &mut self.sessions[link];
         session.last = Some(token);
         session.strange = None;
         if session.welcomed {
+            session.opened = true;
             if session.late {
                 let which = if self.copied { session.machine } else { 1 };
                 self.opened_late[which] = true;
@@ -348,9 +399,18 @@ impl World {
             return;
         }
         session.welcomed = true;
+        self.gives(link, &token, broken);
+    }
+
+    fn gives(&mut self, link: usize, token: &Token, broken: Break) {
         self.numbers += 1;
         let fresh = token.child([self.numbers; 16]);
         self.given = fresh;
+        if broken != Break::GivenLate {
+            self.by_process_before.clone_from(&self.by_process);
+            self.by_process.gave(&fresh);
+        }
+        self.sessions[link].unanswered = true;
         self.sessions[link]
             .to_process
             .push_back(Said::Welcome(fresh));
@@ -369,7 +429,7 @@ impl World {
             self.ledger.branch(&token);
             self.sessions[link].welcomed = false;
         }
-        self.goes_on(link, token);
+        self.goes_on(link, token, broken);
     }
 
     fn process_hears(&mut self, link: usize, broken: Break) {
@@ -426,6 +486,9 @@ impl World {
         }
         if self.went_back {
             return Some("a node accuses its own disk without reason");
+        }
+        if self.anothers {
+            return Some("a node finds another process with its key, and is alone");
         }
         if self.copied && self.opened_late == [true; 2] && !self.branched {
             return Some("two copies have sessions and are not noticed");
@@ -486,6 +549,12 @@ fn a_machine_alone_is_never_accused() {
         ..LONE
     };
     assert_eq!(explore("alone, four sessions", long), None);
+    let rotates = Bounds {
+        sessions: 2,
+        rotations: 2,
+        ..LONE
+    };
+    assert_eq!(explore("alone, tokens exchanged anew", rotates), None);
     let restarts = Bounds {
         sessions: 3,
         restarts: 2,
@@ -547,17 +616,22 @@ fn each_rule_of_tokens_is_needed() {
         Break::StoreAny,
         Break::AnswerStale,
         Break::RememberLate,
+        Break::GiveSiblings,
+        Break::GivenLate,
+        Break::GivenKept,
     ] {
         // The smallest world that shows it.
         let restarts = u8::from(broken == Break::ConfirmFirst);
         let bounds = Bounds {
             broken,
-            sessions: 2 + usize::from(
-                broken == Break::ConfirmFirst || broken == Break::RememberLate,
-            ),
+            sessions: 2 + usize::from(matches!(
+                broken,
+                Break::ConfirmFirst | Break::RememberLate | Break::GivenLate | Break::GivenKept
+            )),
             restarts,
-            node_restarts: u8::from(broken == Break::RememberLate),
+            node_restarts: u8::from(matches!(broken, Break::RememberLate | Break::GivenKept)),
             ends: 0,
+            rotations: 2 * u8::from(broken == Break::GiveSiblings),
             ..LONE
         };
         let wrong = explore(&format!("without the rule: {broken:?}"), bounds);

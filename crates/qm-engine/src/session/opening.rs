@@ -64,7 +64,8 @@ impl Engine {
         }
         self.next_attempt += 1;
         let attempt = self.next_attempt;
-        let mut session = Session::new(link, (own, peer), remote, dialled, self.now.at, attempt);
+        let hello = (attempt, self.incarnation);
+        let mut session = Session::new(link, (own, peer), remote, dialled, self.now.at, hello);
         let token = self.token_for(own, peer);
         session.tokens = SessionTokens::new(token.clone());
         let priors: Vec<_> = self
@@ -113,8 +114,13 @@ impl Engine {
             );
             return self.end_session(link, Outcome::VERSION, &text);
         }
-        if self.is_own(peer) && hello.incarnation == self.incarnation {
-            return self.end_session(link, Outcome::WRONG_IDENTITY, "this node dialled itself");
+        let other = self.said_here(link, &hello);
+        if self.is_own(peer) && (hello.incarnation == self.incarnation || other.is_some()) {
+            // Both ends, or the other hello would be heard without this one.
+            for end in [Some(link), other].into_iter().flatten() {
+                self.end_session(end, Outcome::WRONG_IDENTITY, "this node dialled itself");
+            }
+            return;
         }
         let remote = session.remote;
         self.look_for_own_copy(link, &hello);
@@ -136,6 +142,20 @@ impl Engine {
         session.hello = Some(hello);
         self.save_peer(peer);
         self.on_presented(link, &token);
+    }
+
+    /// The session on which this process said that hello itself, in its present life or in one that
+    /// ended since: the other end of a connection to itself.
+    fn said_here(&self, link: LinkId, hello: &Hello) -> Option<LinkId> {
+        let said = |session: &&Session| {
+            session.link != link
+                && session.attempt == hello.attempt
+                && session.told_life == hello.incarnation
+        };
+        self.sessions
+            .values()
+            .find(said)
+            .map(|session| session.link)
     }
 
     pub(crate) fn on_welcome(&mut self, link: LinkId, welcome: Welcome) {

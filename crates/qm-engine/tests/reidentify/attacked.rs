@@ -7,7 +7,7 @@ use qm_engine::admin::{AdminReply, AdminRequest, Selector};
 use qm_engine::{EngineConfig, Event, Input, LinkId, OnTwin};
 use qm_wire::{Class, Hello, HelloFlags, Incarnation, PROTOCOL_MAX, PROTOCOL_MIN, PeerFrame, QmId};
 
-use crate::world::{Fuse, RECEIVER, SENDER, World, id_of, parted, succession};
+use crate::world::{Fuse, RECEIVER, SENDER, World, id_of, parted, place, succession};
 use crate::{check, named, plain, send, send_named};
 
 /// A copy of the sender runs beside it: the one that lost, and the one that keeps the identity.
@@ -117,52 +117,83 @@ fn messages_for_the_machine_that_stays_wait_for_it() {
     assert_eq!(world.receive(winner, "orders"), ["r1", "r2", "r3"]);
 }
 
+/// Whoever has this key begins a session with the receiver and says this.
+fn begins(world: &mut World, link: u64, key: u8, frames: Vec<PeerFrame>) {
+    let link = LinkId(link);
+    world.give(
+        RECEIVER,
+        Input::Connected {
+            link,
+            peer: id_of(key),
+            public_key: [key; 32],
+            own: id_of(2),
+            remote: "10.9.9.9:5".parse().unwrap(),
+            dial: None,
+        },
+    );
+    let mut bytes = BytesMut::new();
+    let hello = Hello {
+        protocol_min: PROTOCOL_MIN,
+        protocol_max: PROTOCOL_MAX,
+        incarnation: Incarnation(5),
+        prior_incarnations: Vec::new(),
+        attempt: 1,
+        token: Bytes::new(),
+        listen_port: 1,
+        body_bytes_max: 1_000,
+        flags: HelloFlags::NONE,
+        enrolment: Bytes::new(),
+        name: "stranger".into(),
+        host: "".into(),
+    };
+    PeerFrame::Hello(hello).encode(&mut bytes);
+    for frame in frames {
+        frame.encode(&mut bytes);
+    }
+    let frames = bytes.freeze();
+    world.give(RECEIVER, Input::Received { link, frames });
+}
+
+/// Keys cost nothing: neither one that takes another identity every moment, nor one that has many
+/// successors, fills the address book.
+#[test]
+fn the_successions_of_a_peer_that_is_heard_are_few() {
+    for in_line in [false, true] {
+        let mut world = World::new(|config| config.pending_peers_max = 10);
+        let before = world.peers(RECEIVER).len();
+        let mut key = 1;
+        for new in 60..=200_u8 {
+            let frame = PeerFrame::Succession(succession(key, new));
+            let link = 9_000 + u64::from(new);
+            begins(&mut world, link, key, vec![frame]);
+            let text = "the end".to_owned();
+            let link = LinkId(link);
+            world.give(RECEIVER, Input::Closed { link, text });
+            key = if in_line { new } else { 1 };
+        }
+        let seen = |event: &&Event| matches!(event, Event::PeerSucceeded { .. });
+        let events = world.machines[RECEIVER].events.iter();
+        assert_eq!(events.filter(seen).count(), 141, "in line: {in_line}");
+        let after = world.peers(RECEIVER).len();
+        assert!(after <= before + 10, "{before} and then {after}");
+        let peers = world.peers(RECEIVER);
+        assert!(peers.iter().any(|peer| peer.qm == Some(id_of(200))));
+        world.crash(RECEIVER);
+        assert_eq!(world.peers(RECEIVER).len(), after);
+    }
+}
+
 #[test]
 fn a_strangers_successions_are_not_heard() {
     let mut world = World::new(|config| config.pending_peers_max = 10);
-    let stranger = |world: &mut World, link: u64, key: u8, frames: Vec<PeerFrame>| {
-        let link = LinkId(link);
-        world.give(
-            RECEIVER,
-            Input::Connected {
-                link,
-                peer: id_of(key),
-                public_key: [key; 32],
-                own: id_of(2),
-                remote: "10.9.9.9:5".parse().unwrap(),
-                dial: None,
-            },
-        );
-        let mut bytes = BytesMut::new();
-        let hello = Hello {
-            protocol_min: PROTOCOL_MIN,
-            protocol_max: PROTOCOL_MAX,
-            incarnation: Incarnation(5),
-            prior_incarnations: Vec::new(),
-            attempt: 1,
-            token: Bytes::new(),
-            listen_port: 1,
-            body_bytes_max: 1_000,
-            flags: HelloFlags::NONE,
-            enrolment: Bytes::new(),
-            name: "stranger".into(),
-            host: "".into(),
-        };
-        PeerFrame::Hello(hello).encode(&mut bytes);
-        for frame in frames {
-            frame.encode(&mut bytes);
-        }
-        let frames = bytes.freeze();
-        world.give(RECEIVER, Input::Received { link, frames });
-    };
     let before = world.peers(RECEIVER).len();
     let many = (60..=250).map(|new| PeerFrame::Succession(succession(50, new)));
-    stranger(&mut world, 9_001, 50, many.collect());
+    begins(&mut world, 9_001, 50, many.collect());
     assert!(world.peers(RECEIVER).len() <= before + 1);
     let seen = |event: &Event| matches!(event, Event::PeerSucceeded { .. });
     assert_eq!(world.told(RECEIVER, seen), 0);
     // Others still find a place.
-    stranger(&mut world, 9_002, 31, Vec::new());
+    begins(&mut world, 9_002, 31, Vec::new());
     let peers = world.peers(RECEIVER);
     assert!(peers.iter().any(|peer| peer.qm == Some(id_of(31))));
 }
@@ -387,6 +418,161 @@ fn a_copy_that_parted_is_believed_when_its_keys_say_so_and_of_itself() {
         world.run(400_000);
     }
     assert!(!told(&mut world, &[other], None));
+}
+
+/// The lives of which a machine says that it had its former identity in them.
+fn lives_left(world: &mut World) -> Vec<Incarnation> {
+    world.run(10_000);
+    world.parted.last().expect("somebody parts").lives.clone()
+}
+
+/// W-TWN-6. Whoever was met in several lives is known by any of them.
+#[test]
+fn a_machine_that_parts_tells_of_all_lives_in_which_it_was_met() {
+    let mut world = World::new(alarm_only);
+    let (loser, _) = copied(&mut world);
+    let mut lives = vec![world.machines[loser].engine.incarnation()];
+    for _ in 0..3 {
+        world.crash(loser);
+        world.run(60_000);
+        lives.push(world.machines[loser].engine.incarnation());
+    }
+    // Of a life that nobody met nobody hears.
+    world.leave(Some(loser));
+    world.crash(loser);
+    world.run(60_000);
+    let unmet = world.machines[loser].engine.incarnation();
+    world.crash(loser);
+    world.leave(None);
+    world.run(60_000);
+    lives.push(world.machines[loser].engine.incarnation());
+    world.remint(loser);
+    let left = lives_left(&mut world);
+    assert!(!left.contains(&unmet));
+    lives.sort_unstable();
+    assert_eq!(left, lives);
+}
+
+/// A copy of the memory of a machine may live on in the life that both had.
+#[test]
+fn a_machine_that_parts_says_nothing_of_what_was_before_it_was_met() {
+    let mut world = World::new(alarm_only);
+    send(&mut world, 1..=3);
+    world.run(2_000);
+    let before = world.machines[SENDER].engine.incarnation();
+    world.give(SENDER, Input::Resumed { why: "a test" });
+    world.run(10_000);
+    let copy = world.copy(SENDER);
+    world.run(60_000);
+    assert!(world.has_lost(copy) || world.has_lost(SENDER));
+    let met = world.machines[SENDER].engine.incarnation();
+    world.remint(SENDER);
+    let left = lives_left(&mut world);
+    assert!(!left.contains(&before), "{left:?}");
+    assert!(left.contains(&met), "{left:?}");
+}
+
+fn why(world: &mut World, at: usize, subject: String) -> (&'static str, String) {
+    let AdminReply::Why(view) = world.ask(at, AdminRequest::Why { subject }) else {
+        panic!("no answer");
+    };
+    assert!(!view.cause.is_empty());
+    let lines = [view.cause]
+        .into_iter()
+        .chain(view.evidence)
+        .chain(view.fix);
+    (view.code.name(), lines.collect::<Vec<_>>().join("\n"))
+}
+
+/// Whoever asks about the identity of a machine hears who else has it, or had it, and what was
+/// done, at every machine that it concerns.
+#[test]
+fn why_names_the_copy_at_both() {
+    let mut world = World::new(|config| {
+        alarm_only(config);
+        config.name = "Till".to_owned();
+    });
+    let old = world.id(SENDER);
+    let (code, said) = why(&mut world, SENDER, old.to_string());
+    assert_eq!(code, "idle", "{said}");
+    let (loser, winner) = copied(&mut world);
+    for (at, other) in [(loser, winner), (winner, loser)] {
+        let (code, said) = why(&mut world, at, old.to_string());
+        assert_eq!(code, "own_twin", "{said}");
+        let life = world.machines[other].engine.incarnation().to_string();
+        let address = place(other);
+        for word in [address.as_str(), &life, "known for", "b", "remint"] {
+            assert!(said.contains(word), "{word} is not in {said}");
+        }
+        let (_, by_name) = why(&mut world, at, "till".to_owned());
+        assert_eq!(said, by_name);
+    }
+    let (_, said) = why(&mut world, winner, old.to_string());
+    assert!(said.contains("this machine keeps"), "{said}");
+    let (_, said) = why(&mut world, loser, old.to_string());
+    assert!(
+        said.contains("the other machine showed the higher rank"),
+        "{said}"
+    );
+
+    let life = world.machines[loser].engine.incarnation().to_string();
+    world.remint(loser);
+    world.run(120_000);
+    let (code, said) = why(&mut world, winner, old.to_string());
+    assert_eq!(code, "copy_parted", "{said}");
+    let address = place(loser);
+    for word in [
+        address.as_str(),
+        &life,
+        "has one of its own",
+        "this machine keeps",
+    ] {
+        assert!(said.contains(word), "{word} is not in {said}");
+    }
+    let (code, said) = why(&mut world, loser, old.to_string());
+    assert_eq!(code, "former_identity", "{said}");
+    assert!(said.contains("another machine keeps it"), "{said}");
+    let new = world.id(loser);
+    let (_, said) = why(&mut world, loser, new.to_string());
+    assert!(said.contains(&old.to_string()), "{said}");
+}
+
+/// The one that lost goes on to speak under the identity of both, as long as nobody approves its
+/// own: for the one that keeps it that is no news.
+#[test]
+fn a_machine_that_drains_does_not_disturb_the_one_that_stays() {
+    let mut world = World::new(plain);
+    let (loser, winner) = copied(&mut world);
+    world.run(120_000);
+    let old = world.id(winner);
+    assert_eq!(
+        world.identity(loser).former.map(|former| former.qm),
+        Some(old)
+    );
+    let said = |world: &World| {
+        let such = |event: &Event| matches!(event, Event::OwnHistoryBranched { .. });
+        (
+            world.told(winner, such),
+            world.machines[winner].engine.incarnation(),
+        )
+    };
+    let mut before = said(&world);
+    for n in 1..=20 {
+        // That both histories branch is said once.
+        if n == 3 {
+            before = said(&world);
+        }
+        world.shut(Some(old));
+        world.shut(None);
+        send_named(&mut world, loser, &named('l', n..=n));
+        send_named(&mut world, winner, &named('w', n..=n));
+        world.run(120_000);
+    }
+    assert_eq!(
+        world.identity(loser).former.map(|former| former.qm),
+        Some(old)
+    );
+    assert_eq!(said(&world), before);
 }
 
 #[test]

@@ -19,7 +19,7 @@ use qm_engine::{
 use qm_wire::local::{
     ClientFrame, ClientHello, IdempotencyKey, NodeFrame, Put, Receive, Settle, Verdict,
 };
-use qm_wire::{Class, ClientId, Incarnation, Parted, Priority, QmId, Succession};
+use qm_wire::{Class, ClientId, Incarnation, Parted, PeerFrame, Priority, QmId, Succession};
 
 use disk::Disk;
 use order::Order;
@@ -89,6 +89,8 @@ pub(crate) struct World {
     /// Times that somebody died.
     pub(crate) deaths: usize,
     pub(crate) away: Option<usize>,
+    /// What was said of machines that parted.
+    pub(crate) parted: Vec<Parted>,
 }
 
 impl World {
@@ -106,6 +108,7 @@ impl World {
             now_ms: 1_000,
             deaths: 0,
             away: None,
+            parted: Vec::new(),
         };
         for key in [1, 2] {
             world.machines.push(Machine {
@@ -208,6 +211,11 @@ impl World {
     pub(crate) fn give(&mut self, number: usize, input: Input) {
         let now = self.now();
         let mut gone: Vec<LinkId> = Vec::new();
+        // No two machines draw the same key.
+        let others = self.machines.iter().enumerate();
+        let others = others.filter(|(other, _)| *other != number && *other != RECEIVER);
+        let others = others.flat_map(|(_, machine)| machine.keys.iter().copied());
+        let newest = others.max().unwrap_or(0);
         let machine = &mut self.machines[number];
         machine.engine.handle(now, input);
         while let Some(output) = machine.engine.poll(now) {
@@ -288,7 +296,7 @@ impl World {
                 Output::Succeed { old_key, new_key } => {
                     let new = new_key.map_or_else(
                         || {
-                            let made = machine.keys.iter().max().unwrap() + 10;
+                            let made = machine.keys.iter().max().unwrap().max(&newest) + 10;
                             machine.keys.push(made);
                             made
                         },
@@ -554,6 +562,12 @@ impl World {
                     self.links.remove(&link);
                     self.close(to, link);
                 } else {
+                    let mut rest = frames.clone();
+                    while let Ok(Some(frame)) = PeerFrame::next(&mut rest, usize::MAX) {
+                        if let PeerFrame::Parted(parted) = frame {
+                            self.parted.push(parted);
+                        }
+                    }
                     self.give(to, Input::Received { link, frames });
                 }
             } else if let Some((from, dial, own, address, expected)) = self.dials.pop_front() {

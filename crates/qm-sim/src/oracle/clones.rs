@@ -8,15 +8,18 @@
 //! 1. *Accepted is not a lie*: as there.
 //! 2. *Acknowledged is not a lie*: when a machine settles a message by the destination's word, the
 //!    message that *this machine* minted under that name has reached a machine of the
-//!    destination's family. That of a copy with the same name does not count.
-//! 3. *Nothing is lost*: every accepted recoverable or transactional message is consumed. Exempt:
+//!    destination's family. That of a copy with the same name does not count. It was told so, in
+//!    words that name this message, and whoever says such words has the message itself: that one
+//!    of its copies has it does not count.
+//! 3. *Nothing is lost*: every accepted recoverable or transactional message is consumed, and what
+//!    entered the queues of one line is consumed there, whether others have it or not. Exempt:
 //!    nobody has it any more, because every disk that held it went back to before it, and it had
 //!    not left; or it arrived and was acknowledged, and every disk that had it went back.
 //! 4. *Nothing is delivered twice*: it enters the queues of one line once, from whichever copy of
 //!    its sender; and once consumed, it does not come back there. Exempt: a recoverable message
 //!    whose arrival the line's log forgot, one that was repeated by its application to a machine
-//!    that had gone back to before it, express ones, and transactional ones whose stream an
-//!    operator began anew because the destination went back or is copied itself.
+//!    that had gone back to before it, express ones, and transactional ones that were not settled
+//!    when their stream was begun anew because the destination went back or is copied itself.
 //! 5. *The local hop*: as there, but for what was unanswered when its machine went back.
 //! 6. *Order*: transactional messages of one application enter one queue of one line in the order
 //!    in which they were put, with the exemption of rule 4 for streams begun anew.
@@ -58,6 +61,12 @@ pub struct Line {
     twice: BTreeSet<Put>,
     /// What its applications were told they consumed.
     consumed: BTreeSet<Put>,
+    /// What its applications said they consume, whether they heard an answer or not.
+    let_go: BTreeSet<Put>,
+    /// Names of express messages that entered its queues.
+    express: BTreeSet<MessageId>,
+    /// What it settled, but for what its disk still holds.
+    settled: BTreeSet<Put>,
     /// Last put that entered a queue, by application and queue.
     last: BTreeMap<(u32, usize), u64>,
 }
@@ -94,8 +103,8 @@ pub struct Forks {
     odd: BTreeSet<usize>,
     /// Families that lost a store.
     lost: BTreeSet<usize>,
-    /// Streams were begun anew towards a family.
-    rebased: BTreeSet<usize>,
+    /// Not settled when their stream was begun anew.
+    anew: BTreeSet<Put>,
     /// Arrivals that rule 4 allows twice.
     pub duplicates_allowed: u64,
 }
@@ -153,9 +162,12 @@ impl Forks {
         self.went_back.extend(identities);
     }
 
-    /// A stream towards a family was begun anew.
-    pub fn rebased(&mut self, towards: usize) {
-        self.rebased.insert(self.root(towards));
+    /// A machine began the stream of these messages anew.
+    pub fn began_anew(&mut self, node: usize, puts: impl IntoIterator<Item = Put>) {
+        let line = &self.lines[node];
+        let own = |put: &Put| line.names.values().any(|named| named == put);
+        let open = puts.into_iter().filter(|put| !line.settled.contains(put));
+        self.anew.extend(open.filter(own));
     }
 
     /// Whether streams towards or from a machine may stand.
@@ -171,6 +183,7 @@ impl Forks {
         line.names.insert(id, put);
         if flushed {
             line.held.insert(put);
+            line.settled.remove(&put);
         }
         self.named.entry(id).or_default().insert(put);
     }
@@ -224,18 +237,50 @@ impl Forks {
     ///
     /// # Errors
     /// Rule 2.
-    pub fn acknowledged(&mut self, node: usize, id: MessageId) -> Result<(), String> {
-        let put = self.lines[node].names.get(&id).copied();
-        let book = put.map(|put| self.books.entry(put).or_default());
-        if let Some(book) = book {
-            book.settled = true;
-            if !book.ever {
-                return Err(format!(
-                    "rule 2: node{node} settled {put:?} ({id}) and its destination never had it"
-                ));
-            }
+    pub fn acknowledged(
+        &mut self,
+        node: usize,
+        id: MessageId,
+        was_told: impl Fn(Put) -> bool,
+    ) -> Result<(), String> {
+        let line = &mut self.lines[node];
+        let Some(put) = line.names.get(&id).copied() else {
+            return Ok(());
+        };
+        line.settled.insert(put);
+        let book = self.books.entry(put).or_default();
+        book.settled = true;
+        if !book.ever {
+            return Err(format!(
+                "rule 2: node{node} settled {put:?} ({id}) and its destination never had it"
+            ));
+        }
+        if !was_told(put) {
+            return Err(format!(
+                "rule 2: node{node} settled {put:?} ({id}) and nobody had told it to"
+            ));
         }
         Ok(())
+    }
+
+    /// A machine says that a message arrived, to its class.
+    ///
+    /// # Errors
+    /// Rule 2.
+    pub fn said(&self, node: usize, put: Put, id: MessageId, fate: &Fate) -> Result<(), String> {
+        let line = &self.lines[node];
+        let there = if fate.durable {
+            line.arrived.contains(&put)
+        } else {
+            line.express.contains(&id)
+        };
+        if there {
+            Ok(())
+        } else {
+            Err(format!(
+                "rule 2: node{node} says that it has {put:?} ({id}), and has it not"
+            ))
+        }
     }
 
     /// Recovery found an arrival, which nobody may have confirmed.
@@ -261,7 +306,13 @@ impl Forks {
     }
 
     /// An express message entered a queue; its name is all that is known of it.
-    pub fn entered_in_memory(&mut self, id: MessageId, is_express: impl Fn(Put) -> bool) {
+    pub fn entered_in_memory(
+        &mut self,
+        node: usize,
+        id: MessageId,
+        is_express: impl Fn(Put) -> bool,
+    ) {
+        self.lines[node].express.insert(id);
         for put in self.named.get(&id).into_iter().flatten() {
             if is_express(*put) {
                 self.books.entry(*put).or_default().ever = true;
@@ -286,7 +337,7 @@ impl Forks {
             return Err(format!("rule 9: {put:?} ({id}) was stored at node{node}"));
         }
         self.named.entry(id).or_default().insert(put);
-        let anew = self.rebased.contains(&root);
+        let anew = self.anew.contains(&put);
         let book = self.books.entry(put).or_default();
         book.ever = true;
         let line = &mut self.lines[node];
@@ -327,6 +378,18 @@ impl Forks {
             ));
         }
         Ok(())
+    }
+
+    /// An application of a machine says that it consumes a message.
+    pub fn let_go(&mut self, node: usize, put: Put) {
+        self.lines[node].let_go.insert(put);
+    }
+
+    /// What entered the queues of a machine and nobody got there.
+    pub fn kept_back(&self, node: usize) -> impl Iterator<Item = Put> + '_ {
+        let line = &self.lines[node];
+        let here = line.arrived.difference(&line.consumed);
+        here.filter(|put| !line.let_go.contains(put)).copied()
     }
 
     /// An application of a machine was told that it consumed a message.

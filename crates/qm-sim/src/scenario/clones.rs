@@ -120,9 +120,7 @@ impl Case {
         )
     }
 
-    /// Whether others send to the machine. To an identity that several machines have, messages
-    /// reach one of them, and nobody promises which: elsewhere nobody sends to it, so that the
-    /// rules need no exemption.
+    /// Whether others send to the machine, whatever the seed: the case is about that.
     #[must_use]
     pub const fn receives(self) -> bool {
         matches!(
@@ -152,6 +150,14 @@ pub struct Clones {
     /// Whether a copy is on other hardware than its original, as far as the operating system
     /// tells.
     pub other_hardware: bool,
+    /// Whether others send to the machine. To an identity that several machines have, messages
+    /// reach one of them, and nobody promises which: where nobody sends to it, the rules need no
+    /// exemption.
+    pub receives: bool,
+    /// Whether much is sent, the disks of the others are slow from then on, and the copy dials at
+    /// once: they acknowledge what one machine sent after the other one with its life has taken its
+    /// session.
+    pub slow_others: bool,
 }
 
 impl Scenario {
@@ -181,7 +187,18 @@ impl Scenario {
                 _ => 0,
             },
             other_hardware: draw(2) == 0,
+            receives: case.receives()
+                || case.makes_twins()
+                    && SeededEntropy::new(seed ^ 0x746f_7761_7264)
+                        .next_u64()
+                        .is_multiple_of(2),
+            slow_others: false,
         };
+        let mut clones = clones;
+        clones.slow_others = case == Case::SnapshotResumedTwice
+            && SeededEntropy::new(seed ^ 0x736c_6f77)
+                .next_u64()
+                .is_multiple_of(2);
         let queues = 1 + few(draw(2));
         let mut scenario = Self {
             nodes: few(nodes),
@@ -223,6 +240,10 @@ impl Scenario {
             }
             _ => {}
         }
+        if clones.slow_others {
+            scenario.transactional_queues = 0;
+            scenario.messages *= 3;
+        }
         scenario.clones = Some(clones);
         scenario
     }
@@ -238,6 +259,6 @@ impl Scenario {
     /// Whether nobody sends to this machine.
     pub(crate) fn is_avoided(&self, node: usize) -> bool {
         let clones = self.clones.as_ref();
-        clones.is_some_and(|clones| clones.victim == node && !clones.case.receives())
+        clones.is_some_and(|clones| clones.victim == node && !clones.receives)
     }
 }

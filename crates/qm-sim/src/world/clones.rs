@@ -109,6 +109,10 @@ impl World {
 
     fn act(&mut self, clones: &Clones) -> Result<(), String> {
         let victim = clones.victim;
+        let first = self.machines.len() == self.scenario.nodes;
+        if clones.receives && clones.case.makes_twins() && first {
+            self.plan(1_000, What::Clone(CloneStep::Repoint));
+        }
         match clones.case {
             Case::StoppedDiskCopied
             | Case::BehindOneAddress
@@ -117,9 +121,6 @@ impl World {
             | Case::ReceiverCopied => {
                 self.end_if_running(victim);
                 self.copy_disk(clones, clones.copies);
-                if clones.case == Case::ReceiverCopied {
-                    self.plan(1_000, What::Clone(CloneStep::Repoint));
-                }
             }
             Case::RunningDiskCopied | Case::LyingRelay | Case::ThreeCopies => {
                 self.copy_disk(clones, 1);
@@ -241,6 +242,12 @@ impl World {
         };
         let line = self.forks.as_ref().map(|f| f.line(of)).unwrap_or_default();
         self.join(clones, machine, line);
+        self.words.copied(of, copy);
+        if clones.slow_others {
+            for other in (0..self.scenario.nodes).filter(|other| *other != of) {
+                self.machines[other].slow_until = self.scenario.fault_ms * 1_000;
+            }
+        }
         let life = self.life(of);
         let under_way: Vec<(u64, What)> = self
             .agenda
@@ -256,7 +263,12 @@ impl World {
             .flat_map(|link| link.ends)
             .filter(|end| end.node == of);
         for end in ends.collect::<Vec<End>>() {
-            let delay = self.draw(1_000, 10_000_000);
+            let most = if clones.slow_others {
+                200_000
+            } else {
+                10_000_000
+            };
+            let delay = self.draw(1_000, most);
             let end = End { node: copy, ..end };
             let text = "nothing was heard for too long";
             self.plan(delay, What::LinkDown { end, text });
@@ -344,7 +356,7 @@ impl World {
     /// The name of the machine that others send to leads to one of its family and then another.
     fn repoint(&mut self, clones: &Clones) {
         let family: Vec<usize> = (0..self.machines.len())
-            .filter(|node| self.family(*node) == clones.victim)
+            .filter(|node| self.family(*node) == clones.victim && !self.is_gone(*node))
             .collect();
         let to = family[self.pick(family.len())];
         self.note(&format!(

@@ -61,9 +61,8 @@ impl World {
             return self.oracle.open();
         };
         let fates = self.oracle.fates.iter();
-        fates
-            .filter(|(put, fate)| fate.dead.is_none() && forks.is_missing(**put, fate))
-            .count()
+        let lost = fates.filter(|(put, fate)| fate.dead.is_none() && forks.is_missing(**put, fate));
+        lost.count() + self.kept_back().count()
     }
 
     pub(super) fn what_waits(&mut self) -> Result<String, String> {
@@ -164,7 +163,22 @@ impl World {
                 return Err(format!("rule 3: {put:?} {fate:?} was accepted and is lost"));
             }
         }
-        Ok(())
+        match self.kept_back().next() {
+            Some((node, put)) => Err(format!(
+                "rule 3: {put:?} arrived at node{node}, and is lost there"
+            )),
+            None => Ok(()),
+        }
+    }
+
+    /// Messages that entered queues of living machines of families, and that nobody got there.
+    fn kept_back(&self) -> impl Iterator<Item = (usize, Put)> + '_ {
+        let forks = self.forks.iter();
+        let of = forks.flat_map(move |forks| {
+            let nodes = (0..self.machines.len()).filter(|node| !self.is_gone(*node));
+            nodes.flat_map(move |node| forks.kept_back(node).map(move |put| (node, put)))
+        });
+        of.filter(|(_, put)| self.oracle.fates.get(put).is_some_and(|fate| fate.durable))
     }
 
     /// Adds what a life of a node counted to the report.

@@ -261,7 +261,9 @@ impl World {
         }
         for node in 0..self.machines.len() {
             if node < self.scenario.nodes {
-                self.resolved[node] = self.homes[node];
+                let mut family = (node..self.machines.len())
+                    .filter(|other| self.family(*other) == node && !self.is_gone(*other));
+                self.resolved[node] = self.homes[family.next().unwrap_or(node)];
             }
             self.put_right(node)?;
         }

@@ -20,12 +20,15 @@ impl World {
         match event {
             Event::Acknowledged { id } => {
                 self.manners.settled(node, *id);
-                return Some(forks.acknowledged(node, *id));
+                let words = &self.words;
+                let was_told = |put| words.was_told(node, put);
+                return Some(forks.acknowledged(node, *id, was_told));
             }
             Event::DuplicateRemoved { .. } => return None,
             Event::Delivered { id, .. } => {
                 let fates = &self.oracle.fates;
-                forks.entered_in_memory(*id, |put| fates.get(&put).is_some_and(|f| !f.durable));
+                let express = |put| fates.get(&put).is_some_and(|f| !f.durable);
+                forks.entered_in_memory(node, *id, express);
             }
             Event::Dead { id, outcome, .. } => {
                 let towards = forks.line_names(node, *id).and_then(|put| {
@@ -41,20 +44,26 @@ impl World {
             }
             Event::StreamHeld { .. } => {
                 self.report.held += 1;
-                forks.rebased(node);
-                for root in 0..self.scenario.nodes {
-                    forks.rebased(root);
-                }
                 let delay = self.draw(100_000, 2_000_000);
                 // Whoever sends decides.
                 for other in 0..self.machines.len() {
                     self.plan(delay, What::Clone(CloneStep::Rebase { node: other }));
                 }
             }
-            Event::StreamRerooted { .. } => {
-                for root in 0..self.scenario.nodes {
-                    forks.rebased(root);
-                }
+            Event::StreamRerooted { peer, queue, .. } => {
+                let machines = &self.machines;
+                let is_it = |to: usize| {
+                    let of = machines.iter().enumerate();
+                    let mut family = of.filter(|(node, _)| forks.root(*node) == to);
+                    peer.is_none_or(|qm| family.any(|(_, m)| m.identities().contains(&qm)))
+                };
+                let fates = self.oracle.fates.iter();
+                let towards = fates.filter(|(_, fate)| {
+                    let (to, number) = fate.towards;
+                    fate.transactional && queue.as_str() == queue_name(number) && is_it(to)
+                });
+                let towards: Vec<Put> = towards.map(|(put, _)| *put).collect();
+                forks.began_anew(node, towards);
             }
             Event::TwinSeen { .. } | Event::OwnTwin { .. } => self.report.alarms += 1,
             Event::HistoryBranched { .. } | Event::StreamBranched { .. } => {

@@ -8,6 +8,9 @@ impl World {
     /// Hands an input to a machine and does what it asks for.
     pub(super) fn give(&mut self, node: usize, input: Input) -> Result<(), String> {
         let now = self.machines[node].now(self.now);
+        if let Input::Received { link, frames } = &input {
+            self.hears_words(End { node, link: *link }, frames);
+        }
         let Some(running) = &mut self.machines[node].running else {
             return Ok(());
         };
@@ -109,6 +112,7 @@ impl World {
                     self.oracle.turned_away(id, is_gone);
                 }
                 self.manners.says(node, link, &frames);
+                self.says_words(End { node, link }, &frames)?;
                 self.hear_ends(node, lane, &frames)?;
                 self.send(End { node, link }, lane, frames);
                 Ok(())
@@ -176,6 +180,12 @@ impl World {
                         records,
                     },
                 );
+                Ok(())
+            }
+            // What the memory of a copy answers to applications of its original reaches nobody.
+            Output::Client { conn, .. }
+                if self.conns.get(&conn).is_some_and(|c| c.node != node) =>
+            {
                 Ok(())
             }
             Output::Client { conn, frame } => {

@@ -328,6 +328,9 @@ impl World {
             fate.done |= *verdict != Verdict::GiveBack;
             fate.rejected |= *verdict == Verdict::Reject;
             fate.taken |= *verdict == Verdict::Consume;
+            if let Some(forks) = &mut self.forks {
+                forks.let_go(node, *put);
+            }
         }
         if let (ClientFrame::EndTransaction(end), Who::Mover(mover)) = (&frame, who) {
             self.end_is_asked(mover, *end);
