@@ -2,9 +2,14 @@
 //! remember. Whoever speaks here holds a valid key or the socket; the network is not part of it.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
+#[path = "hostile/limits.rs"]
+mod limits;
+
 #[path = "common/disk.rs"]
 #[expect(dead_code, reason = "shared with tests that start a node over it")]
 mod disk;
+
+use std::net::SocketAddr;
 
 use bytes::{Bytes, BytesMut};
 use qm_engine::admin::{AdminReply, AdminRequest};
@@ -87,6 +92,12 @@ impl Victim {
     }
 
     fn give(&mut self, input: Input) {
+        self.hand(input);
+        self.engine.audit().unwrap();
+    }
+
+    /// As `give`, where there is so much that the books are not gone through each time.
+    fn hand(&mut self, input: Input) {
         let now = self.now();
         self.engine.handle(now, input);
         while let Some(output) = self.engine.poll(now) {
@@ -119,7 +130,6 @@ impl Victim {
                 _ => {}
             }
         }
-        self.engine.audit().unwrap();
     }
 
     fn admin(&mut self, what: AdminRequest) -> AdminReply {
@@ -185,6 +195,7 @@ struct Peer {
     qm: QmId,
     life: u64,
     link: LinkId,
+    remote: SocketAddr,
 }
 
 impl Peer {
@@ -196,16 +207,23 @@ impl Peer {
             qm: QmId::from_ed25519_public_key(&key),
             life: 1,
             link: LinkId(number),
+            remote: "10.0.0.9:1801".parse().unwrap(),
         }
     }
 
     fn connect(&self, victim: &mut Victim) {
-        victim.give(Input::Connected {
+        self.connect_quietly(victim);
+        victim.engine.audit().unwrap();
+    }
+
+    /// As `connect`, with `hand`.
+    fn connect_quietly(&self, victim: &mut Victim) {
+        victim.hand(Input::Connected {
             link: self.link,
             peer: self.qm,
             public_key: self.key,
             own: victim.engine.qm_id(),
-            remote: "10.0.0.9:1801".parse().unwrap(),
+            remote: self.remote,
             dial: None,
         });
     }
@@ -228,11 +246,17 @@ impl Peer {
     }
 
     fn say(&self, victim: &mut Victim, frames: &[PeerFrame]) {
+        self.say_quietly(victim, frames);
+        victim.engine.audit().unwrap();
+    }
+
+    /// As `say`, with `hand`.
+    fn say_quietly(&self, victim: &mut Victim, frames: &[PeerFrame]) {
         let mut bytes = BytesMut::new();
         for frame in frames {
             frame.encode(&mut bytes);
         }
-        victim.give(Input::Received {
+        victim.hand(Input::Received {
             link: self.link,
             frames: bytes.freeze(),
         });
