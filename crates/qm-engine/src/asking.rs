@@ -61,8 +61,6 @@ pub(crate) struct Asks {
     by_queue: BTreeSet<(u32, MessageId)>,
     /// Queues of which something became ready to be asked.
     fresh: BTreeSet<u32>,
-    /// What the disk refused to note.
-    later: Vec<MessageId>,
 }
 
 fn ask_key(id: MessageId) -> Bytes {
@@ -209,21 +207,6 @@ impl Engine {
     /// The disk refused the dead letter with which it was noted: the message is where it was.
     pub(crate) fn unask(&mut self, id: MessageId) {
         self.end_ask(id);
-    }
-
-    /// The disk refused to note a message without a dead letter: it is noted again.
-    pub(crate) fn ask_refused(&mut self, id: MessageId) {
-        self.asks.later.push(id);
-    }
-
-    /// See [`Self::ask_refused`].
-    pub(crate) fn ask_again(&mut self) {
-        for id in core::mem::take(&mut self.asks.later) {
-            if let Some(value) = self.asks.open.get(&id).map(Asking::encode) {
-                self.commits.set(ask_key(id), value);
-                self.commits.after_settling(Then::Asking { id });
-            }
-        }
     }
 
     /// Asks a peer about what became ready to be asked; called whenever something may leave.

@@ -724,15 +724,6 @@ impl Engine {
         }
     }
 
-    /// The disk refused it: it is heard again.
-    pub(crate) fn final_unheard(&mut self, entry: Entry, first: bool) {
-        if first && let Some(mut awaited) = self.awaiting.get(entry.id).cloned() {
-            awaited.wait = Wait::Open;
-            awaited.asked = None;
-            self.awaiting.insert(entry.id, awaited);
-        }
-    }
-
     /// Nobody can tell any more how a message ended.
     fn end_unknown(&mut self, id: MessageId) {
         let Some(awaited) = self.awaiting.remove(id) else {

@@ -3,7 +3,7 @@
 //! Two batches are gathered side by side. One only gives room back (settlements, state), the other
 //! puts messages. A full disk refuses the second and lets the first pass, so a full node drains.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use qm_cache::Ticket as DedupTicket;
@@ -15,9 +15,10 @@ use crate::backlog::Message;
 use crate::clients::Commit;
 use crate::dead::{End, Resent};
 use crate::handed::HandOut;
+use crate::identity::handshake::held_key;
 use crate::io::{ConnId, LinkId, StoreOp, StreamId, Ticket};
 use crate::jobs::JobId;
-use crate::kept::Settings;
+use crate::kept::{Kept, Refused, is_setting, name_of};
 use crate::record::RemoteKey;
 use crate::reidentify::Former;
 use crate::reports::{ReportKey, With};
@@ -108,8 +109,8 @@ pub(crate) enum Then {
     Skipping { number: u32, position: u64 },
     /// A message that ended here without a dead letter is asked for.
     Asking { id: MessageId },
-    /// How a message of a peer ended is on disk. `putting`: with its removal, in a batch that puts.
-    Final { key: MessageKey, putting: bool },
+    /// How a message of a peer ended is on disk.
+    Final { key: MessageKey },
     /// How a message of this node ended elsewhere is on disk: to be confirmed where it was told.
     FinalHeard {
         link: LinkId,
@@ -139,8 +140,6 @@ pub(crate) enum Then {
     },
     /// A list of arrivals is on disk with this many keys.
     Listed { number: u64, keys: usize },
-    /// What is known of a queue is safe.
-    QueueRecorded(u32),
     /// The number of this life is safe.
     LifeBegun,
     /// What a peer presented is remembered: up to this change of what is known of it.
@@ -189,6 +188,29 @@ pub(crate) enum Then {
     },
 }
 
+impl Then {
+    /// Whether it is told that the disk refused a batch that gives room back. Whatever else waits
+    /// for such a batch waits on: it is handed over again.
+    const fn reverts(&self) -> bool {
+        matches!(
+            self,
+            Self::TokenStored { .. }
+                | Self::LedgerKept { .. }
+                | Self::RankKept { .. }
+                | Self::Reidentified(_)
+                | Self::Told { .. }
+        )
+    }
+
+    /// The name of what is void then: memory does not have it either.
+    fn void_name(&self) -> Option<Bytes> {
+        match self {
+            Self::TokenStored { own, peer } => Some(held_key(*own, *peer)),
+            _ => None,
+        }
+    }
+}
+
 /// What an operation takes in a store beside its contents, about.
 const OP_BYTES: usize = 48;
 
@@ -201,8 +223,6 @@ struct Gathering {
     overtakes: bool,
     /// Refusals that were known when this was begun.
     refusals_known: u64,
-    /// Settings in it.
-    settings: Settings,
 }
 
 impl Gathering {
@@ -219,12 +239,6 @@ pub(crate) struct Sealed {
     pub(crate) refusals_known: Option<u64>,
 }
 
-/// What is removed from queues that stay. Definitions say again what goes as a whole.
-fn removals(ops: &[StoreOp]) -> Vec<StoreOp> {
-    let removes = |op: &&StoreOp| matches!(op, StoreOp::Remove { last, .. } if *last < u64::MAX);
-    ops.iter().filter(removes).cloned().collect()
-}
-
 /// See the module.
 #[derive(Debug, Default)]
 pub(crate) struct Commits {
@@ -234,12 +248,10 @@ pub(crate) struct Commits {
     /// Batches that the store refused.
     refusals: u64,
     waiting: VecDeque<Waiting>,
-    /// Settings that the store refused and that are to be written again.
-    again: Settings,
-    /// Removals that it refused. What they remove is gone from memory, and is never shown again.
-    removals_again: Vec<StoreOp>,
-    /// Who is to hear that something is done, which was refused with the batch.
-    tell_again: Vec<Then>,
+    /// Settling batches that it refused.
+    again: Refused,
+    /// They are handed over again even if there is nothing else.
+    tries_again: bool,
 }
 
 /// A batch that was handed over.
@@ -252,11 +264,19 @@ struct Waiting {
     /// Whether it needed room for messages.
     puts: bool,
     then: Vec<Then>,
-    settings: Settings,
-    /// What was removed from queues that stay.
-    removals: Vec<StoreOp>,
-    /// Its settings stand whatever becomes of it; those beside messages fall with these.
+    /// It gives room back: refused, it is handed over again as it is.
     settles: bool,
+    bytes: usize,
+    /// All of it then.
+    ops: Vec<StoreOp>,
+    /// Otherwise the names of what it writes.
+    names: Vec<Bytes>,
+}
+
+impl Waiting {
+    fn names(&self) -> impl Iterator<Item = &Bytes> {
+        self.ops.iter().filter_map(name_of).chain(&self.names)
+    }
 }
 
 /// A batch that is on disk.
@@ -297,36 +317,22 @@ impl Commits {
 
     pub(crate) fn set(&mut self, key: Bytes, value: Bytes) {
         self.settling.bytes += OP_BYTES + key.len() + value.len();
-        self.settle_value(StoreOp::Set { key, value });
+        self.settling.ops.push(StoreOp::Set { key, value });
     }
 
     pub(crate) fn unset(&mut self, key: Bytes) {
         self.settling.bytes += OP_BYTES + key.len();
-        self.settle_value(StoreOp::Unset { key });
+        self.settling.ops.push(StoreOp::Unset { key });
     }
 
-    fn settle_value(&mut self, op: StoreOp) {
-        self.settling.settings.note(&op);
-        self.again.forget(&op);
-        self.settling.ops.push(op);
+    /// Whether anything that gives room back was refused and is not handed over again yet.
+    pub(crate) const fn keeps_refused(&self) -> bool {
+        !self.again.is_empty()
     }
 
-    /// Adds the settings and removals that were refused before, and who waits for them.
-    pub(crate) fn settle_again(&mut self) {
-        for op in self.again.take() {
-            self.change(op);
-        }
-        for op in core::mem::take(&mut self.removals_again) {
-            self.settle(op);
-        }
-        for then in core::mem::take(&mut self.tell_again) {
-            self.after_settling(then);
-        }
-    }
-
-    /// Somebody hears that it is done when the refused removals are written.
-    pub(crate) fn tell_later(&mut self, then: Then) {
-        self.tell_again.push(then);
+    /// What was refused is handed over again, also if nothing else is.
+    pub(crate) const fn try_again(&mut self) {
+        self.tries_again = !self.again.is_empty();
     }
 
     /// Adds a change of small named values.
@@ -351,8 +357,6 @@ impl Commits {
             StoreOp::Unset { key } => OP_BYTES + key.len(),
             StoreOp::Remove { .. } => OP_BYTES,
         };
-        self.again.forget(&op);
-        self.putting.settings.note(&op);
         self.putting.ops.push(op);
     }
 
@@ -416,60 +420,95 @@ impl Commits {
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        !self.has_puts() && self.settling.ops.is_empty() && self.settling.then.is_empty()
+        !self.has_puts() && self.settling.is_empty() && !self.tries_again
     }
 
     /// Closes the batches gathered so far.
     pub(crate) fn seal(&mut self, now: Timestamp) -> impl Iterator<Item = Sealed> + use<> {
         let mut sealed = Vec::new();
+        self.tries_again = false;
+        if !self.again.is_empty() {
+            // Behind what was refused, and in its batch if that does not become too large: the disk
+            // may have room for a small one alone.
+            let Gathering {
+                ops, bytes, then, ..
+            } = core::mem::take(&mut self.settling);
+            self.again.add(Ticket(self.last + 1), bytes, ops, then);
+        }
+        for kept in self.again.take() {
+            sealed.push(self.seal_again(now, kept));
+        }
         for (gathering, settles) in [(&mut self.settling, true), (&mut self.putting, false)] {
             if gathering.is_empty() {
                 continue;
             }
-            gathering.bytes = 0;
             self.last += 1;
             let ticket = Ticket(self.last);
+            let ops = core::mem::take(&mut gathering.ops);
+            let names = ops.iter().filter_map(name_of).cloned();
             self.waiting.push_back(Waiting {
                 ticket,
                 since: now,
                 overtakes: core::mem::take(&mut gathering.overtakes),
-                puts: gathering
-                    .ops
-                    .iter()
-                    .any(|op| matches!(op, StoreOp::Put { .. })),
+                puts: ops.iter().any(|op| matches!(op, StoreOp::Put { .. })),
                 then: core::mem::take(&mut gathering.then),
-                settings: core::mem::take(&mut gathering.settings),
-                removals: if settles {
-                    removals(&gathering.ops)
-                } else {
-                    Vec::new()
-                },
                 settles,
+                bytes: core::mem::take(&mut gathering.bytes),
+                names: if settles { Vec::new() } else { names.collect() },
+                ops: if settles { ops.clone() } else { Vec::new() },
             });
             sealed.push(Sealed {
                 ticket,
-                ops: core::mem::take(&mut gathering.ops),
+                ops,
                 refusals_known: (!settles).then_some(gathering.refusals_known),
             });
         }
         sealed.into_iter()
     }
 
-    /// The next batch that is durable when everything up to `ticket` is.
-    pub(crate) fn durable(&mut self, ticket: Ticket) -> Option<Durable> {
-        match self.waiting.front() {
-            Some(first) if first.ticket <= ticket => {
-                self.waiting.pop_front().map(|batch| Durable {
-                    overtakes: batch.overtakes,
-                    puts: batch.puts,
-                    then: batch.then,
-                })
-            }
-            _ => None,
+    fn seal_again(&mut self, now: Timestamp, kept: Kept) -> Sealed {
+        self.last += 1;
+        let ticket = Ticket(self.last);
+        let ops = kept.ops();
+        self.waiting.push_back(Waiting {
+            ticket,
+            since: now,
+            overtakes: false,
+            puts: false,
+            then: kept.then,
+            settles: true,
+            bytes: kept.bytes,
+            ops: ops.clone(),
+            names: Vec::new(),
+        });
+        Sealed {
+            ticket,
+            ops,
+            refusals_known: None,
         }
     }
 
-    /// Takes out a batch that was refused.
+    /// The next batch that is durable when everything up to `ticket` is.
+    pub(crate) fn durable(&mut self, ticket: Ticket) -> Option<Durable> {
+        if self.waiting.front()?.ticket > ticket {
+            return None;
+        }
+        let mut batch = self.waiting.pop_front()?;
+        self.again.written(batch.ticket, &batch.names);
+        if batch.settles
+            && let Some(later) = self.again.waits_for(batch.ticket)
+        {
+            later.append(&mut batch.then);
+        }
+        Some(Durable {
+            overtakes: batch.overtakes,
+            puts: batch.puts,
+            then: batch.then,
+        })
+    }
+
+    /// Takes out a batch that was refused. What gives room back is kept, with who waits for it;
+    /// what is returned is to be taken back.
     pub(crate) fn refused(&mut self, ticket: Ticket) -> Option<Vec<Then>> {
         self.refusals += 1;
         let at = self
@@ -478,15 +517,24 @@ impl Commits {
             .position(|waiting| waiting.ticket == ticket)?;
         self.overtaken(at);
         let batch = self.waiting.remove(at)?;
-        let later = self.waiting.iter().skip(at).map(|later| &later.settings);
-        let gathered = [&self.settling.settings, &self.putting.settings];
-        let newer: Vec<&Settings> = later.chain(gathered).collect();
-        self.removals_again.extend(batch.removals);
-        if batch.settles {
-            self.again
-                .refused(batch.settings, |key| newer.iter().any(|of| of.has(key)));
+        if !batch.settles {
+            return Some(batch.then);
         }
-        Some(batch.then)
+        let (reverts, then): (Vec<_>, Vec<_>) = batch.then.into_iter().partition(Then::reverts);
+        let mut ops = batch.ops;
+        // What a later one says of the same stands: it is on disk then, or kept behind this.
+        let later = self.waiting.iter().skip(at).filter(|later| later.settles);
+        let mut newer: BTreeSet<&Bytes> = later.flat_map(Waiting::names).collect();
+        let void: Vec<Bytes> = reverts.iter().filter_map(Then::void_name).collect();
+        newer.extend(&void);
+        let changes_identity = |then: &Then| matches!(then, Then::Reidentified(_));
+        let only_settings = reverts.iter().any(changes_identity);
+        ops.retain(|op| match name_of(op) {
+            Some(name) => !newer.contains(name) && (!only_settings || is_setting(name)),
+            None => !only_settings,
+        });
+        self.again.add(ticket, batch.bytes, ops, then);
+        Some(reverts)
     }
 
     /// What comes behind this place was taken in before anybody could hear of a refusal.
@@ -535,5 +583,116 @@ mod tests {
         let mut commits = Commits::default();
         commits.put(StoreOp::Unset { key: key() });
         assert!(commits.gathered_bytes() >= OP_BYTES + 4);
+    }
+
+    fn sealed(commits: &mut Commits) -> Vec<(Ticket, Vec<StoreOp>)> {
+        let sealed = commits.seal(Timestamp(0));
+        sealed.map(|batch| (batch.ticket, batch.ops)).collect()
+    }
+
+    /// The numbers of those that a batch which is on disk tells.
+    fn told(commits: &mut Commits, ticket: Ticket) -> Vec<u32> {
+        let then = commits.durable(ticket).unwrap().then.into_iter();
+        then.map(|then| match then {
+            Then::Moved(number) => number,
+            other => panic!("{other:?}"),
+        })
+        .collect()
+    }
+
+    fn set(key: &'static str, value: &'static str) -> StoreOp {
+        let (key, value) = (key.into(), value.into());
+        StoreOp::Set { key, value }
+    }
+
+    #[test]
+    fn what_gives_room_back_and_is_refused_goes_in_front_of_the_next() {
+        let mut commits = Commits::default();
+        let mut tickets = Vec::new();
+        for (number, values) in [
+            [set("a", "1"), set("b", "1")],
+            [set("b", "2"), set("c", "2")],
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            values.into_iter().for_each(|op| commits.change(op));
+            let number = u32::try_from(number).unwrap();
+            commits.after_settling(Then::Moved(number));
+            let batch = sealed(&mut commits);
+            tickets.push(batch[0].0);
+        }
+        assert!(commits.refused(tickets[0]).unwrap().is_empty());
+        // Of two whose second is on disk the second waits for the first.
+        assert!(told(&mut commits, tickets[1]).is_empty());
+        // Nothing is handed over until there is something else, or time has passed.
+        assert!(commits.is_empty() && commits.keeps_refused());
+        commits.put(set("p", "3"));
+        let batches = sealed(&mut commits);
+        // What the second wrote stands.
+        assert_eq!(batches[0].1, [set("a", "1")]);
+        assert_eq!(batches[1].1, [set("p", "3")]);
+        assert!(commits.refused(batches[0].0).unwrap().is_empty());
+        assert!(commits.refused(batches[1].0).unwrap().is_empty());
+        assert!(commits.is_empty());
+        commits.try_again();
+        assert!(!commits.is_empty());
+        let batches = sealed(&mut commits);
+        assert_eq!(batches.len(), 1);
+        assert_eq!(batches[0].1, [set("a", "1")]);
+        assert_eq!(told(&mut commits, batches[0].0), [0, 1]);
+        assert!(commits.is_empty() && !commits.keeps_refused());
+    }
+
+    #[test]
+    fn what_messages_wrote_behind_a_refused_batch_stands() {
+        let mut commits = Commits::default();
+        commits.change(set("a", "1"));
+        let first = sealed(&mut commits)[0].0;
+        commits.put(set("a", "2"));
+        let second = sealed(&mut commits)[0].0;
+        commits.put(set("b", "2"));
+        let third = sealed(&mut commits)[0].0;
+        commits.refused(first);
+        // What was refused as well stands for nothing.
+        commits.refused(third);
+        assert!(told(&mut commits, second).is_empty());
+        commits.change(set("c", "4"));
+        assert_eq!(sealed(&mut commits)[0].1, [set("c", "4")]);
+    }
+
+    /// A batch that was refused was not too large for the disk: many of them would be.
+    #[test]
+    fn refused_batches_are_joined_up_to_a_size() {
+        let mut commits = Commits::default();
+        let value = || Bytes::from(vec![0; 300 << 10]);
+        let tickets: Vec<Ticket> = (0..8_u8)
+            .map(|n| {
+                commits.set(Bytes::copy_from_slice(&[n]), value());
+                sealed(&mut commits)[0].0
+            })
+            .collect();
+        for ticket in tickets {
+            commits.refused(ticket);
+        }
+        commits.try_again();
+        let sizes: Vec<_> = sealed(&mut commits)
+            .iter()
+            .map(|(_, ops)| ops.len())
+            .collect();
+        assert_eq!(sizes, [3, 3, 2]);
+    }
+
+    #[test]
+    fn a_token_that_the_disk_refused_is_not_handed_over_again() {
+        let (own, peer) = (QmId::from_bytes([1; 16]), QmId::from_bytes([2; 16]));
+        let mut commits = Commits::default();
+        commits.set(held_key(own, peer), Bytes::new());
+        commits.change(set("a", "1"));
+        commits.after_settling(Then::TokenStored { own, peer });
+        let ticket = sealed(&mut commits)[0].0;
+        assert_eq!(commits.refused(ticket).unwrap().len(), 1);
+        commits.try_again();
+        assert_eq!(sealed(&mut commits)[0].1, [set("a", "1")]);
     }
 }

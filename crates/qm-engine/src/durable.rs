@@ -9,7 +9,6 @@ use crate::commits::{Origin, PutAt, Then};
 use crate::engine::Engine;
 use crate::io::Output;
 use crate::room::STORE_RETRY_MS;
-use crate::undone::Undone;
 use crate::views::failed;
 
 impl Engine {
@@ -106,7 +105,7 @@ impl Engine {
                 Then::Skipping { number, position } => self.skip_durable(number, position),
                 Then::Listed { number, keys } => self.arrivals.durable(number, keys),
                 Then::Asking { id } => self.ask_durable(id),
-                Then::Final { key, .. } => self.final_durable(key),
+                Then::Final { key } => self.final_durable(key),
                 Then::Report { key, .. } => self.place_report(key),
                 Then::Reported { key, put } => self.reported(key, put),
                 Then::Journalled { put, from } => self.journalled(put, &from),
@@ -121,7 +120,6 @@ impl Engine {
                     source,
                     entries,
                 } => self.voids_durable(link, source, &entries),
-                Then::QueueRecorded(_) => {}
                 Then::LifeBegun => self.on_life_begun(),
                 Then::LedgerKept {
                     link,
@@ -131,7 +129,7 @@ impl Engine {
                 Then::TokenStored { own, peer } => self.token_stored(own, peer),
                 Then::Reidentified(former) => self.reidentified(*former),
                 Then::Switched(key) => self.switched(&key),
-                Then::FormerGone(former) => self.former_gone(former, false),
+                Then::FormerGone(former) => self.former_gone(former),
                 Then::RankKept { rank, shown } => self.rank_kept(rank, shown),
                 Then::Resent(resent) => self.resent_durable(*resent),
                 Then::LetterGone { job, fate } => self.letter_decided(job, fate),
@@ -196,6 +194,7 @@ impl Engine {
         let mut emptied = Vec::new();
         let mut moved = Vec::new();
         let mut cut = BTreeSet::new();
+        let mut back = Vec::new();
         for then in batch {
             match then {
                 Then::Accepted {
@@ -221,14 +220,10 @@ impl Engine {
                     self.uncommitted(&commit);
                     self.refuse_commit(commit.client, commit.end);
                 }
-                // It stays hidden; the next start removes it.
-                Then::Left(_) => {}
                 Then::Spilled { local, put } => {
                     self.put_refused(local, put);
                     self.spills_refused += 1;
                 }
-                Then::Uncommitted(commit) => self.undo_later.push(Undone::commit(*commit)),
-                Then::HandOut(hand_out) => self.hand_out_later.push(*hand_out),
                 Then::Marked { stream, .. } => self.mark_refused(stream),
                 Then::Repeated {
                     client,
@@ -269,6 +264,9 @@ impl Engine {
                     self.put_refused(true, put);
                     self.letter_reverts(put.position);
                     if let Some(from) = from {
+                        if !from.local && from.message.class == Class::Transactional {
+                            back.push((from.queue, from.message.position));
+                        }
                         self.put_back(from);
                     }
                 }
@@ -280,29 +278,14 @@ impl Engine {
                     self.untake_refused(source, place);
                     cut.insert(link);
                 }
-                Then::Skipping { number, position } => {
-                    self.skips_later.push((number, position));
-                }
                 Then::Listed { number, .. } => self.arrivals.refused(number),
-                Then::Asking { id } => self.ask_refused(id),
-                Then::Final { key, putting } => self.final_refused(key, putting),
+                Then::Final { key } => self.final_refused(key),
                 Then::Report { key, with } => self.report_refused(key, with),
                 Then::Reported { key, put } => self.report_not_put(key, put),
                 Then::Journalled { put, from } => self.not_journalled(put, *from),
-                Then::FinalHeard { entry, first, .. } => self.final_unheard(entry, first),
-                Then::Voided {
-                    source, entries, ..
-                } => self.voids_refused(source, &entries),
-                Then::QueueRecorded(number) => {
-                    self.record_later.insert(number);
-                }
-                Then::LifeBegun => self.life_refused = true,
                 Then::LedgerKept { link, .. } => self.ledger_refused(link),
                 Then::TokenStored { own, peer } => self.token_refused(own, peer),
                 Then::Reidentified(_) => self.on_not_succeeded("the disk is full"),
-                // The next look finds it undone.
-                Then::Switched(key) => self.not_switched(&key),
-                Then::FormerGone(former) => self.former_gone(former, true),
                 Then::RankKept { .. } => self.rank_refused(),
                 Then::Resent(resent) => self.resent_refused(*resent),
                 Then::Rejected { conn, request } => {
@@ -317,10 +300,6 @@ impl Engine {
                     let frame = qm_wire::local::NodeFrame::Settled(settled);
                     self.outputs.push_back(Output::Client { conn, frame });
                 }
-                // The removals are tried again, and then it is told.
-                Then::LetterGone { .. } | Then::Settled { .. } | Then::Ended { .. } => {
-                    self.commits.tell_later(then);
-                }
                 Then::Told { conn, request, .. } => {
                     let reply = failed(
                         Outcome::STORE_FULL,
@@ -334,19 +313,32 @@ impl Engine {
                         reply,
                     });
                 }
-                // The removals are tried again, and then it is told.
-                Then::Emptied { local, number } if self.is_discarding(local, number) => {
-                    self.commits.tell_later(then);
-                }
                 Then::Emptied { local, number } => emptied.push((local, number)),
                 Then::Moved(number) => moved.push(number),
-                Then::Undone(undone) => self.undo_later.push(*undone),
+                // They wait for what gives room back, which is handed over again with them.
+                Then::Left(_)
+                | Then::Uncommitted(_)
+                | Then::HandOut(_)
+                | Then::Skipping { .. }
+                | Then::Asking { .. }
+                | Then::FinalHeard { .. }
+                | Then::Voided { .. }
+                | Then::LifeBegun
+                | Then::Switched(_)
+                | Then::FormerGone(_)
+                | Then::LetterGone { .. }
+                | Then::Settled { .. }
+                | Then::Ended { .. }
+                | Then::Undone(_) => {}
             }
         }
         for link in cut {
             // What is under way on the session comes after what was refused: it must not be taken
             // before that comes again. The next session begins with what is in doubt.
             self.end_session(link, Outcome::STORE_FULL, "the disk is full");
+        }
+        for (number, at) in back {
+            self.link_again(number, at);
         }
         for (local, number) in emptied {
             self.purge_confirmed(local, number);

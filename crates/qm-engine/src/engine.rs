@@ -22,7 +22,6 @@ use crate::destination::Understood;
 use crate::entropy::Entropy;
 use crate::finals::Finals;
 use crate::forgotten::Forgotten;
-use crate::handed::HandOut;
 use crate::heirs::Heirs;
 use crate::history::History;
 use crate::identity::branches::Branched;
@@ -50,7 +49,6 @@ use crate::session::Session;
 use crate::stream::receiving::InStreams;
 use crate::time::{Now, Timestamp};
 use crate::unconfirmed::OpenLetters;
-use crate::undone::Undone;
 use crate::voids::Voids;
 
 /// Who this queue manager is.
@@ -156,7 +154,6 @@ pub struct Engine {
     pub(crate) first_position: u64,
     /// Whether the number of this life is on disk; nothing is handed out before.
     pub(crate) life_begun: bool,
-    pub(crate) life_refused: bool,
     /// Requests that wait for it.
     pub(crate) early_receives: Vec<(ConnId, Receive)>,
     pub(crate) life_saved: bool,
@@ -215,19 +212,14 @@ pub struct Engine {
     pub(crate) recent: RecentArrivals,
     /// Arrivals that were undone and did not come again.
     pub(crate) undone_arrivals: BTreeSet<MessageKey>,
-    pub(crate) undo_later: Vec<Undone>,
     /// Of requests that reject messages in several batches, how many came back to their queue.
     pub(crate) back_again: BTreeMap<(ConnId, u64), u32>,
-    /// Queues whose definitions the disk refused.
-    pub(crate) record_later: BTreeSet<u32>,
     /// Outgoing queues of transactional messages, by the ids of their streams.
     pub(crate) stream_ids: BTreeMap<qm_wire::StreamId, u32>,
     /// Of these, those whose marks changed since the last batch.
     pub(crate) dirty_streams: Vec<u32>,
     /// Outgoing queues whose streams are written with the messages gathered now.
     pub(crate) begun_streams: Vec<u32>,
-    /// Skips that the disk refused.
-    pub(crate) skips_later: Vec<(u32, u64)>,
     /// Messages whose destinations said that they have them while applications held their dead
     /// letters: where their skips stand.
     pub(crate) skips_heard: BTreeMap<MessageId, (u32, u64)>,
@@ -255,8 +247,6 @@ pub struct Engine {
     pub(crate) forgotten: Forgotten,
     /// Messages of others that are never to be taken.
     pub(crate) voids: Voids,
-    /// Messages whose handing out the disk did not note.
-    pub(crate) hand_out_later: Vec<HandOut>,
     /// Streams whose hand-outs are to be noted with the next batch.
     pub(crate) handed_dirty: BTreeSet<(u32, u8)>,
     /// Streams whose messages are awaited, to be noted with the next batch of messages.
@@ -326,7 +316,6 @@ impl Engine {
             life: 0,
             first_position: 0,
             life_begun: false,
-            life_refused: false,
             early_receives: Vec::new(),
             life_saved: false,
             stopping: false,
@@ -369,13 +358,10 @@ impl Engine {
             branched: Branched::default(),
             recent: RecentArrivals::new(config.dedup_capacity > 0),
             undone_arrivals: BTreeSet::new(),
-            undo_later: Vec::new(),
             back_again: BTreeMap::new(),
-            record_later: BTreeSet::new(),
             stream_ids: BTreeMap::new(),
             dirty_streams: Vec::new(),
             begun_streams: Vec::new(),
-            skips_later: Vec::new(),
             skips_heard: BTreeMap::new(),
             ins: InStreams::default(),
             open_letters: OpenLetters::new(),
@@ -389,7 +375,6 @@ impl Engine {
             met: MetLives::new(),
             met_dirty: BTreeSet::new(),
             forgotten: Forgotten::new(config.dedup_capacity, config.dedup_purge_interval_ms),
-            hand_out_later: Vec::new(),
             handed_dirty: BTreeSet::new(),
             handed_awaited: BTreeSet::new(),
             loads: BTreeMap::new(),
@@ -614,10 +599,6 @@ impl Engine {
         self.save_branches();
         self.save_handed();
         self.save_arrivals();
-        if self.commits.has_puts() {
-            // Before messages, which are refused with it.
-            self.record_again();
-        }
         // What is made from here on gets another salt, also when the disk has nothing to keep of
         // this batch: nothing that was made with a salt leaves before it is dropped, so that nobody
         // can know the one under which a message of his is going to be made (W-TAG-4).

@@ -46,8 +46,6 @@ pub(crate) struct Finals {
     /// Of each sender, in the order in which they were made.
     order: BTreeMap<QmId, BTreeMap<u64, Entry>>,
     last_serial: u64,
-    /// What the disk refused to note.
-    later: Vec<MessageKey>,
 }
 
 /// Whether the sender of a message waits for what becomes of it behind its arrival. Whichever of
@@ -167,7 +165,7 @@ impl Engine {
             self.final_durable(key);
         }
         let (name, value) = (final_key(&key), encode(outcome, self.now.at));
-        let then = Then::Final { key, putting };
+        let then = Then::Final { key };
         if crate::broken!(self, final_in_memory) {
             self.commits.after_settling(then);
         } else if putting {
@@ -328,25 +326,9 @@ impl Engine {
 
     /// The disk did not note it. With the removal of its message, that is where it was; else the
     /// message is gone from memory, and what became of it is noted again.
-    pub(crate) fn final_refused(&mut self, key: MessageKey, putting: bool) {
+    pub(crate) fn final_refused(&mut self, key: MessageKey) {
         crate::reached!(self, FinalRefused);
-        if putting {
-            self.finals.remove(&key);
-        } else {
-            self.finals.later.push(key);
-        }
-    }
-
-    /// See [`Self::final_refused`].
-    pub(crate) fn note_finals_again(&mut self) {
-        for key in core::mem::take(&mut self.finals.later) {
-            if let Some(ended) = self.finals.known.get(&key) {
-                let value = encode(ended.outcome, ended.at);
-                self.commits.set(final_key(&key), value);
-                let putting = false;
-                self.commits.after_settling(Then::Final { key, putting });
-            }
-        }
+        self.finals.remove(&key);
     }
 
     /// What a transaction took is not received after all.

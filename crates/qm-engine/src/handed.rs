@@ -303,16 +303,6 @@ impl Engine {
         }
     }
 
-    /// The disk did not even take what is known of hand-outs: it is tried again.
-    pub(crate) fn hand_out_again(&mut self) {
-        for hand_out in core::mem::take(&mut self.hand_out_later) {
-            let streams = hand_out.streams.iter().copied();
-            self.handed_dirty.extend(streams.map(Self::queue_of));
-            self.commits
-                .after_settling(Then::HandOut(Box::new(hand_out)));
-        }
-    }
-
     /// Nothing more is handed out: what was marked ahead is not.
     pub(crate) fn unmark_ahead(&mut self) {
         for (number, queue) in &mut self.locals {

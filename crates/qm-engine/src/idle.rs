@@ -20,7 +20,7 @@ impl Engine {
         // What waits for the disk for so long, or comes back from it, may belong to any of them. A
         // node with two identities has each queue twice.
         let slow = self.commits.oldest_ms(now).unwrap_or(0) >= OUT_QUEUE_IDLE_MS;
-        let later = !self.journal_later.is_empty() || !self.undo_later.is_empty();
+        let later = !self.journal_later.is_empty() || self.commits.keeps_refused();
         if slow || later || self.former().is_some() {
             return;
         }

@@ -1,16 +1,22 @@
-//! Settings whose batch the disk refused: they are written again when there is room.
+//! Settling batches that the disk refused: it had not even room for what gives room back.
 //!
-//! What the operator said of a peer, who was met, who follows whom, which alarms stand: memory has
-//! it whatever becomes of the batch, nobody waits for it, and after a restart it would be as it was
-//! before. All else that is written tells by its own end what to do when it was refused.
+//! What is in such a batch belongs together, and memory has gone on from it: it is as if the disk
+//! took longer. So it is kept whole, with who waits for it, and handed over again in front of
+//! whatever is handed over next, joined with what gives room back there, also when only time has
+//! passed. What a later batch has written under the same name stands.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use bytes::Bytes;
 
-use crate::io::StoreOp;
+use crate::commits::Then;
+use crate::io::{StoreOp, Ticket};
 
-/// What the names of such values begin with.
+/// Refused batches are joined up to so many bytes; none is larger than when it was refused first.
+const JOINED_BYTES: usize = 1 << 20;
+
+/// What the names of settings begin with: what the operator said of a peer, who was met, who
+/// follows whom, which alarms stand. Memory has them whatever becomes of a change of identity.
 const SETTINGS: [&[u8]; 11] = [
     b"peer/",
     b"name/",
@@ -25,45 +31,86 @@ const SETTINGS: [&[u8]; 11] = [
     b"courses",
 ];
 
-/// Newest values of settings by their names; `None` for one that was removed.
+pub(crate) fn is_setting(name: &Bytes) -> bool {
+    SETTINGS.iter().any(|setting| name.starts_with(setting))
+}
+
+/// The name that a change is about.
+pub(crate) const fn name_of(op: &StoreOp) -> Option<&Bytes> {
+    match op {
+        StoreOp::Set { key, .. } | StoreOp::Unset { key } => Some(key),
+        StoreOp::Put { .. } | StoreOp::Remove { .. } => None,
+    }
+}
+
+/// Refused batches, or several of them joined.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    /// Of the first of them, when it was refused.
+    ticket: Ticket,
+    pub(crate) bytes: usize,
+    ops: Vec<(Ticket, StoreOp)>,
+    pub(crate) then: Vec<Then>,
+}
+
+impl Kept {
+    /// The changes, in order.
+    pub(crate) fn ops(&self) -> Vec<StoreOp> {
+        self.ops.iter().map(|(_, op)| op.clone()).collect()
+    }
+}
+
+/// All of them, in order. See the module.
 #[derive(Debug, Default)]
-pub(crate) struct Settings(BTreeMap<Bytes, Option<Bytes>>);
+pub(crate) struct Refused(Vec<Kept>);
 
-impl Settings {
-    /// Notes a change, if it is of a setting.
-    pub(crate) fn note(&mut self, op: &StoreOp) {
-        let (key, value) = match op {
-            StoreOp::Set { key, value } => (key, Some(value)),
-            StoreOp::Unset { key } => (key, None),
-            StoreOp::Put { .. } | StoreOp::Remove { .. } => return,
-        };
-        if SETTINGS.iter().any(|name| key.starts_with(name)) {
-            self.0.insert(key.clone(), value.cloned());
+impl Refused {
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Adds a batch, unless nothing is left of it.
+    pub(crate) fn add(&mut self, ticket: Ticket, bytes: usize, ops: Vec<StoreOp>, then: Vec<Then>) {
+        if ops.is_empty() && then.is_empty() {
+            return;
+        }
+        let ops = ops.into_iter().map(|op| (ticket, op));
+        match self.0.last_mut() {
+            Some(last) if last.bytes.saturating_add(bytes) <= JOINED_BYTES => {
+                last.bytes += bytes;
+                last.ops.extend(ops);
+                last.then.extend(then);
+            }
+            _ => self.0.push(Kept {
+                ticket,
+                bytes,
+                ops: ops.collect(),
+                then,
+            }),
         }
     }
 
-    /// What is written anew need not be written again.
-    pub(crate) fn forget(&mut self, op: &StoreOp) {
-        if let StoreOp::Set { key, .. } | StoreOp::Unset { key } = op {
-            self.0.remove(key);
+    /// A batch behind these is on disk: what it wrote stands.
+    pub(crate) fn written(&mut self, ticket: Ticket, names: &[Bytes]) {
+        if self.0.is_empty() || names.is_empty() {
+            return;
         }
+        let names: BTreeSet<&Bytes> = names.iter().collect();
+        let stands = |op: &StoreOp| name_of(op).is_some_and(|name| names.contains(name));
+        for kept in &mut self.0 {
+            kept.ops.retain(|(of, op)| *of > ticket || !stands(op));
+        }
+        self.0
+            .retain(|kept| !kept.ops.is_empty() || !kept.then.is_empty());
     }
 
-    pub(crate) fn has(&self, key: &Bytes) -> bool {
-        self.0.contains_key(key)
+    /// Who waits for a settling batch that is on disk, while one before it is not, waits for both.
+    pub(crate) fn waits_for(&mut self, ticket: Ticket) -> Option<&mut Vec<Then>> {
+        let before = self.0.iter_mut().rev().find(|kept| kept.ticket < ticket)?;
+        Some(&mut before.then)
     }
 
-    /// Adds what was refused, unless a later batch says something newer.
-    pub(crate) fn refused(&mut self, lost: Self, is_newer: impl Fn(&Bytes) -> bool) {
-        let lost = lost.0.into_iter().filter(|(key, _)| !is_newer(key));
-        self.0.extend(lost);
-    }
-
-    pub(crate) fn take(&mut self) -> impl Iterator<Item = StoreOp> + use<> {
-        let again = core::mem::take(&mut self.0).into_iter();
-        again.map(|(key, value)| match value {
-            Some(value) => StoreOp::Set { key, value },
-            None => StoreOp::Unset { key },
-        })
+    pub(crate) fn take(&mut self) -> Vec<Kept> {
+        core::mem::take(&mut self.0)
     }
 }

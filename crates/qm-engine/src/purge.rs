@@ -486,12 +486,6 @@ impl Engine {
         Step::Waits
     }
 
-    /// Whether a purge puts nothing: what it takes out is taken out whatever the disk says.
-    pub(crate) fn is_discarding(&self, local: bool, number: u32) -> bool {
-        let purge = self.purges.get(&(local, number));
-        purge.is_some_and(|purge| purge.discard)
-    }
-
     /// The disk has confirmed, or refused, what a purge took out.
     pub(crate) fn purge_confirmed(&mut self, local: bool, number: u32) {
         let Some(purge) = self.purges.get_mut(&(local, number)) else {

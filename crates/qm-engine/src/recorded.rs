@@ -1,10 +1,9 @@
 //! Definitions of queues on disk.
 //!
 //! They are written with what gives room back, which a disk refuses only when it has nothing left
-//! at all. A definition that was refused is written again when there is room: what later batches
-//! put into its queue would otherwise belong to no queue after a restart.
+//! at all, and goes to the disk again in front of all else: what later batches put into a queue
+//! would otherwise belong to none after a restart.
 
-use crate::commits::Then;
 use crate::engine::Engine;
 use crate::io::StoreOp;
 use crate::record::QueueRecord;
@@ -24,15 +23,6 @@ impl Engine {
                 }
                 self.commits.unset(QueueRecord::key(number));
             }
-        }
-        self.commits.after_settling(Then::QueueRecorded(number));
-    }
-
-    /// The disk did not even take definitions, or settings: they are tried again.
-    pub(crate) fn record_again(&mut self) {
-        self.commits.settle_again();
-        for number in core::mem::take(&mut self.record_later) {
-            self.record_queue(number);
         }
     }
 

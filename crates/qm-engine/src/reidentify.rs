@@ -191,6 +191,8 @@ impl Engine {
         if self.reidentifying.former.as_ref().is_some_and(holds) {
             return self.on_not_succeeded("messages wait under the former identity again");
         }
+        // Refused, it did not happen: nothing else is in its batch.
+        self.seal();
         let Some(change) = &mut self.reidentifying.change else {
             return;
         };
@@ -241,6 +243,7 @@ impl Engine {
             .set(Bytes::from_static(IDENTITY), former.encode());
         self.commits
             .after_settling(Then::Reidentified(Box::new(former)));
+        self.seal();
     }
 
     /// There is no other key, or the disk has no room for the change.
@@ -575,11 +578,6 @@ impl Engine {
         self.event(Event::IdentitySwitched { peer, remote });
     }
 
-    /// The disk refused it; it is tried again at the next look.
-    pub(crate) fn not_switched(&mut self, key: &RemoteKey) {
-        self.reidentifying.switching.remove(key);
-    }
-
     /// A peer has blocked an identity of this node. When that is the former one, what waits there
     /// never arrives: dead letters at once, and nothing waits behind them.
     pub(crate) fn blocked_by(&mut self, own: QmId, peer: QmId) {
@@ -672,11 +670,8 @@ impl Engine {
     }
 
     /// The disk has forgotten it; refused, it is tried again.
-    pub(crate) fn former_gone(&mut self, former: QmId, refused: bool) {
+    pub(crate) fn former_gone(&mut self, former: QmId) {
         self.reidentifying.going = false;
-        if refused {
-            return;
-        }
         self.reidentifying.gone = self.reidentifying.former.take();
         self.reidentifying.switching.clear();
         self.drop_former(former);

@@ -189,14 +189,7 @@ impl Engine {
 
     pub(crate) fn on_store_retry(&mut self) {
         self.room.retry_armed = false;
-        if core::mem::take(&mut self.life_refused) {
-            self.begin_life(self.life);
-        }
-        self.record_again();
-        self.undo_again();
-        self.skip_again();
-        self.ask_again();
-        self.note_finals_again();
+        self.commits.try_again();
         self.report_again();
         self.journal_again();
         self.look_for_room();

@@ -44,12 +44,6 @@ pub(crate) fn undone_key(arrival: &MessageKey) -> Bytes {
     prefixed(UNDONE, &arrival_bytes(arrival))
 }
 
-impl Undone {
-    pub(crate) fn commit(commit: Commit) -> Self {
-        Self::Commit(Box::new(commit))
-    }
-}
-
 impl Engine {
     /// The disk took a batch although it had refused an earlier one. What the batch puts would be
     /// before what is put again now: it is taken out again and refused as well, so that order
@@ -181,13 +175,5 @@ impl Engine {
                 self.refuse_for_room(client, sequence);
             }
         }
-    }
-
-    /// The disk did not even take removals: they are tried again.
-    pub(crate) fn undo_again(&mut self) {
-        for undone in core::mem::take(&mut self.undo_later) {
-            self.take_out(undone);
-        }
-        self.hand_out_again();
     }
 }

@@ -5,7 +5,7 @@
 //! first; but never while a session lives that was open when it was recorded, because the message
 //! may still be on its way there.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use qm_wire::{Answer, Entry, Known, MessageKey, Outcome, PeerFrame, QmId};
@@ -89,21 +89,6 @@ impl Voids {
         let entry = *self.order.get(&source)?.front()?;
         let key = MessageKey { source, entry };
         self.known.get(&key).map(|void| (key, *void))
-    }
-
-    /// Forgets several of one sender, in one walk over those that it has.
-    fn remove_all(&mut self, source: QmId, entries: &[Entry]) {
-        let gone: BTreeSet<Entry> = entries.iter().copied().collect();
-        for entry in &gone {
-            let entry = *entry;
-            self.known.remove(&MessageKey { source, entry });
-        }
-        if let Some(order) = self.order.get_mut(&source) {
-            order.retain(|entry| !gone.contains(entry));
-            if order.is_empty() {
-                self.order.remove(&source);
-            }
-        }
     }
 
     fn remove(&mut self, key: &MessageKey) {
@@ -196,11 +181,6 @@ impl Engine {
             }
         }
         self.answer_query(link, source, answers);
-    }
-
-    /// The disk refused them: nothing was promised, and the sender asks again.
-    pub(crate) fn voids_refused(&mut self, source: QmId, entries: &[Entry]) {
-        self.voids.remove_all(source, entries);
     }
 
     /// Answers what a peer asked, if its session is still there.

@@ -499,6 +499,11 @@ impl Engine {
     }
 }
 
+/// Name of the token that a peer gave.
+pub(crate) fn held_key(own: QmId, peer: QmId) -> Bytes {
+    pair_key(HELD, (own, peer))
+}
+
 fn pair_key(prefix: &[u8], (own, peer): Pair) -> Bytes {
     prefixed(
         prefix,

@@ -219,6 +219,13 @@ impl<F: Copy> Chain<F> {
         self.placed.get(self.index_at(at)?)
     }
 
+    /// Whether what lies at `at` has no place and is given none any more: something behind it has
+    /// one.
+    #[must_use]
+    pub fn has_passed(&self, at: u64) -> bool {
+        at <= self.cursor.at && self.index_at(at).is_none() && !self.skips_at.contains_key(&at)
+    }
+
     /// The message at a position of the stream.
     #[must_use]
     pub fn placed(&self, position: u64) -> Option<&Placed<F>> {

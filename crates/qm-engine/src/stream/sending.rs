@@ -381,19 +381,6 @@ impl Engine {
         }
     }
 
-    /// Skips that the disk refused are written again.
-    pub(crate) fn skip_again(&mut self) {
-        for (number, position) in core::mem::take(&mut self.skips_later) {
-            let stream = self.outs.get(&number).and_then(|out| out.stream.as_ref());
-            let skip = stream.and_then(|stream| stream.chain.skip(position));
-            if let Some(value) = skip.map(encode_skip) {
-                self.commits.set(skip_key(number, position), value);
-                self.commits
-                    .after_settling(crate::commits::Then::Skipping { number, position });
-            }
-        }
-    }
-
     /// The same for the skip of a message that became a dead letter.
     pub(crate) fn skip_of_letter_durable(&mut self, number: u32, at: u64) {
         let stream = self.outs.get(&number).and_then(|out| out.stream.as_ref());

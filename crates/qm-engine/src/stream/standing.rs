@@ -161,6 +161,16 @@ impl Engine {
         }
     }
 
+    /// A message came back from the disk that refused its dead letter. When its stream began anew
+    /// meanwhile, and what is behind it has places there, it has none, and would count as settled:
+    /// the stream begins anew once more.
+    pub(crate) fn link_again(&mut self, number: u32, at: u64) {
+        let stream = self.outs.get(&number).and_then(|out| out.stream.as_ref());
+        if stream.is_some_and(|stream| stream.chain.has_passed(at)) {
+            self.reroot_stream(number);
+        }
+    }
+
     /// Links everything that is not settled anew, under a new stream. What is in doubt is asked
     /// for by name before it is sent again; what left and was not answered for stays uncertain.
     pub(crate) fn reroot_stream(&mut self, number: u32) -> u64 {

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use qm_engine::admin::{AdminRequest, Selector};
-use qm_engine::{Event, LinkId};
+use qm_engine::admin::{AdminReply, AdminRequest, Selector};
+use qm_engine::{Event, LinkId, StoreOp};
 use qm_wire::Class;
 
 use crate::world::{RECEIVER, SENDER, World};
@@ -132,4 +132,34 @@ fn what_a_full_disk_gives_back_to_the_former_identity_is_delivered() {
         let dead = world.dead(SENDER).len();
         assert!(arrived.contains(&"1".to_owned()) || dead > 0, "{class:?}");
     }
+}
+
+/// The disk refuses the change, with all that belongs to it: it does not come to it later.
+#[test]
+fn a_change_that_the_disk_refused_did_not_happen() {
+    let mut world = World::new(plain);
+    send(&mut world, 1..=3);
+    world.run(1_000);
+    world.cut();
+    send(&mut world, 4..=6);
+    let before = world.id(SENDER);
+    world.slow_down(SENDER);
+    let because = "another copy was found".to_owned();
+    let answer = world.begin(SENDER, AdminRequest::Remint { because });
+    assert!(answer.is_none(), "{answer:?}");
+    let changes = |op: &StoreOp| matches!(op, StoreOp::Set { key, .. } if key == "identity");
+    world.refuse(SENDER, |ops| ops.iter().any(changes));
+    let answer = world.machines[SENDER].admin.take();
+    assert!(
+        matches!(answer, Some(AdminReply::Failed { .. })),
+        "{answer:?}"
+    );
+    world.speed_up(SENDER);
+    world.run(3_000);
+    assert_eq!(world.id(SENDER), before);
+    world.crash(SENDER);
+    assert_eq!(world.id(SENDER), before);
+    world.cut = false;
+    world.run(60_000);
+    check(&mut world, 1..=6);
 }

@@ -61,7 +61,7 @@ pub(crate) struct Machine {
     trust: Trust,
     pub(crate) events: Vec<Event>,
     told: Vec<NodeFrame>,
-    admin: Option<AdminReply>,
+    pub(crate) admin: Option<AdminReply>,
     next_sequence: u64,
     next_request: u64,
     pub(crate) commits: usize,
@@ -431,10 +431,17 @@ impl World {
     /// A slow disk has no room for the next batch that puts a message, and writes what is before
     /// it.
     pub(crate) fn refuse_one(&mut self, number: usize) {
+        self.refuse(number, |ops| {
+            ops.iter().any(|op| matches!(op, StoreOp::Put { .. }))
+        });
+    }
+
+    /// The same for the next batch whose changes are such.
+    pub(crate) fn refuse(&mut self, number: usize, such: impl Fn(&[StoreOp]) -> bool) {
         loop {
             let unwritten = self.machines[number].unwritten.as_mut().unwrap();
-            let (ticket, ops) = unwritten.front().expect("a batch that puts").clone();
-            if !ops.iter().any(|op| matches!(op, StoreOp::Put { .. })) {
+            let (ticket, ops) = unwritten.front().expect("such a batch").clone();
+            if !such(&ops) {
                 self.write_one(number);
                 continue;
             }

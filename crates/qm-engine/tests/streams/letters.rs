@@ -282,3 +282,39 @@ fn what_a_copy_let_go_of_stays_until_its_letter_is_on_disk() {
         is_quiet(&mut a);
     }
 }
+
+/// A full disk refuses the letter after the stream began anew, and what was behind the message has
+/// a place there: it is linked behind its place once more, or it would count as settled.
+#[test]
+fn a_letter_that_is_refused_after_its_stream_began_anew_loses_no_message() {
+    let (mut a, mut b) = met();
+    a.send(1..=2);
+    let frames = a.sent_on(LINK);
+    let Some(PeerFrame::Data(first)) = frames.first() else {
+        panic!("{frames:?}");
+    };
+    let refusals = vec![Refusal {
+        number: first.number,
+        tag: first.tag,
+        outcome: Outcome::BAD_DESTINATION_QUEUE,
+    }];
+    a.hold_disk = true;
+    a.hear(LINK, &PeerFrame::Reject(Reject { refusals }));
+    a.give(Input::Admin {
+        conn: APPLICATION,
+        request: 1,
+        what: rebase(),
+    });
+    a.release_disk(1);
+    let reply = a.admin.take();
+    assert!(
+        matches!(reply, Some(AdminReply::Rebased { .. })),
+        "{reply:?}"
+    );
+    assert!(a.dead().is_empty());
+    reconnect(&mut a, &mut b, LINK, NEXT);
+    a.wait(60_000);
+    carry(&mut a, &mut b, NEXT);
+    assert_eq!(b.receive("orders"), numbers(1..=2));
+    is_quiet(&mut a);
+}

@@ -4,6 +4,7 @@
 mod copies;
 mod faults;
 mod followed;
+mod late;
 mod letters;
 mod support;
 
