@@ -233,3 +233,38 @@ fn a_ticket_of_another_cache_is_ignored() {
     assert_eq!(other.probe(Id(1, 1)), None);
     assert_eq!(one.probe(Id(1, 1)), Some(KeyState::Reserved));
 }
+
+/// A message as a node names it: five words, four of them its name, two of these its sender.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Message<const OWNERS: usize>([u64; 5]);
+
+impl<const OWNERS: usize> Key for Message<OWNERS> {
+    type Words = [u64; 5];
+    const WORDS: usize = 5;
+    const IDENTITY_WORDS: usize = 4;
+    const OWNER_WORDS: usize = OWNERS;
+    fn to_words(&self) -> [u64; 5] {
+        self.0
+    }
+}
+
+/// What the README tells of a node's memory: bytes an entry where owners have shares, and where
+/// they have none.
+#[test]
+fn shares_of_owners_take_the_memory_twice() {
+    let bytes = |capacity: usize| {
+        let config = DedupConfig::with_capacity(capacity);
+        let owned = DedupCache::<Message<2>>::new(config, [1, 2])
+            .stats()
+            .heap_bytes;
+        let plain = DedupCache::<Message<0>>::new(config, [1, 2])
+            .stats()
+            .heap_bytes;
+        [owned, plain].map(|bytes| bytes as f64 / capacity as f64)
+    };
+    for (capacity, owned_told, plain_told) in [(10_000, 156.4, 85.4), (1_000_000, 129.4, 65.0)] {
+        let [owned, plain] = bytes(capacity);
+        assert!((owned - owned_told).abs() < 0.1, "{capacity}: {owned}");
+        assert!((plain - plain_told).abs() < 0.1, "{capacity}: {plain}");
+    }
+}
