@@ -9,8 +9,10 @@
 //! |---|---|
 //! | `--quick` | a third of the rounds |
 //! | `--instructions` | also counts instructions, with Valgrind |
+//! | `--only-instructions` | nothing but these, which no load changes, of one size (1M) |
 //! | `--size 10k\|1M\|10M` | one size alone |
 //! | `--only TEXT` | only contenders whose name contains the text, and nothing else |
+//! | `--routes` | only the ack-route cache |
 //! | `--threads` | only what needs two threads: scaling, purges, latencies |
 
 #![expect(clippy::print_stdout, reason = "a program that prints a table")]
@@ -21,6 +23,8 @@ mod contenders;
 mod lanes;
 #[path = "peers/report.rs"]
 mod report;
+#[path = "peers/routes.rs"]
+mod routes;
 #[path = "peers/threads.rs"]
 mod threads;
 
@@ -54,6 +58,13 @@ fn main() {
     let rounds = if quick { 11 } else { 31 };
 
     let mut report = Report::default();
+    if words.contains(&"--routes") {
+        routes::compare(&mut report, rounds);
+        return report.finish();
+    }
+    if words.contains(&"--only-instructions") {
+        return count_alone(size.unwrap_or("1M"), only.unwrap_or(""));
+    }
     for (name, capacity, count) in SIZES {
         if !threads_only && size.is_none_or(|size| size == name) {
             let mut lanes = lanes(capacity, |name| only.is_none_or(|only| name.contains(only)));
@@ -69,6 +80,7 @@ fn main() {
             let bytes = Ours::new(capacity).0.stats().heap_bytes as f64 / capacity as f64;
             report.number(&format!("{name}: bytes an entry"), "B", bytes);
         }
+        routes::compare(&mut report, rounds);
         threads::scaling(&mut report, rounds);
         threads::purge(&mut report, rounds.min(11));
         threads::tails(&mut report, rounds.min(11));
@@ -113,8 +125,7 @@ fn compare(
         Some(median(by_round.map(|(other, this)| other / this).collect()))
     };
     let rows = (0..names.len()).map(|at| {
-        let count =
-            |what| (instructions && size == "10k").then(|| instructions_of(&names[at], what));
+        let count = |what| instructions.then(|| instructions_of(size, &names[at], what));
         Row {
             name: names[at].clone(),
             new_ns: median(unique[at].clone()),
@@ -140,12 +151,12 @@ fn run_one(size: &str, name: &str, what: &str, count: u64) {
 }
 
 /// Instructions for a key: the difference between many keys and few, without what fills the cache.
-fn instructions_of(name: &str, what: &str) -> Option<f64> {
+fn instructions_of(size: &str, name: &str, what: &str) -> Option<f64> {
     let run = |count: u64| -> Option<f64> {
         let output = Command::new("valgrind")
             .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
             .arg(std::env::current_exe().ok()?)
-            .args(["--run", "10k", name, what, &count.to_string()])
+            .args(["--run", size, name, what, &count.to_string()])
             .output()
             .ok()?;
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -153,4 +164,22 @@ fn instructions_of(name: &str, what: &str) -> Option<f64> {
         count.split_whitespace().next()?.parse().ok()
     };
     Some((run(64_000)? - run(32_000)?) / 32_000.0)
+}
+
+/// Instructions for a new and for a known key, of the contenders with the names wanted.
+fn count_alone(size: &str, only: &str) {
+    let known = SIZES.iter().find(|(known, ..)| *known == size);
+    let (_, capacity, _) = known.expect("a size of the table");
+    println!("| {size}, full | instructions: new | known |\n|---|---|---|");
+    // Filled once only for their names.
+    let names: Vec<_> = lanes(*capacity, |name| name.contains(only))
+        .iter()
+        .map(|lane| lane.name())
+        .collect();
+    for name in names {
+        let count = |what| {
+            instructions_of(size, &name, what).map_or_else(|| "–".to_owned(), |n| format!("{n:.0}"))
+        };
+        println!("| {name} | {} | {} |", count("new"), count("known"));
+    }
 }
