@@ -1,8 +1,8 @@
 //! The ack-route cache against maps from a key to a list of routes and times.
 //!
-//! The others do what it does and no more: a route that is seen again gets a new time, a further one
-//! is put in front, what is too old is not told and is dropped by a purge. None has handles, so a
-//! session that sees its peer again must ask the map.
+//! The others do what it does and no more: a route that is seen again gets a new time, a further
+//! one is put in front, what is too old is not told and is dropped by a purge. None has handles, so
+//! a session that sees its peer again must ask the map.
 
 use std::collections::HashMap;
 use std::hint::black_box;
