@@ -205,3 +205,42 @@ fn a_request_names_so_many_dead_letters() {
         "{fine:?}"
     );
 }
+
+#[test]
+fn memory_takes_so_much_of_what_waits_and_express_is_refused_beyond() {
+    const LIMIT: usize = 100_000;
+    let mut victim = Victim::new(|config| {
+        config.resident_bytes_max = LIMIT;
+        config.express_bytes_max = LIMIT;
+    });
+    let settings = LocalSettings::new("orders".parse().unwrap());
+    victim.admin(AdminRequest::QueueCreate(settings));
+    victim.hello_of(1, 1);
+    let body = Bytes::from(vec![7; 1_000]);
+    for sequence in 1..=300 {
+        victim.put(1, sequence, "orders", body.clone());
+        assert_eq!(
+            answer(&mut victim),
+            Some((sequence, None)),
+            "it goes to disk"
+        );
+        assert!(victim.engine.sizes().resident_bytes <= LIMIT);
+    }
+    assert!(victim.engine.sizes().resident_bytes > LIMIT / 2);
+    let mut refused = 0;
+    for sequence in 301..=500 {
+        let mut put = Put::new(sequence, "orders", body.clone());
+        put.class = Class::Express;
+        victim.client(1, ClientFrame::Put(put));
+        match answer(&mut victim) {
+            Some((_, None)) => assert_eq!(refused, 0, "nothing fits behind what did not"),
+            Some((_, Some(outcome))) => {
+                assert_eq!(outcome, Outcome::STORE_FULL);
+                refused += 1;
+            }
+            None => panic!("no answer to {sequence}"),
+        }
+        assert!(victim.engine.sizes().express_bytes <= LIMIT / 8 * 7);
+    }
+    assert!((100..150).contains(&refused), "{refused}");
+}
