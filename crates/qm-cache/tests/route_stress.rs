@@ -100,7 +100,7 @@ const LIFETIME_MS: u64 = 64; // a tick is a millisecond
 struct Held(AtomicU64);
 
 impl Held {
-    const TIME_BITS: u32 = 32;
+    const TIME_BITS: u32 = 40;
 
     fn note(&self, serial: &mut u64, seen_ms: u64) {
         *serial += 1;
