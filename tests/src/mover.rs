@@ -2,7 +2,7 @@
 //! `mover SOCKET TO SEED`.
 //!
 //! It ends when its standard input does, and may be killed at any moment: what it has to tell it
-//! prints, a line each, before it does what it tells of. `seen LOOKUP COIN MOVES ABORTS` names what
+//! prints, a line each. `seen LOOKUP COIN MOVES ABORTS` names what
 //! it received, `moved` a commit that was answered, `unknown` one whose answer never came.
 
 use std::io::Write;

@@ -212,7 +212,7 @@ impl Then {
 }
 
 /// What an operation takes in a store beside its contents, about.
-const OP_BYTES: usize = 48;
+pub(crate) const OP_BYTES: usize = 48;
 
 #[derive(Debug, Default)]
 struct Gathering {
@@ -498,7 +498,11 @@ impl Commits {
         if batch.settles
             && let Some(later) = self.again.waits_for(batch.ticket)
         {
-            later.append(&mut batch.then);
+            // What would be taken back with the refused one is on disk.
+            let then = core::mem::take(&mut batch.then);
+            let (stands, waits): (Vec<_>, Vec<_>) = then.into_iter().partition(Then::reverts);
+            batch.then = stands;
+            later.extend(waits);
         }
         Some(Durable {
             overtakes: batch.overtakes,

@@ -704,6 +704,7 @@ impl Engine {
             self.end_session(link, qm_wire::Outcome::STOPPING, "the node is stopping");
         }
         self.unmark_ahead();
+        self.commits.try_again();
         if !crate::broken!(self, no_spill) {
             self.spill_express();
         }

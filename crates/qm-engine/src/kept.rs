@@ -9,10 +9,10 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 
-use crate::commits::Then;
+use crate::commits::{OP_BYTES, Then};
 use crate::io::{StoreOp, Ticket};
 
-/// Refused batches are joined up to so many bytes; none is larger than when it was refused first.
+/// Refused batches are joined up to so many bytes.
 const JOINED_BYTES: usize = 1 << 20;
 
 /// What the names of settings begin with: what the operator said of a peer, who was met, who
@@ -40,6 +40,15 @@ pub(crate) const fn name_of(op: &StoreOp) -> Option<&Bytes> {
     match op {
         StoreOp::Set { key, .. } | StoreOp::Unset { key } => Some(key),
         StoreOp::Put { .. } | StoreOp::Remove { .. } => None,
+    }
+}
+
+/// What a named value takes in its batch, as [`Commits`](crate::commits::Commits) counts it.
+fn bytes_of(op: &StoreOp) -> usize {
+    match op {
+        StoreOp::Set { key, value } => OP_BYTES + key.len() + value.len(),
+        StoreOp::Unset { key } => OP_BYTES + key.len(),
+        StoreOp::Put { .. } | StoreOp::Remove { .. } => OP_BYTES,
     }
 }
 
@@ -74,17 +83,27 @@ impl Refused {
         if ops.is_empty() && then.is_empty() {
             return;
         }
-        let ops = ops.into_iter().map(|op| (ticket, op));
         match self.0.last_mut() {
             Some(last) if last.bytes.saturating_add(bytes) <= JOINED_BYTES => {
+                // The newest value of a name is the one that counts: the clock alone has another
+                // one every second.
+                let names: BTreeSet<&Bytes> = ops.iter().filter_map(name_of).collect();
+                last.ops.retain(|(_, op)| match name_of(op) {
+                    Some(name) if names.contains(name) => {
+                        last.bytes = last.bytes.saturating_sub(bytes_of(op));
+                        false
+                    }
+                    _ => true,
+                });
                 last.bytes += bytes;
+                let ops = ops.into_iter().map(|op| (ticket, op));
                 last.ops.extend(ops);
                 last.then.extend(then);
             }
             _ => self.0.push(Kept {
                 ticket,
                 bytes,
-                ops: ops.collect(),
+                ops: ops.into_iter().map(|op| (ticket, op)).collect(),
                 then,
             }),
         }

@@ -191,8 +191,11 @@ impl Engine {
         if self.reidentifying.former.as_ref().is_some_and(holds) {
             return self.on_not_succeeded("messages wait under the former identity again");
         }
-        // Refused, it did not happen: nothing else is in its batch.
+        // Refused, it did not happen: nothing else is in its batch, nor what was refused before.
         self.seal();
+        if self.commits.keeps_refused() {
+            return self.on_not_succeeded("the disk has no room");
+        }
         let Some(change) = &mut self.reidentifying.change else {
             return;
         };

@@ -88,12 +88,14 @@ impl Signals {
     async fn obey(&mut self, stop: &Notify) {
         self.next().await;
         stop.notify_one();
-        tracing::info!(
-            event = "stop_asked",
-            "stopping; a second signal stops at once"
-        );
+        // Not here: a reader of the log that stands still must not keep the second one waiting.
+        thread::spawn(|| {
+            tracing::info!(
+                event = "stop_asked",
+                "stopping; a second signal stops at once"
+            );
+        });
         self.next().await;
-        tracing::warn!(event = "stop_forced", "stopped at once by a second signal");
         std::process::exit(1);
     }
 }

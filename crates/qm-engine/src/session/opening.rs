@@ -149,6 +149,7 @@ impl Engine {
     fn said_here(&self, link: LinkId, hello: &Hello) -> Option<LinkId> {
         let said = |session: &&Session| {
             session.link != link
+                && self.is_own(session.peer)
                 && session.attempt == hello.attempt
                 && session.told_life == hello.incarnation
         };

@@ -207,7 +207,10 @@ impl Engine {
         for skip in skips {
             self.commits.unset(skip_key(number, skip.mark.position));
             self.letter_uncertain(skip.letter.map(|(letter, _)| letter), skip.entry.id);
-            self.tell_end(skip.entry.id, skip.outcome);
+            // The others are told when their letters stand.
+            if skip.durable {
+                self.tell_end(skip.entry.id, skip.outcome);
+            }
         }
         let flights = flights
             .into_iter()
