@@ -201,6 +201,10 @@ impl Engine {
             .collect();
         if self.sending_session(own, peer) == Some(link) {
             entries.extend(self.next_doubts(link, own, peer));
+        } else if let Some(session) = self.sessions.get_mut(&link) {
+            // They are asked about on the session that took over: looked for here, what is overdue
+            // would be looked at again at once, without end.
+            session.doubts_asked = DoubtsAsked::default();
         }
         if let Some(session) = self.sessions.get_mut(&link) {
             session.next_query = Timestamp::NEVER;
