@@ -30,7 +30,7 @@ const EXEMPT: &[(&str, &[(&str, &str)])] = &[
             ("crates/qm-wire/src/limits.rs", "QUEUE_NAME_BYTES_MAX"),
             ("crates/qm-wire/src/limits.rs", "LABEL_BYTES_MAX"),
             ("crates/qm-engine/src/clients/pages.rs", "PAGES_MAX"),
-            ("crates/qm-node/src/driver.rs", "FREEZE_MAX"),
+            ("crates/qm-node/src/driver/freezing.rs", "FREEZE_MAX"),
         ],
     ),
     (

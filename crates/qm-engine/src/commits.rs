@@ -687,6 +687,45 @@ mod tests {
         assert_eq!(sizes, [3, 3, 2]);
     }
 
+    /// What is on disk is not taken back when what is before it is refused once more.
+    #[test]
+    fn what_stands_behind_a_refused_batch_is_told_at_once_if_a_refusal_undoes_it() {
+        let (own, peer) = (QmId::from_bytes([1; 16]), QmId::from_bytes([2; 16]));
+        let mut commits = Commits::default();
+        commits.change(set("a", "1"));
+        let first = sealed(&mut commits)[0].0;
+        commits.set(held_key(own, peer), Bytes::new());
+        commits.after_settling(Then::TokenStored { own, peer });
+        commits.after_settling(Then::Moved(2));
+        let second = sealed(&mut commits)[0].0;
+        assert!(commits.refused(first).unwrap().is_empty());
+        let then = commits.durable(second).unwrap().then;
+        assert!(matches!(then[..], [Then::TokenStored { .. }]), "{then:?}");
+        commits.try_again();
+        let again = sealed(&mut commits)[0].0;
+        assert!(commits.refused(again).unwrap().is_empty());
+        commits.try_again();
+        let again = sealed(&mut commits)[0].0;
+        assert_eq!(told(&mut commits, again), [2]);
+    }
+
+    /// The clock alone has another value every second, for as long as the disk has no room.
+    #[test]
+    fn of_a_name_that_is_refused_again_and_again_one_value_is_kept() {
+        let mut commits = Commits::default();
+        commits.change(set("a", "1"));
+        for _ in 0..100_000 {
+            commits.set("clock".into(), Bytes::from(vec![0; 100]));
+            for (ticket, ops) in sealed(&mut commits) {
+                assert!(ops.len() <= 2, "{}", ops.len());
+                commits.refused(ticket);
+            }
+        }
+        // Nor do they count.
+        commits.try_again();
+        assert_eq!(sealed(&mut commits).len(), 1);
+    }
+
     #[test]
     fn a_token_that_the_disk_refused_is_not_handed_over_again() {
         let (own, peer) = (QmId::from_bytes([1; 16]), QmId::from_bytes([2; 16]));

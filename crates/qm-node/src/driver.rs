@@ -4,18 +4,19 @@
 //! Everything that is ready is taken at once, then the engine is asked once. So batches form by
 //! themselves: the busier the node, the more a write, a commit and an ack cover.
 
+mod freezing;
+mod network;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use qm_engine::admin::{AdminReply, AdminRequest};
-use qm_engine::{
-    ConnId, DialFailure, Engine, Input, Lane, LinkId, Output, StoreOp, Ticket, Timestamp,
-};
+use qm_engine::admin::AdminReply;
+use qm_engine::{ConnId, DialFailure, Engine, Input, Lane, LinkId, Output, Timestamp};
 use qm_transport::{CloseReason, DialError, Endpoint, EndpointConfig, Event as NetworkEvent, Held};
+use qm_wire::QmId;
 use qm_wire::local::{self as wire, ClientFrame, NodeFrame};
-use qm_wire::{Outcome, QmId};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::sleep;
 
@@ -26,11 +27,14 @@ use crate::events;
 use crate::fair::{Fairness, Tally, work_time};
 use crate::info::NodeInfo;
 use crate::keys::NodeKeys;
-use crate::life::{self, token_key};
+use crate::life::token_key;
 use crate::local::{Conn, LocalEvent};
 use crate::log_rate;
-use crate::run::RunError;
 use crate::signals::Signals;
+use freezing::{Freeze, HeldBack};
+use network::{Dial, Renewal};
+
+pub use freezing::FREEZE_MS_MAX;
 
 /// Inputs that are handled before the engine is asked what follows from them.
 const BATCH_INPUTS: usize = 1024;
@@ -41,25 +45,9 @@ pub(crate) const GATHERED_BYTES_MAX: usize = 16 << 20;
 const SLEEP_MAX: Duration = Duration::from_secs(60);
 /// What waits for its turn is looked at this often.
 const WAITING_LOOK: Duration = Duration::from_millis(10);
-/// What a frozen node keeps of an application's words before it reads no further; the batch of
-/// frames that reaches it is kept whole.
-const FROZEN_BYTES_MAX: usize = 1 << 20;
-/// Longest time for which a node stands still for a snapshot, milliseconds; asked for longer, it
-/// goes on after so long.
-pub const FREEZE_MS_MAX: u64 = 600_000;
-const FREEZE_MAX: Duration = Duration::from_millis(FREEZE_MS_MAX);
-/// How long its disk may take until it stands still.
-const FREEZE_PATIENCE: Duration = Duration::from_secs(10);
 /// A stopping node commits what it gathered as long as the disk commits something within this
 /// time: a slow disk may have all of the express messages to write.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
-
-/// A network that cannot be begun is tried again after this, and after twice as long each time.
-/// The port of the one before is often not free at once.
-const NETWORK_AGAIN: Duration = Duration::from_millis(50);
-const NETWORK_AGAIN_LONGEST: Duration = Duration::from_secs(30);
-/// From so many failures in a row on, which takes more than a second, operators hear of it.
-const NETWORK_FAILURES_TOLD: u32 = 5;
 
 /// Why the loop ended.
 #[derive(Debug)]
@@ -76,38 +64,6 @@ pub(crate) enum Ended {
         /// Its first error.
         cause: String,
     },
-}
-
-/// A network that is to be begun anew, because the keys of its connections may be elsewhere.
-struct Renewal {
-    config: EndpointConfig,
-    /// Links of all networks have numbers of their own.
-    first_link: u64,
-    /// Nothing is sent on the present one any more.
-    due: bool,
-    /// What the next one is to dial.
-    dials: Vec<Dial>,
-    /// How often that failed in a row, and when it is tried again.
-    failures: u32,
-    again_at: Timestamp,
-}
-
-/// A batch for the disk, and how many refusals the engine knew of.
-type HeldBack = (Ticket, Vec<StoreOp>, Option<u64>);
-
-/// A request to stand still.
-#[derive(Clone, Copy)]
-struct Freeze {
-    conn: ConnId,
-    request: u64,
-    for_ms: u64,
-}
-
-struct Dial {
-    dial: u64,
-    own: QmId,
-    address: String,
-    expected: Option<QmId>,
 }
 
 /// See the module.
@@ -174,14 +130,7 @@ impl Driver {
             closed: 0,
             freezing: None,
             held_back: None,
-            network: Renewal {
-                config,
-                first_link: 0,
-                due: false,
-                dials: Vec::new(),
-                failures: 0,
-                again_at: Timestamp(0),
-            },
+            network: Renewal::new(config),
             signals: Signals::watch(),
             failed: None,
         }
@@ -273,199 +222,6 @@ impl Driver {
             conn.close();
         }
         (self.disk, self.keys, self.endpoint)
-    }
-
-    /// Begins a new network in the place of one that was abandoned.
-    async fn renew_network(&mut self) -> Result<mpsc::UnboundedReceiver<NetworkEvent>, RunError> {
-        let (events, network) = mpsc::unbounded_channel();
-        let config = &self.network.config;
-        self.endpoint = Some(life::bind(config, &self.keys, events, true).await?);
-        self.network.due = false;
-        if self.info.network_failed.take().is_some() {
-            tracing::info!(event = "network_is_back", "the node has its network again");
-        }
-        self.network.failures = 0;
-        // More than any endpoint ever has.
-        self.network.first_link += 1 << 40;
-        for dial in core::mem::take(&mut self.network.dials) {
-            self.dial(dial);
-        }
-        Ok(network)
-    }
-
-    /// There is no network: it is tried again after a while.
-    fn network_failed(&mut self, error: &RunError) {
-        let again = NETWORK_AGAIN
-            .saturating_mul(2_u32.saturating_pow(self.network.failures))
-            .min(NETWORK_AGAIN_LONGEST);
-        self.network.failures = self.network.failures.saturating_add(1);
-        self.network.again_at = self.clock.now().at + again;
-        if self.network.failures < NETWORK_FAILURES_TOLD {
-            return;
-        }
-        let cause = error.to_string();
-        if self.info.network_failed.as_ref() != Some(&cause) {
-            tracing::error!(
-                event = "network_failed",
-                %cause,
-                "the node has no network; it is tried again until there is one"
-            );
-            self.info.network_failed = Some(cause);
-        }
-    }
-
-    /// Nothing leaves this node and nothing is written, until somebody says so, or for a while.
-    async fn stand_still(
-        &mut self,
-        freeze: Freeze,
-        local: &mut mpsc::Receiver<LocalEvent>,
-        stop: &Notify,
-    ) {
-        let Freeze {
-            conn,
-            request,
-            for_ms,
-        } = freeze;
-        self.abandon_network();
-        let patience = Instant::now() + FREEZE_PATIENCE;
-        while self.commits > 0 && self.failed.is_none() {
-            let left = patience.saturating_duration_since(Instant::now());
-            tokio::select! {
-                Some(event) = self.disk.next() => self.on_disk(event),
-                () = sleep(left) => break,
-            }
-            self.drain();
-        }
-        let mut thawed = None;
-        if self.commits > 0 || self.failed.is_some() {
-            let reply = AdminReply::Failed {
-                outcome: Outcome::BUSY,
-                cause: "the disk did not confirm everything in time".to_owned(),
-                fix: "look at the disk (qm-node doctor), then try again".to_owned(),
-            };
-            self.on_reply(conn, request, &reply);
-        } else {
-            let limit = Duration::from_millis(for_ms).min(FREEZE_MAX);
-            tracing::warn!(
-                event = "frozen",
-                for_ms,
-                "the node stands still for a snapshot"
-            );
-            self.held_back = Some(Vec::new());
-            self.on_reply(conn, request, &AdminReply::Done { count: 0 });
-            self.flush_written();
-            let until = tokio::time::Instant::now() + limit;
-            let mut kept_bytes = BTreeMap::new();
-            loop {
-                tokio::select! {
-                    () = stop.notified() => {
-                        // The loop hears it, too.
-                        stop.notify_one();
-                        break;
-                    }
-                    Some(event) = local.recv() => {
-                        thawed = self.hear_while_frozen(event, &mut kept_bytes);
-                    }
-                    () = tokio::time::sleep_until(until) => break,
-                }
-                if thawed.is_some() {
-                    break;
-                }
-            }
-            for (ticket, ops, refusals_known) in self.held_back.take().into_iter().flatten() {
-                self.commits += 1;
-                self.disk.persist(ticket, ops, refusals_known);
-            }
-            let asked = thawed.is_some();
-            tracing::warn!(event = "thawed", asked, "the node goes on");
-        }
-        let why = "it stood still for a snapshot";
-        self.handle(Input::Resumed { why });
-        if let Some((conn, request)) = thawed {
-            self.on_reply(conn, request, &AdminReply::Done { count: 1 });
-        }
-    }
-
-    /// Keeps what applications ask for until the node goes on, and reads no further from one of
-    /// which it keeps much. Who says that it shall go on.
-    fn hear_while_frozen(
-        &mut self,
-        event: LocalEvent,
-        kept_bytes: &mut BTreeMap<ConnId, usize>,
-    ) -> Option<(ConnId, u64)> {
-        let LocalEvent::Frames {
-            conn,
-            frames,
-            bytes,
-            ..
-        } = event
-        else {
-            // No message comes or goes with a connection.
-            self.on_local(event);
-            return None;
-        };
-        let of_conn = kept_bytes.entry(conn).or_default();
-        *of_conn = of_conn.saturating_add(bytes);
-        if *of_conn >= FROZEN_BYTES_MAX
-            && let Some(known) = self.conns.get(&conn)
-        {
-            // Until its frames are served.
-            known.hold_back(true);
-        }
-        let mut thawed = None;
-        let kept = self.asking.entry(conn).or_default();
-        let mut hellos = Vec::new();
-        for frame in frames {
-            match frame {
-                ClientFrame::Admin(admin) if is_thaw(&admin) => {
-                    thawed = Some((conn, admin.request));
-                }
-                // Without an answer nobody would say that it is over.
-                hello @ ClientFrame::Hello(_) => hellos.push(hello),
-                frame => kept.push_back(frame),
-            }
-        }
-        for hello in hellos {
-            self.on_client(conn, hello);
-            self.drain();
-        }
-        thawed
-    }
-
-    fn dial(&mut self, dial: Dial) {
-        if self.network.due {
-            self.network.dials.push(dial);
-            return;
-        }
-        let Dial {
-            dial,
-            own,
-            address,
-            expected,
-        } = dial;
-        if let Some(endpoint) = &self.endpoint {
-            endpoint.dial_as(dial, own, &address, expected);
-        }
-    }
-
-    const fn link_here(&self, link: qm_transport::LinkId) -> LinkId {
-        LinkId(link.0 + self.network.first_link)
-    }
-
-    /// `None` for a link of an earlier network.
-    fn link_there(&self, link: LinkId) -> Option<(&Endpoint, qm_transport::LinkId)> {
-        let number = link.0.checked_sub(self.network.first_link)?;
-        Some((self.endpoint.as_ref()?, qm_transport::LinkId(number)))
-    }
-
-    /// Ends the present network without sending anything more on it; its port is free soon.
-    fn abandon_network(&mut self) {
-        if let Some(endpoint) = self.endpoint.take() {
-            endpoint.abandon();
-        }
-        self.fair = Fairness::new();
-        self.network.due = true;
-        self.network.dials.clear();
     }
 
     fn pause(&self, until: Timestamp) -> Duration {
@@ -900,11 +656,6 @@ impl Driver {
             self.forget_client(id);
         }
     }
-}
-
-fn is_thaw(admin: &wire::Admin) -> bool {
-    let asked = admin_json::decode_request(&admin.json);
-    asked.is_ok_and(|asked| asked.request == AdminRequest::Thaw)
 }
 
 const fn network_lane(lane: Lane) -> qm_transport::Lane {

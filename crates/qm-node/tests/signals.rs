@@ -2,11 +2,14 @@
 #![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 use std::fs::File;
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, ErrorKind, Write as _};
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::fs::OFlags;
 use rustix::process::{Pid, Signal, kill_process};
 
 /// Longest time to wait for one thing.
@@ -71,6 +74,34 @@ fn it_stops_when_nobody_reads_its_log_any_more() {
     }
 }
 
+/// As when the reader of the log is stopped: it lives and does not read, so that every line waits.
+#[test]
+fn the_second_signal_is_heard_while_its_log_stands_still() {
+    let home = tempfile::tempdir().unwrap();
+    let (reader, log) = std::io::pipe().unwrap();
+    // Of its own, so that only this end does not wait.
+    let mut filler = File::options()
+        .write(true)
+        .custom_flags(i32::try_from(OFlags::NONBLOCK.bits()).unwrap())
+        .open(format!("/proc/self/fd/{}", log.as_raw_fd()))
+        .unwrap();
+    let mut child = node(home.path(), qm().stderr(log));
+    is_ready(&mut child);
+    for size in [4_096, 1] {
+        let full = loop {
+            if let Err(error) = filler.write_all(&vec![b'x'; size]) {
+                break error;
+            }
+        };
+        assert_eq!(full.kind(), ErrorKind::WouldBlock);
+    }
+    tell(&child, Signal::TERM);
+    while has(&child, "SigPnd:", Signal::TERM) || has(&child, "ShdPnd:", Signal::TERM) {}
+    tell(&child, Signal::TERM);
+    assert_eq!(ended(child), Some(1));
+    drop(reader);
+}
+
 /// As when the log lies on a disk that is full.
 #[test]
 fn it_runs_and_stops_when_its_log_cannot_be_written() {
@@ -101,9 +132,9 @@ fn it_stays_when_its_terminal_is_gone_and_it_was_started_with_nohup() {
     shell.arg(env!("CARGO_BIN_EXE_qm-node"));
     let mut child = node(home.path(), shell.stderr(Stdio::null()));
     is_ready(&mut child);
+    // What is ignored never reaches it.
+    assert!(has(&child, "SigIgn:", Signal::HUP) && !has(&child, "SigCgt:", Signal::HUP));
     tell(&child, Signal::HUP);
-    std::thread::sleep(Duration::from_millis(300));
-    assert!(child.try_wait().unwrap().is_none(), "it ended");
     tell(&child, Signal::TERM);
     assert_eq!(ended(child), Some(0));
 }
@@ -123,12 +154,11 @@ fn the_second_signal_ends_it_while_it_starts() {
     std::fs::remove_file(&name).unwrap();
     let made = Command::new("mkfifo").arg(&name).status().unwrap();
     assert!(made.success());
-    let child = node(home.path(), qm().stderr(Stdio::piped()));
-    let mut child = child;
+    let mut child = node(home.path(), qm().stderr(Stdio::piped()));
     let mut log = BufReader::new(child.stderr.take().unwrap());
     let since = Instant::now();
     // It is heard whenever the listener is there; before, the first one ends it as any program.
-    while !listens(&child) {
+    while !has(&child, "SigCgt:", Signal::TERM) {
         assert!(since.elapsed() < PATIENCE, "it does not listen");
         std::thread::sleep(Duration::from_millis(5));
     }
@@ -141,10 +171,10 @@ fn the_second_signal_ends_it_while_it_starts() {
     assert_eq!(ended(child), Some(1));
 }
 
-/// Whether SIGTERM has a handler, as proc(5) says.
-fn listens(child: &Child) -> bool {
+/// Whether a signal is among those that a line of its status names, as proc(5) says.
+fn has(child: &Child, line: &str, signal: Signal) -> bool {
     let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
-    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
-    let caught = u64::from_str_radix(caught.unwrap().trim(), 16).unwrap();
-    caught & 1 << (15 - 1) != 0
+    let mask = status.lines().find_map(|said| said.strip_prefix(line));
+    let mask = u64::from_str_radix(mask.unwrap().trim(), 16).unwrap();
+    mask & 1 << (signal.as_raw() - 1) != 0
 }

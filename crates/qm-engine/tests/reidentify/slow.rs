@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use qm_engine::admin::{AdminReply, AdminRequest, Selector};
-use qm_engine::{Event, LinkId, StoreOp};
+use qm_engine::{Event, LinkId, LocalSettings, StoreOp};
 use qm_wire::Class;
 
 use crate::world::{RECEIVER, SENDER, World};
@@ -162,4 +162,30 @@ fn a_change_that_the_disk_refused_did_not_happen() {
     world.cut = false;
     world.run(60_000);
     check(&mut world, 1..=6);
+}
+
+/// While the disk has no room for what gives room back, nothing else may be in the batch with the
+/// change: refused, it would go with it.
+#[test]
+fn no_identity_changes_while_the_disk_owes_what_it_refused() {
+    let mut world = World::new(plain);
+    let before = world.id(SENDER);
+    world.slow_down(SENDER);
+    let settings = LocalSettings::new("later".parse().unwrap());
+    let answer = world.begin(SENDER, AdminRequest::QueueCreate(settings));
+    assert!(answer.is_none(), "{answer:?}");
+    let creates = |op: &StoreOp| matches!(op, StoreOp::Set { key, .. } if key.starts_with(b"q/"));
+    world.refuse(SENDER, |ops| ops.iter().any(creates));
+    let because = "another copy was found".to_owned();
+    let answer = world.begin(SENDER, AdminRequest::Remint { because });
+    assert!(
+        matches!(answer, Some(AdminReply::Failed { .. })),
+        "{answer:?}"
+    );
+    world.speed_up(SENDER);
+    world.run(3_000);
+    world.crash(SENDER);
+    assert_eq!(world.id(SENDER), before);
+    world.remint(SENDER);
+    assert_ne!(world.id(SENDER), before);
 }

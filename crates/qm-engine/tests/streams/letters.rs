@@ -3,7 +3,7 @@
 
 use qm_engine::admin::{AdminReply, AdminRequest, Selector};
 use qm_engine::{Input, LinkId};
-use qm_wire::local::Verdict;
+use qm_wire::local::{Follow, Verdict};
 use qm_wire::{Known, LinkAt, MessageFlags, Outcome, PeerFrame, Refusal, Reject, Skipped};
 
 use super::support::*;
@@ -288,7 +288,8 @@ fn what_a_copy_let_go_of_stays_until_its_letter_is_on_disk() {
 #[test]
 fn a_letter_that_is_refused_after_its_stream_began_anew_loses_no_message() {
     let (mut a, mut b) = met();
-    a.send(1..=2);
+    a.put("qm://b/orders", "1", |put| put.follow = Follow::Delivered);
+    a.send([2]);
     let frames = a.sent_on(LINK);
     let Some(PeerFrame::Data(first)) = frames.first() else {
         panic!("{frames:?}");
@@ -312,9 +313,11 @@ fn a_letter_that_is_refused_after_its_stream_began_anew_loses_no_message() {
         "{reply:?}"
     );
     assert!(a.dead().is_empty());
+    assert_eq!(a.fates(), [], "it may arrive yet");
     reconnect(&mut a, &mut b, LINK, NEXT);
     a.wait(60_000);
     carry(&mut a, &mut b, NEXT);
     assert_eq!(b.receive("orders"), numbers(1..=2));
+    assert_eq!(a.fates(), [Outcome::REACHED_QUEUE]);
     is_quiet(&mut a);
 }

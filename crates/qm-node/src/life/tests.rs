@@ -164,6 +164,41 @@ fn a_node_that_stops_on_a_full_disk_says_how_many_express_messages_that_costs() 
     );
 }
 
+/// As when an interface comes up later than its machine wakes.
+#[test]
+fn a_node_whose_address_is_gone_for_a_while_loses_nothing_and_comes_back() {
+    let node = start(|_| {});
+    let client = Client::connect(&node.socket).unwrap();
+    create_queue(&client);
+    client
+        .send(Message::new("q", "kept").class(Class::Express))
+        .unwrap();
+    let status = || -> serde_json::Value {
+        let answer = client.admin(r#"{"do":"status"}"#).unwrap();
+        serde_json::from_slice(&answer).unwrap()
+    };
+    let listen = status()["node"]["listen"].as_str().unwrap().to_owned();
+    let freeze = r#"{"do":"node.freeze","for_ms":600000}"#;
+    client.admin(freeze).unwrap();
+    // The port is free as soon as the old network has ended.
+    let in_the_way = loop {
+        match UdpSocket::bind(&listen) {
+            Ok(socket) => break socket,
+            Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::AddrInUse),
+        }
+    };
+    client.admin(r#"{"do":"node.thaw"}"#).unwrap();
+    while status()["network_failed"].is_null() {}
+    assert_eq!(peek(&client), [b"kept"]);
+    drop(in_the_way);
+    while !status()["network_failed"].is_null() {}
+    assert_eq!(status()["node"]["listen"].as_str(), Some(&*listen));
+    assert_eq!(peek(&client), [b"kept"]);
+    node.stop.notify_one();
+    let ended = node.ended.recv_timeout(Duration::from_secs(30)).unwrap();
+    ended.unwrap();
+}
+
 #[test]
 fn a_full_disk_refuses_with_its_reason_and_can_be_drained() {
     let node = start(|_| {});
