@@ -1,6 +1,9 @@
 //! Threads against an oracle: the ack-route cache. `QM_SLOW_TESTS=1` runs a hundred times as long.
 #![cfg(not(loom))]
 
+#[path = "common/dice.rs"]
+mod dice;
+
 use std::collections::BTreeSet;
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -8,30 +11,9 @@ use std::thread;
 
 use qm_cache::{AckRouteCache, Learned, RouteConfig, RouteHandle};
 
+use dice::{Dice, scale};
+
 const THREADS: u64 = 4;
-
-fn scale() -> u64 {
-    if cfg!(miri) {
-        1
-    } else if std::env::var_os("QM_SLOW_TESTS").is_some() {
-        20_000
-    } else {
-        200
-    }
-}
-
-/// A small generator, so that a thread's run depends on its number only.
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 = self
-            .0
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963);
-        (self.0 >> 33) % n
-    }
-}
 
 const CONFLICT: Learned = Learned::Alternative { first_seen: true };
 

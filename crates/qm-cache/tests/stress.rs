@@ -2,36 +2,17 @@
 #![cfg(not(loom))]
 #![expect(clippy::cast_possible_truncation, reason = "keys are indices here")]
 
+#[path = "common/dice.rs"]
+mod dice;
+
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::thread;
 
 use qm_cache::{Admit, DedupCache, DedupConfig, KeyState};
 
+use dice::{Dice, scale};
+
 const THREADS: usize = 4;
-
-fn scale() -> u64 {
-    if cfg!(miri) {
-        return 1;
-    }
-    if std::env::var_os("QM_SLOW_TESTS").is_some() {
-        20_000
-    } else {
-        200
-    }
-}
-
-/// A small generator, so that a thread's run depends on its number only.
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 = self
-            .0
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963);
-        (self.0 >> 33) % n
-    }
-}
 
 const NEVER: u8 = 0;
 const COMMITTING: u8 = 1;

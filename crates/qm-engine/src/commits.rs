@@ -269,13 +269,11 @@ struct Waiting {
     bytes: usize,
     /// All of it then.
     ops: Vec<StoreOp>,
-    /// Otherwise the names of what it writes.
-    names: Vec<Bytes>,
 }
 
 impl Waiting {
     fn names(&self) -> impl Iterator<Item = &Bytes> {
-        self.ops.iter().filter_map(name_of).chain(&self.names)
+        self.ops.iter().filter_map(name_of)
     }
 }
 
@@ -445,7 +443,6 @@ impl Commits {
             self.last += 1;
             let ticket = Ticket(self.last);
             let ops = core::mem::take(&mut gathering.ops);
-            let names = ops.iter().filter_map(name_of).cloned();
             self.waiting.push_back(Waiting {
                 ticket,
                 since: now,
@@ -454,7 +451,6 @@ impl Commits {
                 then: core::mem::take(&mut gathering.then),
                 settles,
                 bytes: core::mem::take(&mut gathering.bytes),
-                names: if settles { Vec::new() } else { names.collect() },
                 ops: if settles { ops.clone() } else { Vec::new() },
             });
             sealed.push(Sealed {
@@ -479,7 +475,6 @@ impl Commits {
             settles: true,
             bytes: kept.bytes,
             ops: ops.clone(),
-            names: Vec::new(),
         });
         Sealed {
             ticket,
@@ -494,7 +489,6 @@ impl Commits {
             return None;
         }
         let mut batch = self.waiting.pop_front()?;
-        self.again.written(batch.ticket, &batch.names);
         if batch.settles
             && let Some(later) = self.again.waits_for(batch.ticket)
         {
@@ -646,23 +640,6 @@ mod tests {
         assert_eq!(batches[0].1, [set("a", "1")]);
         assert_eq!(told(&mut commits, batches[0].0), [0, 1]);
         assert!(commits.is_empty() && !commits.keeps_refused());
-    }
-
-    #[test]
-    fn what_messages_wrote_behind_a_refused_batch_stands() {
-        let mut commits = Commits::default();
-        commits.change(set("a", "1"));
-        let first = sealed(&mut commits)[0].0;
-        commits.put(set("a", "2"));
-        let second = sealed(&mut commits)[0].0;
-        commits.put(set("b", "2"));
-        let third = sealed(&mut commits)[0].0;
-        commits.refused(first);
-        // What was refused as well stands for nothing.
-        commits.refused(third);
-        assert!(told(&mut commits, second).is_empty());
-        commits.change(set("c", "4"));
-        assert_eq!(sealed(&mut commits)[0].1, [set("c", "4")]);
     }
 
     /// A batch that was refused was not too large for the disk: many of them would be.

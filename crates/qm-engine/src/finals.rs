@@ -324,8 +324,7 @@ impl Engine {
         true
     }
 
-    /// The disk did not note it. With the removal of its message, that is where it was; else the
-    /// message is gone from memory, and what became of it is noted again.
+    /// The disk did not note it, in a batch that puts: its message is where it was.
     pub(crate) fn final_refused(&mut self, key: MessageKey) {
         crate::reached!(self, FinalRefused);
         self.finals.remove(&key);

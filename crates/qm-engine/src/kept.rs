@@ -58,14 +58,14 @@ pub(crate) struct Kept {
     /// Of the first of them, when it was refused.
     ticket: Ticket,
     pub(crate) bytes: usize,
-    ops: Vec<(Ticket, StoreOp)>,
+    ops: Vec<StoreOp>,
     pub(crate) then: Vec<Then>,
 }
 
 impl Kept {
     /// The changes, in order.
     pub(crate) fn ops(&self) -> Vec<StoreOp> {
-        self.ops.iter().map(|(_, op)| op.clone()).collect()
+        self.ops.clone()
     }
 }
 
@@ -88,7 +88,7 @@ impl Refused {
                 // The newest value of a name is the one that counts: the clock alone has another
                 // one every second.
                 let names: BTreeSet<&Bytes> = ops.iter().filter_map(name_of).collect();
-                last.ops.retain(|(_, op)| match name_of(op) {
+                last.ops.retain(|op| match name_of(op) {
                     Some(name) if names.contains(name) => {
                         last.bytes = last.bytes.saturating_sub(bytes_of(op));
                         false
@@ -96,31 +96,16 @@ impl Refused {
                     _ => true,
                 });
                 last.bytes += bytes;
-                let ops = ops.into_iter().map(|op| (ticket, op));
                 last.ops.extend(ops);
                 last.then.extend(then);
             }
             _ => self.0.push(Kept {
                 ticket,
                 bytes,
-                ops: ops.into_iter().map(|op| (ticket, op)).collect(),
+                ops,
                 then,
             }),
         }
-    }
-
-    /// A batch behind these is on disk: what it wrote stands.
-    pub(crate) fn written(&mut self, ticket: Ticket, names: &[Bytes]) {
-        if self.0.is_empty() || names.is_empty() {
-            return;
-        }
-        let names: BTreeSet<&Bytes> = names.iter().collect();
-        let stands = |op: &StoreOp| name_of(op).is_some_and(|name| names.contains(name));
-        for kept in &mut self.0 {
-            kept.ops.retain(|(of, op)| *of > ticket || !stands(op));
-        }
-        self.0
-            .retain(|kept| !kept.ops.is_empty() || !kept.then.is_empty());
     }
 
     /// Who waits for a settling batch that is on disk, while one before it is not, waits for both.

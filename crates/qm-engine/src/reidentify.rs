@@ -672,7 +672,7 @@ impl Engine {
         self.commits.after_settling(Then::FormerGone(qm));
     }
 
-    /// The disk has forgotten it; refused, it is tried again.
+    /// The disk has forgotten it.
     pub(crate) fn former_gone(&mut self, former: QmId) {
         self.reidentifying.going = false;
         self.reidentifying.gone = self.reidentifying.former.take();
