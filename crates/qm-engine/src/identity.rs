@@ -10,6 +10,8 @@ mod alarms;
 pub(crate) mod branches;
 mod check;
 pub(crate) mod courses;
+#[cfg(test)]
+mod crossing_model;
 pub(crate) mod election;
 #[cfg(test)]
 mod election_model;
@@ -392,7 +394,7 @@ impl Engine {
         }
     }
 
-    /// Neither rank was higher: asks the same copy once more, with the raised one.
+    /// The last answer decided nothing: asks the same copy once more.
     fn ask_copy_again(&mut self, link: LinkId, relay: [u8; 16], rank: Rank) {
         let mut challenge = [0; 32];
         self.entropy.fill(&mut challenge);
@@ -432,6 +434,7 @@ impl Engine {
         if let Some(ends) = ends {
             self.twins.current.answered(&ends, &link);
         }
+        self.ask_if_outdated(link, ask.relay);
         claim.points = self.courses.points().to_vec();
         let bytes = claim.signed_bytes().freeze();
         let sign = self.next_identity_number();
@@ -509,8 +512,11 @@ impl Engine {
         let told_by = (peer != self.me.qm).then_some(peer);
         self.raise_own(told_by, other.clone());
         self.note_fork(self.courses.fork(&claim.points));
+        self.twins.proofs.judged(link, twin.relay);
         if self.compare_ranks(link, twin.relay, claim.rank) {
             self.lost_the_election(told_by, other);
+        } else {
+            self.ask_if_outdated(link, twin.relay);
         }
     }
 

@@ -282,6 +282,8 @@ reach! {
     ClaimForged,
     /// Two ranks were equal.
     RankTied,
+    /// A copy is asked again because it named a higher rank than it had shown.
+    RankOutdated,
     /// A higher rank was shown.
     ElectionLost,
     /// Another identity was taken.

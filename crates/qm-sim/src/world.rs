@@ -521,7 +521,7 @@ impl World {
             What::Stall => self.stall(),
             What::Partition => self.partition(),
             What::Move => self.move_machine(),
-            What::Rename { node } => self.resolved[*node] = self.homes[*node],
+            What::Rename { node } => self.rename(*node),
             What::FillDisk => self.fill_disk(),
             What::EmptyDisk { node } => self.empty_disk(*node),
             What::FailDisk => self.fail_disk(),

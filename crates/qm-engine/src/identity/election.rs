@@ -98,6 +98,15 @@ impl Election {
     pub(crate) const fn rank(&self) -> Option<Rank> {
         if self.durable { self.rank } else { None }
     }
+
+    /// Whether it will ask over a relay again when the disk has the rank.
+    fn asks_again(&self, link: LinkId, relay: [u8; 16]) -> bool {
+        let again = |waiting: &Waiting| match waiting {
+            Waiting::Again(to, over) => (*to, *over) == (link, relay),
+            Waiting::Told(..) | Waiting::Asked(..) => false,
+        };
+        self.waiting.iter().any(again)
+    }
 }
 
 fn time_value(us: u64) -> Bytes {
@@ -268,6 +277,22 @@ impl Engine {
                 self.keep_rank();
                 false
             }
+        }
+    }
+
+    /// Two that rise from equal ranks at once may each have answered before it rose: then each was
+    /// shown a lower rank than its own, and neither gives up. The one that is asked with a higher
+    /// rank than its own asks again, until it is shown that one.
+    pub(super) fn ask_if_outdated(&mut self, link: LinkId, relay: [u8; 16]) {
+        let Some(rank) = self.election.rank else {
+            return;
+        };
+        if self.gives_up() || !self.twins.proofs.is_outdated(link, relay, rank) {
+            return;
+        }
+        crate::reached!(self, RankOutdated);
+        if !self.election.asks_again(link, relay) {
+            self.when_ranked(link, Waiting::Again(link, relay));
         }
     }
 

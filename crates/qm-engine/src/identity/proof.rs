@@ -37,8 +37,19 @@ struct Heard {
     rank: Rank,
     /// How often the other's question was answered: once, and again when ranks were equal.
     answered: u8,
-    /// Whether a claim came that is being verified, or was.
-    claimed: bool,
+    /// The highest rank that the other's questions named. Nobody signed that.
+    named: Option<Rank>,
+    answer: Answer,
+}
+
+/// What came of this node's question.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Answer {
+    Awaited,
+    /// A claim came, and its signature is being verified.
+    Came,
+    /// The rank in it was compared.
+    Judged,
 }
 
 /// A claim that is right but for its signature.
@@ -94,7 +105,8 @@ impl<L: Copy + Ord> Proofs<L> {
             challenge,
             rank,
             answered: 0,
-            claimed: false,
+            named: None,
+            answer: Answer::Awaited,
         };
         self.heard.insert((link, relay), heard);
         Some(Ask {
@@ -113,7 +125,8 @@ impl<L: Copy + Ord> Proofs<L> {
         rank: Rank,
     ) -> Option<Ask> {
         let heard = self.heard.get_mut(&(link, relay))?;
-        (heard.challenge, heard.rank, heard.claimed) = (challenge, rank, false);
+        (heard.challenge, heard.rank) = (challenge, rank);
+        heard.answer = Answer::Awaited;
         Some(Ask {
             relay,
             challenge,
@@ -132,6 +145,7 @@ impl<L: Copy + Ord> Proofs<L> {
             return None;
         }
         heard.answered += 1;
+        heard.named = heard.named.max(Some(ask.rank));
         Some(Claim {
             relay: ask.relay,
             challenge: ask.challenge,
@@ -148,20 +162,37 @@ impl<L: Copy + Ord> Proofs<L> {
     /// not its own voice.
     pub(crate) fn claimed(&mut self, link: L, claim: &Claim, own: &[Voice]) -> Option<Unverified> {
         let heard = self.heard.get_mut(&(link, claim.relay))?;
-        if heard.claimed
+        if heard.answer != Answer::Awaited
             || heard.challenge != claim.challenge
             || heard.rank != claim.asked_rank
             || own.contains(&(claim.incarnation, claim.nonce))
         {
             return None;
         }
-        heard.claimed = true;
+        heard.answer = Answer::Came;
         Some(Unverified {
             bytes: claim.signed_bytes().freeze(),
             signature: claim.signature,
             twin: heard.twin.clone(),
             rank: claim.rank,
             points: claim.points.clone(),
+        })
+    }
+
+    /// The rank of the claim that came is compared.
+    pub(crate) fn judged(&mut self, link: L, relay: [u8; 16]) {
+        if let Some(heard) = self.heard.get_mut(&(link, relay))
+            && heard.answer == Answer::Came
+        {
+            heard.answer = Answer::Judged;
+        }
+    }
+
+    /// Whether the last answer is too old to go by: the other named a higher rank than `own` in a
+    /// question of its own, which it has risen to since it answered, or will be heard to have.
+    pub(crate) fn is_outdated(&self, link: L, relay: [u8; 16], own: Rank) -> bool {
+        self.heard.get(&(link, relay)).is_some_and(|heard| {
+            heard.answer == Answer::Judged && heard.named.is_some_and(|named| named > own)
         })
     }
 

@@ -18,8 +18,10 @@
 //! 4. *Nothing is delivered twice*: it enters the queues of one line once, from whichever copy of
 //!    its sender; and once consumed, it does not come back there. Exempt: a recoverable message
 //!    whose arrival the line's log forgot, one that was repeated by its application to a machine
-//!    that had gone back to before it, express ones, and transactional ones that were not settled
-//!    when their stream was begun anew because the destination went back or is copied itself.
+//!    that had gone back to before it, one whose request was unanswered in a memory that was
+//!    copied, which each machine answers for itself, express ones, and transactional ones that were
+//!    not settled when their stream was begun anew because the destination went back or is copied
+//!    itself.
 //! 5. *The local hop*: as there, but for what was unanswered when its machine went back.
 //! 6. *Order*: transactional messages of one application enter one queue of one line in the order
 //!    in which they were put, with the exemption of rule 4 for streams begun anew.
@@ -80,7 +82,8 @@ struct Book {
     ever: bool,
     /// Somebody settled it by the destination's word.
     settled: bool,
-    /// Unanswered when its machine went back: it may become another message.
+    /// Unanswered when its machine went back, or was copied with its memory: it may become another
+    /// message.
     unsure: bool,
 }
 
@@ -144,6 +147,11 @@ impl Forks {
         self.lines[node] = line;
         self.odd.insert(self.root(node));
         self.went_back.extend(identities);
+        self.may_differ(unanswered);
+    }
+
+    /// These may become another message each, at a machine that went back or at a copy.
+    pub fn may_differ(&mut self, unanswered: &[Put]) {
         for put in unanswered {
             self.books.entry(*put).or_default().unsure = true;
         }

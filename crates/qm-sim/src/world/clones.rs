@@ -241,6 +241,10 @@ impl World {
             return Ok(());
         };
         let line = self.forks.as_ref().map(|f| f.line(of)).unwrap_or_default();
+        let unanswered = self.unanswered(of);
+        if let Some(forks) = &mut self.forks {
+            forks.may_differ(&unanswered);
+        }
         self.join(clones, machine, line);
         self.words.copied(of, copy);
         if clones.slow_others {

@@ -316,6 +316,14 @@ impl World {
         (from != to).then_some((from, to))
     }
 
+    /// A name leads to where its machine is by now; that of a machine that is off for good leads to
+    /// its copies.
+    pub(super) fn rename(&mut self, node: usize) {
+        if !self.is_gone(node) {
+            self.resolved[node] = self.homes[node];
+        }
+    }
+
     /// A machine gets another address: a fresh one, or that of another machine, which gets a fresh
     /// one. Its links live on, as QUIC's do, or break. Names follow later.
     pub(super) fn move_machine(&mut self) {
@@ -334,6 +342,7 @@ impl World {
             self.next_home += 1;
             self.homes[node] = self.next_home;
         }
+        movers.retain(|node| !self.is_gone(*node));
         for node in movers {
             let address = self.address_of(node);
             self.note(&format!("node{node} is at {address} now"));
