@@ -59,6 +59,7 @@ const RARE: &[Reach] = &[
     Reach::ClaimVerified,
     Reach::ClaimForged,
     Reach::RankTied,
+    Reach::RankOutdated,
     Reach::ElectionLost,
     Reach::Reidentified,
     Reach::IdentitySwitched,

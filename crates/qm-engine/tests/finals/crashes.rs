@@ -5,7 +5,7 @@ use qm_wire::local::{ClientFrame, EndTransaction, Receive, Verdict};
 use qm_wire::{Class, Outcome};
 
 use super::support::{Node, carry, carry_but, connect};
-use super::{LINK, NEXT, awaited_of, finals_of, is_confirm, is_final, met, put};
+use super::{CLASSES, LINK, NEXT, awaited_of, finals_of, is_confirm, is_final, met, put};
 
 /// Classes that a crash of their destination spares.
 const DURABLE: [Class; 2] = [Class::Recoverable, Class::Transactional];
@@ -119,18 +119,20 @@ fn a_sender_that_dies_at_any_commit_hears_of_the_end() {
 /// A dead letter that finds no room stays a message, and has no final.
 #[test]
 fn a_full_disk_of_the_destination_ends_nothing() {
-    let (mut a, mut b) = met(Class::Recoverable);
-    put(&mut a, Class::Recoverable, "1");
-    carry(&mut a, &mut b, LINK);
-    let lookup = b.take("orders", 1, None)[0].lookup;
-    b.hold_disk = true;
-    b.settle("orders", lookup, Verdict::Reject);
-    b.release_disk(1);
-    carry(&mut a, &mut b, LINK);
-    assert_eq!((finals_of(&b), a.engine.counters().finals_heard), (0, 0));
-    assert_eq!(b.receive("orders"), ["1"]);
-    carry(&mut a, &mut b, LINK);
-    assert_eq!(a.fates(), [Outcome::REACHED_QUEUE, Outcome::RECEIVED]);
+    for class in CLASSES {
+        let (mut a, mut b) = met(class);
+        put(&mut a, class, "1");
+        carry(&mut a, &mut b, LINK);
+        let lookup = b.take("orders", 1, None)[0].lookup;
+        b.hold_disk = true;
+        b.settle("orders", lookup, Verdict::Reject);
+        b.release_disk(1);
+        carry(&mut a, &mut b, LINK);
+        assert_eq!((finals_of(&b), a.engine.counters().finals_heard), (0, 0));
+        assert_eq!(b.receive("orders"), ["1"]);
+        carry(&mut a, &mut b, LINK);
+        assert_eq!(a.fates(), [Outcome::REACHED_QUEUE, Outcome::RECEIVED]);
+    }
 }
 
 /// What a disk refused, or took behind what it had refused, is as if it had not been.

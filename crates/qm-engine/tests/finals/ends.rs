@@ -116,19 +116,21 @@ fn only_who_wishes_it_is_told_and_then_of_any_end() {
 /// What a message ended as does not change when a copy of it ends elsewhere.
 #[test]
 fn what_is_received_from_the_poison_subqueue_or_the_dead_letters_was_rejected() {
-    for (end, queue) in [(End::Poison, "orders:poison"), (End::Rejected, "dead$")] {
-        let (mut a, mut b) = met(Class::Recoverable);
-        put(&mut a, Class::Recoverable, "1");
-        carry(&mut a, &mut b, LINK);
-        bring_about(&mut b, end, false);
-        carry(&mut a, &mut b, LINK);
-        assert_eq!(b.receive(queue), ["1"]);
-        carry(&mut a, &mut b, LINK);
-        assert_eq!(
-            a.fates(),
-            [Outcome::REACHED_QUEUE, Outcome::REJECTED_BY_RECEIVER]
-        );
-        assert_eq!(b.engine.counters().finals, 1);
+    for class in CLASSES {
+        for (end, queue) in [(End::Poison, "orders:poison"), (End::Rejected, "dead$")] {
+            let (mut a, mut b) = met(class);
+            put(&mut a, class, "1");
+            carry(&mut a, &mut b, LINK);
+            bring_about(&mut b, end, false);
+            carry(&mut a, &mut b, LINK);
+            assert_eq!(b.receive(queue), ["1"]);
+            carry(&mut a, &mut b, LINK);
+            assert_eq!(
+                a.fates(),
+                [Outcome::REACHED_QUEUE, Outcome::REJECTED_BY_RECEIVER]
+            );
+            assert_eq!(b.engine.counters().finals, 1);
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use qm_wire::{
 };
 
 use super::support::{Node, carry_but, connect};
-use super::{LINK, NEXT, consumed, finals_of, is_final};
+use super::{CLASSES, LINK, NEXT, consumed, finals_of, is_final};
 
 /// The entry of what a node tells of.
 fn told(b: &mut Node) -> Entry {
@@ -26,44 +26,46 @@ fn misbehaved(node: &Node) -> bool {
 /// W-USE-1, W-FIN-1: only the queue manager that a message was sent to is heard about its end.
 #[test]
 fn nobody_but_the_destination_is_heard_about_an_end() {
-    let (mut a, mut b) = consumed(Class::Recoverable);
-    let entry = told(&mut b);
-    let mut c = Node::new(3);
-    a.put("qm://c/other", "x", |put| put.class = Class::Recoverable);
-    connect(&mut a, &mut c, NEXT);
-    let source = a.identity.qm;
-    let lie = PeerFrame::Final(Final {
-        source,
-        entries: vec![(entry, Outcome::QUEUE_PURGED)],
-    });
-    a.hear(NEXT, &lie);
-    let not_held = |frame: &PeerFrame| match frame {
-        PeerFrame::NotHeld(not_held) => not_held.entries == [(entry, true)],
-        _ => false,
-    };
-    assert!(a.sent_on(NEXT).iter().any(not_held));
-    assert_eq!(a.fates(), [Outcome::REACHED_QUEUE]);
-    // The same from the right one, with another tag.
-    let other = Entry {
-        tag: Tag([9; 8]),
-        ..entry
-    };
-    a.hear(
-        LINK,
-        &PeerFrame::Final(Final {
+    for class in CLASSES {
+        let (mut a, mut b) = consumed(class);
+        let entry = told(&mut b);
+        let mut c = Node::new(3);
+        a.put("qm://c/other", "x", |put| put.class = class);
+        connect(&mut a, &mut c, NEXT);
+        let source = a.identity.qm;
+        let lie = PeerFrame::Final(Final {
             source,
-            entries: vec![(other, Outcome::QUEUE_PURGED)],
-        }),
-    );
-    assert_eq!(a.fates(), []);
-    a.hear(
-        LINK,
-        &PeerFrame::Final(Final {
-            source,
-            entries: vec![(entry, Outcome::RECEIVED)],
-        }),
-    );
-    assert_eq!(a.fates(), [Outcome::RECEIVED]);
+            entries: vec![(entry, Outcome::QUEUE_PURGED)],
+        });
+        a.hear(NEXT, &lie);
+        let not_held = |frame: &PeerFrame| match frame {
+            PeerFrame::NotHeld(not_held) => not_held.entries == [(entry, true)],
+            _ => false,
+        };
+        assert!(a.sent_on(NEXT).iter().any(not_held));
+        assert_eq!(a.fates(), [Outcome::REACHED_QUEUE]);
+        // The same from the right one, with another tag.
+        let other = Entry {
+            tag: Tag([9; 8]),
+            ..entry
+        };
+        a.hear(
+            LINK,
+            &PeerFrame::Final(Final {
+                source,
+                entries: vec![(other, Outcome::QUEUE_PURGED)],
+            }),
+        );
+        assert_eq!(a.fates(), []);
+        a.hear(
+            LINK,
+            &PeerFrame::Final(Final {
+                source,
+                entries: vec![(entry, Outcome::RECEIVED)],
+            }),
+        );
+        assert_eq!(a.fates(), [Outcome::RECEIVED]);
+    }
 }
 
 #[test]

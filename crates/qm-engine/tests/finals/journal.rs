@@ -195,26 +195,28 @@ fn what_is_still_there_although_its_end_was_heard_leaves() {
 /// A copy is no message any more: what becomes of it says nothing of that.
 #[test]
 fn what_becomes_of_a_copy_says_nothing_of_its_message() {
-    let (mut a, mut b) = met(Class::Recoverable);
-    put(&mut a, Class::Recoverable, "1");
-    carry(&mut a, &mut b, LINK);
-    a.told.clear();
-    for verdict in [Verdict::Reject, Verdict::Consume] {
-        let copy = a.take("journal$", 1, None)[0].lookup;
-        a.settle("journal$", copy, verdict);
+    for class in CLASSES {
+        let (mut a, mut b) = met(class);
+        put(&mut a, class, "1");
+        carry(&mut a, &mut b, LINK);
+        a.told.clear();
+        for verdict in [Verdict::Reject, Verdict::Consume] {
+            let copy = a.take("journal$", 1, None)[0].lookup;
+            a.settle("journal$", copy, verdict);
+        }
+        assert_eq!(a.fates(), []);
+        assert!(a.dead().is_empty() && a.receive("journal$").is_empty());
+        put(&mut a, class, "2");
+        carry(&mut a, &mut b, LINK);
+        a.ask(AdminRequest::QueuePurge {
+            name: "journal$".parse().unwrap(),
+            discard: false,
+        });
+        assert!(a.dead().is_empty() && a.receive("journal$").is_empty());
+        assert_eq!(b.receive("orders"), ["1", "2"]);
+        carry(&mut a, &mut b, LINK);
+        assert_eq!(a.engine.counters().finals_heard, 2);
     }
-    assert_eq!(a.fates(), []);
-    assert!(a.dead().is_empty() && a.receive("journal$").is_empty());
-    put(&mut a, Class::Recoverable, "2");
-    carry(&mut a, &mut b, LINK);
-    a.ask(AdminRequest::QueuePurge {
-        name: "journal$".parse().unwrap(),
-        discard: false,
-    });
-    assert!(a.dead().is_empty() && a.receive("journal$").is_empty());
-    assert_eq!(b.receive("orders"), ["1", "2"]);
-    carry(&mut a, &mut b, LINK);
-    assert_eq!(a.engine.counters().finals_heard, 2);
 }
 
 #[test]

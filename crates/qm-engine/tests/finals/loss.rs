@@ -51,59 +51,65 @@ fn a_sender_asks_on_every_session_that_opens() {
 /// On a session that stays, after four minutes; and a session stays while something is awaited.
 #[test]
 fn a_sender_asks_from_time_to_time() {
-    const MINUTE_MS: u64 = 60_000;
-    let (mut a, mut b) = consumed(Class::Recoverable);
-    carry_but(&mut a, &mut b, LINK, is_final);
-    let asks = |frame: &PeerFrame| match frame {
-        PeerFrame::Query(query) => query.entries.iter().any(|entry| entry.id.sequence == 2),
-        _ => false,
-    };
-    let mut asked = Vec::new();
-    for minute in 1..=21 {
-        a.wait(MINUTE_MS);
-        b.wait(MINUTE_MS);
-        carry_but(&mut a, &mut b, LINK, |frame| {
-            if asks(frame) {
-                asked.push(minute);
-            }
-            is_answer(frame)
-        });
+    for class in CLASSES {
+        const MINUTE_MS: u64 = 60_000;
+        let (mut a, mut b) = consumed(class);
+        carry_but(&mut a, &mut b, LINK, is_final);
+        let asks = |frame: &PeerFrame| match frame {
+            PeerFrame::Query(query) => query.entries.iter().any(|entry| entry.id.sequence == 2),
+            _ => false,
+        };
+        let mut asked = Vec::new();
+        for minute in 1..=21 {
+            a.wait(MINUTE_MS);
+            b.wait(MINUTE_MS);
+            carry_but(&mut a, &mut b, LINK, |frame| {
+                if asks(frame) {
+                    asked.push(minute);
+                }
+                is_answer(frame)
+            });
+        }
+        assert_eq!(asked, [4, 8, 12, 16, 20]);
+        a.wait(3 * MINUTE_MS);
+        b.wait(3 * MINUTE_MS);
+        carry(&mut a, &mut b, LINK);
+        assert_eq!(a.fates(), [Outcome::REACHED_QUEUE, Outcome::RECEIVED]);
     }
-    assert_eq!(asked, [4, 8, 12, 16, 20]);
-    a.wait(3 * MINUTE_MS);
-    b.wait(3 * MINUTE_MS);
-    carry(&mut a, &mut b, LINK);
-    assert_eq!(a.fates(), [Outcome::REACHED_QUEUE, Outcome::RECEIVED]);
 }
 
 /// The destination tells it again, and it is confirmed again; whoever waits hears it once.
 #[test]
 fn a_confirmation_that_is_lost_is_repeated_and_nobody_hears_anything_twice() {
-    let (mut a, mut b) = consumed(Class::Recoverable);
-    carry_but(&mut a, &mut b, LINK, is_confirm);
-    assert_eq!(finals_of(&b), 1);
-    reconnect(&mut a, &mut b, LINK, NEXT);
-    assert_eq!(finals_of(&b), 0);
-    assert_eq!(a.fates(), [Outcome::REACHED_QUEUE, Outcome::RECEIVED]);
-    assert_eq!(a.engine.counters().finals_heard, 1);
+    for class in CLASSES {
+        let (mut a, mut b) = consumed(class);
+        carry_but(&mut a, &mut b, LINK, is_confirm);
+        assert_eq!(finals_of(&b), 1);
+        reconnect(&mut a, &mut b, LINK, NEXT);
+        assert_eq!(finals_of(&b), 0);
+        assert_eq!(a.fates(), [Outcome::REACHED_QUEUE, Outcome::RECEIVED]);
+        assert_eq!(a.engine.counters().finals_heard, 1);
+    }
 }
 
 /// The disk refuses to write the end down, and takes what stands behind that.
 #[test]
 fn an_end_that_the_disk_refused_is_not_confirmed() {
-    let (mut a, mut b) = consumed(Class::Recoverable);
-    let told: Vec<_> = b.sent_on(LINK).into_iter().filter(is_final).collect();
-    assert_eq!(told.len(), 1);
-    a.hold_disk = true;
-    a.hear(LINK, &told[0]);
-    a.hear(LINK, &told[0]);
-    a.answer_one(false);
-    a.release_disk(0);
-    assert!(!a.sent_on(LINK).iter().any(is_confirm));
-    // It is told again, and stands then.
-    reconnect(&mut a, &mut b, LINK, NEXT);
-    assert_eq!(a.fates().last(), Some(&Outcome::RECEIVED));
-    assert_eq!((awaited_of(&a), finals_of(&b)), (1, 0));
+    for class in CLASSES {
+        let (mut a, mut b) = consumed(class);
+        let told: Vec<_> = b.sent_on(LINK).into_iter().filter(is_final).collect();
+        assert_eq!(told.len(), 1);
+        a.hold_disk = true;
+        a.hear(LINK, &told[0]);
+        a.hear(LINK, &told[0]);
+        a.answer_one(false);
+        a.release_disk(0);
+        assert!(!a.sent_on(LINK).iter().any(is_confirm));
+        // It is told again, and stands then.
+        reconnect(&mut a, &mut b, LINK, NEXT);
+        assert_eq!(a.fates().last(), Some(&Outcome::RECEIVED));
+        assert_eq!((awaited_of(&a), finals_of(&b)), (1, 0));
+    }
 }
 
 /// What ended at its destination had arrived there.

@@ -269,18 +269,20 @@ fn put_to_acks(a: &mut Node, class: Class) {
 
 #[test]
 fn a_full_disk_holds_a_report_back_and_makes_no_second_one() {
-    let (mut a, mut b) = met(Class::Recoverable);
-    put(&mut a, "qm://b/orders", Class::Recoverable, ALL, None);
-    a.hold_disk = true;
-    carry(&mut a, &mut b, LINK);
-    a.release_disk(1);
-    assert_eq!(reports(&mut a), []);
-    a.wait(2_000);
-    assert_eq!(reports(&mut a), [Outcome::REACHED_QUEUE]);
-    assert_eq!(b.receive("orders"), ["1"]);
-    carry(&mut a, &mut b, LINK);
-    assert_eq!(reports(&mut a), [Outcome::RECEIVED]);
-    assert_eq!(a.engine.counters().reports, 2);
+    for class in [Class::Recoverable, Class::Transactional] {
+        let (mut a, mut b) = met(class);
+        put(&mut a, "qm://b/orders", class, ALL, None);
+        a.hold_disk = true;
+        carry(&mut a, &mut b, LINK);
+        a.release_disk(1);
+        assert_eq!(reports(&mut a), []);
+        a.wait(2_000);
+        assert_eq!(reports(&mut a), [Outcome::REACHED_QUEUE]);
+        assert_eq!(b.receive("orders"), ["1"]);
+        carry(&mut a, &mut b, LINK);
+        assert_eq!(reports(&mut a), [Outcome::RECEIVED]);
+        assert_eq!(a.engine.counters().reports, 2);
+    }
 }
 
 #[test]
@@ -304,23 +306,25 @@ fn an_administration_queue_is_here_and_takes_ordinary_messages() {
 
 #[test]
 fn a_report_whose_queue_is_gone_is_counted_as_lost() {
-    let (mut a, mut b) = met(Class::Recoverable);
-    put(&mut a, "qm://b/orders", Class::Recoverable, ALL, None);
-    a.ask(AdminRequest::QueueDelete {
-        name: "acks".parse().unwrap(),
-        force: true,
-        discard: true,
-    });
-    carry(&mut a, &mut b, LINK);
-    assert_eq!(
-        (
-            a.engine.counters().reports,
-            a.engine.counters().reports_lost
-        ),
-        (0, 1)
-    );
-    let left = a.disk.state.keys();
-    assert_eq!(left.filter(|name| name.starts_with(b"report/")).count(), 0);
+    for class in CLASSES {
+        let (mut a, mut b) = met(class);
+        put(&mut a, "qm://b/orders", class, ALL, None);
+        a.ask(AdminRequest::QueueDelete {
+            name: "acks".parse().unwrap(),
+            force: true,
+            discard: true,
+        });
+        carry(&mut a, &mut b, LINK);
+        assert_eq!(
+            (
+                a.engine.counters().reports,
+                a.engine.counters().reports_lost
+            ),
+            (0, 1)
+        );
+        let left = a.disk.state.keys();
+        assert_eq!(left.filter(|name| name.starts_with(b"report/")).count(), 0);
+    }
 }
 
 /// What a disk refused, or took behind what it had refused, is not reported.

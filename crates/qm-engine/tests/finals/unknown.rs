@@ -10,23 +10,25 @@ const DAY_MS: u64 = 24 * 60 * 60 * 1_000;
 /// A wait is over 30 days after the message must have ended; without such a time, after it arrived.
 #[test]
 fn a_wait_ends_when_its_destination_has_forgotten() {
-    for (time_ms, days) in [(None, 30), (Some(20 * DAY_MS), 50)] {
-        let (mut a, mut b) = met(Class::Recoverable);
-        a.put("qm://b/orders", "1", |put| {
-            put.class = Class::Recoverable;
-            put.follow = qm_wire::local::Follow::Received;
-            put.time_to_be_received_ms = time_ms;
-        });
-        carry(&mut a, &mut b, LINK);
-        a.lose_link(LINK);
-        a.wait((days - 1) * DAY_MS);
-        a.wait(60_000);
-        assert_eq!(a.fates(), [Outcome::REACHED_QUEUE], "{time_ms:?}");
-        let mut a = a;
-        a.wait(DAY_MS);
-        a.wait(60_000);
-        assert_eq!(a.fates(), [Outcome::END_UNKNOWN], "{time_ms:?}");
-        assert_eq!((awaited_of(&a), a.engine.counters().finals_unknown), (0, 1));
+    for class in CLASSES {
+        for (time_ms, days) in [(None, 30), (Some(20 * DAY_MS), 50)] {
+            let (mut a, mut b) = met(class);
+            a.put("qm://b/orders", "1", |put| {
+                put.class = class;
+                put.follow = qm_wire::local::Follow::Received;
+                put.time_to_be_received_ms = time_ms;
+            });
+            carry(&mut a, &mut b, LINK);
+            a.lose_link(LINK);
+            a.wait((days - 1) * DAY_MS);
+            a.wait(60_000);
+            assert_eq!(a.fates(), [Outcome::REACHED_QUEUE], "{time_ms:?}");
+            let mut a = a;
+            a.wait(DAY_MS);
+            a.wait(60_000);
+            assert_eq!(a.fates(), [Outcome::END_UNKNOWN], "{time_ms:?}");
+            assert_eq!((awaited_of(&a), a.engine.counters().finals_unknown), (0, 1));
+        }
     }
 }
 
