@@ -67,40 +67,46 @@ fn an_expired_message_in_doubt_is_unconfirmed_until_its_destination_has_answered
 
 #[test]
 fn what_was_purged_in_doubt_is_asked_for_whether_it_waits_or_was_transmitted() {
-    let (mut a, mut b) = met();
-    put(&mut a, Class::Recoverable, "transmitted", None);
-    carry_but(&mut a, &mut b, LINK, |frame| {
-        is_answer(frame) || matches!(frame, PeerFrame::Data(_))
-    });
-    a.lose_link(LINK);
-    b.lose_link(LINK);
-    put(&mut a, Class::Recoverable, "never", None);
-    purge(&mut a);
-    let open: Vec<_> = a.dead().iter().map(|letter| letter.unconfirmed).collect();
-    assert_eq!(open.iter().filter(|open| **open).count(), 1, "{open:?}");
-    a.wait(60_000);
-    connect(&mut a, &mut b, NEXT);
-    assert!(a.dead().iter().all(|letter| !letter.unconfirmed));
-    assert!(b.receive("orders").is_empty());
-    // Of an earlier life it may have been transmitted, too.
-    put(&mut a, Class::Recoverable, "late", None);
-    let _lost = a.sent_on(NEXT);
-    let mut a = a.crash();
-    b.lose_link(NEXT);
-    purge(&mut a);
-    assert_eq!(a.dead().iter().filter(|l| l.unconfirmed).count(), 1);
-    a.wait(60_000);
-    connect(&mut a, &mut b, LATER);
-    assert!(a.dead().iter().all(|letter| !letter.unconfirmed));
-    assert!(b.receive("orders").is_empty());
-    assert_eq!(voids_of(&b), 2);
+    for class in CLASSES {
+        let (mut a, mut b) = met();
+        put(&mut a, class, "transmitted", None);
+        carry_but(&mut a, &mut b, LINK, |frame| {
+            is_answer(frame) || matches!(frame, PeerFrame::Data(_))
+        });
+        a.lose_link(LINK);
+        b.lose_link(LINK);
+        put(&mut a, class, "never", None);
+        purge(&mut a);
+        let open: Vec<_> = a.dead().iter().map(|letter| letter.unconfirmed).collect();
+        assert_eq!(open.iter().filter(|open| **open).count(), 1, "{open:?}");
+        a.wait(60_000);
+        connect(&mut a, &mut b, NEXT);
+        assert!(a.dead().iter().all(|letter| !letter.unconfirmed));
+        assert!(b.receive("orders").is_empty());
+        if class == Class::Express {
+            assert_eq!(voids_of(&b), 1);
+            continue;
+        }
+        // Of an earlier life it may have been transmitted, too.
+        put(&mut a, class, "late", None);
+        let _lost = a.sent_on(NEXT);
+        let mut a = a.crash();
+        b.lose_link(NEXT);
+        purge(&mut a);
+        assert_eq!(a.dead().iter().filter(|l| l.unconfirmed).count(), 1);
+        a.wait(60_000);
+        connect(&mut a, &mut b, LATER);
+        assert!(a.dead().iter().all(|letter| !letter.unconfirmed));
+        assert!(b.receive("orders").is_empty());
+        assert_eq!(voids_of(&b), 2);
+    }
 }
 
 /// A message is voided, its destination dies, and a copy of the sender, or what was under way,
 /// brings it nevertheless. Whether it is refused, and what is in the queue.
-fn voided_and_brought(configure: fn(&mut EngineConfig)) -> (bool, Vec<String>) {
+fn voided_and_brought(class: Class, configure: fn(&mut EngineConfig)) -> (bool, Vec<String>) {
     let (mut a, mut b) = met_with(configure);
-    put(&mut a, Class::Recoverable, "1", Some(5_000));
+    put(&mut a, class, "1", Some(5_000));
     let frames = a.sent_on(LINK);
     let data: Vec<_> = frames
         .into_iter()
@@ -123,47 +129,53 @@ fn voided_and_brought(configure: fn(&mut EngineConfig)) -> (bool, Vec<String>) {
 
 #[test]
 fn what_was_voided_is_refused_when_it_comes_later_also_over_a_crash() {
-    assert_eq!(voided_and_brought(|_| {}), (true, Vec::new()));
+    for class in CLASSES {
+        assert_eq!(voided_and_brought(class, |_| {}), (true, Vec::new()));
+    }
 }
 
 #[cfg(feature = "__breaks")]
 #[test]
 fn a_void_that_a_crash_forgets_is_noticed() {
-    let (refused, queue) = voided_and_brought(|config| config.breaks.void_in_memory = true);
+    let (refused, queue) = voided_and_brought(Class::Recoverable, |config| {
+        config.breaks.void_in_memory = true
+    });
     assert!(!refused);
     assert_eq!(queue, ["1"], "confirmed dead, and delivered");
 }
 
 #[test]
 fn an_unknown_ends_no_doubt_and_is_asked_again() {
-    let (mut a, mut b) = met();
-    put(&mut a, Class::Recoverable, "1", Some(5_000));
-    let _lost = a.sent_on(LINK);
-    a.lose_link(LINK);
-    b.lose_link(LINK);
-    a.wait(60_000);
-    super::support::plug(&mut a, &mut b, NEXT);
-    // All but the answer.
-    carry_but(&mut a, &mut b, NEXT, |frame| {
-        matches!(frame, PeerFrame::Query(_))
-    });
-    a.wait(30_000);
-    let asked = voiding(&a.sent_on(NEXT));
-    assert_eq!(asked.len(), 1, "asked again after the interval");
-    for known in [Known::Unknown, Known::InFlight] {
-        a.hear(
-            NEXT,
-            &PeerFrame::Answer(Answer {
-                source: a.identity.qm,
-                entries: vec![(asked[0], known)],
-            }),
-        );
-        assert!(a.dead()[0].unconfirmed, "{known:?}");
-        assert_eq!(asks_of(&a), 1);
+    for class in CLASSES {
+        let (mut a, mut b) = met();
+        put(&mut a, class, "1", Some(5_000));
+        let _lost = a.sent_on(LINK);
+        a.lose_link(LINK);
+        b.lose_link(LINK);
+        a.wait(60_000);
+        super::support::plug(&mut a, &mut b, NEXT);
+        // All but the answer.
+        carry_but(&mut a, &mut b, NEXT, |frame| {
+            matches!(frame, PeerFrame::Query(_))
+        });
+        a.wait(30_000);
+        let asked = voiding(&a.sent_on(NEXT));
+        assert_eq!(asked.len(), 1, "asked again after the interval");
+        for known in [Known::Unknown, Known::InFlight] {
+            a.hear(
+                NEXT,
+                &PeerFrame::Answer(Answer {
+                    source: a.identity.qm,
+                    entries: vec![(asked[0], known)],
+                }),
+            );
+            assert!(a.dead()[0].unconfirmed, "{known:?}");
+            assert_eq!(asks_of(&a), 1);
+        }
+        a.wait(30_000);
+        carry(&mut a, &mut b, NEXT);
+        assert!(!a.dead()[0].unconfirmed);
     }
-    a.wait(30_000);
-    carry(&mut a, &mut b, NEXT);
-    assert!(!a.dead()[0].unconfirmed);
 }
 
 /// Its answer leaves only when the disk has the promise.
@@ -207,21 +219,23 @@ fn a_routed_ack_withdraws_a_letter_that_is_not_confirmed() {
 
 #[test]
 fn a_full_disk_leaves_the_message_in_doubt_and_asks_for_nothing() {
-    let (mut a, mut b) = met();
-    put(&mut a, Class::Recoverable, "1", Some(5_000));
-    let _lost = a.sent_on(LINK);
-    a.lose_link(LINK);
-    b.lose_link(LINK);
-    a.hold_disk = true;
-    a.wait(5_000);
-    a.release_disk(1);
-    assert!(a.dead().is_empty());
-    assert_eq!(asks_of(&a), 0);
-    a.wait(60_000);
-    connect(&mut a, &mut b, NEXT);
-    assert_eq!(a.dead().len(), 1);
-    assert!(!a.dead()[0].unconfirmed);
-    assert!(b.receive("orders").is_empty());
+    for class in CLASSES {
+        let (mut a, mut b) = met();
+        put(&mut a, class, "1", Some(5_000));
+        let _lost = a.sent_on(LINK);
+        a.lose_link(LINK);
+        b.lose_link(LINK);
+        a.hold_disk = true;
+        a.wait(5_000);
+        a.release_disk(1);
+        assert!(a.dead().is_empty());
+        assert_eq!(asks_of(&a), 0);
+        a.wait(60_000);
+        connect(&mut a, &mut b, NEXT);
+        assert_eq!(a.dead().len(), 1);
+        assert!(!a.dead()[0].unconfirmed);
+        assert!(b.receive("orders").is_empty());
+    }
 }
 
 #[test]

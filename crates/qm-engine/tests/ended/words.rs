@@ -6,20 +6,24 @@ use qm_wire::local::{Follow, NodeFrame, Verdict};
 use qm_wire::{Answer, Class, Entry, Known, Outcome, PeerFrame};
 
 use super::support::{Node, carry, carry_but, plug};
-use super::{LINK, NEXT, asks_of, is_answer, met};
+use super::{CLASSES, LINK, NEXT, asks_of, is_answer, met};
 
 /// A message that arrived, although its sender did not hear so. Its sender has met the destination
 /// again, and what this would say of the message is kept back and returned.
-fn arrived_unheard() -> (Node, Node, Vec<(Entry, Known)>) {
-    these_arrived_unheard(1, Follow::Delivered)
+fn arrived_unheard(class: Class) -> (Node, Node, Vec<(Entry, Known)>) {
+    these_arrived_unheard(class, 1, Follow::Delivered)
 }
 
 /// The same of some messages that are followed so.
-fn these_arrived_unheard(messages: usize, follow: Follow) -> (Node, Node, Vec<(Entry, Known)>) {
+fn these_arrived_unheard(
+    class: Class,
+    messages: usize,
+    follow: Follow,
+) -> (Node, Node, Vec<(Entry, Known)>) {
     let (mut a, mut b) = met();
     for n in 1..=messages {
         a.put("qm://b/orders", &n.to_string(), |put| {
-            put.class = Class::Recoverable;
+            put.class = class;
             put.time_to_reach_queue_ms = Some(5_000);
             put.follow = follow;
         });
@@ -50,29 +54,31 @@ fn say(a: &mut Node, entries: &[(Entry, Known)]) {
 
 #[test]
 fn what_is_heard_before_the_letter_is_on_disk_withdraws_it_then() {
-    for refused in [0, 1] {
-        let (mut a, mut b, words) = arrived_unheard();
-        a.hold_disk = true;
-        a.wait(5_000);
-        say(&mut a, &words);
-        a.release_disk(refused);
-        carry(&mut a, &mut b, NEXT);
-        if refused > 0 {
-            // The message was where it was, and its time was out once more.
-            a.wait(60_000);
+    for class in CLASSES {
+        for refused in [0, 1] {
+            let (mut a, mut b, words) = arrived_unheard(class);
+            a.hold_disk = true;
+            a.wait(5_000);
+            say(&mut a, &words);
+            a.release_disk(refused);
             carry(&mut a, &mut b, NEXT);
+            if refused > 0 {
+                // The message was where it was, and its time was out once more.
+                a.wait(60_000);
+                carry(&mut a, &mut b, NEXT);
+            }
+            assert_eq!(a.dead().len(), 0, "{refused}");
+            assert_eq!(asks_of(&a), 0, "{refused}");
+            assert_eq!(a.crash().dead().len(), 0, "{refused}");
+            assert_eq!(b.receive("orders"), ["1"]);
         }
-        assert_eq!(a.dead().len(), 0, "{refused}");
-        assert_eq!(asks_of(&a), 0, "{refused}");
-        assert_eq!(a.crash().dead().len(), 0, "{refused}");
-        assert_eq!(b.receive("orders"), ["1"]);
     }
 }
 
 /// Nothing may be ended before what began it is on disk: the end would be written first.
 #[test]
 fn no_word_before_the_letter_is_on_disk_leaves_it_open() {
-    let (mut a, mut b, mut words) = arrived_unheard();
+    let (mut a, mut b, mut words) = arrived_unheard(Class::Recoverable);
     a.hold_disk = true;
     a.wait(5_000);
     words[0].1 = Known::Outcome(Outcome::VOIDED);
@@ -85,36 +91,38 @@ fn no_word_before_the_letter_is_on_disk_leaves_it_open() {
 /// The letter is in an application's hands when its destination says that it has the message.
 #[test]
 fn a_letter_that_is_held_goes_when_it_is_settled() {
-    for (verdict, crash) in [
-        (Verdict::GiveBack, false),
-        (Verdict::Consume, false),
-        (Verdict::GiveBack, true),
-    ] {
-        let (mut a, mut b, words) = arrived_unheard();
-        a.wait(5_000);
-        let held = a.take("dead$", 1, None);
-        assert_eq!(held.len(), 1);
-        say(&mut a, &words);
-        assert!(a.dead()[0].unconfirmed && a.dead()[0].leased);
-        if crash {
-            a = a.crash();
-            b.lose_link(NEXT);
-            a.wait(60_000);
-            super::support::connect(&mut a, &mut b, super::LATER);
-        } else {
-            a.settle("dead$", held[0].lookup, verdict);
+    for class in CLASSES {
+        for (verdict, crash) in [
+            (Verdict::GiveBack, false),
+            (Verdict::Consume, false),
+            (Verdict::GiveBack, true),
+        ] {
+            let (mut a, mut b, words) = arrived_unheard(class);
+            a.wait(5_000);
+            let held = a.take("dead$", 1, None);
+            assert_eq!(held.len(), 1);
+            say(&mut a, &words);
+            assert!(a.dead()[0].unconfirmed && a.dead()[0].leased);
+            if crash {
+                a = a.crash();
+                b.lose_link(NEXT);
+                a.wait(60_000);
+                super::support::connect(&mut a, &mut b, super::LATER);
+            } else {
+                a.settle("dead$", held[0].lookup, verdict);
+            }
+            assert_eq!(a.dead().len(), 0, "{verdict:?} {crash}");
+            assert_eq!(asks_of(&a), 0, "{verdict:?} {crash}");
+            let notes = |key: &&bytes::Bytes| key.starts_with(b"letter/");
+            assert_eq!(a.disk.state.keys().filter(notes).count(), 0);
+            assert_eq!(a.crash().dead().len(), 0);
         }
-        assert_eq!(a.dead().len(), 0, "{verdict:?} {crash}");
-        assert_eq!(asks_of(&a), 0, "{verdict:?} {crash}");
-        let notes = |key: &&bytes::Bytes| key.starts_with(b"letter/");
-        assert_eq!(a.disk.state.keys().filter(notes).count(), 0);
-        assert_eq!(a.crash().dead().len(), 0);
     }
 }
 
 #[test]
 fn what_is_being_stored_there_is_asked_again_after_a_second() {
-    let (mut a, _b, mut words) = arrived_unheard();
+    let (mut a, _b, mut words) = arrived_unheard(Class::Recoverable);
     a.wait(5_000);
     words[0].1 = Known::InFlight;
     let queries = |a: &mut Node| {
@@ -137,7 +145,7 @@ fn what_is_being_stored_there_is_asked_again_after_a_second() {
 /// A crash brings the question back, and its next answer may be another one.
 #[test]
 fn a_death_is_told_when_it_is_on_disk_that_the_question_has_ended() {
-    let (mut a, _b, mut words) = arrived_unheard();
+    let (mut a, _b, mut words) = arrived_unheard(Class::Recoverable);
     a.wait(5_000);
     words[0].1 = Known::Outcome(Outcome::VOIDED);
     a.hold_disk = true;
@@ -159,38 +167,40 @@ fn a_death_is_told_when_it_is_on_disk_that_the_question_has_ended() {
 /// disk takes or refuses what is sent.
 #[test]
 fn a_letter_that_is_being_sent_again_goes_whatever_the_disk_makes_of_it() {
-    for refused in [0, 1] {
-        let (mut a, mut b, words) = arrived_unheard();
-        a.wait(5_000);
-        let positions = vec![a.dead()[0].position];
-        a.hold_disk = true;
-        a.give(Input::Admin {
-            conn: ConnId(1),
-            request: 1,
-            what: AdminRequest::DeadResend {
-                positions,
-                force: true,
-                to: None,
-            },
-        });
-        assert_eq!(a.waiting.len(), 1);
-        say(&mut a, &words);
-        a.release_disk(refused);
-        let notes = |a: &Node| {
-            let note = |key: &&bytes::Bytes| key.starts_with(b"letter/");
-            a.disk.state.keys().filter(note).count()
-        };
-        assert_eq!((a.dead().len(), asks_of(&a), notes(&a)), (0, 0, 0));
-        carry(&mut a, &mut b, NEXT);
-        assert_eq!(b.receive("orders").len(), 2 - refused);
-        assert_eq!(a.crash().dead().len(), 0);
+    for class in CLASSES {
+        for refused in [0, 1] {
+            let (mut a, mut b, words) = arrived_unheard(class);
+            a.wait(5_000);
+            let positions = vec![a.dead()[0].position];
+            a.hold_disk = true;
+            a.give(Input::Admin {
+                conn: ConnId(1),
+                request: 1,
+                what: AdminRequest::DeadResend {
+                    positions,
+                    force: true,
+                    to: None,
+                },
+            });
+            assert_eq!(a.waiting.len(), 1);
+            say(&mut a, &words);
+            a.release_disk(refused);
+            let notes = |a: &Node| {
+                let note = |key: &&bytes::Bytes| key.starts_with(b"letter/");
+                a.disk.state.keys().filter(note).count()
+            };
+            assert_eq!((a.dead().len(), asks_of(&a), notes(&a)), (0, 0, 0));
+            carry(&mut a, &mut b, NEXT);
+            assert_eq!(b.receive("orders").len(), 2 - refused);
+            assert_eq!(a.crash().dead().len(), 0);
+        }
     }
 }
 
 /// One question about all of them: each costs a look at all that are open.
 #[test]
 fn of_many_that_had_arrived_it_is_asked_once_how_they_ended() {
-    let (mut a, _b, words) = these_arrived_unheard(20, Follow::Received);
+    let (mut a, _b, words) = these_arrived_unheard(Class::Recoverable, 20, Follow::Received);
     a.wait(5_000);
     assert_eq!(a.dead().len(), 20);
     a.sent_on(NEXT);
