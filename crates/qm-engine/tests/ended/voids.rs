@@ -138,7 +138,7 @@ fn what_was_voided_is_refused_when_it_comes_later_also_over_a_crash() {
 #[test]
 fn a_void_that_a_crash_forgets_is_noticed() {
     let (refused, queue) = voided_and_brought(Class::Recoverable, |config| {
-        config.breaks.void_in_memory = true
+        config.breaks.void_in_memory = true;
     });
     assert!(!refused);
     assert_eq!(queue, ["1"], "confirmed dead, and delivered");

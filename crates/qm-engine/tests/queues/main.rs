@@ -9,6 +9,7 @@
 )]
 mod support;
 
+mod competing;
 mod doubts;
 mod expiry;
 mod followed;
