@@ -62,7 +62,7 @@ pub(crate) struct StreamArgs {
     #[arg(default_value = "express,recoverable,transactional")]
     pub(crate) class: Vec<Class>,
     /// Messages that the application hands over together, several separated by commas; of
-    /// transactional messages, a transaction
+    /// several transactional ones, a transaction
     #[arg(long, value_name = "N", value_delimiter = ',', default_value = "16")]
     #[arg(value_parser = whole::<u32>(1..=16_384))]
     pub(crate) batch: Vec<u32>,

@@ -33,8 +33,8 @@ pub(super) struct Load {
     pub(super) size: u32,
     /// Messages sent and not yet received, at most.
     pub(super) in_flight: u32,
-    /// Messages that are handed over together, at most `in_flight`; of transactional ones, a
-    /// transaction.
+    /// Messages that are handed over together, at most `in_flight`; of several transactional ones,
+    /// a transaction.
     pub(super) batch: u32,
 }
 
@@ -243,7 +243,8 @@ impl Load {
         message: &Message,
         together: u32,
     ) -> Result<Unanswered, Failure> {
-        if self.class == Class::Transactional {
+        // One message alone needs no transaction: it is one, as with MSMQ's MQ_SINGLE_MESSAGE.
+        if self.class == Class::Transactional && together > 1 {
             let mut transaction = producer.begin();
             for _ in 0..together {
                 let sent = transaction.send(message.clone());

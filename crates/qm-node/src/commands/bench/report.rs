@@ -48,7 +48,7 @@ struct Document {
 struct CaseDocument {
     class: &'static str,
     body_bytes: u32,
-    /// Handed over together; of transactional messages, a transaction.
+    /// Handed over together; of several transactional messages, a transaction.
     batch: u32,
     messages: u64,
     elapsed_ms: u64,
