@@ -644,6 +644,10 @@ impl Engine {
     fn on_maintenance(&mut self) {
         let now_ms = self.now.at.as_ms();
         self.dedup.purge(now_ms);
+        for session in self.sessions.values_mut() {
+            // It is open, even if nothing comes.
+            session.routes.retain(|route| route.refresh(now_ms));
+        }
         self.routes.purge(now_ms);
         self.purge_outcomes();
         self.look_after_followed(true);

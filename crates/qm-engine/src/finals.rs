@@ -243,6 +243,7 @@ impl Engine {
         };
         let life = (key.source, key.entry.id.incarnation);
         let now_ms = self.now.at.as_ms();
+        let mut listens = false;
         for route in self.routes.candidates(&life, now_ms) {
             match route {
                 Route::Session(link) if not_on != Some(link) => {
@@ -254,11 +255,7 @@ impl Engine {
                     }
                 }
                 Route::Session(_) => {}
-                Route::Address(_) => {
-                    // Where it said it listens: dialling it is worth a try.
-                    let number = self.remote(&RemoteKey::Id(key.source));
-                    return self.want_connection(number);
-                }
+                Route::Address(_) => listens = true,
             }
         }
         // Another life of it may have taken over what this one waited for.
@@ -270,6 +267,10 @@ impl Engine {
         {
             session.finals.push((key.entry, outcome));
             self.busy_sessions.insert(link);
+        } else if listens {
+            // Dialling where it said that it listens is worth a try.
+            let number = self.remote(&RemoteKey::Id(key.source));
+            self.want_connection(number);
         }
     }
 

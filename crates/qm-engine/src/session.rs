@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 
 use bytes::{Bytes, BytesMut};
+use qm_cache::RouteHandle;
 use qm_wire::{
     Credit, Data, Entry, Hello, Incarnation, Outcome, PeerFrame, QmId, QueueName, Refusal, Reject,
     SessionAck, Tag, Welcome, tag_hash,
@@ -18,7 +19,7 @@ use qm_wire::{
 
 use crate::backlog::Message;
 use crate::config::EngineConfig;
-use crate::engine::{Engine, Timer};
+use crate::engine::{Engine, Route, Timer};
 use crate::finals::push_finals;
 use crate::identity::handshake::SessionTokens;
 use crate::io::{Lane, LinkId, Output};
@@ -82,6 +83,8 @@ pub(crate) struct Session {
     /// Whether the peer's welcome told me that I await approval.
     pub(crate) pending: bool,
     pub(crate) opened: bool,
+    /// Where acknowledgements for the peer's lives go by this session, as fresh as what came on it.
+    pub(crate) routes: Vec<RouteHandle<Route>>,
     /// Whether the peer proved that its identity is a former one.
     pub(crate) succeeded: bool,
     /// Words about machines that left an identity.
@@ -174,6 +177,7 @@ impl Session {
             peer_pending: false,
             pending: false,
             opened: false,
+            routes: Vec::new(),
             succeeded: false,
             parted_heard: 0,
             ends: false,

@@ -247,7 +247,7 @@ impl Engine {
 
     /// Acknowledgements for what a peer sent go where it is. Nothing is taken from one that is
     /// pending, so it has no rows.
-    pub(crate) fn learn_routes(&self, link: LinkId) {
+    pub(crate) fn learn_routes(&mut self, link: LinkId) {
         let Some(session) = self.sessions.get(&link) else {
             return;
         };
@@ -256,6 +256,7 @@ impl Engine {
         }
         let (peer, lives) = (session.peer, session.lives());
         let now_ms = self.now.at.as_ms();
+        let mut routes = Vec::new();
         for life in lives {
             // The address was for the time without a session.
             for route in self.routes.candidates(&(peer, life), now_ms) {
@@ -263,8 +264,21 @@ impl Engine {
                     self.routes.failed(&(peer, life), &route);
                 }
             }
-            self.routes
-                .learn((peer, life), Route::Session(link), now_ms);
+            let key = (peer, life);
+            let (_, route) = self.routes.learn_handle(key, Route::Session(link), now_ms);
+            routes.extend(route);
+        }
+        if let Some(session) = self.sessions.get_mut(&link) {
+            session.routes = routes;
+        }
+    }
+
+    /// The peer is heard, or at the other end still: acknowledgements go where it was heard last.
+    /// A way that led to somebody else is not found again like that.
+    pub(crate) fn refresh_routes(&mut self, link: LinkId) {
+        let now_ms = self.now.at.as_ms();
+        if let Some(session) = self.sessions.get_mut(&link) {
+            session.routes.retain(|route| route.refresh(now_ms));
         }
     }
 }

@@ -48,6 +48,26 @@ fn a_sender_asks_on_every_session_that_opens() {
     }
 }
 
+/// What is received when the session has gone is told where its sender said that it listens: the
+/// destination dials.
+#[test]
+fn a_final_goes_where_its_sender_was_last_heard_of() {
+    for class in CLASSES {
+        let (mut a, mut b) = met(class);
+        put(&mut a, class, "1");
+        carry(&mut a, &mut b, LINK);
+        a.lose_link(LINK);
+        b.lose_link(LINK);
+        assert_eq!(b.dials, [], "nothing is to be told");
+        assert_eq!(b.receive("orders"), ["1"]);
+        assert_eq!(b.dials.len(), 1, "{class:?}");
+        plug(&mut b, &mut a, NEXT);
+        carry(&mut b, &mut a, NEXT);
+        assert_eq!(a.fates(), [Outcome::REACHED_QUEUE, Outcome::RECEIVED]);
+        assert_eq!(finals_of(&b), 0, "{class:?}");
+    }
+}
+
 /// On a session that stays, after four minutes; and a session stays while something is awaited.
 #[test]
 fn a_sender_asks_from_time_to_time() {

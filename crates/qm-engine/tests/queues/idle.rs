@@ -4,7 +4,7 @@ use qm_engine::LinkId;
 use qm_engine::admin::{AdminReply, AdminRequest, Selector};
 use qm_wire::Class;
 
-use super::support::{Node, connect};
+use super::support::{Node, carry, connect};
 
 const LINK: LinkId = LinkId(1);
 const NEXT: LinkId = LinkId(2);
@@ -79,4 +79,34 @@ fn the_last_outgoing_queue_of_a_destination_stays() {
     connect(&mut a, &mut b, LINK);
     pass(&mut a, 30);
     assert_eq!(outgoing(&mut a).len(), 1);
+}
+
+/// The way back lives as long as the session does, however long that is, and whether anything comes
+/// on it or not; behind it the address that the peer listens at does for its lifetime.
+#[test]
+fn the_way_back_is_fresh_while_the_session_is_open() {
+    for busy in [true, false] {
+        let stays = |config: &mut qm_engine::EngineConfig| config.idle_session_ms = 1 << 40;
+        let (mut a, mut b) = (Node::with(1, stays), Node::with(2, stays));
+        b.create("one", |settings| settings.transactional = false);
+        put(&mut a, "one", Class::Recoverable);
+        connect(&mut a, &mut b, LINK);
+        for _ in 0..25 {
+            if busy {
+                put(&mut a, "one", Class::Recoverable);
+            }
+            a.wait(MINUTE_MS);
+            b.wait(MINUTE_MS);
+            carry(&mut a, &mut b, LINK);
+        }
+        let ways = |b: &mut Node| match b.ask(AdminRequest::Routes) {
+            AdminReply::Routes { rows, stats } => (rows[0].candidates.clone(), stats.rows),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(ways(&mut b).0.len(), 1, "{busy}");
+        b.lose_link(LINK);
+        assert_eq!(b.engine.sizes().routes, 1, "its address");
+        pass(&mut b, 12);
+        assert_eq!(b.engine.sizes().routes, 0);
+    }
 }
