@@ -131,7 +131,8 @@ pub(crate) const STEPS: &[Step] = &[
             sim::command(&["--mode", "clones", "--seeds", FIXED_CLONE_SEEDS]).run()?;
             sim::command(&["--mode", "quinn", "--seeds", FIXED_QUINN_SEEDS]).run()?;
             sim::fresh("fast")?.run()?;
-            sim::fresh("streams")?.run()
+            sim::fresh("streams")?.run()?;
+            sim::fresh("clones")?.run()
         },
     },
 ];

@@ -25,5 +25,5 @@ pub(crate) fn fresh(mode: &str) -> anyhow::Result<Program> {
     let first = now.as_secs() * 1_000_003;
     let range = format!("{first}..{}", first + FRESH_SEEDS);
     println!("fresh seeds; to repeat: cargo xtask sim --mode {mode} --seeds {range}");
-    Ok(command(&["--mode", mode, "--seeds", &range]))
+    Ok(command(&["--mode", mode, "--seeds", &range, "--shrink"]))
 }

@@ -623,6 +623,7 @@ impl Engine {
         if reject.refusals.iter().any(arrived) {
             return self.misbehaved(link, "a refusal of what it says had arrived");
         }
+        let mut calls_all_damaged = false;
         for refusal in &reject.refusals {
             let Some(session) = self.sessions.get(&link) else {
                 return;
@@ -646,8 +647,12 @@ impl Engine {
             let mut message = flight.message;
             if refusal.outcome == Outcome::DAMAGED && is_whole(&message) {
                 // Damaged on the way, not here: send it again.
+                crate::reached!(self, DamagedOnTheWay);
                 message.transmitted = true;
                 self.send_again(flight.queue, flight.priority, message);
+                let now = self.now.at;
+                let session = self.sessions.get_mut(&link);
+                calls_all_damaged |= session.is_some_and(|s| !s.called_damaged.admits(now));
             } else {
                 // Of an earlier transmission it says nothing. Whoever is refused as a sender may
                 // have been let in then, and is not told.
@@ -662,6 +667,9 @@ impl Engine {
                 let (queue, priority) = (flight.queue, flight.priority);
                 self.bury(queue, priority, &message, refusal.outcome, doubt);
             }
+        }
+        if calls_all_damaged {
+            return self.misbehaved(link, "whole messages called damaged, again and again");
         }
         if let Some(session) = self.sessions.get(&link) {
             self.busy_peers.insert(session.peer);

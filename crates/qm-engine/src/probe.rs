@@ -173,6 +173,8 @@ reach! {
     RefusalRepeated,
     /// A refusal for nothing in flight.
     RefusalStale,
+    /// A whole message was refused as damaged.
+    DamagedOnTheWay,
     /// A message expired before it was ever transmitted.
     ExpiredWaiting,
     /// A message ran out of time that may have been transmitted: its destination is asked.

@@ -141,6 +141,8 @@ pub(crate) struct Session {
     pub(crate) more_finals: bool,
     /// Acks that did not fit what they named.
     pub(crate) unverified: Allowance,
+    /// Refusals of whole messages as damaged: one end has a fault in it, and repeats it.
+    pub(crate) called_damaged: Allowance,
     /// When messages were last asked for because of one.
     pub(crate) asked_instead: Option<Timestamp>,
     /// Queues that the peer was told are full.
@@ -211,6 +213,7 @@ impl Session {
             next_finals: Timestamp(0),
             more_finals: false,
             unverified: Allowance::default(),
+            called_damaged: Allowance::default(),
             asked_instead: None,
             told_full: BTreeSet::new(),
             buffers: BTreeMap::new(),

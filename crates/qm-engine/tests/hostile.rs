@@ -2,6 +2,8 @@
 //! remember. Whoever speaks here holds a valid key or the socket; the network is not part of it.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
+#[path = "hostile/damaged.rs"]
+mod damaged;
 #[path = "hostile/limits.rs"]
 mod limits;
 

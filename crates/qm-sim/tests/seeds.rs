@@ -58,6 +58,8 @@ const RARE: &[Reach] = &[
     Reach::MetOwnCopy,
     Reach::ClaimVerified,
     Reach::ClaimForged,
+    // Nothing is damaged on its way here.
+    Reach::DamagedOnTheWay,
     Reach::RankTied,
     Reach::RankOutdated,
     Reach::ElectionLost,

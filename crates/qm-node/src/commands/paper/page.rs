@@ -181,7 +181,7 @@ const OUTCOMES: &[(&str, Option<&str>)] = &[
     ("queue_purged", Some(CLI)),
     ("time_to_be_received_expired", Some(FLOW)),
     ("rejected_by_receiver", Some(FLOW)),
-    ("damaged", Some(RECEIVING)),
+    ("damaged", Some(DAMAGED)),
     ("body_over_limit", Some(FLOW)),
     ("version", Some(PAIR)),
     ("idempotency_conflict", Some(PAIR)),
@@ -225,6 +225,7 @@ const PAIR: &str = "crates/qm-engine/tests/pair.rs";
 const TRANSACTIONS_IT: &str = "tests/it/transactions.rs";
 const TRANSACTIONS: &str = "crates/qm-engine/tests/transactions.rs";
 const HOSTILE: &str = "crates/qm-engine/tests/hostile.rs";
+const DAMAGED: &str = "crates/qm-engine/tests/hostile/damaged.rs";
 const SENDING: &str = "crates/qm-client/tests/it/sending.rs";
 const RECEIVING: &str = "crates/qm-client/tests/it/receiving.rs";
 
