@@ -129,6 +129,13 @@ impl Bank {
                 self.nodes[at].kill();
                 self.kills += 1;
                 std::thread::sleep(pause / 4);
+                if self.draw(4) == 0 {
+                    // Both are down for a while.
+                    self.nodes[1 - at].kill();
+                    self.kills += 1;
+                    std::thread::sleep(pause / 4);
+                    self.nodes[1 - at].launch();
+                }
                 self.nodes[at].launch();
             }
             4..6 => {
@@ -200,6 +207,13 @@ impl Bank {
             );
             std::thread::sleep(Duration::from_millis(200));
         };
+        for node in &self.nodes {
+            let status = node.document(&["status"]);
+            assert_eq!(
+                status["dead_letters"], 0,
+                "nothing died, nothing is in doubt"
+            );
+        }
         let mut purse = BTreeMap::new();
         for coin in coins.iter().flatten() {
             let (coin, moves) = moved_of(coin.body());
