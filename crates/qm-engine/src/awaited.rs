@@ -7,6 +7,8 @@
 //! may forget it, and is kept for as long as the answers to requests are. A wait ends unanswered 30
 //! days after the message must have ended, or, when it may lie there for ever, after it arrived.
 
+mod audit;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};

@@ -408,6 +408,14 @@ impl Commits {
         waiting.chain(&self.putting.then).filter_map(left)
     }
 
+    /// Who waits for the disk, in whatever batch; for audits.
+    pub(crate) fn under_way(&self) -> impl Iterator<Item = &Then> {
+        let gathered = [&self.settling, &self.putting];
+        let gathered = gathered.into_iter().flat_map(|batch| &batch.then);
+        let waiting = self.waiting.iter().flat_map(|batch| &batch.then);
+        gathered.chain(waiting).chain(self.again.waiting())
+    }
+
     /// Batches at the disk.
     pub(crate) fn waiting(&self) -> usize {
         self.waiting.len()

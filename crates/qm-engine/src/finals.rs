@@ -55,7 +55,7 @@ pub(crate) fn wishes_final(envelope: &[u8]) -> bool {
     wishes.contains(AckWishes::POSITIVE_RECEIVE) || wishes.contains(AckWishes::NEGATIVE_RECEIVE)
 }
 
-fn final_key(key: &MessageKey) -> Bytes {
+pub(crate) fn final_key(key: &MessageKey) -> Bytes {
     prefixed(FINAL, &arrival_bytes(key))
 }
 
@@ -90,6 +90,35 @@ impl Finals {
         }
         let ended = self.known.get(key).filter(|ended| ended.durable);
         ended.map(|ended| ended.outcome)
+    }
+
+    /// Those that are on disk.
+    pub(crate) fn durable(&self) -> impl Iterator<Item = &MessageKey> {
+        let durable = self.known.iter().filter(|(_, ended)| ended.durable);
+        durable.map(|(key, _)| key)
+    }
+
+    /// Each is listed once, within bounds, and on disk or on its way there.
+    pub(crate) fn audit(&self, is_under_way: impl Fn(&MessageKey) -> bool) -> Result<(), String> {
+        let listed: usize = self.order.values().map(BTreeMap::len).sum();
+        let of_peer = self.order.values().map(BTreeMap::len).max();
+        let all = self.known.len();
+        if listed != all || all > FINALS_MAX || of_peer.unwrap_or(0) > FINALS_PER_PEER_MAX {
+            return Err(format!(
+                "{all} ends, {listed} listed, {of_peer:?} of a peer"
+            ));
+        }
+        for (key, ended) in &self.known {
+            let id = key.entry.id;
+            let order = self.order.get(&key.source);
+            if order.and_then(|order| order.get(&ended.serial)) != Some(&key.entry) {
+                return Err(format!("the end of {id} is not listed"));
+            }
+            if !ended.durable && !is_under_way(key) {
+                return Err(format!("the end of {id} is neither on disk nor on its way"));
+            }
+        }
+        Ok(())
     }
 
     fn of_sender(&self, source: QmId) -> usize {

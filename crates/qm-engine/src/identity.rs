@@ -101,6 +101,19 @@ impl Default for Twins {
     }
 }
 
+impl Twins {
+    /// What must hold at any time; for audits.
+    pub(crate) fn audit(&self) -> Result<(), String> {
+        let (signing, verifying) = (self.signing.len(), self.verifying.len());
+        if signing.max(verifying) > UNDER_WAY_MAX {
+            return Err(format!(
+                "{signing} signatures are being made, {verifying} verified"
+            ));
+        }
+        self.alarms.audit()
+    }
+}
+
 impl Engine {
     /// A session begins: on older ones with this peer no sign of life is given any more.
     pub(crate) fn twins_session_began(&mut self, link: LinkId, (own, peer): (QmId, QmId)) {

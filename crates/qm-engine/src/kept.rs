@@ -114,6 +114,11 @@ impl Refused {
         Some(&mut before.then)
     }
 
+    /// Who waits for them.
+    pub(crate) fn waiting(&self) -> impl Iterator<Item = &Then> {
+        self.0.iter().flat_map(|kept| &kept.then)
+    }
+
     pub(crate) fn take(&mut self) -> Vec<Kept> {
         core::mem::take(&mut self.0)
     }

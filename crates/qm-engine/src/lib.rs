@@ -28,6 +28,7 @@ mod acking;
 pub mod admin;
 mod arrivals;
 mod asking;
+mod audit;
 mod awaited;
 mod backlog;
 mod cause;
@@ -98,6 +99,7 @@ mod views;
 mod voids;
 mod why;
 
+pub use audit::Risen;
 pub use config::{EngineConfig, OnTwin, Trust};
 pub use engine::{ArrivalKey, Engine, Identity, Route};
 pub use entropy::{Entropy, SeededEntropy};

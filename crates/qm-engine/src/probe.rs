@@ -212,6 +212,10 @@ reach! {
     ReadBack,
     /// Credit was withheld because memory or store are full.
     CreditWithheld,
+    /// An application was refused an express message for want of memory.
+    ExpressRefused,
+    /// Credit was withheld because express messages that arrived fill the peers' part of memory.
+    PeersPartFull,
     /// A peer got credit by its approval.
     Approved,
     /// An order ack settled transactional messages.

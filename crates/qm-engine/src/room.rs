@@ -137,6 +137,7 @@ impl Engine {
             let used = in_memory.unwrap_or_else(|| self.peers_share_of_memory_is_used());
             self.room.peers_parts[0] = Some(used);
             if used {
+                crate::reached!(self, PeersPartFull);
                 return false;
             }
         }

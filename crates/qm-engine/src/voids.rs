@@ -50,7 +50,7 @@ pub(crate) enum Voiding {
     Full,
 }
 
-fn void_key(key: &MessageKey) -> Bytes {
+pub(crate) fn void_key(key: &MessageKey) -> Bytes {
     prefixed(VOID, &arrival_bytes(key))
 }
 
@@ -76,6 +76,32 @@ impl Voids {
     /// Voids remembered.
     pub(crate) fn len(&self) -> usize {
         self.known.len()
+    }
+
+    /// Those that are on disk.
+    pub(crate) fn durable(&self) -> impl Iterator<Item = &MessageKey> {
+        let durable = self.known.iter().filter(|(_, void)| void.durable);
+        durable.map(|(key, _)| key)
+    }
+
+    /// Each is listed once, within bounds, and on disk or on its way there.
+    pub(crate) fn audit(&self, is_under_way: impl Fn(&MessageKey) -> bool) -> Result<(), String> {
+        let listed: usize = self.order.values().map(VecDeque::len).sum();
+        let of_peer = self.order.values().map(VecDeque::len).max();
+        let all = self.known.len();
+        if listed != all || all > VOIDS_MAX || of_peer.unwrap_or(0) > VOIDS_PER_PEER_MAX {
+            return Err(format!(
+                "{all} voids, {listed} listed, {of_peer:?} of a peer"
+            ));
+        }
+        let mut pending = self.known.iter().filter(|(_, void)| !void.durable);
+        match pending.find(|(key, _)| !is_under_way(key)) {
+            Some((key, _)) => Err(format!(
+                "the void of {} is neither on disk nor on its way",
+                key.entry.id
+            )),
+            None => Ok(()),
+        }
     }
 
     fn insert(&mut self, key: MessageKey, void: Void) {

@@ -122,6 +122,10 @@ pub struct Stats {
     pub overflowed: u64,
     /// Datagrams that arrive with a bit turned.
     pub corrupted: u64,
+    /// Datagrams that arrive twice.
+    pub duplicated: u64,
+    /// Datagrams that others overtake, for longer than delays vary.
+    pub overtaken: u64,
     /// Bytes of the datagrams handed in.
     pub sent_bytes: u64,
 }
@@ -405,7 +409,7 @@ impl World {
         // Drawn for every datagram, so that a cut does not shift the luck of those behind it.
         let lost = self.random.one_of_thousand(faults.loss_per_mille);
         let twice = self.random.one_of_thousand(faults.duplicate_per_mille);
-        let (first, second) = (self.delay(&faults), self.delay(&faults));
+        let ((first, overtaken), (second, _)) = (self.delay(&faults), self.delay(&faults));
         let corrupt = self.random.one_of_thousand(faults.corrupt_per_mille);
         let bit = self.random.below(length as u64 * 8);
 
@@ -433,6 +437,8 @@ impl World {
             datagram.bytes = with_bit_turned(&datagram.bytes, bit);
         }
         datagram.from = self.outside.get(&from).copied().unwrap_or(from);
+        self.stats.duplicated += u64::from(twice);
+        self.stats.overtaken += u64::from(overtaken);
         let copies = [Some(first), twice.then_some(second)];
         for delay in copies.into_iter().flatten() {
             self.stats.carried += 1;
@@ -472,7 +478,8 @@ impl World {
         Some(passed - now)
     }
 
-    fn delay(&mut self, faults: &Faults) -> Duration {
+    /// How long a datagram is on its way, and whether others overtake it.
+    fn delay(&mut self, faults: &Faults) -> (Duration, bool) {
         let spread = faults.delay_max.saturating_sub(faults.delay_min);
         let spread = u64::try_from(spread.as_micros()).unwrap_or(u64::MAX);
         let jitter = Duration::from_micros(self.random.below(spread.saturating_add(1)));
@@ -482,7 +489,7 @@ impl World {
         } else {
             Duration::ZERO
         };
-        faults.delay_min + jitter + extra
+        (faults.delay_min + jitter + extra, overtaken)
     }
 
     /// Mixes one datagram into the digest.

@@ -36,6 +36,7 @@ impl Engine {
         } else {
             let most = own_share(self.config.express_bytes_max as u64);
             if (self.express_bytes as u64).saturating_add(bytes) > most {
+                crate::reached!(self, ExpressRefused);
                 let text = format!(
                     "waiting express messages fill the {most} bytes of memory that this node's own applications may use"
                 );

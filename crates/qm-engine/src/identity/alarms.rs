@@ -155,6 +155,21 @@ impl Alarms {
         self.of.remove(&qm).is_some()
     }
 
+    /// Every alarm is about two machines at least, and few are kept.
+    pub(crate) fn audit(&self) -> Result<(), String> {
+        if self.of.len() > IDENTITIES_MAX + STRANGERS_MAX + 1 {
+            return Err(format!("{} alarms are kept", self.of.len()));
+        }
+        let few = |alarm: &Alarm| (2..=MACHINES_MAX).contains(&alarm.machines.len());
+        match self.of.iter().find(|(_, alarm)| !few(alarm)) {
+            Some((qm, alarm)) => Err(format!(
+                "the alarm about {qm} is about {} machines",
+                alarm.machines.len()
+            )),
+            None => Ok(()),
+        }
+    }
+
     /// As it is kept over restarts.
     pub(crate) fn encode(&self, qm: QmId) -> Option<Bytes> {
         let alarm = self.of.get(&qm)?;

@@ -107,6 +107,24 @@ impl Election {
         };
         self.waiting.iter().any(again)
     }
+
+    /// A rank that is on disk is one, and few lives and words are kept.
+    pub(crate) fn audit(&self, is_under_way: impl Fn(&(Rank, u64)) -> bool) -> Result<(), String> {
+        let mut shown: Vec<u64> = self.shown.iter().map(|life| life.0).collect();
+        shown.sort_unstable();
+        shown.dedup();
+        if shown.len() != self.shown.len() || shown.len() > PARTED_LIVES_MAX {
+            return Err(format!("{} lives of it were shown", self.shown.len()));
+        }
+        if self.durable && self.rank.is_none() {
+            return Err("a rank is on disk that it does not have".to_owned());
+        }
+        let goes = self.rank.map(|rank| (rank, self.shown_changes));
+        if !self.waiting.is_empty() && !goes.is_some_and(|rank| is_under_way(&rank)) {
+            return Err("words wait for a rank that is not on its way to the disk".to_owned());
+        }
+        Ok(())
+    }
 }
 
 fn time_value(us: u64) -> Bytes {

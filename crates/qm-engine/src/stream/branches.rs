@@ -5,6 +5,8 @@
 //! is never taken. Links that are being stored are known as well, because what follows them is
 //! stored behind them; they are answered for when the disk has them.
 
+mod audit;
+
 use std::collections::{BTreeMap, VecDeque};
 
 use qm_wire::{Entry, Link, MessageId, Outcome};

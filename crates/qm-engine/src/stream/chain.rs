@@ -10,6 +10,8 @@
 //! follow. What leaves otherwise than by delivery becomes a [`Skipping`], which stands in the
 //! chain until the receiver has answered for it.
 
+mod audit;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use qm_wire::{Entry, Link, Outcome, Place, Run, StreamId, Tag};

@@ -60,6 +60,13 @@ pub(crate) struct InStreams {
     pub(crate) orphans: BTreeSet<(QmId, Entry)>,
 }
 
+impl InStreams {
+    /// Who waits for skips that were taken since the last batch.
+    pub(crate) fn skips(&self) -> impl Iterator<Item = &Then> {
+        self.skips.iter()
+    }
+}
+
 /// Streams of which nothing is known here, and when their sender was told so last.
 #[derive(Debug, Default)]
 pub(crate) struct StrangeStreams(BTreeMap<StreamId, Timestamp>);

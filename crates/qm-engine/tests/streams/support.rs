@@ -448,7 +448,8 @@ pub(crate) fn plug(a: &mut Node, b: &mut Node, link: LinkId) {
         peer: peer.qm,
         public_key: peer.public_key,
         own: own.qm,
-        remote: "10.0.0.1:1801".parse().unwrap(),
+        // Two lives at one place are one machine.
+        remote: ([10, 0, 0, 1], 1_800 + u16::try_from(link.0).unwrap()).into(),
         dial,
     };
     a.give(connected(a.identity, b.identity, dial));
