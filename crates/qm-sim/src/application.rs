@@ -213,8 +213,14 @@ impl Sender {
         }
         fate.priority = frame.priority.get();
         if below(1_000) < scenario.hasty_per_mille {
-            let limit = 100 + below(5_000);
-            match below(3) {
+            let copied = scenario.clones.is_some();
+            // Of copies it is the time of one that is over first, and not that of the others.
+            let limit = if copied {
+                2_000 + below(8_000)
+            } else {
+                100 + below(5_000)
+            };
+            match if copied { 0 } else { below(3) } {
                 0 => frame.time_to_reach_queue_ms = Some(limit),
                 1 => frame.time_to_be_received_ms = Some(limit),
                 _ => {

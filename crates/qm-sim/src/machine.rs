@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
-use bytes::Buf;
+use bytes::{Buf, Bytes};
 use qm_engine::{
-    Engine, EngineConfig, Entropy, Identity, Input, Now, OnTwin, Output, Roles, Seal,
+    Engine, EngineConfig, Entropy, Identity, Input, Now, OnTwin, Output, Risen, Roles, Seal,
     SeededEntropy, StoreOp, StoredMessage, StreamId, Ticket, Timestamp, TokenKey, Trust,
 };
 use qm_store::adapter;
@@ -41,6 +41,12 @@ pub(crate) struct Machine {
     pub(crate) slow_until: u64,
     /// World time until which the disk is full.
     pub(crate) full_until: u64,
+    /// What its processes are given, where that is less than usual, and until which world time.
+    pub(crate) short: Option<(Memory, u64)>,
+    /// What may only rise, as far as it was looked at.
+    pub(crate) risen: Risen,
+    /// How often it was looked at.
+    audits: u64,
     pub(crate) running: Option<Running>,
     /// How often it was started; belongs into the randomness of each life.
     pub(crate) lives: u64,
@@ -50,6 +56,15 @@ pub(crate) struct Machine {
     pub(crate) tick_at: u64,
     /// World time of the start of this life and node time then.
     boot: (u64, u64),
+}
+
+/// Memory that a process may use for messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Memory {
+    /// Bytes of waiting durable messages.
+    pub(crate) resident_bytes: usize,
+    /// Bytes of waiting express messages.
+    pub(crate) express_bytes: usize,
 }
 
 /// A batch waiting for the disk.
@@ -73,6 +88,10 @@ pub(crate) struct Running {
     pub(crate) stopping: bool,
     /// Whether a full disk refused what a stop wanted to write down.
     pub(crate) spill_refused: bool,
+    /// What it was given.
+    pub(crate) memory: Memory,
+    /// Names of the values on its disk of which others may have been told.
+    told: BTreeSet<Bytes>,
     /// All that the engine was told, where it is to be copied with its memory.
     pub(crate) tape: Option<Tape>,
 }
@@ -86,6 +105,28 @@ impl Running {
         self.engine.handle(now, input);
     }
 
+    /// These changes are on disk.
+    fn keep_told(&mut self, ops: &[StoreOp]) {
+        for op in ops {
+            match op {
+                StoreOp::Set { key, .. } if is_told(key) => drop(self.told.insert(key.clone())),
+                StoreOp::Unset { key } => drop(self.told.remove(key)),
+                _ => {}
+            }
+        }
+    }
+
+    /// Whether everything of which others may have been told is on disk.
+    fn audit_told(&self) -> Result<(), String> {
+        let told = self.engine.told_names();
+        match told.iter().find(|name| !self.told.contains(*name)) {
+            Some(name) => Err(format!(
+                "it may have told of {name:?}, which is not on disk"
+            )),
+            None => Ok(()),
+        }
+    }
+
     /// Takes the next thing that the engine wants.
     pub(crate) fn poll(&mut self, now: Now) -> Option<Output> {
         if let Some(tape) = &mut self.tape {
@@ -93,6 +134,11 @@ impl Running {
         }
         self.engine.poll(now)
     }
+}
+
+/// Whether a value says what others may have been told.
+fn is_told(name: &[u8]) -> bool {
+    name.starts_with(b"void/") || name.starts_with(b"final/")
 }
 
 /// Stands for Ed25519, which these worlds do not need: only who has the key makes it, and it covers
@@ -115,7 +161,7 @@ pub(crate) struct Found {
     /// Live reports.
     pub(crate) reports: Vec<qm_wire::Envelope>,
     /// The named values, where ends are told.
-    pub(crate) state: std::collections::BTreeMap<bytes::Bytes, bytes::Bytes>,
+    pub(crate) state: std::collections::BTreeMap<Bytes, Bytes>,
     /// Arrivals from elsewhere that the duplicate cache can start from.
     pub(crate) remembered: BTreeSet<(QmId, MessageId)>,
 }
@@ -164,6 +210,9 @@ impl Machine {
             failure_armed: false,
             slow_until: 0,
             full_until: 0,
+            short: None,
+            risen: Risen::default(),
+            audits: 0,
             running: None,
             lives: 0,
             wall_offset_us: 0,
@@ -193,6 +242,9 @@ impl Machine {
             failure_armed: false,
             slow_until: 0,
             full_until: 0,
+            short: None,
+            risen: Risen::default(),
+            audits: 0,
             running: None,
             lives: 0,
             wall_offset_us: self.wall_offset_us,
@@ -230,6 +282,8 @@ impl Machine {
             committing: running.committing,
             stopping: running.stopping,
             spill_refused: running.spill_refused,
+            memory: running.memory,
+            told: running.told.clone(),
             tape: None,
         });
         Ok(Some(machine))
@@ -411,13 +465,14 @@ impl Machine {
             Trust::Any
         };
         config.body_bytes_max = Self::body_bytes_max(self.number);
-        config.express_bytes_max = scenario.express_bytes_max;
+        let memory = self.memory(scenario);
+        config.express_bytes_max = memory.express_bytes;
         config.store_bytes_max = scenario.store_bytes_max;
         config.dedup_capacity = scenario.dedup_capacity;
         config.ack_route_lifetime_ms = scenario.ack_route_lifetime_ms;
         config.ack_route_purge_interval_ms = 1_000;
         config.window_messages = scenario.window_messages;
-        config.resident_bytes_max = scenario.resident_bytes_max;
+        config.resident_bytes_max = memory.resident_bytes;
         config.ack_wait_ms = 5_000;
         config.query_interval_ms = 3_000;
         config.batch_bytes_max = 16 * 1024;
@@ -434,6 +489,9 @@ impl Machine {
                 config.on_twin = OnTwin::AlarmOnly;
             }
         }
+        let names = recovered.state.keys();
+        let told = names.filter(|name| is_told(name)).cloned().collect();
+        self.risen.begin_life();
         let now = self.now(world_us);
         let fresh = Fresh {
             config,
@@ -444,9 +502,10 @@ impl Machine {
             now,
         };
         let engine = fresh.engine(0);
-        let copied = scenario.clones.as_ref().is_some_and(|clones| {
-            clones.case == Case::SnapshotResumedTwice && clones.victim == self.number
-        });
+        let copied = scenario
+            .clones
+            .as_ref()
+            .is_some_and(|clones| clones.case.copies_memory() && clones.victim == self.number);
         let tape = copied.then(|| Tape::new(fresh));
         self.running = Some(Running {
             engine,
@@ -455,6 +514,8 @@ impl Machine {
             committing: false,
             stopping: false,
             spill_refused: false,
+            memory,
+            told,
             tape,
         });
         Ok(Started::Runs(found))
@@ -471,16 +532,50 @@ impl Machine {
             .map(|batch| adapter::batch_of(batch.ops.clone(), batch.refusals_known))
             .collect();
         match running.log.commit(&batches) {
-            Ok(answers) => Ok(Committed::Answers(
-                waiting
+            Ok(answers) => {
+                let answers = waiting
                     .into_iter()
                     .zip(answers)
-                    .map(|(batch, applied)| (batch.ticket, batch.ops, applied))
-                    .collect(),
-            )),
+                    .map(|(batch, applied)| (batch.ticket, batch.ops, applied));
+                let answers: Vec<_> = answers.collect();
+                for (_, ops, _) in answers.iter().filter(|a| a.2 == Applied::Done) {
+                    running.keep_told(ops);
+                }
+                Ok(Committed::Answers(answers))
+            }
             Err(_) if self.cut_armed && self.disk_is_off() => Ok(Committed::PowerLost),
             Err(_) if self.failure_armed => Ok(Committed::Failed),
             Err(error) => Err(format!("node{}: commit failed: {error}", self.number)),
+        }
+    }
+
+    /// The rules of the engine itself: what takes long after every fourth step only.
+    pub(crate) fn audit(&mut self) -> Result<(), String> {
+        let Some(running) = &self.running else {
+            return Ok(());
+        };
+        running.engine.audit_counts()?;
+        self.audits += 1;
+        if !self.audits.is_multiple_of(4) {
+            return Ok(());
+        }
+        running.engine.audit_promises()?;
+        running.engine.audit_since(&mut self.risen)?;
+        running.audit_told()
+    }
+
+    /// What a process that starts now is given.
+    fn memory(&self, scenario: &Scenario) -> Memory {
+        let usual = Memory {
+            resident_bytes: scenario.resident_bytes_max,
+            express_bytes: scenario.express_bytes_max,
+        };
+        match self.short {
+            Some((short, _)) => Memory {
+                resident_bytes: usual.resident_bytes.min(short.resident_bytes),
+                express_bytes: usual.express_bytes.min(short.express_bytes),
+            },
+            None => usual,
         }
     }
 

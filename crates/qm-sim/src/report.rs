@@ -45,6 +45,8 @@ pub struct Report {
     pub slow_disks: u64,
     /// Wall clocks that jumped.
     pub clock_jumps: u64,
+    /// Machines that had less memory for a while.
+    pub squeezes: u64,
     /// Applications that lost their memory.
     pub client_crashes: u64,
     /// Acts of operators on queues.
@@ -115,6 +117,24 @@ pub struct Report {
     pub lost_datagrams: u64,
     /// Of these, delivered with a bit turned.
     pub damaged_datagrams: u64,
+    /// Of these, delivered twice.
+    pub repeated_datagrams: u64,
+    /// Of these, overtaken by others.
+    pub overtaken_datagrams: u64,
+    /// Datagrams that no machine of the world made.
+    pub strange_datagrams: u64,
+    /// Machines to and from which nothing got through.
+    pub isolations: u64,
+    /// Paths on which no datagram above some size got through.
+    pub black_holes: u64,
+    /// Paths on which most datagrams were lost.
+    pub lossy_paths: u64,
+    /// Paths that became narrow, with a queue that drops.
+    pub narrow_paths: u64,
+    /// Machines whose address changed under living connections.
+    pub rebinds: u64,
+    /// Processes that were stopped and went on later.
+    pub freezes: u64,
     /// Rare branches of the engine that were taken.
     pub reached: Reached,
     /// Virtual time, milliseconds.
@@ -150,6 +170,7 @@ impl Report {
         self.full_batches += other.full_batches;
         self.slow_disks += other.slow_disks;
         self.clock_jumps += other.clock_jumps;
+        self.squeezes += other.squeezes;
         self.client_crashes += other.client_crashes;
         self.operations += other.operations;
         self.approvals += other.approvals;
@@ -185,6 +206,15 @@ impl Report {
         self.datagrams += other.datagrams;
         self.lost_datagrams += other.lost_datagrams;
         self.damaged_datagrams += other.damaged_datagrams;
+        self.repeated_datagrams += other.repeated_datagrams;
+        self.overtaken_datagrams += other.overtaken_datagrams;
+        self.strange_datagrams += other.strange_datagrams;
+        self.isolations += other.isolations;
+        self.black_holes += other.black_holes;
+        self.lossy_paths += other.lossy_paths;
+        self.narrow_paths += other.narrow_paths;
+        self.rebinds += other.rebinds;
+        self.freezes += other.freezes;
         self.virtual_ms += other.virtual_ms;
         self.drain_ms = self.drain_ms.max(other.drain_ms);
         self.steps += other.steps;

@@ -55,6 +55,9 @@ pub struct Scenario {
     pub slow_disk_every_ms: u64,
     /// Wall clocks that jump by up to sixty years.
     pub clock_jump_every_ms: u64,
+    /// Machines that have less memory for a while: their process ends for want of it, or is told
+    /// to stop, and those after it are given less.
+    pub squeeze_every_ms: u64,
     /// Operators that pause, purge, delete and create queues.
     pub operator_every_ms: u64,
     /// Operators that block a peer for a while.
@@ -166,6 +169,7 @@ impl Scenario {
             disk_failure_every_ms: some(500, 8_000),
             slow_disk_every_ms: some(500, 8_000),
             clock_jump_every_ms: some(500, 8_000),
+            squeeze_every_ms: 0,
             operator_every_ms: some(200, 4_000),
             block_every_ms: some(500, 8_000),
             lost_buffers_per_mille: some(1, 60),
@@ -238,6 +242,11 @@ impl Scenario {
         let per_mille = [100 + draw(900), 50 + draw(500)];
         scenario.wishes_per_mille = if wishes { per_mille[0] } else { 0 };
         scenario.journal_per_mille = if copies { per_mille[1] } else { 0 };
+        // The same.
+        let mut random = SeededEntropy::new(seed ^ 0x6d65_6d6f_7279);
+        let mut draw = |of: u64| random.next_u64() % of;
+        let (squeezed, every_ms) = (draw(6) == 0, 500 + draw(7_500));
+        scenario.squeeze_every_ms = if squeezed { every_ms } else { 0 };
         scenario
     }
 
@@ -282,10 +291,46 @@ impl Scenario {
         ("disks fail", |s| s.disk_failure_every_ms = 0),
         ("disks are slow", |s| s.slow_disk_every_ms = 0),
         ("clocks jump", |s| s.clock_jump_every_ms = 0),
+        ("memory runs short", |s| s.squeeze_every_ms = 0),
         ("operators act", |s| s.operator_every_ms = 0),
         ("peers are blocked", |s| s.block_every_ms = 0),
         ("buffers are lost", |s| s.lost_buffers_per_mille = 0),
         ("buffers repeat", |s| s.repeated_buffers_per_mille = 0),
+        ("troubles of paths", |s| packets(s, |p| p.trouble_ms = 0)),
+        ("datagrams are lost", |s| {
+            packets(s, |p| p.loss_per_mille = 0);
+        }),
+        ("datagrams come twice", |s| {
+            packets(s, |p| p.duplicate_per_mille = 0);
+        }),
+        ("datagrams are overtaken", |s| {
+            packets(s, |p| p.reorder_per_mille = 0);
+        }),
+        ("datagrams are damaged", |s| {
+            packets(s, |p| p.corrupt_per_mille = 0);
+        }),
+        ("narrow paths", |s| packets(s, |p| p.bytes_per_second = 0)),
+        ("delays vary", |s| packets(s, |p| p.jitter_ms = 0)),
+        ("small datagrams", |s| packets(s, |p| p.mtu = 1_472)),
+        ("links that die soon", |s| {
+            packets(s, |p| p.idle_ms = 30_000);
+        }),
+        ("little room for frames", |s| {
+            packets(s, |p| p.received_bytes_max = 8 << 20);
+        }),
+        ("far machines", |s| packets(s, |p| p.delay_ms = 1)),
+        ("one copy is enough", |s| {
+            copies(s, |c| c.copies = c.copies.min(1));
+        }),
+        ("nobody sends to the copies", |s| {
+            copies(s, |c| c.receives = c.case.receives());
+        }),
+        ("other hardware", |s| {
+            copies(s, |c| c.other_hardware = false);
+        }),
+        ("the others are slow", |s| {
+            copies(s, |c| c.slow_others = false);
+        }),
         ("haste", |s| s.hasty_per_mille = 0),
         ("wrong addresses", |s| s.misaddressed_per_mille = 0),
         ("large bodies", |s| s.oversized_per_mille = 0),
@@ -328,6 +373,20 @@ impl Scenario {
         }),
         ("less time", |s| s.fault_ms = (s.fault_ms * 3 / 4).max(100)),
     ];
+}
+
+/// Makes the troubles of datagrams simpler, where there are any.
+fn packets(scenario: &mut Scenario, simplify: impl FnOnce(&mut Packets)) {
+    if let Some(packets) = &mut scenario.packets {
+        simplify(packets);
+    }
+}
+
+/// The same of copied machines.
+fn copies(scenario: &mut Scenario, simplify: impl FnOnce(&mut Clones)) {
+    if let Some(clones) = &mut scenario.clones {
+        simplify(clones);
+    }
 }
 
 impl PartialEq for Scenario {

@@ -494,6 +494,8 @@ impl World {
             What::LosePower => self.lose_power(),
             What::Kill => self.kill_some(),
             What::Stop => self.stop_some(),
+            What::Squeeze => self.squeeze(),
+            What::Relax { node } => self.relax(node),
             What::BreakClient => self.break_some_client(),
             What::CrashClient => self.crash_some_client(),
             What::Operate => self.operate(),

@@ -87,7 +87,21 @@ const NOTICED: &[(&str, Option<Case>, u64, &[&str])] = &[
         2,
         &["rule 11", "rule 7"],
     ),
-    ("redraw_rank", None, 41, &["rule 7"]),
+    ("redraw_rank", None, 41, &["rule 7", "rule 8"]),
+    // W-STR-6: two machines have different messages in one place of one stream.
+    (
+        "order_ack_by_number",
+        Some(Case::MemoryCopiedInOrder),
+        6,
+        &["rule 2"],
+    ),
+    // W-USE-8: the destination dies, and a copy brings what it had promised never to take.
+    (
+        "void_in_memory",
+        Some(Case::ExpiredAtOne),
+        0,
+        &["rule 8", "rule 9"],
+    ),
     (
         "relabel_queue",
         None,

@@ -3,7 +3,7 @@
 
 use core::ops::Range;
 
-use qm_sim::{Breaks, Failure, Report, Scenario, run};
+use qm_sim::{Breaks, Failure, Reach, Report, Scenario, run, shrink};
 
 /// A small world in which nothing goes wrong but what a test adds.
 fn calm(seed: u64) -> Scenario {
@@ -24,6 +24,7 @@ fn calm(seed: u64) -> Scenario {
         disk_full_every_ms: 0,
         disk_failure_every_ms: 0,
         clock_jump_every_ms: 0,
+        squeeze_every_ms: 0,
         operator_every_ms: 0,
         block_every_ms: 0,
         misaddressed_per_mille: 0,
@@ -241,4 +242,58 @@ fn a_transaction_whose_end_nobody_hears_of_is_whole_or_nothing() {
 fn no_credit_is_not_the_cause_where_nothing_gets_through() {
     let report = keeps_every_rule(parted, 12..22);
     assert!(report.whys > 100 && report.partitions > 50, "{report:?}");
+}
+
+/// Machines that have less memory for a while, again and again, and more to keep than fits.
+fn squeezed(seed: u64) -> Scenario {
+    Scenario {
+        senders: 3,
+        squeeze_every_ms: 700,
+        express_per_mille: 700,
+        body_bytes_max: 3_000,
+        resident_bytes_max: 1 << 20,
+        delay_max_us: 200_000,
+        commit_max_us: 60_000,
+        ..calm(seed)
+    }
+}
+
+/// What is durable stays on disk when memory is short, and what is express is refused, or its
+/// senders get no credit.
+#[test]
+fn memory_that_runs_short_costs_time_and_no_message() {
+    let report = keeps_every_rule(squeezed, 0..6);
+    assert!(report.squeezes > 20, "{report:?}");
+    for what in [
+        Reach::LeftOnDisk,
+        Reach::ReadBack,
+        Reach::ExpressSpilled,
+        Reach::ExpressRefused,
+    ] {
+        assert!(report.reached.count(what) > 0, "never taken: {what:?}");
+    }
+}
+
+/// Where memory is enough but for that, a node that keeps everything in memory is noticed by it
+/// alone, and a shrunk failure still has it.
+#[test]
+fn a_failure_for_want_of_memory_keeps_that_when_it_is_made_simpler() {
+    let broken = Scenario {
+        breaks: Breaks::named("ignore_memory").expect("a rule of this name"),
+        ..squeezed(0)
+    };
+    let calm = Scenario {
+        squeeze_every_ms: 0,
+        ..broken.clone()
+    };
+    run(calm).unwrap_or_else(|failure| panic!("{failure}"));
+    let failure = run(broken.clone()).expect_err("the oracle must notice");
+    assert_eq!(failure.rule(), "rule 8", "{failure}");
+    let shrunk = shrink(&broken, failure, 60_000);
+    assert!(!shrunk.removed.is_empty() && !shrunk.removed.contains(&"memory runs short"));
+    assert!(
+        shrunk.summary().contains("memory runs short"),
+        "{}",
+        shrunk.summary()
+    );
 }

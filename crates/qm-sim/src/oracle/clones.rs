@@ -30,7 +30,9 @@
 //!    the one with which it began. Exempt from the second: `on_twin = "alarm-only"`, where every
 //!    living copy has the alarm instead, and copies whose only node between lies.
 //! 9. *Nothing dies*: no message of these worlds has a reason to become a dead letter. Exempt:
-//!    those of streams whose destination lost its store or went back.
+//!    those of streams whose destination lost its store or went back, and those that have little
+//!    time. Of which one machine knows from the destination that they are dead, no copy of it
+//!    brings them there.
 //! 11. *Nobody is accused who is alone*: an alarm about copies, a lost election or a change of
 //!     identity concerns an identity that two live machines had; branch evidence an identity that
 //!     had copies or went back, on either side; a store that went back likewise. A stream stands
@@ -108,6 +110,8 @@ pub struct Forks {
     lost: BTreeSet<usize>,
     /// Not settled when their stream was begun anew.
     anew: BTreeSet<Put>,
+    /// Certainly dead, says their destination, and at which machine.
+    dead: BTreeMap<Put, usize>,
     /// Arrivals that rule 4 allows twice.
     pub duplicates_allowed: u64,
 }
@@ -344,6 +348,11 @@ impl Forks {
         if self.root(to) != root {
             return Err(format!("rule 9: {put:?} ({id}) was stored at node{node}"));
         }
+        if let Some(at) = self.dead.get(&put) {
+            return Err(format!(
+                "rule 9: {put:?} ({id}) was confirmed dead at node{at} and entered node{node}"
+            ));
+        }
         self.named.entry(id).or_default().insert(put);
         let anew = self.anew.contains(&put);
         let book = self.books.entry(put).or_default();
@@ -371,6 +380,23 @@ impl Forks {
             }
             *last = put.number.max(*last);
         }
+        Ok(())
+    }
+
+    /// A machine knows from the destination that a message is dead.
+    ///
+    /// # Errors
+    /// Rule 9.
+    pub fn death_confirmed(&mut self, node: usize, id: MessageId) -> Result<(), String> {
+        let Some(put) = self.line_names(node, id) else {
+            return Ok(());
+        };
+        if self.has_entered(put) {
+            return Err(format!(
+                "rule 9: {put:?} ({id}) was confirmed dead at node{node} and was delivered"
+            ));
+        }
+        self.dead.insert(put, node);
         Ok(())
     }
 

@@ -47,7 +47,17 @@ pub enum Case {
     LyingRelay,
     /// Somebody without the key repeats to a machine, and to others, what was said before.
     StrangerWithoutKey,
+    /// A running machine is copied with its memory, every queue is transactional, and the others
+    /// are slow: what one machine sent is acknowledged to the other one, which has something else
+    /// in the same place of the stream.
+    MemoryCopiedInOrder,
+    /// Messages have little time. They run out of it at one machine, whose destinations promise
+    /// never to take them; these lose power; then a copy comes for whose clock there is time left.
+    ExpiredAtOne,
 }
+
+/// Cases from which a seed draws, as it always did; those behind them it draws apart.
+const FIRST: u64 = 19;
 
 impl Case {
     /// All of them.
@@ -71,6 +81,8 @@ impl Case {
         Self::HandshakesCut,
         Self::LyingRelay,
         Self::StrangerWithoutKey,
+        Self::MemoryCopiedInOrder,
+        Self::ExpiredAtOne,
     ];
 
     /// How it is asked for.
@@ -96,6 +108,8 @@ impl Case {
             Self::HandshakesCut => "handshakes-cut",
             Self::LyingRelay => "lying-relay",
             Self::StrangerWithoutKey => "stranger-without-key",
+            Self::MemoryCopiedInOrder => "memory-copied-in-order",
+            Self::ExpiredAtOne => "expired-at-one",
         }
     }
 
@@ -118,6 +132,12 @@ impl Case {
                 | Self::HandshakesCut
                 | Self::StrangerWithoutKey
         )
+    }
+
+    /// Whether the machine is copied with its memory.
+    #[must_use]
+    pub const fn copies_memory(self) -> bool {
+        matches!(self, Self::SnapshotResumedTwice | Self::MemoryCopiedInOrder)
     }
 
     /// Whether others send to the machine, whatever the seed: the case is about that.
@@ -170,7 +190,14 @@ impl Scenario {
         let mut random = SeededEntropy::new(seed ^ 0x0063_6f70_6965);
         let mut draw = |of: u64| random.next_u64() % of.max(1);
         let few = |value: u64| usize::try_from(value).unwrap_or(0);
-        let drawn = Case::ALL[few(draw(Case::ALL.len() as u64))];
+        let drawn = Case::ALL[few(draw(FIRST))];
+        // Drawn apart, so that the other seeds are what they were.
+        let apart = SeededEntropy::new(seed ^ 0x6f72_6465_7273).next_u64() % 12;
+        let drawn = match apart {
+            0 => Case::MemoryCopiedInOrder,
+            1 => Case::ExpiredAtOne,
+            _ => drawn,
+        };
         let case = case.unwrap_or(drawn);
         let nodes = 3;
         let fault_ms = 4_000 + draw(12_000);
@@ -189,16 +216,18 @@ impl Scenario {
             other_hardware: draw(2) == 0,
             receives: case.receives()
                 || case.makes_twins()
+                    && case != Case::ExpiredAtOne
                     && SeededEntropy::new(seed ^ 0x746f_7761_7264)
                         .next_u64()
                         .is_multiple_of(2),
             slow_others: false,
         };
         let mut clones = clones;
-        clones.slow_others = case == Case::SnapshotResumedTwice
-            && SeededEntropy::new(seed ^ 0x736c_6f77)
-                .next_u64()
-                .is_multiple_of(2);
+        clones.slow_others = case == Case::MemoryCopiedInOrder
+            || case == Case::SnapshotResumedTwice
+                && SeededEntropy::new(seed ^ 0x736c_6f77)
+                    .next_u64()
+                    .is_multiple_of(2);
         let queues = 1 + few(draw(2));
         let mut scenario = Self {
             nodes: few(nodes),
@@ -209,6 +238,7 @@ impl Scenario {
             fault_ms,
             client_crash_every_ms: 0,
             disk_full_every_ms: 0,
+            squeeze_every_ms: 0,
             operator_every_ms: 0,
             block_every_ms: 0,
             lost_buffers_per_mille: 0,
@@ -241,11 +271,39 @@ impl Scenario {
             _ => {}
         }
         if clones.slow_others {
-            scenario.transactional_queues = 0;
+            let in_order = case == Case::MemoryCopiedInOrder;
+            scenario.transactional_queues = if in_order { queues } else { 0 };
             scenario.messages *= 3;
+        }
+        if case == Case::ExpiredAtOne {
+            clones.at_ms = 2_000 + draw(2_000);
+            scenario.fault_ms = clones.at_ms + 20_000;
+            scenario.run_out_of_time(40 + draw(40));
         }
         scenario.clones = Some(clones);
         scenario
+    }
+
+    /// So many messages with little time, and nothing else goes wrong: whatever else ended the
+    /// machine would take the messages that run out of it.
+    const fn run_out_of_time(&mut self, messages: u64) {
+        self.messages = messages;
+        self.transactional_queues = 0;
+        self.express_per_mille = 0;
+        self.hasty_per_mille = 1_000;
+        self.delay_max_us = 200_000;
+        self.link_break_every_ms = 0;
+        self.stall_every_ms = 0;
+        self.partition_every_ms = 0;
+        self.move_every_ms = 0;
+        self.power_loss_every_ms = 0;
+        self.kill_every_ms = 0;
+        self.stop_every_ms = 0;
+        self.sudden_death = 0;
+        self.client_break_every_ms = 0;
+        self.disk_failure_every_ms = 0;
+        self.slow_disk_every_ms = 0;
+        self.clock_jump_every_ms = 0;
     }
 
     /// The first machine of a machine's family: all copies are of one.

@@ -107,6 +107,11 @@ pub(super) enum What {
     FailDisk,
     SlowDisk,
     JumpClock,
+    Squeeze,
+    /// A machine has its memory again.
+    Relax {
+        node: usize,
+    },
     Operate,
     /// A queue that was deleted is created again.
     Create {
@@ -193,6 +198,7 @@ impl What {
                 | Self::FailDisk
                 | Self::SlowDisk
                 | Self::JumpClock
+                | Self::Squeeze
                 | Self::Operate
                 | Self::Block
         )

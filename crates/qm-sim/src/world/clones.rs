@@ -1,7 +1,7 @@
 //! Machines that are copied, put back from a backup, or only look as if they were.
 
-use qm_engine::TokenKey;
 use qm_engine::admin::Selector;
+use qm_engine::{Risen, TokenKey};
 use qm_store::SimFs;
 use qm_wire::Succession;
 
@@ -23,6 +23,8 @@ pub(super) enum CloneStep {
     Rebase { node: usize },
     /// A stranger comes and says what it overheard.
     Intrude,
+    /// All machines but the one that it is about lose power.
+    Topple,
 }
 
 /// A disk put aside, and what the books said of it then.
@@ -104,6 +106,15 @@ impl World {
             }
             CloneStep::Rebase { node } => self.rebase(node),
             CloneStep::Intrude => self.intrude(clones.victim),
+            CloneStep::Topple => {
+                for node in (0..self.scenario.nodes).filter(|node| *node != clones.victim) {
+                    if self.machines[node].running.is_some() {
+                        self.note(&format!("node{node} loses power"));
+                        self.die(node, Death::Power)?;
+                    }
+                }
+                Ok(())
+            }
         }
     }
 
@@ -150,7 +161,8 @@ impl World {
                 self.end_if_running(victim);
                 self.copy_disk(clones, clones.copies);
             }
-            Case::SnapshotResumedTwice => self.copy_live(clones)?,
+            Case::SnapshotResumedTwice | Case::MemoryCopiedInOrder => self.copy_live(clones)?,
+            Case::ExpiredAtOne => self.copy_late(clones),
             Case::BackupBesideTheOld => {
                 if let Some(image) = self.copying.backup.take() {
                     self.copy_of(clones, image);
@@ -216,16 +228,42 @@ impl World {
         }
     }
 
+    /// The disk of a running machine is copied while it is cut off from all others, with messages
+    /// under way. Long after, when the others have died, the copy starts, and believes that it is
+    /// still then.
+    fn copy_late(&mut self, clones: &Clones) {
+        let of = clones.victim;
+        let until = self.now + self.draw(2_000_000, 5_000_000);
+        for other in (0..self.scenario.nodes).filter(|other| *other != of) {
+            self.part(of, other, until);
+            for link in self.network.alive_between(of, other) {
+                self.break_link(link);
+            }
+        }
+        let image = self.image(of);
+        let starts = self.draw(13_500_000, 15_500_000);
+        let copy = self.join_with(clones, image);
+        self.machines[copy].wall_offset_us = -20 * 365 * 24 * 3_600 * 1_000_000;
+        self.plan(13_000_000, What::Clone(CloneStep::Topple));
+        self.plan(starts, What::Start { node: copy });
+    }
+
     /// Another machine starts with this disk.
     fn copy_of(&mut self, clones: &Clones, image: Image) {
+        let copy = self.join_with(clones, image);
+        let delay = self.draw(1_000, 3_000_000);
+        self.plan(delay, What::Start { node: copy });
+    }
+
+    /// Another machine is there with this disk.
+    fn join_with(&mut self, clones: &Clones, image: Image) -> usize {
         let copy = self.machines.len();
         let mut machine = self.machines[clones.victim].copied(copy, image.disk, image.keys);
         if clones.other_hardware {
             machine.hardware = copy as u64 + 1;
         }
         self.join(clones, machine, image.line);
-        let delay = self.draw(1_000, 3_000_000);
-        self.plan(delay, What::Start { node: copy });
+        copy
     }
 
     /// A running machine is copied with all that it has in memory. The copy's connections lead
@@ -337,6 +375,7 @@ impl World {
         let machine = &mut self.machines[node];
         machine.disk = std::sync::Arc::new(image.disk);
         machine.keys = image.keys;
+        machine.risen = Risen::default();
         let identities = machine.identities();
         if let Some(forks) = &mut self.forks {
             forks.restored(node, image.line, &unanswered, &identities);
@@ -350,6 +389,7 @@ impl World {
         let seed = self.random.next_u64();
         let machine = &mut self.machines[node];
         machine.disk = std::sync::Arc::new(SimFs::new());
+        machine.risen = Risen::default();
         SeededEntropy::new(seed).fill(&mut machine.identity.store_id);
         let identities = machine.identities();
         if let Some(forks) = &mut self.forks {

@@ -1,6 +1,7 @@
 //! What goes wrong in a machine, and the end of all faults.
 
 use super::*;
+use crate::machine::Memory;
 
 impl World {
     /// Whether faults still happen.
@@ -28,6 +29,7 @@ impl World {
         self.plan_fault(s.disk_failure_every_ms, What::FailDisk);
         self.plan_fault(s.slow_disk_every_ms, What::SlowDisk);
         self.plan_fault(s.clock_jump_every_ms, What::JumpClock);
+        self.plan_fault(s.squeeze_every_ms, What::Squeeze);
         self.plan_fault(s.operator_every_ms, What::Operate);
         self.plan_fault(s.block_every_ms, What::Block);
         self.plan_at(s.fault_ms * 1_000, What::Heal);
@@ -109,6 +111,10 @@ impl World {
     pub(super) fn stop_some(&mut self) -> Result<(), String> {
         let node = self.pick(self.machines.len());
         self.plan_fault(self.scenario.stop_every_ms, What::Stop);
+        self.tell_to_stop(node)
+    }
+
+    fn tell_to_stop(&mut self, node: usize) -> Result<(), String> {
         if self.machines[node]
             .running
             .as_ref()
@@ -250,6 +256,44 @@ impl World {
         self.plan_fault(self.scenario.clock_jump_every_ms, What::JumpClock);
     }
 
+    /// A machine has less memory for a while. No process can be told so while it runs: it ends for
+    /// want of it, or is told to stop, and those that follow are given less.
+    pub(super) fn squeeze(&mut self) -> Result<(), String> {
+        self.plan_fault(self.scenario.squeeze_every_ms, What::Squeeze);
+        let node = self.pick(self.machines.len());
+        let memory = Memory {
+            resident_bytes: [0, 500, 2_000][self.pick(3)],
+            // Enough for one message, whatever it is.
+            express_bytes: usize::try_from(self.draw(8_000, 16_000)).unwrap_or(8_000),
+        };
+        let for_us = self.draw(500_000, 6_000_000);
+        self.note(&format!("node{node} has memory for {memory:?}"));
+        self.report.squeezes += 1;
+        self.machines[node].short = Some((memory, self.now + for_us));
+        self.plan(for_us, What::Relax { node });
+        if self.draw(0, 1) == 0 {
+            return self.tell_to_stop(node);
+        }
+        if self.machines[node].running.is_some() {
+            return self.die(node, Death::Process);
+        }
+        Ok(())
+    }
+
+    /// It has as much as before, and so has the process that is started next.
+    pub(super) fn relax(&mut self, node: usize) -> Result<(), String> {
+        let over = |(_, until): (Memory, u64)| until <= self.now;
+        if !self.machines[node].short.is_some_and(over) {
+            return Ok(());
+        }
+        self.note(&format!("node{node} has memory again"));
+        self.machines[node].short = None;
+        if self.may_fail() {
+            return self.tell_to_stop(node);
+        }
+        Ok(())
+    }
+
     /// Nothing goes wrong any more, and the operators put everything right.
     pub(super) fn heal(&mut self) -> Result<(), String> {
         self.note("the faults are over");
@@ -257,6 +301,7 @@ impl World {
         for machine in &mut self.machines {
             machine.slow_until = 0;
             machine.full_until = 0;
+            machine.short = None;
             machine.disk.set_capacity(None);
         }
         for node in 0..self.machines.len() {

@@ -30,7 +30,17 @@ impl World {
                 let express = |put| fates.get(&put).is_some_and(|f| !f.durable);
                 forks.entered_in_memory(node, *id, express);
             }
+            Event::DeathConfirmed { id } => return Some(forks.death_confirmed(node, *id)),
             Event::Dead { id, outcome, .. } => {
+                let over = matches!(
+                    *outcome,
+                    Outcome::REACH_QUEUE_EXPIRED | Outcome::VOIDED | Outcome::PURGED_IN_TRANSIT
+                );
+                let put = forks.line_names(node, *id);
+                let fate = put.and_then(|put| self.oracle.fates.get(&put));
+                if over && fate.is_some_and(|fate| fate.times_ms[0].is_some()) {
+                    return Some(Ok(()));
+                }
                 let towards = forks.line_names(node, *id).and_then(|put| {
                     let fate = self.oracle.fates.get_mut(&put)?;
                     fate.purged |= forks.may_die(fate.towards.0);

@@ -292,6 +292,14 @@ impl World {
         }
     }
 
+    /// Nothing gets through between two machines.
+    pub(super) fn part(&mut self, one: usize, other: usize, until: u64) {
+        self.note(&format!("node{one} and node{other} are apart"));
+        self.report.partitions += 1;
+        self.block(one, other, until);
+        self.block(other, one, until);
+    }
+
     /// A separation that another one prolongs is silent from its beginning.
     fn block(&mut self, from: usize, to: usize, until: u64) {
         let (since, until) = self.network.block(from, to, self.now, until);

@@ -40,7 +40,7 @@ impl World {
         let before = held(running);
         running.handle(now, input);
         let after = held(running);
-        if after > before && after > self.scenario.resident_bytes_max {
+        if after > before && after > running.memory.resident_bytes {
             return Err(format!(
                 "rule 8: node{node} keeps another message in memory and has {after} bytes there"
             ));
@@ -72,12 +72,13 @@ impl World {
             }
             self.obey(node, output)?;
         }
-        if let Some(running) = &self.machines[node].running {
+        if self.machines[node].running.is_some() {
             self.manners.check(node)?;
-            running
-                .engine
+            self.machines[node]
                 .audit()
                 .map_err(|text| format!("rule 8: node{node}: {text}"))?;
+        }
+        if let Some(running) = &self.machines[node].running {
             let due = self.machines[node].world_time(running.engine.next_deadline());
             let due = due.max(self.now + 1);
             if due < self.machines[node].tick_at {

@@ -43,8 +43,10 @@ impl World {
             if let Some(wires) = self.wires.take() {
                 let (stats, digest) = wires.summary();
                 self.report.datagrams = stats.sent;
-                self.report.lost_datagrams = stats.sent.saturating_sub(stats.carried);
+                self.report.lost_datagrams = stats.lost + stats.blocked + stats.overflowed;
                 self.report.damaged_datagrams = stats.corrupted;
+                self.report.repeated_datagrams = stats.duplicated;
+                self.report.overtaken_datagrams = stats.overtaken;
                 self.note(&format!("the network's digest is {digest:016x}"));
             }
             outcome
@@ -153,15 +155,18 @@ impl World {
         let base = packets.faults();
         match self.draw(0, 9) {
             0 => {
+                self.report.one_way_partitions += 1;
                 self.note(&format!("node{peer} hears nothing of node{node}"));
                 self.cut(node, peer, time);
             }
             1 => {
+                self.report.partitions += 1;
                 self.note(&format!("node{node} and node{peer} are apart"));
                 self.cut(node, peer, time);
                 self.cut(peer, node, time);
             }
             2 => {
+                self.report.isolations += 1;
                 self.note(&format!("node{node} is alone"));
                 for other in (0..self.scenario.nodes).filter(|other| *other != node) {
                     self.cut(node, other, time);
@@ -171,10 +176,12 @@ impl World {
             3 => {
                 // Below what QUIC needs, and somewhere on the way to what it found.
                 let mtu = usize::try_from(self.draw(600, 1_400)).unwrap_or(1_200);
+                self.report.black_holes += 1;
                 self.note(&format!("above {mtu} bytes nothing passes to node{peer}"));
                 self.worsen(node, peer, Faults { mtu, ..base }, time);
             }
             4 => {
+                self.report.lossy_paths += 1;
                 let loss_per_mille = u32::try_from(self.draw(300, 900)).unwrap_or(0);
                 self.note(&format!(
                     "node{node} to node{peer}: {loss_per_mille} ‰ are lost"
@@ -190,6 +197,7 @@ impl World {
                 );
             }
             5 => {
+                self.report.narrow_paths += 1;
                 let bytes_per_second = self.draw(2_000, 30_000);
                 self.note(&format!(
                     "node{node} to node{peer} is {bytes_per_second} B/s wide"
@@ -202,6 +210,7 @@ impl World {
                 self.worsen(node, peer, faults, time);
             }
             6 => {
+                self.report.rebinds += 1;
                 self.note(&format!("node{node} moves"));
                 if let Some(wires) = &mut self.wires {
                     wires.move_away(node);
@@ -209,6 +218,7 @@ impl World {
             }
             7 => self.freeze(node, time),
             8 => {
+                self.report.stalls += 1;
                 self.note(&format!("node{node} stops reading"));
                 if let Some(wires) = &mut self.wires {
                     wires.set_deaf(node, true);
@@ -220,6 +230,7 @@ impl World {
                 let mut random = SeededEntropy::new(self.random.next_u64());
                 for _ in 0..self.draw(1, 40) {
                     let name = (self.draw(0, 1) == 0).then_some(peer);
+                    self.report.strange_datagrams += 1;
                     let bytes = noise::datagram(&mut random);
                     if let Some(wires) = &self.wires {
                         wires.inject(name, node, bytes);
@@ -255,6 +266,7 @@ impl World {
         if stopped || self.machines[node].running.is_none() {
             return;
         }
+        self.report.freezes += 1;
         self.note(&format!("node{node} is stopped"));
         self.frozen.insert(node, self.now + time_us);
         for other in (0..self.scenario.nodes).filter(|other| *other != node) {
