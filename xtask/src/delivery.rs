@@ -1,4 +1,5 @@
-//! The page on delivery against the tests: every test that it names is there.
+//! The page on delivery against the tests: every test that it names is there, and every row of a table
+//! of what is shown names one.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -25,7 +26,29 @@ pub(crate) fn check() -> anyhow::Result<Vec<String>> {
         }
     }
     let complain = |name| format!("{PAGE}: there is no test {name}");
-    Ok(missing.into_iter().map(complain).collect())
+    let rows = unshown(&page).into_iter();
+    let rows = rows.map(|row| format!("{PAGE}: no test shows `{row}`"));
+    Ok(missing.into_iter().map(complain).chain(rows).collect())
+}
+
+/// The first cells of rows whose last one, by its heading, says what shows them, and names nothing.
+fn unshown(page: &str) -> Vec<&str> {
+    let mut unshown = Vec::new();
+    let mut heading = None;
+    for line in page.lines() {
+        let Some(row) = line.strip_prefix('|') else {
+            heading = None;
+            continue;
+        };
+        let row = row.trim_end().trim_end_matches('|');
+        let last = row.rsplit('|').next().unwrap_or_default();
+        let is_shown = *heading.get_or_insert(last.contains("shown"));
+        let names = ["`", "---", "the same", "shown"];
+        if is_shown && !names.iter().any(|name| last.contains(name)) {
+            unshown.push(row.split('|').next().unwrap_or_default().trim());
+        }
+    }
+    unshown
 }
 
 /// The tests that a page names.
@@ -45,6 +68,22 @@ fn named(page: &str) -> BTreeSet<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_row_without_a_test_is_named() {
+        let page = "\
+| what | shown by |
+|---|---|
+| lost | `a_b_c_d_e` |
+| late | the same |
+| gone | – |
+
+| what | else |
+|---|---|
+| any | – |
+";
+        assert_eq!(unshown(page), ["gone"]);
+    }
 
     #[test]
     fn names_of_tests_are_told_from_settings() {

@@ -469,7 +469,7 @@ impl Driver {
         self.handle(Input::ClientClosed { conn });
     }
 
-    /// Before anything is sent that was made before a snapshot, perhaps.
+    /// In every round: what was made before a snapshot is not to be sent by two machines.
     fn look_for_signs(&mut self) {
         if let Some(why) = self.signals.look(&self.clock.now()) {
             self.handle(Input::Resumed { why });

@@ -15,8 +15,11 @@ use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType};
 
 /// The wall clock is set in steps of this size when a machine is resumed, and by hand.
 const STEP_US: u64 = 5_000_000;
-/// Signs that are not clocks are looked at this often.
-const LOOK: Duration = Duration::from_secs(1);
+/// The kernel's word of a new generation is looked for this often: what a resumed machine sends
+/// until then it may send twice.
+const KERNEL_LOOK: Duration = Duration::from_millis(20);
+/// The boot is looked at this often: a process in another one was restored.
+const BOOT_LOOK: Duration = Duration::from_secs(1);
 /// Messages of the kernel that are read in one look; more follow in the next.
 const MESSAGES_MAX: usize = 64;
 /// Such a message has some hundred bytes, and no more than a page or two.
@@ -36,7 +39,8 @@ pub(crate) struct Signals {
     boot: Option<Vec<u8>>,
     /// Where the kernel tells of devices, if it lets this process hear.
     kernel: Option<OwnedFd>,
-    looked: Instant,
+    kernel_looked: Instant,
+    boot_looked: Instant,
 }
 
 impl Signals {
@@ -46,7 +50,8 @@ impl Signals {
             skew_us: None,
             boot: boot_id(Path::new(BOOT_ID)),
             kernel: listen(),
-            looked: Instant::now(),
+            kernel_looked: Instant::now(),
+            boot_looked: Instant::now(),
         }
     }
 
@@ -55,13 +60,17 @@ impl Signals {
         if self.clock_stepped(now) {
             return Some("the wall clock stepped");
         }
-        if self.looked.elapsed() < LOOK {
+        if self.kernel_looked.elapsed() < KERNEL_LOOK {
             return None;
         }
-        self.looked = Instant::now();
+        self.kernel_looked = Instant::now();
         if self.kernel.as_ref().is_some_and(new_generation) {
             return Some("the hypervisor gave the machine a new generation id");
         }
+        if self.boot_looked.elapsed() < BOOT_LOOK {
+            return None;
+        }
+        self.boot_looked = Instant::now();
         let boot = boot_id(Path::new(BOOT_ID));
         if boot.is_some() && boot != self.boot {
             let first = self.boot.is_none();
