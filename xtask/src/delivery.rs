@@ -42,7 +42,7 @@ fn unshown(page: &str) -> Vec<&str> {
         };
         let row = row.trim_end().trim_end_matches('|');
         let last = row.rsplit('|').next().unwrap_or_default();
-        let is_shown = *heading.get_or_insert(last.contains("shown"));
+        let is_shown = *heading.get_or_insert_with(|| last.contains("shown"));
         let names = ["`", "---", "the same", "shown"];
         if is_shown && !names.iter().any(|name| last.contains(name)) {
             unshown.push(row.split('|').next().unwrap_or_default().trim());
