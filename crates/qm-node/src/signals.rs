@@ -172,7 +172,8 @@ mod tests {
             return;
         }
         signals.boot = Some(b"another".to_vec());
-        signals.looked = Instant::now().checked_sub(LOOK).unwrap();
+        let long_ago = Instant::now().checked_sub(BOOT_LOOK).unwrap();
+        (signals.kernel_looked, signals.boot_looked) = (long_ago, long_ago);
         let said = signals.look(&now(10, 1_000));
         assert_eq!(said, Some("this process runs in another boot than before"));
     }
