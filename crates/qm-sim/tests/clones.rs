@@ -1,6 +1,6 @@
 //! Seeds with copied machines that must pass, and rules of identity that are switched off.
 
-use qm_sim::{Breaks, Case, Reach, Report, Scenario, run};
+use qm_sim::{Breaks, Case, Reach, Report, Scenario, run, shrink};
 
 /// Seeds of `--mode clones` that once failed, and why.
 const REGRESSIONS: &str = include_str!("clones_regressions.txt");
@@ -127,4 +127,25 @@ fn rules_of_identity_that_are_switched_off_are_noticed() {
             .unwrap_or_else(|| panic!("the oracle must notice {name}"));
         assert!(rules.contains(&failure.rule()), "{name}: {failure}");
     }
+}
+
+/// How many copies there are, and what belongs to them, is taken out of a failure as well.
+#[test]
+fn a_failure_with_copies_is_made_simpler() {
+    let broken = Scenario {
+        breaks: Breaks::named("settle_on_transmit").expect("a rule of this name"),
+        ..Scenario::clones_from_seed(0, Some(Case::ThreeCopies))
+    };
+    let copies = |scenario: &Scenario| scenario.clones.as_ref().map_or(0, |of| of.copies);
+    assert_eq!(copies(&broken), 2);
+    let failure = run(broken.clone()).expect_err("the oracle must notice");
+    let rule = failure.rule().to_owned();
+    let shrunk = shrink(&broken, failure, 30_000);
+    assert_eq!(shrunk.failure.rule(), rule);
+    assert!(
+        shrunk.removed.contains(&"one copy is enough"),
+        "{:?}",
+        shrunk.removed
+    );
+    assert_eq!(copies(&shrunk.scenario), 1);
 }
