@@ -7,7 +7,8 @@ use std::hash::BuildHasher;
 
 use crate::Key;
 use crate::hash::{KeyedSipHasher, hash_words};
-use crate::log::{Found, Log, Single, Source, TICK_WRAP};
+use crate::key::{Source, Words};
+use crate::log::{Found, Log, Single, TICK_WRAP};
 use crate::stats::Counter;
 use crate::sync::{AtomicU64, Line, Ordering, is_mutant};
 
@@ -199,9 +200,9 @@ impl<K: Key, S: BuildHasher> DedupCache<K, S> {
             return Admit::Fresh(Ticket::off());
         };
         self.advance(tables, now_ms);
-        let words = key.to_words();
-        let hash = self.hash(words.as_ref());
-        self.count(tables.reserve(words.as_ref(), hash))
+        let key = Words(key.to_words());
+        let hash = self.hash(key);
+        self.count(tables.reserve(key, hash))
     }
 
     /// Reserves many keys, as [`admit_ticket`](Self::admit_ticket) one after the other would, and
@@ -217,8 +218,8 @@ impl<K: Key, S: BuildHasher> DedupCache<K, S> {
         for keys in keys.chunks(BATCH) {
             let hashes = self.fetch(tables, keys, false);
             for (key, hash) in keys.iter().zip(hashes) {
-                let words = key.to_words();
-                answers.push(self.count(tables.reserve(words.as_ref(), hash)));
+                let key = Words(key.to_words());
+                answers.push(self.count(tables.reserve(key, hash)));
             }
         }
     }
@@ -241,7 +242,7 @@ impl<K: Key, S: BuildHasher> DedupCache<K, S> {
                 .map(|at| tables.in_flight.key_of(held).word(at))
                 .collect();
             tables.in_flight.release(held);
-            return tables.remember(&key[..], ticket.hash, tick);
+            return tables.remember(Words(&key[..]), ticket.hash, tick);
         }
         tables.remember(tables.in_flight.key_of(held), ticket.hash, tick);
         // Only now: whoever finds the key no longer reserved finds it committed.
@@ -269,9 +270,9 @@ impl<K: Key, S: BuildHasher> DedupCache<K, S> {
             return true;
         };
         let tick = self.advance(tables, now_ms);
-        let words = key.to_words();
-        let hash = self.hash(words.as_ref());
-        match tables.insert(words.as_ref(), hash, tick, &mut Single) {
+        let key = Words(key.to_words());
+        let hash = self.hash(key);
+        match tables.insert(key, hash, tick, &mut Single) {
             Found::Absent => return true,
             Found::Tentative => self.counters.contended.add(1),
             Found::Committed => self.counters.hits.add(1),
@@ -287,29 +288,25 @@ impl<K: Key, S: BuildHasher> DedupCache<K, S> {
             return;
         };
         let tick = self.advance(tables, now_ms);
+        let is_far = tables.log.is_far();
         for keys in keys.chunks(BATCH) {
             let mut run = tables.log.empty_run();
             let (mut hits, mut contended, mut left) = (0, 0, keys.len() as u64);
-            let mut insert = |words: &[u64], hash| {
+            let mut insert = |key: Words<K::Words>, hash| {
                 run.expect_more(left);
                 left -= 1;
-                match tables.insert(words, hash, tick, &mut run) {
+                match tables.insert(key, hash, tick, &mut run) {
                     Found::Absent => return true,
                     Found::Committed => hits += 1,
                     Found::Tentative => contended += 1,
                 }
                 false
             };
-            if tables.log.is_far() {
-                let hashes = self.fetch(tables, keys, true);
-                for (key, hash) in keys.iter().zip(hashes) {
-                    fresh.push(insert(key.to_words().as_ref(), hash));
-                }
-            } else {
-                for key in keys {
-                    let words = key.to_words();
-                    fresh.push(insert(words.as_ref(), self.hash(words.as_ref())));
-                }
+            let hashes = is_far.then(|| self.fetch(tables, keys, true));
+            for (at, key) in keys.iter().enumerate() {
+                let key = Words(key.to_words());
+                let hash = hashes.map_or_else(|| self.hash(key), |hashes| hashes[at]);
+                fresh.push(insert(key, hash));
             }
             tables.log.return_run(&run);
             self.counters.hits.add_some(hits);
@@ -321,17 +318,17 @@ impl<K: Key, S: BuildHasher> DedupCache<K, S> {
     #[must_use]
     pub fn probe(&self, key: K) -> Option<KeyState> {
         let tables = self.tables.as_ref()?;
-        let words = key.to_words();
-        let hash = self.hash(words.as_ref());
-        let scan = tables.scan(words.as_ref(), hash);
+        let key = Words(key.to_words());
+        let hash = self.hash(key);
+        let scan = tables.scan(key, hash);
         if scan.found == Found::Committed {
             return Some(KeyState::Committed);
         }
-        if scan.found == Found::Tentative || tables.in_flight.holds(words.as_ref(), hash) {
+        if scan.found == Found::Tentative || tables.in_flight.holds(key, hash) {
             return Some(KeyState::Reserved);
         }
         // It may have been committed between the two looks.
-        let again = tables.rescan(scan, words.as_ref(), hash);
+        let again = tables.rescan(scan, key, hash);
         (again.found == Found::Committed).then_some(KeyState::Committed)
     }
 
@@ -398,36 +395,23 @@ impl<K: Key, S: BuildHasher> DedupCache<K, S> {
     }
 
     #[inline(always)]
-    fn hash(&self, words: &[u64]) -> u64 {
-        hash_words(&self.hasher, &words[..K::IDENTITY_WORDS])
+    fn hash(&self, key: impl Source) -> u64 {
+        hash_words(&self.hasher, key, K::IDENTITY_WORDS)
     }
 
     /// Hashes a batch and brings near what its looks will read, and what the next batch will write
     /// if this one is `inserting`.
     #[inline]
     fn fetch(&self, tables: &Tables<K>, keys: &[K], inserting: bool) -> [u64; BATCH] {
-        let mut hashes = [0; BATCH];
-        for (hash, key) in hashes.iter_mut().zip(keys) {
-            *hash = self.hash(key.to_words().as_ref());
-        }
+        let hash = |key: &K| self.hash(Words(key.to_words()));
+        let hashes = std::array::from_fn(|at| keys.get(at).map_or(0, hash));
         if tables.log.is_far() {
-            // Loads that depend on nothing but the hash overlap in the processor. Two entries
-            // deep: what lies deeper is rare.
-            let mut words: [u64; BATCH] = [0; BATCH];
-            for (word, hash) in words.iter_mut().zip(&hashes).take(keys.len()) {
-                *word = tables.log.touch_bucket(*hash);
-            }
-            let tail = tables.log.tail();
-            if inserting {
-                std::hint::black_box(tables.log.touch_ahead(BATCH));
-            }
-            for _ in 0..2 {
-                for ((word, hash), key) in words.iter_mut().zip(&hashes).zip(keys) {
-                    let last_word = key.to_words().as_ref()[K::WORDS - 1];
-                    *word = tables.log.touch_slot(*word, tail, *hash, last_word);
-                }
-            }
-            std::hint::black_box(words);
+            let last_word = |at: usize| {
+                let key = keys.get(at).map(|key: &K| Words(key.to_words()));
+                key.map_or(0, |key| key.word(K::WORDS - 1))
+            };
+            let ahead = if inserting { BATCH } else { 0 };
+            std::hint::black_box(tables.log.touch(&hashes, ahead, last_word));
         }
         hashes
     }

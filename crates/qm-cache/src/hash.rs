@@ -2,6 +2,8 @@
 
 use std::hash::{BuildHasher, Hasher};
 
+use crate::key::Source;
+
 /// Builds [`SipHasher13`]s from a 128-bit key.
 ///
 /// Keys of the tables come from remote peers. With a secret random key nobody can choose keys that
@@ -136,12 +138,12 @@ impl Hasher for SipHasher13 {
     }
 }
 
-/// The hash of the identity words of a key.
-#[inline]
-pub(crate) fn hash_words<S: BuildHasher>(builder: &S, words: &[u64]) -> u64 {
+/// The hash of the first `count` words of a key.
+#[inline(always)]
+pub(crate) fn hash_words<S: BuildHasher>(builder: &S, key: impl Source, count: usize) -> u64 {
     let mut hasher = builder.build_hasher();
-    for &word in words {
-        hasher.write_u64(word);
+    for at in 0..count {
+        hasher.write_u64(key.word(at));
     }
     hasher.finish()
 }

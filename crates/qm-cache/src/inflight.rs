@@ -12,6 +12,7 @@ use std::marker::PhantomData;
 use std::sync::atomic::AtomicU64 as StdU64;
 
 use crate::Key;
+use crate::key::Source;
 use crate::sync::{AtomicU32, AtomicU64, AtomicUsize, Line, Ordering, fence, is_mutant, words};
 
 #[cfg(not(loom))]
@@ -116,7 +117,7 @@ impl<K: Key> InFlight<K> {
 
     /// Takes a slot for a key and publishes it as PENDING; `None` at the limit.
     #[inline]
-    pub(crate) fn publish(&self, key: &[u64], hash: u64) -> Option<Held> {
+    pub(crate) fn publish(&self, key: impl Source, hash: u64) -> Option<Held> {
         if self.count.0.fetch_add(1, Ordering::Relaxed) >= self.limit {
             self.count.0.fetch_sub(1, Ordering::Relaxed);
             return None;
@@ -141,7 +142,7 @@ impl<K: Key> InFlight<K> {
         slot: usize,
         home: usize,
         distance: usize,
-        key: &[u64],
+        key: impl Source,
         hash: u64,
     ) -> Option<Held> {
         let state = &self.states[slot];
@@ -160,8 +161,8 @@ impl<K: Key> InFlight<K> {
         }
         // Whoever reads a word written below also sees that the slot has changed hands.
         fence(Ordering::Release);
-        for (word, value) in self.key_words(slot).iter().zip(key) {
-            word.store(*value, Ordering::Relaxed);
+        for (at, word) in self.key_words(slot).iter().enumerate() {
+            word.store(key.word(at), Ordering::Relaxed);
         }
         state.store(stamp | PENDING, Ordering::Release);
         Some(Held {
@@ -176,7 +177,7 @@ impl<K: Key> InFlight<K> {
     /// `mine` is `None` for who holds no slot and yields to none but the reserved: he kills every
     /// pending rival.
     #[inline]
-    pub(crate) fn contend(&self, mine: Option<Held>, key: &[u64], hash: u64) -> Rival {
+    pub(crate) fn contend(&self, mine: Option<Held>, key: impl Source, hash: u64) -> Rival {
         let rank = mine.map_or(0, |held| held.slot as usize);
         let own = mine.map(|held| held.slot as usize);
         let home = self.home(hash);
@@ -208,7 +209,7 @@ impl<K: Key> InFlight<K> {
 
     /// Whether the slot in this state is a pending or reserved one of this key.
     #[inline]
-    fn is_of(&self, slot: usize, state: u64, key: &[u64], hash: u64) -> bool {
+    fn is_of(&self, slot: usize, state: u64, key: impl Source, hash: u64) -> bool {
         if !matches!(state & STATE, PENDING | RESERVED)
             || state & FINGERPRINT != Self::fingerprint(hash)
         {
@@ -217,8 +218,8 @@ impl<K: Key> InFlight<K> {
         let same = self
             .key_words(slot)
             .iter()
-            .zip(key)
-            .all(|(word, value)| word.load(Ordering::Relaxed) == *value);
+            .enumerate()
+            .all(|(at, word)| word.load(Ordering::Relaxed) == key.word(at));
         fence(Ordering::Acquire);
         // Acquire: who finds the holder gone must find what he committed.
         let now = self.states[slot].load(Ordering::Acquire);
@@ -230,7 +231,7 @@ impl<K: Key> InFlight<K> {
     }
 
     /// Whether somebody has reserved the key.
-    pub(crate) fn holds(&self, key: &[u64], hash: u64) -> bool {
+    pub(crate) fn holds(&self, key: impl Source, hash: u64) -> bool {
         let home = self.home(hash);
         let reach = self.reach[home].load(Ordering::Acquire) as usize;
         (0..=reach)

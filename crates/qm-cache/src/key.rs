@@ -1,5 +1,7 @@
 //! What a table can be keyed by: a value that is a fixed number of 64-bit words.
 
+use crate::sync::{AtomicU64, Ordering};
+
 /// A key of a fixed number of 64-bit words.
 ///
 /// The words are what is hashed, stored and compared, so two keys are equal exactly when their
@@ -81,5 +83,33 @@ impl<const N: usize> Key for [u64; N] {
     const WORDS: usize = N;
     fn to_words(&self) -> Self {
         *self
+    }
+}
+
+/// Where the words of a key are: in a value, or in a slot that nobody else writes.
+pub(crate) trait Source: Copy {
+    fn word(&self, at: usize) -> u64;
+}
+
+/// The words of a key, as a value.
+///
+/// They are handed on by value, so that they stay in registers, or where the caller has them,
+/// until they are stored. To copy them to one place first costs more than the copy: it is done
+/// sixteen bytes at a time, and such a load waits until the caller's stores of eight bytes have
+/// reached the cache, which they do behind all that the insertion before has written.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Words<W>(pub(crate) W);
+
+impl<W: AsRef<[u64]> + Copy> Source for Words<W> {
+    #[inline(always)]
+    fn word(&self, at: usize) -> u64 {
+        self.0.as_ref()[at]
+    }
+}
+
+impl Source for &[AtomicU64] {
+    #[inline(always)]
+    fn word(&self, at: usize) -> u64 {
+        self[at].load(Ordering::Relaxed)
     }
 }

@@ -27,6 +27,7 @@ use std::marker::PhantomData;
 use std::sync::atomic::AtomicU64 as StdU64;
 
 use crate::Key;
+use crate::key::Source;
 use crate::owners::Owners;
 use crate::reduce::Modulus;
 use crate::sync::{AtomicU64, Line, Ordering, fence, is_mutant, spin_loop, words};
@@ -50,6 +51,11 @@ const WORD_TICKETS: u64 = u64::MAX >> WORD_SHIFT;
 /// Entries' ticks are kept modulo this.
 pub(crate) const TICK_WRAP: u64 = 1 << 13;
 const TICK_SHIFT: u32 = 3;
+
+/// The bits of a tick in the `meta` of a slot.
+const TICKS: u64 = (TICK_WRAP - 1) << TICK_SHIFT;
+/// Marks an eviction that is followed by others which are to be noted as well.
+const EACH: u64 = 1;
 
 const BUSY: u64 = 1 << 2;
 const STATE: u64 = 3;
@@ -129,23 +135,14 @@ const fn unfold(word: u64, above: u64) -> u64 {
     above.wrapping_sub(above.wrapping_sub(word >> WORD_SHIFT) & WORD_TICKETS)
 }
 
-/// The result of an insertion.
-#[derive(Debug)]
-pub(crate) enum Inserted<'a> {
-    Linked(Linked<'a>),
-    /// Another thread's entry of the same key was there first.
-    Lost(Found),
-    /// Tickets have run out: nothing is remembered any more.
-    Exhausted,
-}
-
 #[derive(Debug, Default)]
 struct Counters {
     wasted: StdU64,
     purged: StdU64,
     evicted_due: StdU64,
-    /// One more than the age of what was evicted last; 0 when nothing was.
-    last_evicted_age: StdU64,
+    /// The [`eviction`] noted last, with [`EACH`]; 0 when nothing was. While it stays the same
+    /// there is nothing to be done for another.
+    last_evicted: StdU64,
 }
 
 pub(crate) struct Log<K> {
@@ -288,7 +285,8 @@ impl<K: Key> Log<K> {
         }
     }
 
-    /// Links an entry that a look down from `head` did not find.
+    /// Links an entry that a look down from `head` did not find; if that cannot be, what was found
+    /// instead: nothing, when tickets have run out.
     ///
     /// A *tentative* entry gives way to another entry of its key that is linked meanwhile. One
     /// that is not belongs to who holds the reservation of the key: nobody else can commit it, and
@@ -297,88 +295,162 @@ impl<K: Key> Log<K> {
     #[inline(always)]
     pub(crate) fn insert<'a>(
         &'a self,
-        key: &(impl Source + ?Sized),
+        key: impl Source,
         place: Place<'a>,
         tick: u64,
         tentative: bool,
-        mut head: u64,
+        head: u64,
         tickets: &mut impl Tickets,
-    ) -> Inserted<'a> {
-        let state = if tentative { TENTATIVE } else { COMMITTED };
-        let tick = tick % TICK_WRAP;
-        'ticket: loop {
-            let (ticket, at) = tickets.draw(self);
-            if ticket >= TICKET_MAX {
-                return Inserted::Exhausted;
-            }
-            let slot = &self.ring[at..at + Self::STRIDE];
-            let meta = ticket << TICKET_SHIFT | tick << TICK_SHIFT;
-            let mut old = slot[0].load(Ordering::Relaxed);
-            loop {
-                if old & BUSY != 0 && !is_mutant("no_busy") || old >> TICKET_SHIFT >= ticket {
-                    // Its owner is still writing, or a later lap was faster (L2).
-                    self.waste(1);
-                    spin_loop();
-                    continue 'ticket;
-                }
-                match slot[0].compare_exchange_weak(
-                    old,
-                    meta | BUSY | state,
-                    Ordering::AcqRel,
-                    Ordering::Relaxed,
-                ) {
-                    Ok(_) => break,
-                    Err(now) => old = now,
-                }
-            }
-            self.note_evicted(old, ticket, tick);
-            if K::OWNER_WORDS > 0
-                && let Some(owners) = &self.owners
-                && old & STATE == COMMITTED
-            {
-                owners.lose(&slot[HEADER..]);
-            }
-            // Whoever reads a word written below also sees that the slot has changed hands.
-            fence(Ordering::Release);
-            for (at, word) in slot[HEADER..].iter().enumerate() {
-                word.store(key.word(at), Ordering::Relaxed);
-            }
-            loop {
-                let Some(next) = self.behind(ticket, head) else {
-                    // Linking would break L1: a later ticket was linked first.
-                    slot[0].store(meta | DEAD, Ordering::Release);
-                    self.waste(1);
-                    continue 'ticket;
-                };
-                slot[1].store(next, Ordering::Relaxed);
-                let word = ticket << WORD_SHIFT | place.filter | next & FILTERS;
-                match place
-                    .bucket
-                    .compare_exchange(head, word, Ordering::AcqRel, Ordering::Acquire)
-                {
-                    Ok(_) => {
-                        if K::OWNER_WORDS > 0
-                            && let Some(owners) = &self.owners
-                        {
-                            owners.gain(key);
-                        }
-                        let slot = &slot[0];
-                        return Inserted::Linked(Linked { word, slot, meta });
-                    }
-                    Err(now) => {
-                        if tentative && !is_mutant("blind_retry") {
-                            let found = self.look_down(now, head, key, place.filter).found;
-                            if found != Found::Absent {
-                                slot[0].store(meta | DEAD, Ordering::Release);
-                                self.waste(1);
-                                return Inserted::Lost(found);
-                            }
-                        }
-                        head = now;
-                    }
-                }
+    ) -> Result<Linked<'a>, Found> {
+        if let Some(drawn) = tickets.try_draw(self) {
+            match self.enter(key, place, drawn, tick, tentative, head) {
+                Ok(linked) => return Ok(linked),
+                Err(Some(found)) => return Err(found),
+                Err(None) => {}
             }
         }
+        let Linked { word, slot, meta } =
+            self.insert_again(key, place, tick, tentative, head, tickets)?;
+        Ok(Linked { word, slot, meta })
+    }
+
+    /// The same with one ticket after the other, for who was not lucky with the first.
+    #[cold]
+    #[inline(never)]
+    fn insert_again<'a>(
+        &'a self,
+        key: impl Source,
+        place: Place<'a>,
+        tick: u64,
+        tentative: bool,
+        head: u64,
+        tickets: &mut impl Tickets,
+    ) -> Result<Linked<'a>, Found> {
+        loop {
+            let drawn = tickets.draw(self);
+            if drawn.0 >= TICKET_MAX {
+                return Err(Found::Absent);
+            }
+            match self.enter(key, place, drawn, tick, tentative, head) {
+                Ok(linked) => return Ok(linked),
+                Err(Some(found)) => return Err(found),
+                Err(None) => spin_loop(),
+            }
+        }
+    }
+
+    /// Writes an entry into the slot of its ticket and links it; if that cannot be, what was found
+    /// instead, or nothing when it takes another ticket.
+    #[inline(always)]
+    fn enter<'a>(
+        &'a self,
+        key: impl Source,
+        place: Place<'a>,
+        (ticket, at): (u64, usize),
+        tick: u64,
+        tentative: bool,
+        head: u64,
+    ) -> Result<Linked<'a>, Option<Found>> {
+        let state = if tentative { TENTATIVE } else { COMMITTED };
+        let tick = tick % TICK_WRAP;
+        let slot = &self.ring[at..at + Self::STRIDE];
+        let meta = ticket << TICKET_SHIFT | tick << TICK_SHIFT;
+        let old = slot[0].load(Ordering::Relaxed);
+        if old & BUSY != 0 && !is_mutant("no_busy") || old >> TICKET_SHIFT >= ticket {
+            // Its owner is still writing, or a later lap was faster (L2).
+            self.waste(1);
+            return Err(None);
+        }
+        let claim = meta | BUSY | state;
+        if slot[0]
+            .compare_exchange(old, claim, Ordering::AcqRel, Ordering::Relaxed)
+            .is_err()
+        {
+            // Now it is so, or was in between.
+            self.waste(1);
+            return Err(None);
+        }
+        self.note_evicted(old, ticket, tick);
+        if K::OWNER_WORDS > 0
+            && let Some(owners) = &self.owners
+            && old & STATE == COMMITTED
+        {
+            owners.lose(&slot[HEADER..]);
+        }
+        // Whoever reads a word written below also sees that the slot has changed hands.
+        fence(Ordering::Release);
+        for (at, word) in slot[HEADER..].iter().enumerate() {
+            word.store(key.word(at), Ordering::Relaxed);
+        }
+        let word = match self.link(place, slot, ticket, head) {
+            Ok(word) => word,
+            Err(now) => {
+                let (word, found) =
+                    self.link_again(key, place, slot, ticket, tentative, [head, now]);
+                if word == 0 {
+                    slot[0].store(meta | DEAD, Ordering::Release);
+                    self.waste(1);
+                    return Err((found != Found::Absent).then_some(found));
+                }
+                word
+            }
+        };
+        if K::OWNER_WORDS > 0
+            && let Some(owners) = &self.owners
+        {
+            owners.gain(key);
+        }
+        let slot = &slot[0];
+        Ok(Linked { word, slot, meta })
+    }
+
+    /// Links a written slot above `head`: what names it in the index, or the head that is there
+    /// instead.
+    #[inline(always)]
+    fn link(
+        &self,
+        place: Place<'_>,
+        slot: &[AtomicU64],
+        ticket: u64,
+        head: u64,
+    ) -> Result<u64, u64> {
+        // Linking above a later ticket would break L1.
+        let next = self.behind(ticket, head).ok_or(head)?;
+        slot[1].store(next, Ordering::Relaxed);
+        let word = ticket << WORD_SHIFT | place.filter | next & FILTERS;
+        place
+            .bucket
+            .compare_exchange(head, word, Ordering::AcqRel, Ordering::Acquire)
+            .map(|_| word)
+    }
+
+    /// Links a written slot to a chain that no longer has the head it had: what names it in the
+    /// index. Or 0, and what was found; nothing, when a later ticket was linked first.
+    #[cold]
+    #[inline(never)]
+    fn link_again(
+        &self,
+        key: impl Source,
+        place: Place<'_>,
+        slot: &[AtomicU64],
+        ticket: u64,
+        tentative: bool,
+        [mut before, mut head]: [u64; 2],
+    ) -> (u64, Found) {
+        while head != before {
+            if tentative && !is_mutant("blind_retry") {
+                let found = self.look_down(head, before, key, place.filter).found;
+                if found != Found::Absent {
+                    return (0, found);
+                }
+            }
+            before = head;
+            match self.link(place, slot, ticket, head) {
+                Ok(word) => return (word, Found::Absent),
+                Err(now) => head = now,
+            }
+        }
+        (0, Found::Absent)
     }
 
     /// What an entry with this ticket has to name as the one behind it, if `head` was the head of
@@ -411,7 +483,7 @@ impl<K: Key> Log<K> {
 
     /// Whether inserting this key now would take the place of a live key of another owner, though
     /// its own owner has all the places he may have.
-    pub(crate) fn would_push_out_others(&self, key: &(impl Source + ?Sized)) -> bool {
+    pub(crate) fn would_push_out_others(&self, key: impl Source) -> bool {
         let Some(owners) = &self.owners else {
             return false;
         };
@@ -439,17 +511,21 @@ impl<K: Key> Log<K> {
         self.counters.0.wasted.fetch_add(count, Ordering::Relaxed);
     }
 
-    #[cold]
-    fn meta_beyond_window(&self, ticket: u64) -> u64 {
-        self.slot(ticket.saturating_sub(self.window))[0].load(Ordering::Relaxed)
-    }
-
     /// Notes the age of the entry that leaves the window because of `ticket`.
     #[inline(always)]
     fn note_evicted(&self, overwritten: u64, ticket: u64, tick: u64) {
+        let noted = self.counters.0.last_evicted.load(Ordering::Relaxed);
+        if noted != eviction(overwritten, tick) {
+            self.note_other_evicted(overwritten, ticket, tick);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn note_other_evicted(&self, overwritten: u64, ticket: u64, tick: u64) {
         // A ring with more slots than its window forgets before it overwrites.
         let meta = if self.has_spare_slots {
-            self.meta_beyond_window(ticket)
+            self.slot(ticket.saturating_sub(self.window))[0].load(Ordering::Relaxed)
         } else {
             overwritten
         };
@@ -457,34 +533,31 @@ impl<K: Key> Log<K> {
         if evicted + self.window != ticket || evicted <= self.floor.0.load(Ordering::Relaxed) {
             return;
         }
-        let age = tick.wrapping_sub(meta >> TICK_SHIFT) % TICK_WRAP;
         let counters = &self.counters.0;
-        if counters.last_evicted_age.load(Ordering::Relaxed) != age + 1 {
-            counters.last_evicted_age.store(age + 1, Ordering::Relaxed);
-        }
-        if age > self.due_ticks {
+        let mut noted = eviction(meta, tick);
+        let is_due = age_of(noted) > self.due_ticks;
+        if is_due {
             counters.evicted_due.fetch_add(1, Ordering::Relaxed);
         }
+        if is_due || self.has_spare_slots {
+            noted |= EACH;
+        }
+        if counters.last_evicted.load(Ordering::Relaxed) != noted {
+            counters.last_evicted.store(noted, Ordering::Relaxed);
+        }
     }
 }
 
-/// Where the words of a key are: in a value, or in a slot that nobody else writes.
-pub(crate) trait Source {
-    fn word(&self, at: usize) -> u64;
+/// What is noted of an entry with this meta that leaves the window at a tick: one more than that
+/// tick, and below it the tick of the entry.
+#[inline(always)]
+const fn eviction(meta: u64, tick: u64) -> u64 {
+    (tick + 1) << TICKET_SHIFT | meta & TICKS
 }
 
-impl Source for [u64] {
-    #[inline]
-    fn word(&self, at: usize) -> u64 {
-        self[at]
-    }
-}
-
-impl Source for [AtomicU64] {
-    #[inline]
-    fn word(&self, at: usize) -> u64 {
-        self[at].load(Ordering::Relaxed)
-    }
+/// The age of the entry in what is noted of it.
+const fn age_of(noted: u64) -> u64 {
+    (noted >> TICKET_SHIFT).wrapping_sub(1 + ((noted & TICKS) >> TICK_SHIFT)) % TICK_WRAP
 }
 
 impl<K> std::fmt::Debug for Log<K> {

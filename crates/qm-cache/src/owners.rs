@@ -1,6 +1,6 @@
 //! How many places of the log each owner of keys has.
 
-use crate::log::Source;
+use crate::key::Source;
 use crate::sync::{AtomicU32, Ordering};
 
 /// Owners are told apart by a keyed hash into so many counters.
@@ -42,7 +42,7 @@ impl Owners {
         clippy::cast_possible_truncation,
         reason = "shifted down to the bits of an index"
     )]
-    fn counter(&self, key: &(impl Source + ?Sized)) -> &AtomicU32 {
+    fn counter(&self, key: impl Source) -> &AtomicU32 {
         let hash = (0..self.words).fold(self.key, |hash, at| {
             let mixed = (hash ^ key.word(at)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
             mixed ^ mixed >> 32
@@ -51,35 +51,31 @@ impl Owners {
         &self.counters[hash.wrapping_mul(self.key | 1).unbounded_shr(64 - bits) as usize]
     }
 
-    pub(crate) fn gain(&self, key: &(impl Source + ?Sized)) {
+    pub(crate) fn gain(&self, key: impl Source) {
         self.counter(key).fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(crate) fn lose(&self, key: &(impl Source + ?Sized)) {
+    pub(crate) fn lose(&self, key: impl Source) {
         self.counter(key).fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Whether the owner of this key has all the places he may have.
-    pub(crate) fn is_over(&self, key: &(impl Source + ?Sized)) -> bool {
+    pub(crate) fn is_over(&self, key: impl Source) -> bool {
         self.counter(key).load(Ordering::Relaxed) & !LOUD >= self.limit
     }
 
     /// Whether two keys have owners that are counted together.
-    pub(crate) fn same(
-        &self,
-        one: &(impl Source + ?Sized),
-        other: &(impl Source + ?Sized),
-    ) -> bool {
+    pub(crate) fn same(&self, one: impl Source, other: impl Source) -> bool {
         std::ptr::eq(self.counter(one), self.counter(other))
     }
 
     /// Marks the owner of this key as having keys in the log of the loud.
-    pub(crate) fn mark_loud(&self, key: &(impl Source + ?Sized)) {
+    pub(crate) fn mark_loud(&self, key: impl Source) {
         self.counter(key).fetch_or(LOUD, Ordering::Relaxed);
     }
 
     /// Whether the owner of this key may have keys in the log of the loud.
-    pub(crate) fn is_loud(&self, key: &(impl Source + ?Sized)) -> bool {
+    pub(crate) fn is_loud(&self, key: impl Source) -> bool {
         self.counter(key).load(Ordering::Relaxed) & LOUD != 0
     }
 }

@@ -3,7 +3,8 @@
 use super::{Admit, DedupConfig, Ticket};
 use crate::Key;
 use crate::inflight::{InFlight, Rival};
-use crate::log::{Found, Inserted, Linked, Log, Scan, Single, Source, Tickets};
+use crate::key::Source;
+use crate::log::{Found, Linked, Log, Scan, Single, Tickets};
 use crate::owners::Owners;
 use crate::sync::{AtomicBool, Ordering, is_mutant};
 
@@ -48,7 +49,7 @@ impl<K: Key> Tables<K> {
 
     /// The log of the loud, if the owner of this key may have keys there.
     #[inline]
-    fn loud_log_of(&self, key: &[u64]) -> Option<&Log<K>> {
+    fn loud_log_of(&self, key: impl Source) -> Option<&Log<K>> {
         if K::OWNER_WORDS == 0 {
             return None;
         }
@@ -61,20 +62,20 @@ impl<K: Key> Tables<K> {
 
     /// Looks for a key in both logs.
     #[inline]
-    pub(super) fn scan(&self, key: &[u64], hash: u64) -> Scan {
+    pub(super) fn scan(&self, key: impl Source, hash: u64) -> Scan {
         let scan = self.log.scan(key, self.log.place(hash));
         self.scan_loud(scan, key, hash)
     }
 
     /// Looks again where an earlier look did not find the key.
     #[inline]
-    pub(super) fn rescan(&self, before: Scan, key: &[u64], hash: u64) -> Scan {
+    pub(super) fn rescan(&self, before: Scan, key: impl Source, hash: u64) -> Scan {
         let scan = self.log.rescan(before, key, self.log.place(hash));
         self.scan_loud(scan, key, hash)
     }
 
     #[inline]
-    fn scan_loud(&self, mut scan: Scan, key: &[u64], hash: u64) -> Scan {
+    fn scan_loud(&self, mut scan: Scan, key: impl Source, hash: u64) -> Scan {
         if scan.found == Found::Absent
             && let Some(loud) = self.loud_log_of(key)
         {
@@ -86,7 +87,7 @@ impl<K: Key> Tables<K> {
     }
 
     /// Reserves a key unless it is known.
-    pub(super) fn reserve(&self, key: &[u64], hash: u64) -> Result<Admit<Ticket>, Refused> {
+    pub(super) fn reserve(&self, key: impl Source, hash: u64) -> Result<Admit<Ticket>, Refused> {
         let Self {
             log,
             in_flight,
@@ -137,7 +138,7 @@ impl<K: Key> Tables<K> {
     }
 
     /// Enters a key whose reservation is held.
-    pub(super) fn remember(&self, key: &(impl Source + ?Sized), hash: u64, tick: u64) {
+    pub(super) fn remember(&self, key: impl Source, hash: u64, tick: u64) {
         let log = match (&self.loud, self.log.owners()) {
             (Some(loud), Some(owners)) if self.log.would_push_out_others(key) => {
                 owners.mark_loud(key);
@@ -147,7 +148,7 @@ impl<K: Key> Tables<K> {
         };
         let place = log.place(hash);
         let head = log.head(place);
-        if let Inserted::Linked(linked) = log.insert(key, place, tick, false, head, &mut Single) {
+        if let Ok(linked) = log.insert(key, place, tick, false, head, &mut Single) {
             log.settle(&linked, true);
         }
     }
@@ -156,7 +157,7 @@ impl<K: Key> Tables<K> {
     #[inline(always)]
     pub(super) fn insert(
         &self,
-        key: &[u64],
+        key: impl Source,
         hash: u64,
         tick: u64,
         tickets: &mut impl Tickets,
@@ -189,7 +190,7 @@ impl<K: Key> Tables<K> {
             return found;
         }
         match log.insert(key, place, tick, true, head, tickets) {
-            Inserted::Linked(linked) => {
+            Ok(linked) => {
                 if reserves.load(Ordering::Relaxed) {
                     let found = self.gives_way(&linked, key, hash);
                     log.settle(&linked, found == Found::Absent);
@@ -198,13 +199,12 @@ impl<K: Key> Tables<K> {
                 log.settle(&linked, true);
                 Found::Absent
             }
-            Inserted::Lost(found) => found,
-            Inserted::Exhausted => Found::Absent,
+            Err(found) => found,
         }
     }
 
     /// To what a tentative entry has to give way, if to anything.
-    fn gives_way(&self, linked: &Linked<'_>, key: &[u64], hash: u64) -> Found {
+    fn gives_way(&self, linked: &Linked<'_>, key: impl Source, hash: u64) -> Found {
         // Linking has ordered this thread against the reservers of the bucket.
         if !is_mutant("no_rivals") && self.in_flight.contend(None, key, hash) == Rival::Some {
             return Found::Tentative;

@@ -1,6 +1,6 @@
 //! Forgetting by age, and what is told of ages.
 
-use super::{BUSY, Log, MARK_TICKS, SPARE_MARKS, TICK_SHIFT, TICK_WRAP, TICKET_SHIFT};
+use super::{BUSY, Log, MARK_TICKS, SPARE_MARKS, TICK_SHIFT, TICK_WRAP, TICKET_SHIFT, age_of};
 use crate::Key;
 use crate::sync::{AtomicU64, Ordering};
 
@@ -85,7 +85,7 @@ impl<K: Key> Log<K> {
         let edge = self.oldest_edge(tail);
         let len = tail - 1 - edge;
         let purged = self.counters.0.purged.load(Ordering::Relaxed);
-        let last = self.counters.0.last_evicted_age.load(Ordering::Relaxed);
+        let last = self.counters.0.last_evicted.load(Ordering::Relaxed);
         let wasted = self.counters.0.wasted.load(Ordering::Relaxed);
         LogStats {
             len,
@@ -95,7 +95,7 @@ impl<K: Key> Log<K> {
             evicted: (tail - 1).saturating_sub(len + purged),
             evicted_due: self.counters.0.evicted_due.load(Ordering::Relaxed),
             oldest_age_ticks: (edge + 1..tail).find_map(|t| self.age(t, now_tick)),
-            last_evicted_age_ticks: last.checked_sub(1),
+            last_evicted_age_ticks: (last > 0).then(|| age_of(last)),
         }
     }
 }

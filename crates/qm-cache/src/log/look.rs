@@ -2,26 +2,22 @@
 
 use super::{
     COMMITTED, DEAD, FAR_WORDS, Found, HEADER, LATE, LINE_WORDS, Linked, Log, Place, STATE, Scan,
-    Source, TICKET_SHIFT, unfold,
+    TICKET_SHIFT, unfold,
 };
 use crate::Key;
+use crate::key::Source;
 use crate::sync::{AtomicU64, Ordering, fence, is_mutant};
 
 impl<K: Key> Log<K> {
     /// Looks for a key.
     #[inline(always)]
-    pub(crate) fn scan(&self, key: &(impl Source + ?Sized), place: Place<'_>) -> Scan {
+    pub(crate) fn scan(&self, key: impl Source, place: Place<'_>) -> Scan {
         self.scan_from(self.head(place), key, place)
     }
 
     /// Looks for a key in the chain with this head.
     #[inline(always)]
-    pub(crate) fn scan_from(
-        &self,
-        head: u64,
-        key: &(impl Source + ?Sized),
-        place: Place<'_>,
-    ) -> Scan {
+    pub(crate) fn scan_from(&self, head: u64, key: impl Source, place: Place<'_>) -> Scan {
         if head & place.filter == place.filter {
             return self.look_down(head, 0, key, place.filter);
         }
@@ -40,12 +36,7 @@ impl<K: Key> Log<K> {
 
     /// Looks for a key again, if the chain has changed since an earlier look that did not find it.
     #[inline]
-    pub(crate) fn rescan(
-        &self,
-        before: Scan,
-        key: &(impl Source + ?Sized),
-        place: Place<'_>,
-    ) -> Scan {
+    pub(crate) fn rescan(&self, before: Scan, key: impl Source, place: Place<'_>) -> Scan {
         let head = place.bucket.load(Ordering::Acquire);
         if head == before.head {
             return before;
@@ -60,7 +51,7 @@ impl<K: Key> Log<K> {
     pub(crate) fn scan_above(
         &self,
         linked: &Linked<'_>,
-        key: &(impl Source + ?Sized),
+        key: impl Source,
         place: Place<'_>,
     ) -> Found {
         let head = place.bucket.load(Ordering::Acquire);
@@ -69,13 +60,7 @@ impl<K: Key> Log<K> {
 
     /// Looks down from `head`, read with Acquire, to the word `stop`, which and what is behind it
     /// has been looked at before.
-    pub(super) fn look_down(
-        &self,
-        head: u64,
-        stop: u64,
-        key: &(impl Source + ?Sized),
-        filter: u64,
-    ) -> Scan {
+    pub(super) fn look_down(&self, head: u64, stop: u64, key: impl Source, filter: u64) -> Scan {
         let mut scan = Scan {
             found: Found::Absent,
             head,
@@ -124,20 +109,37 @@ impl<K: Key> Log<K> {
         scan
     }
 
-    /// Brings the bucket of a hash near; the value means nothing.
-    #[inline]
-    pub(crate) fn touch_bucket(&self, hash: u64) -> u64 {
-        self.place(hash).bucket.load(Ordering::Relaxed)
+    /// Brings near what looks for the keys with these hashes will read; the value means nothing.
+    ///
+    /// Loads that depend on nothing but the hash overlap in the processor, if little else stands
+    /// between them. Two entries deep: what lies deeper is rare.
+    #[inline(always)]
+    pub(crate) fn touch<const N: usize>(
+        &self,
+        hashes: &[u64; N],
+        ahead: usize,
+        last_word: impl Fn(usize) -> u64,
+    ) -> u64 {
+        let places = hashes.map(|hash| self.place(hash));
+        let mut words = places.map(|place| place.bucket.load(Ordering::Relaxed));
+        let tail = self.tail();
+        let mut near = self.touch_ahead(ahead);
+        for _ in 0..2 {
+            for at in 0..N {
+                let filter = places[at].filter;
+                if words[at] & filter == filter {
+                    words[at] = self.touch_slot(words[at], tail, last_word(at));
+                    near ^= words[at];
+                }
+            }
+        }
+        near
     }
 
-    /// Brings the slot near that a look for this hash would read at this word of the chain, if
-    /// any; the word behind it, unless the slot seems to hold the key.
+    /// Brings the slot near that a word of a chain names, if it may be live; the word behind it,
+    /// unless the slot seems to hold the key.
     #[inline]
-    pub(crate) fn touch_slot(&self, word: u64, tail: u64, hash: u64, last_word: u64) -> u64 {
-        let filter = self.place(hash).filter;
-        if word & filter != filter {
-            return 0;
-        }
+    fn touch_slot(&self, word: u64, tail: u64, last_word: u64) -> u64 {
         let ticket = unfold(word, tail);
         if tail.wrapping_sub(ticket) > self.window + LATE {
             return 0;
@@ -172,10 +174,6 @@ impl<K: Key> Log<K> {
 
 /// Whether these stored words are those of the key.
 #[inline]
-fn equal(
-    stored: &[AtomicU64],
-    key: &(impl Source + ?Sized),
-    mut words: std::ops::Range<usize>,
-) -> bool {
+fn equal(stored: &[AtomicU64], key: impl Source, mut words: std::ops::Range<usize>) -> bool {
     words.all(|at| stored[at].load(Ordering::Relaxed) == key.word(at))
 }

@@ -1,6 +1,7 @@
 //! Where counters come round, and threads that stood still.
 
 use super::*;
+use crate::key::Words;
 
 /// Different keys for each bucket and filter that are wanted.
 fn hash(bucket: u64) -> u64 {
@@ -16,20 +17,20 @@ fn log(window: usize, next_ticket: u64) -> Log<u64> {
 fn insert(log: &Log<u64>, key: u64, bucket: u64, tick: u64) -> bool {
     let place = log.place(hash(bucket));
     let head = log.head(place);
-    if log.scan_from(head, &[key][..], place).found != Found::Absent {
+    if log.scan_from(head, Words([key]), place).found != Found::Absent {
         return false;
     }
-    match log.insert(&[key][..], place, tick, true, head, &mut Single) {
-        Inserted::Linked(linked) => log.settle(&linked, true),
-        Inserted::Lost(found) => panic!("nobody else is here, but {found:?}"),
-        Inserted::Exhausted => {}
+    match log.insert(Words([key]), place, tick, true, head, &mut Single) {
+        Ok(linked) => log.settle(&linked, true),
+        Err(Found::Absent) => {} // tickets have run out
+        Err(found) => panic!("nobody else is here, but {found:?}"),
     }
     true
 }
 
 fn holds(log: &Log<u64>, key: u64, bucket: u64) -> bool {
     let place = log.place(hash(bucket));
-    log.scan(&[key][..], place).found == Found::Committed
+    log.scan(Words([key]), place).found == Found::Committed
 }
 
 /// A word of the index holds 40 bits of a ticket: nothing is forgotten, nothing found twice and
@@ -137,8 +138,8 @@ fn no_later_draw_goes_below_a_mark() {
         for n in 0..spent {
             let place = log.place(hash(n));
             let head = log.head(place);
-            match log.insert(&[n][..], place, 0, true, head, &mut run) {
-                Inserted::Linked(linked) => log.settle(&linked, true),
+            match log.insert(Words([n]), place, 0, true, head, &mut run) {
+                Ok(linked) => log.settle(&linked, true),
                 other => panic!("{other:?}"),
             }
         }
@@ -151,5 +152,49 @@ fn no_later_draw_goes_below_a_mark() {
         assert!(log.purge(1010) <= 16);
         assert!((0..spent).all(|n| !holds(&log, n, n)), "these are due");
         assert!((100..110).all(|n| holds(&log, n, n)), "{spent}: not these");
+    }
+}
+
+/// Many evictions in one tick, of entries that were inserted in one tick: each that is due counts,
+/// and the age told is that of the last.
+#[test]
+fn each_eviction_is_noted_though_the_clock_stands_still() {
+    // With a slot for each entry, and with spare ones.
+    for window in [64, 10] {
+        let log = log(window, 1);
+        let window = window as u64;
+        let mut next = 0;
+        let mut fill = |ticks: [u64; 2]| {
+            let (first, [one, other]) = (next, ticks);
+            next += window;
+            (first..next).for_each(|n| {
+                let tick = if n < first + window / 2 { one } else { other };
+                assert!(insert(&log, n, n, tick));
+            });
+            let tick = other;
+            let stats = log.stats(tick);
+            (stats.evicted_due, stats.last_evicted_age_ticks)
+        };
+        assert_eq!(fill([0, 0]), (0, None), "window {window}: room for all");
+        assert_eq!(fill([0, 3]), (0, Some(3)), "window {window}: all young");
+        assert_eq!(fill([5, 5]), (0, Some(2)), "window {window}: of two ticks");
+        assert_eq!(fill([7, 7]), (0, Some(2)), "window {window}: all young");
+        let due = window;
+        assert_eq!(
+            fill([2000, 2000]),
+            (due, Some(1993)),
+            "window {window}: all due"
+        );
+        assert_eq!(
+            fill([2000, 2000]),
+            (due, Some(0)),
+            "window {window}: all young"
+        );
+        let due = 2 * window;
+        assert_eq!(
+            fill([9000, 9000]),
+            (due, Some(7000)),
+            "window {window}: all due"
+        );
     }
 }

@@ -8,7 +8,11 @@ use super::{BOUNDARY, TICKET_MAX};
 
 /// Where insertions take their tickets.
 pub(crate) trait Tickets {
-    /// A ticket, and where its slot begins in the ring.
+    /// A ticket, and where its slot begins in the ring; `None` if others are faster just now, or
+    /// tickets have run out.
+    fn try_draw<K: Key>(&mut self, log: &Log<K>) -> Option<(u64, usize)>;
+
+    /// The same for who does not take no for an answer.
     fn draw<K: Key>(&mut self, log: &Log<K>) -> (u64, usize);
 }
 
@@ -16,7 +20,22 @@ pub(crate) trait Tickets {
 pub(crate) struct Single;
 
 impl Tickets for Single {
+    /// What is done with a ticket should not have to wait for the read-modify-write, which waits
+    /// for everything before it, a bucket far away among it. So the ticket is taken from a load,
+    /// and the exchange only confirms it: the processor goes on with the next key meanwhile.
     #[inline(always)]
+    fn try_draw<K: Key>(&mut self, log: &Log<K>) -> Option<(u64, usize)> {
+        let tail = log.tail.0.load(Ordering::Relaxed);
+        let ticket = tail % BOUNDARY;
+        let is_drawn = ticket < TICKET_MAX
+            && log
+                .tail
+                .0
+                .compare_exchange(tail, tail + 1, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok();
+        is_drawn.then(|| (ticket, log.position(ticket)))
+    }
+
     fn draw<K: Key>(&mut self, log: &Log<K>) -> (u64, usize) {
         let ticket = log.draw(1) % BOUNDARY;
         (ticket, log.position(ticket))
@@ -46,7 +65,7 @@ impl Run {
 
 impl Tickets for Run {
     #[inline(always)]
-    fn draw<K: Key>(&mut self, log: &Log<K>) -> (u64, usize) {
+    fn try_draw<K: Key>(&mut self, log: &Log<K>) -> Option<(u64, usize)> {
         if self.next == self.end {
             let drawn = log.draw(self.count);
             self.tail = drawn + self.count;
@@ -60,28 +79,24 @@ impl Tickets for Run {
         if self.position == log.ring.len() {
             self.position = 0;
         }
-        drawn
+        (drawn.0 < TICKET_MAX).then_some(drawn)
+    }
+
+    fn draw<K: Key>(&mut self, log: &Log<K>) -> (u64, usize) {
+        self.try_draw(log).unwrap_or((TICKET_MAX, 0))
     }
 }
 
 impl<K: Key> Log<K> {
     /// Draws so many tickets; what `tail` said before, with the first in it.
-    ///
-    /// What is done with a ticket should not have to wait for the read-modify-write, which waits
-    /// for everything before it, a bucket far away among it. So the ticket is taken from a load,
-    /// and the exchange only confirms it: the processor goes on with the next key meanwhile.
-    #[inline(always)]
-    pub(super) fn draw(&self, count: u64) -> u64 {
-        let tail = &self.tail.0;
-        let first = tail.load(Ordering::Relaxed);
-        if first % BOUNDARY >= TICKET_MAX {
-            return first;
+    #[inline]
+    fn draw(&self, count: u64) -> u64 {
+        let tail = self.tail.0.load(Ordering::Relaxed);
+        if tail % BOUNDARY >= TICKET_MAX {
+            return tail;
         }
-        match tail.compare_exchange(first, first + count, Ordering::Relaxed, Ordering::Relaxed) {
-            Ok(_) => first,
-            // Others draw too: whoever comes now gets one at the first attempt.
-            Err(_) => tail.fetch_add(count, Ordering::Relaxed),
-        }
+        // Others draw too: whoever comes now gets some at the first attempt.
+        self.tail.0.fetch_add(count, Ordering::Relaxed)
     }
 
     /// A run of tickets from which none has been drawn.
