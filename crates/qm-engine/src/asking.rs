@@ -177,6 +177,7 @@ impl Engine {
             self.commits.after_settling(Then::Asking { id: message.id });
         }
         self.asks.insert(message.id, asking);
+        self.puts_to_work(queue);
         if let Some(out) = self.outs.get_mut(&queue) {
             out.asked += 1;
         }

@@ -105,6 +105,7 @@ impl Engine {
         self.audit_memory()?;
         self.audit_leases()?;
         self.audit_transactions()?;
+        self.audit_work()?;
         self.audit_outgoing()
     }
 

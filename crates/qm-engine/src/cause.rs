@@ -35,6 +35,8 @@ causes! {
     Handshake = "handshake";
     /// No common version of the protocol.
     Version = "version";
+    /// This node has no network.
+    NetworkFailed = "network_failed";
     /// No address is known for the peer.
     NoAddress = "no_address";
     /// A connection is being made.
@@ -152,6 +154,16 @@ impl Cause {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn operators_are_told_what_each_word_means() {
+        let page = include_str!("../../../docs/operations.md");
+        let rows = || page.lines().filter(|line| line.starts_with("| `"));
+        for cause in Cause::ALL {
+            let word = format!("`{}`", cause.name());
+            assert!(rows().any(|row| row.contains(&word)), "{word}");
+        }
+    }
 
     #[test]
     fn words_are_unique() {

@@ -38,7 +38,7 @@ impl Engine {
         }
         let mints = remote.own == self.minting_own(&remote.key);
         (mints && self.is_kept(remote))
-            || remote.queues.values().any(|queue| {
+            || remote.at_work.values().any(|queue| {
                 self.outs
                     .get(queue)
                     .is_some_and(|out| !out.paused && out.has_work())

@@ -382,6 +382,8 @@ impl Engine {
         };
         if local {
             self.pick_again(queue, priority, &message);
+        } else {
+            self.puts_to_work(queue);
         }
         let cost = self
             .backlog_of(local, at)

@@ -158,6 +158,8 @@ pub struct Engine {
     pub(crate) early_receives: Vec<(ConnId, Receive)>,
     pub(crate) life_saved: bool,
     pub(crate) stopping: bool,
+    /// What is wrong with the network of this node.
+    pub(crate) network_failed: Option<String>,
     pub(crate) room: Room,
 
     pub(crate) locals: BTreeMap<u32, LocalQueue>,
@@ -319,6 +321,7 @@ impl Engine {
             early_receives: Vec::new(),
             life_saved: false,
             stopping: false,
+            network_failed: None,
             room: Room::default(),
             locals: BTreeMap::new(),
             local_names: BTreeMap::new(),
@@ -510,6 +513,7 @@ impl Engine {
             } => self.on_succeeded(succession, token_key),
             Input::NotSucceeded { text } => self.on_not_succeeded(&text),
             Input::Resumed { why } => self.on_resumed(why),
+            Input::Network { failed } => self.network_failed = failed,
             Input::Tick => {}
             Input::Stop => self.on_stop(),
         }

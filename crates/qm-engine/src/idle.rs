@@ -36,16 +36,17 @@ impl Engine {
             }
         }
         for number in idle {
-            let Some(remote) = self.outs.get(&number).map(|out| out.remote) else {
+            let Some(out) = self.outs.get(&number) else {
                 continue;
             };
-            let Some(remote) = self.remotes.get_mut(&remote) else {
+            let Some(remote) = self.remotes.get_mut(&out.remote) else {
                 continue;
             };
             if remote.queues.len() < 2 {
                 continue;
             }
-            remote.queues.retain(|_, queue| *queue != number);
+            remote.queues.remove(&out.queue);
+            remote.at_work.remove(&out.queue);
             self.outs.remove(&number);
             self.record_queue(number);
             self.seal_if_large();

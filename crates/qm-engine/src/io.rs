@@ -320,6 +320,11 @@ pub enum Input {
         /// What says so, for people.
         why: &'static str,
     },
+    /// The node has no network, or has it again. Dials wait for it, and nobody hears of them.
+    Network {
+        /// What is wrong with it.
+        failed: Option<String>,
+    },
     /// Time passed.
     Tick,
     /// The process is about to stop: say goodbye, take no further messages.

@@ -36,6 +36,9 @@ pub(crate) struct Remote {
     pub(crate) key: RemoteKey,
     pub(crate) pin: Option<QmId>,
     pub(crate) queues: BTreeMap<QueueName, u32>,
+    /// Those of them that have work, and some that had: whenever something may leave, only these
+    /// are looked at. See [`Engine::puts_to_work`].
+    pub(crate) at_work: BTreeMap<QueueName, u32>,
     pub(crate) state: DialState,
     pub(crate) backoff_ms: u64,
     pub(crate) turn: usize,
@@ -58,6 +61,7 @@ impl Remote {
             key,
             pin,
             queues: BTreeMap::new(),
+            at_work: BTreeMap::new(),
             state: DialState::Idle,
             backoff_ms: 0,
             turn: 0,
@@ -85,6 +89,8 @@ pub(crate) struct OutQueue {
     pub(crate) asked: u64,
     /// Of its transactional messages, once there was one.
     pub(crate) stream: Option<OutStream>,
+    /// Whether its remote has it among those at work.
+    at_work: bool,
     /// Since when maintenance finds no work for it.
     pub(crate) idle_since: Option<Timestamp>,
 }
@@ -128,6 +134,12 @@ impl OutQueue {
             .any(|lane| !lane.backlog.is_empty() || !lane.doubt.is_empty())
             || self.skipping() > 0
             || self.asked > 0
+    }
+
+    /// Whether there is something to do for it when something may leave, now or later. What a
+    /// stream needs does not show in the queue.
+    fn may_work(&self) -> bool {
+        self.has_work() || self.stream.is_some()
     }
 
     /// Whether transactional messages of it may still be on their way.
@@ -217,14 +229,57 @@ impl Engine {
             acknowledged: 0,
             asked: 0,
             stream: None,
+            at_work: false,
             idle_since: None,
         };
         self.outs.insert(number, out);
+        self.puts_to_work(number);
+    }
+
+    /// Something for it to do comes: it is looked at whenever something may leave. What gives an
+    /// outgoing queue work calls this, or is refused by the audit.
+    pub(crate) fn puts_to_work(&mut self, number: u32) {
+        if let Some(out) = self.outs.get_mut(&number)
+            && !core::mem::replace(&mut out.at_work, true)
+            && let Some(remote) = self.remotes.get_mut(&out.remote)
+        {
+            remote.at_work.insert(out.queue.clone(), number);
+        }
+    }
+
+    /// Those of them that have nothing to do are looked at no more.
+    fn rest(&mut self, numbers: &[u32]) {
+        for number in numbers {
+            if let Some(out) = self.outs.get_mut(number)
+                && !out.may_work()
+                && let Some(remote) = self.remotes.get_mut(&out.remote)
+            {
+                out.at_work = false;
+                remote.at_work.remove(&out.queue);
+            }
+        }
+    }
+
+    /// That no outgoing queue is forgotten that has work.
+    pub(crate) fn audit_work(&self) -> Result<(), String> {
+        for (number, out) in &self.outs {
+            let remote = self.remotes.get(&out.remote);
+            let listed = remote.and_then(|remote| remote.at_work.get(&out.queue)) == Some(number);
+            if listed != out.at_work || (out.may_work() && !listed) {
+                return Err(format!(
+                    "outgoing queue {number}: has work: {}, listed so: {listed}, noted so: {}",
+                    out.may_work(),
+                    out.at_work
+                ));
+            }
+        }
+        Ok(())
     }
 
     pub(crate) fn out_lane(&mut self, number: u32, priority: u8) -> Option<&mut OutLane> {
         let stream = Self::stream_of(number, priority);
         let first = self.first_position;
+        self.puts_to_work(number);
         self.outs.get_mut(&number).map(|out| {
             out.lanes
                 .entry(priority)
@@ -253,9 +308,18 @@ impl Engine {
         self.want_connection(remote_number);
     }
 
-    /// The outgoing queues for a peer whose messages are minted under one of this node's
+    /// The outgoing queues with work for a peer whose messages are minted under one of this node's
     /// identities.
     pub(crate) fn queues_towards(&self, own: QmId, peer: QmId) -> Vec<u32> {
+        self.remotes
+            .values()
+            .filter(|remote| remote.own == own && remote.peer() == Some(peer))
+            .flat_map(|remote| remote.at_work.values().copied())
+            .collect()
+    }
+
+    /// The same, those without work too.
+    pub(crate) fn all_queues_towards(&self, own: QmId, peer: QmId) -> Vec<u32> {
         self.remotes
             .values()
             .filter(|remote| remote.own == own && remote.peer() == Some(peer))

@@ -542,9 +542,10 @@ impl Engine {
 
     /// Whether a queue of this name is being deleted.
     pub(crate) fn is_being_deleted(&self, name: &QueueName) -> bool {
-        self.locals
-            .values()
-            .any(|queue| queue.deleting && queue.settings.name == *name)
+        // There may be very many queues, and each that is made asks.
+        let deleted = self.purges.iter().filter(|(_, purge)| purge.deletes);
+        let mut queues = deleted.filter_map(|((_, number), _)| self.locals.get(number));
+        queues.any(|queue| queue.settings.name == *name)
     }
 
     /// An emptied queue goes with its definition, after the last of its messages.

@@ -595,7 +595,7 @@ impl Engine {
                 self.switch(key);
             }
         }
-        for number in self.queues_towards(own, peer) {
+        for number in self.all_queues_towards(own, peer) {
             self.bury_queue(number, peer);
         }
     }

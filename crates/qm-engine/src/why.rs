@@ -520,6 +520,19 @@ impl Engine {
         })
     }
 
+    /// Without a network no peer is to blame.
+    fn network_reason(&self) -> Option<Reason> {
+        let what = self.network_failed.as_ref()?;
+        Some(Reason(
+            Cause::NetworkFailed,
+            format!("this node has no network: {what}"),
+            Some(
+                "bring the address up, or set another one with --listen and start anew; it is tried again until then"
+                    .to_owned(),
+            ),
+        ))
+    }
+
     fn blocked_here(&self, name: &str) -> Reason {
         Reason(
             Cause::BlockedHere,
@@ -565,6 +578,9 @@ impl Engine {
         let missing: u64 = out.lanes.values().map(|lane| lane.backlog.missing()).sum();
         if missing > 0 && missing >= out.waiting().0 && out.in_flight + out.doubtful() == 0 {
             return damaged(missing);
+        }
+        if let Some(reason) = self.network_reason() {
+            return reason;
         }
         let approve = Some(format!(
             "on {name}, run: qm-node peers approve {}",

@@ -6,6 +6,8 @@
 mod damaged;
 #[path = "hostile/limits.rs"]
 mod limits;
+#[path = "hostile/totals.rs"]
+mod totals;
 
 #[path = "common/disk.rs"]
 #[expect(dead_code, reason = "shared with tests that start a node over it")]

@@ -15,6 +15,7 @@ impl Engine {
         let id = message.id;
         let position = message.position;
         self.place_in_stream(number, &message);
+        self.puts_to_work(number);
         if let Some(out) = self.outs.get_mut(&number) {
             if id.incarnation != self.incarnation {
                 self.prior_incarnations.insert(id.incarnation);

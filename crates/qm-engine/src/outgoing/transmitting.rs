@@ -41,6 +41,7 @@ impl Engine {
         if asked {
             self.query_doubts(own, peer);
         }
+        self.rest(&numbers);
         self.busy_sessions.insert(link);
     }
 

@@ -96,6 +96,7 @@ impl Engine {
         skips: impl IntoIterator<Item = Skipping<(LinkId, u64)>>,
     ) {
         let own = self.own_of(number);
+        self.puts_to_work(number);
         let Some(out) = self.outs.get_mut(&number) else {
             return;
         };

@@ -13,7 +13,7 @@ use qm_wire::{Class, Credit, Outcome, PeerFrame};
 use super::{Peer, Victim};
 
 /// What an application was answered last: the sequence, and why it was refused.
-fn answer(victim: &mut Victim) -> Option<(u64, Option<Outcome>)> {
+pub(super) fn answer(victim: &mut Victim) -> Option<(u64, Option<Outcome>)> {
     let told = std::mem::take(&mut victim.told);
     told.into_iter().rev().find_map(|(_, frame)| match frame {
         NodeFrame::Refused(refused) => Some((refused.sequence, Some(refused.outcome))),

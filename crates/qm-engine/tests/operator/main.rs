@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
 mod answers;
+mod causes;
 mod drain;
 mod emptying;
 mod keys;

@@ -24,7 +24,7 @@ impl Node {
         }
     }
 
-    fn all_letters(&mut self) -> Vec<DeadLetterView> {
+    pub(crate) fn all_letters(&mut self) -> Vec<DeadLetterView> {
         self.letters(DeadFilter::default())
     }
 
@@ -52,7 +52,7 @@ impl Node {
         }
     }
 
-    fn why(&mut self, subject: &str) -> WhyView {
+    pub(crate) fn why(&mut self, subject: &str) -> WhyView {
         let subject = subject.to_owned();
         match self.admin(AdminRequest::Why { subject }) {
             AdminReply::Why(view) => view,

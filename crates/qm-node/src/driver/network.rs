@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use qm_engine::{LinkId, Timestamp};
+use qm_engine::{Input, LinkId, Timestamp};
 use qm_transport::{Endpoint, EndpointConfig, Event as NetworkEvent};
 use qm_wire::QmId;
 use tokio::sync::mpsc;
@@ -67,6 +67,7 @@ impl Driver {
         self.network.due = false;
         if self.info.network_failed.take().is_some() {
             tracing::info!(event = "network_is_back", "the node has its network again");
+            self.handle(Input::Network { failed: None });
         }
         self.network.failures = 0;
         // More than any endpoint ever has.
@@ -94,7 +95,9 @@ impl Driver {
                 %cause,
                 "the node has no network; it is tried again until there is one"
             );
-            self.info.network_failed = Some(cause);
+            self.info.network_failed = Some(cause.clone());
+            let failed = Some(cause);
+            self.handle(Input::Network { failed });
         }
     }
 

@@ -190,8 +190,17 @@ fn a_node_whose_address_is_gone_for_a_while_loses_nothing_and_comes_back() {
     client.admin(r#"{"do":"node.thaw"}"#).unwrap();
     while status()["network_failed"].is_null() {}
     assert_eq!(peek(&client), [b"kept"]);
+    // Nobody is to blame for it but this node, and nothing is being dialled.
+    client.send(Message::new("qm://b/orders", "waits")).unwrap();
+    let why = || -> serde_json::Value {
+        let answer = client.admin(r#"{"do":"why","subject":"qm://b:1801/orders"}"#);
+        serde_json::from_slice(&answer.unwrap()).unwrap()
+    };
+    let said = why();
+    assert_eq!(said["code"], "network_failed", "{said}");
     drop(in_the_way);
     while !status()["network_failed"].is_null() {}
+    assert_ne!(why()["code"], "network_failed");
     assert_eq!(status()["node"]["listen"].as_str(), Some(&*listen));
     assert_eq!(peek(&client), [b"kept"]);
     node.stop.notify_one();
