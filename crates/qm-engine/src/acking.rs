@@ -691,3 +691,38 @@ fn is_whole(message: &Message) -> bool {
         Err(OpenError::Damaged(_) | OpenError::Envelope(_))
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{engine, entry, qm};
+
+    fn entries(count: usize) -> Vec<Entry> {
+        (0..count as u64).map(entry).collect()
+    }
+
+    #[test]
+    fn one_life_is_owed_so_many_acks_and_all_together_so_many() {
+        let mut engine = engine();
+        let life = |n: usize| (qm(n), Incarnation(1));
+        engine.owe(life(0), entries(OWED_MAX - 1));
+        engine.owe(life(0), entries(2));
+        assert_eq!(engine.sizes().owed_acks, OWED_MAX);
+        for n in 1..=OWED_TOTAL_MAX / OWED_MAX {
+            engine.owe(life(n), entries(OWED_MAX));
+        }
+        assert_eq!(engine.sizes().owed_acks, OWED_TOTAL_MAX);
+    }
+
+    #[test]
+    fn so_many_lives_are_owed_acks() {
+        let mut engine = engine();
+        for n in 0..=OWED_LIVES_MAX {
+            engine.owe((qm(n), Incarnation(1)), entries(1));
+        }
+        assert_eq!(engine.sizes().owed_lives, OWED_LIVES_MAX);
+        assert_eq!(engine.sizes().owed_acks, OWED_LIVES_MAX);
+        engine.owe((qm(0), Incarnation(1)), entries(1));
+        assert_eq!(engine.sizes().owed_acks, OWED_LIVES_MAX + 1, "one of them");
+    }
+}

@@ -470,4 +470,27 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn so_many_are_asked_for() {
+        let mut engine = crate::testing::engine();
+        let asking = Asking {
+            queue: 1,
+            tag: Tag([3; 8]),
+            outcome: Outcome::PURGED_IN_TRANSIT,
+            letter: None,
+            durable: true,
+            asked: None,
+            not_before: Timestamp(0),
+            word: None,
+        };
+        for sequence in 1..ASKED_MAX as u64 {
+            engine
+                .asks
+                .insert(crate::testing::id(sequence), asking.clone());
+        }
+        assert!(engine.may_ask());
+        engine.asks.insert(crate::testing::id(0), asking);
+        assert!(!engine.may_ask());
+    }
 }

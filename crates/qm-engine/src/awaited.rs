@@ -833,4 +833,24 @@ mod tests {
         assert_eq!(awaiting.open.range(span).count(), 2);
         assert_eq!((awaiting.open.len(), awaiting.all.len()), (2, 3));
     }
+
+    #[test]
+    fn what_is_awaited_takes_so_many_bytes() {
+        let mut engine = crate::testing::engine();
+        engine.awaiting.insert(id(1), awaited(1, Wait::Open));
+        engine
+            .awaiting
+            .insert(id(2), awaited(1, Wait::Ended(Outcome::RECEIVED)));
+        engine.awaiting.bytes = AWAITED_BYTES_MAX - 1;
+        assert!(engine.awaiting.has_room() && engine.make_room_to_await());
+        assert_eq!(engine.awaiting.all.len(), 2);
+        engine.awaiting.bytes = AWAITED_BYTES_MAX;
+        assert!(!engine.awaiting.has_room());
+        // One whose end is known makes room, one that is open does not.
+        assert!(engine.make_room_to_await());
+        assert_eq!(engine.awaiting.all.len(), 1);
+        engine.awaiting.bytes = AWAITED_BYTES_MAX;
+        assert!(!engine.make_room_to_await());
+        assert_eq!(engine.awaiting.all.len(), 1);
+    }
 }

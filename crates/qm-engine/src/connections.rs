@@ -118,3 +118,31 @@ impl Engine {
             .collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{engine, qm};
+
+    #[test]
+    fn of_so_many_peers_is_known_what_happened_and_their_words_are_cut() {
+        let mut engine = engine();
+        let words = format!("{}\u{e9}", "x".repeat(TEXT_BYTES_MAX - 1));
+        let told = |engine: &Engine, n: usize| {
+            let events = engine.connections_with(Some(qm(n)), None);
+            events.first().map(|event| event.text.len())
+        };
+        for n in 0..=SUBJECTS_MAX {
+            let peer = qm(n);
+            engine.note_connection(With::Peer(peer), "closed", &words);
+            engine.connections.ended(peer, Outcome::BUSY);
+        }
+        assert_eq!(told(&engine, SUBJECTS_MAX - 1), Some(TEXT_BYTES_MAX - 1));
+        let end = |engine: &Engine, n: usize| engine.connections.end_of(qm(n));
+        assert_eq!(end(&engine, SUBJECTS_MAX - 1), Some(Outcome::BUSY));
+        assert_eq!(told(&engine, SUBJECTS_MAX), None, "of one more nothing is");
+        assert_eq!(end(&engine, SUBJECTS_MAX), None);
+        engine.note_connection(With::Peer(qm(0)), "closed", "short");
+        assert_eq!(engine.connections_with(Some(qm(0)), None).len(), 2);
+    }
+}

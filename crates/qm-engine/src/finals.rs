@@ -492,4 +492,62 @@ mod tests {
         assert!(finals.remove(&key(1, 1)) && finals.remove(&key(1, 3)));
         assert!(finals.order.is_empty() && finals.oldest(key(1, 1).source).is_none());
     }
+
+    #[test]
+    fn of_all_senders_so_many_finals_are_kept_and_each_makes_room_for_its_own() {
+        let mut engine = crate::testing::engine();
+        let name: qm_wire::QueueName = "orders".parse().unwrap();
+        let number = engine.create_queue(crate::LocalSettings::new(name.clone()));
+        let ends = |engine: &mut Engine, source: usize, sequence: u64| {
+            let key = crate::testing::key(source, sequence);
+            let message = wishing(key, name.clone());
+            engine.begin_final(number, &message, Outcome::RECEIVED)
+        };
+        let each = (FINALS_MAX / 8) as u64;
+        for (source, sequence) in (0..8).flat_map(|s| (0..each).map(move |n| (s, n))) {
+            let key = crate::testing::key(source, sequence);
+            engine
+                .finals
+                .insert(key, Outcome::RECEIVED, Timestamp(0), true);
+        }
+        assert_eq!(ends(&mut engine, 9, 0), None, "it has none to give up");
+        let counted = engine.counters.finals_forgotten;
+        assert!(ends(&mut engine, 3, each).is_some());
+        assert_eq!(engine.counters.finals_forgotten, counted + 1);
+        assert_eq!(engine.finals.len(), FINALS_MAX);
+        let oldest = |engine: &Engine, n| engine.finals.oldest(crate::testing::qm(n)).unwrap().0;
+        assert_eq!(oldest(&engine, 3), crate::testing::key(3, 1));
+        assert_eq!(oldest(&engine, 4), crate::testing::key(4, 0));
+        assert_eq!(engine.finals.of_sender(crate::testing::qm(9)), 0);
+        let freed = crate::testing::key(4, 0);
+        engine.drop_final(&freed);
+        assert!(ends(&mut engine, 9, 0).is_some(), "a place is free");
+    }
+
+    /// A message whose sender wishes to hear of its end.
+    fn wishing(key: MessageKey, queue: qm_wire::QueueName) -> Message {
+        let salt = qm_wire::Salt([3; 16]);
+        let class = qm_wire::Class::Recoverable;
+        let mut envelope = Envelope::new(key.source, key.entry.id, salt, class, queue);
+        envelope.ack_wishes = AckWishes::POSITIVE_RECEIVE;
+        envelope.admin_queue = "acks".into();
+        let mut bytes = BytesMut::new();
+        envelope.encode(&mut bytes).unwrap();
+        Message {
+            position: 1,
+            source: key.source,
+            id: key.entry.id,
+            tag: key.entry.tag,
+            class,
+            flags: qm_wire::MessageFlags::NONE,
+            at: Timestamp(0),
+            wall_us: 0,
+            reach_left_ms: 0,
+            receive_left_ms: 0,
+            aborts: 0,
+            transmitted: false,
+            envelope: bytes.freeze(),
+            body: Bytes::new(),
+        }
+    }
 }

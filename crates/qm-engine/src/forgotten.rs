@@ -237,4 +237,20 @@ mod tests {
         let other = (QmId::from_bytes([2; 16]), Incarnation(0));
         assert_eq!(forgotten.mark(other, 0, 0), None);
     }
+
+    #[test]
+    fn of_too_many_lives_everybody_is_told_that_all_may_be_forgotten() {
+        let mut forgotten = Forgotten::new(0, 0);
+        let each = 64;
+        let arrives = |forgotten: &mut Forgotten, n: usize| {
+            let source = crate::testing::qm(n / each);
+            forgotten.arrived((source, Incarnation((n % each) as u64)), 7, 0);
+        };
+        (0..FORGOTTEN_LIVES_MAX).for_each(|n| arrives(&mut forgotten, n));
+        let first = (crate::testing::qm(0), Incarnation(0));
+        assert_eq!(forgotten.mark(first, 0, 0), Some(7));
+        arrives(&mut forgotten, FORGOTTEN_LIVES_MAX);
+        assert_eq!(forgotten.mark(first, 0, 0), Some(u64::MAX));
+        assert_eq!(forgotten.mark(life(1), 0, 0), Some(u64::MAX), "a stranger");
+    }
 }

@@ -393,4 +393,41 @@ mod tests {
             assert!(heirs.known.len() == heirs.order.len());
         }
     }
+
+    #[test]
+    fn so_many_successors_are_followed_and_then_the_last_of_them_is_asked() {
+        let mut heirs = Heirs::default();
+        for n in 0..20 {
+            let (old, new) = (crate::testing::qm(n), crate::testing::qm(n + 1));
+            heirs.known.insert(old, new);
+        }
+        let last = crate::testing::qm(HEIRS_IN_LINE_MAX);
+        assert_eq!(heirs.of(crate::testing::qm(0)), last);
+    }
+
+    #[test]
+    fn so_many_successions_are_verified_at_a_time() {
+        let succession = Succession {
+            old_key: [2; 32],
+            new_key: [3; 32],
+            old_signature: [0; 64],
+            new_signature: [0; 64],
+        };
+        for (under_way, asks) in [(UNDER_WAY_MAX - 1, true), (UNDER_WAY_MAX, false)] {
+            let mut engine = crate::testing::engine();
+            crate::testing::session(&mut engine, LinkId(999), ids(&succession).0);
+            for n in 0..under_way as u64 {
+                let verifying = Verifying {
+                    link: LinkId(n),
+                    succession,
+                    half: false,
+                };
+                engine.heirs.verifying.insert(n, verifying);
+            }
+            engine.on_succession(LinkId(999), succession);
+            let asked = engine.outputs.iter();
+            let asked = asked.filter(|output| matches!(output, Output::Verify { .. }));
+            assert_eq!(asked.count() == 1, asks, "{under_way}");
+        }
+    }
 }

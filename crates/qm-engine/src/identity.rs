@@ -741,3 +741,6 @@ fn titles(machines: &[TwinMachine]) -> String {
     let titles: Vec<String> = machines.iter().map(TwinMachine::title).collect();
     titles.join(" and ")
 }
+
+#[cfg(test)]
+mod tests;

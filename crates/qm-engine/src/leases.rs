@@ -137,3 +137,28 @@ impl Engine {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn when_all_hold_so_much_only_whoever_holds_nothing_gets_one() {
+        let mut clients = Clients::default();
+        let [busy, idle] = [ConnId(1), ConnId(2)];
+        for conn in [busy, idle] {
+            clients.conns.entry(conn).or_default();
+        }
+        clients.leased(busy, 1);
+        clients.lease_bytes = LEASE_BYTES_TOTAL_MAX - 1;
+        assert!(clients.may_lease(busy) && clients.may_lease(idle));
+        clients.lease_bytes = LEASE_BYTES_TOTAL_MAX;
+        assert!(!clients.may_lease(busy) && clients.may_lease(idle));
+        clients.leased(idle, 1);
+        assert!(!clients.may_lease(idle));
+        assert!(
+            clients.unleased(busy, 1),
+            "who was held back is looked at again"
+        );
+    }
+}

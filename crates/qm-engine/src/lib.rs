@@ -90,6 +90,8 @@ mod settling;
 mod sizes;
 mod spill;
 pub mod stream;
+#[cfg(test)]
+mod testing;
 mod time;
 mod trace;
 mod unconfirmed;

@@ -521,3 +521,42 @@ impl Engine {
         Some(true)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use qm_wire::Outcome;
+
+    use super::*;
+    use crate::io::{Input, LinkId, Output};
+    use crate::testing::{engine, outputs, qm};
+    use crate::time::Now;
+
+    #[test]
+    fn so_many_peers_are_remembered_and_nobody_else_is_let_in() {
+        let mut engine = engine();
+        for n in 1..PEERS_MAX {
+            let record = PeerRecord::new([0; 32], Approval::Known);
+            engine.peers.known.insert(qm(n), record);
+        }
+        let mut comes = |number: u8| {
+            let public_key = [number; 32];
+            let own = engine.qm_id();
+            let connected = Input::Connected {
+                link: LinkId(u64::from(number)),
+                peer: QmId::from_ed25519_public_key(&public_key),
+                public_key,
+                own,
+                remote: "10.0.0.9:1801".parse().expect("an address"),
+                dial: None,
+            };
+            engine.handle(Now::default(), connected);
+            let closed = outputs(&mut engine).into_iter().find_map(|out| match out {
+                Output::Close { reason, .. } => Some(reason),
+                _ => None,
+            });
+            (closed, engine.peers.known.len())
+        };
+        assert_eq!(comes(21), (None, PEERS_MAX), "the last place");
+        assert_eq!(comes(22), (Some(Outcome::BUSY), PEERS_MAX));
+    }
+}

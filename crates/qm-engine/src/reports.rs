@@ -502,4 +502,22 @@ mod tests {
         assert_eq!(to.len(), wanted.encoded_len());
         assert_eq!(Wanted::decode(&mut to.freeze()), Some(wanted));
     }
+
+    #[test]
+    fn so_many_reports_wait_for_the_disk_and_further_ones_are_lost_and_counted() {
+        let mut engine = crate::testing::engine();
+        let wanted = wanted(AckWishes::POSITIVE_RECEIVE);
+        let begin = |engine: &mut Engine, sequence: u64| {
+            let id = crate::testing::id(sequence);
+            let of = (id, Class::Recoverable);
+            engine.begin_report(Some(&wanted), of, Outcome::RECEIVED, false)
+        };
+        for sequence in 1..=REPORTS_MAX as u64 {
+            assert!(begin(&mut engine, sequence).is_some());
+        }
+        assert_eq!(engine.counters.reports_lost, 0);
+        assert_eq!(begin(&mut engine, 0), None);
+        assert_eq!(engine.counters.reports_lost, 1);
+        assert_eq!(engine.reports.open.len(), REPORTS_MAX);
+    }
 }

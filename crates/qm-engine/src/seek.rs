@@ -272,3 +272,39 @@ impl Engine {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admin::Cause;
+    use crate::io::Output;
+
+    #[test]
+    fn so_many_records_are_read_for_a_question_and_the_answer_says_so() {
+        for (looked, reads_on) in [(RECORDS_MAX - 1, true), (RECORDS_MAX, false)] {
+            let mut engine = crate::testing::engine();
+            let seek = Seek {
+                asks: Asks::Why,
+                subject: "it".to_owned(),
+                id: Some(crate::testing::id(1)),
+                streams: vec![(Engine::stream_of(1, 0), 0)],
+                looked,
+            };
+            let job = engine.begin_job(ConnId(1), 1, Work::Seek(Box::new(seek)));
+            engine.seek_on(job);
+            let read = |output: &Output| matches!(output, Output::Load { .. });
+            assert_eq!(engine.outputs.iter().any(read), reads_on);
+            let told = engine.outputs.iter().find_map(|output| match output {
+                Output::Admin {
+                    reply: AdminReply::Why(view),
+                    ..
+                } => Some((
+                    view.code,
+                    view.cause.contains("not among the messages on disk"),
+                )),
+                _ => None,
+            });
+            assert_eq!(told, (!reads_on).then_some((Cause::Unknown, true)));
+        }
+    }
+}

@@ -274,3 +274,35 @@ impl Engine {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{engine, key};
+
+    #[test]
+    fn all_senders_together_have_so_many_voids_and_take_none_from_each_other() {
+        let mut engine = engine();
+        let each = (VOIDS_MAX / 8) as u64;
+        for (source, sequence) in (0..8).flat_map(|s| (0..each).map(move |n| (s, n))) {
+            if (source, sequence) != (7, each - 1) {
+                let (at, durable) = (Timestamp(0), true);
+                engine
+                    .voids
+                    .insert(key(source, sequence), Void { at, durable });
+            }
+        }
+        assert_eq!(engine.void(key(8, 0)), Voiding::Begun, "the last one");
+        assert_eq!(engine.voids.len(), VOIDS_MAX);
+        assert_eq!(
+            engine.void(key(9, 0)),
+            Voiding::Full,
+            "it has none to give up"
+        );
+        // Its own oldest one makes room.
+        assert_eq!(engine.void(key(3, each)), Voiding::Begun);
+        assert_eq!(engine.voids.len(), VOIDS_MAX);
+        assert!(!engine.voids.known.contains_key(&key(3, 0)));
+        assert!(engine.voids.known.contains_key(&key(4, 0)));
+    }
+}

@@ -10,7 +10,6 @@ mod limits;
 mod totals;
 
 #[path = "common/disk.rs"]
-#[expect(dead_code, reason = "shared with tests that start a node over it")]
 mod disk;
 
 use std::net::SocketAddr;
@@ -37,6 +36,7 @@ use disk::Disk;
 /// The engine under attack with its disk.
 struct Victim {
     engine: Engine,
+    start: (EngineConfig, Identity),
     now_ms: u64,
     disk: Disk,
     sent: Vec<(LinkId, Bytes)>,
@@ -64,9 +64,11 @@ impl Victim {
         let mut config = EngineConfig::default();
         change(&mut config);
         let entropy = Box::new(SeededEntropy::new(1));
+        let start = config.clone();
         let engine = Engine::new(config, me, Recovered::default(), entropy, Now::default());
         Self {
             engine,
+            start: (start, me),
             now_ms: 0,
             disk: Disk::default(),
             sent: Vec::new(),
@@ -86,6 +88,15 @@ impl Victim {
         let settings = LocalSettings::new("orders".parse().unwrap());
         victim.admin(AdminRequest::QueueCreate(settings));
         victim
+    }
+
+    /// The process died, and begins another life over its disk.
+    fn restart(&mut self) {
+        let (config, me) = self.start.clone();
+        let entropy = Box::new(SeededEntropy::new(2));
+        self.engine = Engine::new(config, me, self.disk.recovered(), entropy, self.now());
+        self.sent.clear();
+        self.give(Input::Tick);
     }
 
     fn now(&self) -> Now {

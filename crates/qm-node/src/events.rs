@@ -29,6 +29,8 @@ const fn caused_by_peers(event: &Event) -> Option<&'static str> {
         Event::OwnHistoryBranched { .. } => "own_history_branched",
         Event::OwnStoreWentBack { .. } => "own_store_went_back",
         Event::Dead { .. } => "dead",
+        Event::StreamHeld { .. } => "stream_held",
+        Event::StreamRerooted { .. } => "stream_rerooted",
         Event::QueueFull { full: true, .. } => "queue_full",
         Event::QueueFull { full: false, .. } => "queue_has_room",
         _ => return None,
@@ -280,6 +282,26 @@ pub(crate) fn log(event: &Event) {
             event = "unreadable",
             what,
             "a stored record cannot be understood and was left alone"
+        ),
+        Event::StreamHeld {
+            peer,
+            queue,
+            incoming,
+            text,
+        } => tracing::warn!(
+            event = "stream_held",
+            peer = peer.map(tracing::field::display),
+            %queue,
+            incoming,
+            %text,
+            "a transactional stream stands"
+        ),
+        Event::StreamRerooted { peer, queue, text } => tracing::warn!(
+            event = "stream_rerooted",
+            peer = peer.map(tracing::field::display),
+            %queue,
+            %text,
+            "a transactional stream begins anew"
         ),
         other => tracing::debug!(event = "other", ?other),
     }

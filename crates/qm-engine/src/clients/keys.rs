@@ -281,4 +281,24 @@ mod tests {
         assert_eq!(named(b"idem/short"), Some(None));
         assert_eq!(named(b"client/x"), None);
     }
+
+    #[test]
+    fn of_too_many_keys_the_longest_untouched_are_forgotten() {
+        let mut engine = crate::testing::engine();
+        let block = |n: u64| block_of(crate::clients::answers::hash16(&[&n.to_le_bytes()]), 0);
+        let all = REMEMBERED_MAX as u64 + 10;
+        engine.now.at = Timestamp(all);
+        for n in 0..all {
+            let touched = Timestamp(n);
+            let state = KeyState {
+                touched,
+                ..KeyState::default()
+            };
+            engine.clients.keys.insert(block(n), state);
+        }
+        engine.purge_keys();
+        assert_eq!(engine.clients.keys.len(), REMEMBERED_MAX);
+        let known = |n: u64| engine.clients.keys.contains_key(&block(n));
+        assert!(!known(9) && known(10) && known(all - 1));
+    }
 }

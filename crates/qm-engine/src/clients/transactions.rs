@@ -401,3 +401,59 @@ impl Engine {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use qm_wire::local::{ClientFrame, ClientHello};
+
+    use super::*;
+    use crate::io::{Input, Output};
+    use crate::time::Now;
+
+    #[test]
+    fn the_messages_of_all_open_transactions_take_so_many_bytes() {
+        for (spare, outcome) in [(1 << 20, None), (10, Some(Outcome::BUSY))] {
+            let mut engine = crate::testing::engine();
+            engine.create_queue(crate::LocalSettings::new("orders".parse().unwrap()));
+            engine.clients.transaction_bytes = TRANSACTION_BYTES_TOTAL_MAX - spare;
+            let mut put = Put::new(1, "orders", bytes::Bytes::from_static(b"x"));
+            put.transaction = Some(7);
+            let hello = ClientHello {
+                protocol: 1,
+                client: ClientId([7; 16]),
+                program: "test".into(),
+            };
+            let end = EndTransaction {
+                sequence: 2,
+                transaction: 7,
+                commit: true,
+            };
+            let conn = ConnId(1);
+            for frame in [
+                ClientFrame::Hello(hello),
+                ClientFrame::Put(put),
+                ClientFrame::EndTransaction(end),
+            ] {
+                engine.handle(Now::default(), Input::Client { conn, frame });
+            }
+            let mut ended = None;
+            while let Some(output) = engine.poll(Now::default()) {
+                match output {
+                    Output::Persist { ticket, .. } => {
+                        engine.handle(Now::default(), Input::Persisted { ticket });
+                    }
+                    Output::Client {
+                        frame: NodeFrame::TransactionEnded(told),
+                        ..
+                    } => ended = Some(told),
+                    _ => {}
+                }
+            }
+            let ended = ended.unwrap();
+            assert_eq!(
+                (ended.committed.is_none(), ended.outcome),
+                (spare == 10, outcome)
+            );
+        }
+    }
+}

@@ -250,3 +250,21 @@ impl Engine {
         Some(true)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::qm;
+    use crate::time::Now;
+
+    #[test]
+    fn of_so_many_peers_is_remembered_that_their_history_branched() {
+        let mut of = BTreeMap::new();
+        for n in 0..=PEERS_MAX {
+            let noted = note(&mut of, qm(n), 0, Now::default()).is_some();
+            assert_eq!(noted, n < PEERS_MAX, "{n}");
+        }
+        assert_eq!(of.len(), PEERS_MAX);
+        assert!(note(&mut of, qm(0), 1, Now::default()).is_some(), "known");
+    }
+}

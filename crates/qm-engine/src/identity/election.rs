@@ -418,3 +418,20 @@ impl Engine {
         Some(rank.is_some())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::engine;
+
+    #[test]
+    fn so_many_words_wait_for_the_disk_to_have_the_rank() {
+        let mut engine = engine();
+        for n in 0..=WAITING_MAX {
+            let link = LinkId(n as u64);
+            engine.when_ranked(link, Waiting::Again(link, [0; 16]));
+            let waiting = engine.election.waiting.len();
+            assert_eq!(waiting, WAITING_MAX.min(n + 1));
+        }
+    }
+}

@@ -283,3 +283,67 @@ impl Engine {
         self.partings.proven.remove(&peer);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{engine, qm, session};
+
+    fn parted(new: u8) -> Parted {
+        Parted {
+            succession: qm_wire::Succession {
+                old_key: [2; 32],
+                new_key: [new; 32],
+                old_signature: [0; 64],
+                new_signature: [0; 64],
+            },
+            lives: vec![Incarnation(1)],
+            signature: [0; 64],
+        }
+    }
+
+    #[test]
+    fn of_so_many_identities_so_many_words_each_are_kept() {
+        let mut partings = Partings::default();
+        for new in (10..).take(WORDS_MAX + 1) {
+            assert!(partings.remember(qm(0), parted(new)));
+        }
+        let words = &partings.proven[&qm(0)];
+        assert_eq!(words.len(), WORDS_MAX);
+        assert_eq!(words[0], parted(11), "the oldest is forgotten");
+        for old in 1..=IDENTITIES_MAX {
+            assert!(partings.remember(qm(old), parted(10)));
+        }
+        assert_eq!(partings.proven.len(), IDENTITIES_MAX);
+        assert!(!partings.remember(qm(5), parted(10)), "it is known");
+    }
+
+    #[test]
+    fn so_many_words_are_verified_at_a_time_and_heard_of_one_session() {
+        let asked = |engine: &mut Engine| {
+            let outputs = core::mem::take(&mut engine.outputs);
+            let verify = |output: &&Output| matches!(output, Output::Verify { .. });
+            outputs.iter().filter(verify).count()
+        };
+        let link = LinkId(999);
+        for (under_way, verified) in [(UNDER_WAY_MAX - 1, 1), (UNDER_WAY_MAX, 0)] {
+            let mut engine = engine();
+            session(&mut engine, link, ids(&parted(9).succession).0);
+            for n in 0..under_way as u64 {
+                let (link, parted) = (LinkId(n), parted(9));
+                let step = Step::Old;
+                let verifying = Verifying { link, parted, step };
+                engine.partings.verifying.insert(n, verifying);
+            }
+            engine.on_parted(link, parted(9));
+            assert_eq!(asked(&mut engine), verified, "{under_way}");
+        }
+        let mut engine = engine();
+        session(&mut engine, link, ids(&parted(9).succession).0);
+        for heard in 1..=HEARD_MAX + 1 {
+            engine.partings.verifying.clear();
+            engine.on_parted(link, parted(9));
+            assert_eq!(asked(&mut engine), usize::from(heard <= HEARD_MAX));
+        }
+    }
+}

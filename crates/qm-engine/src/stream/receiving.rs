@@ -252,12 +252,14 @@ impl Engine {
         };
         if !self.may_take_in_stream(key, &place) {
             self.settle_arrival(link, data);
-            return self.tell_hold(
-                link,
-                &place,
-                Outcome::BUSY,
-                "too many streams or branches of this sender are remembered",
-            );
+            let text = "too many streams or branches of this sender are remembered";
+            self.tell_hold(link, &place, Outcome::BUSY, text);
+            return self.event(Event::StreamHeld {
+                peer: Some(peer),
+                queue: envelope.queue.kept_in(&data.envelope),
+                incoming: true,
+                text: text.to_owned(),
+            });
         }
         if !self.admit_by_quota(link, number) {
             return;
@@ -664,11 +666,7 @@ impl Engine {
         let now = self.now.at;
         let before_us = now.0.saturating_sub(STREAM_AGE_MS.saturating_mul(1_000));
         let total: usize = self.ins.streams.values().map(|s| s.branches.links()).sum();
-        let keep = if total > LINKS_TOTAL_MAX {
-            LINKS_KEPT_LEAST
-        } else {
-            self.config.stream_history_links
-        };
+        let keep = kept_of(total, self.config.stream_history_links);
         let mut gone: Vec<(InKey, Vec<RunName>, bool)> = Vec::new();
         for (key, stream) in &mut self.ins.streams {
             let dropped = stream.branches.has_dropped();
@@ -739,5 +737,72 @@ impl InStream {
             needed: None,
             held: None,
         }
+    }
+}
+
+/// How many links of each stream are kept when all have so many.
+const fn kept_of(total: usize, configured: usize) -> usize {
+    if total > LINKS_TOTAL_MAX {
+        LINKS_KEPT_LEAST
+    } else {
+        configured
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{engine, entry, qm};
+
+    fn place(stream: StreamId, position: u64) -> Place {
+        Place {
+            stream,
+            position,
+            low: 0,
+            previous: Link([0; 16]),
+        }
+    }
+
+    const fn stream(n: usize) -> StreamId {
+        let [.., a, b] = (n as u64).to_be_bytes();
+        StreamId([a, b, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])
+    }
+
+    #[test]
+    fn a_sender_is_told_of_so_many_strange_streams_and_of_each_so_often() {
+        let mut strange = StrangeStreams::default();
+        let at = |ms: u64| Timestamp(ms * 1_000);
+        for n in 0..STREAMS_PER_PEER_MAX {
+            assert!(strange.tells(stream(n), at(0)));
+        }
+        let one_more = stream(STREAMS_PER_PEER_MAX);
+        assert!(!strange.tells(one_more, at(0)));
+        assert!(!strange.tells(stream(0), at(NEED_PAUSE_MS - 1)));
+        assert!(strange.tells(stream(0), at(NEED_PAUSE_MS)));
+        assert!(strange.tells(one_more, at(NEED_PAUSE_MS)), "others are old");
+    }
+
+    #[test]
+    fn links_behind_a_span_may_be_forgotten_whatever_the_sender_says() {
+        let mut engine = engine();
+        let key = (qm(5), stream(1));
+        let queue = "orders".parse().expect("a name");
+        for (position, low) in [(LOW_SPAN_MAX, 0), (LOW_SPAN_MAX + 1, 1)] {
+            let taken = Taken {
+                entry: entry(position),
+                skipped: Outcome(0),
+            };
+            let link = Link([u8::from(low == 1); 16]);
+            let at = (place(key.1, position), link);
+            engine.record_link(LinkId(1), key, &queue, at, taken);
+            assert_eq!(engine.ins.streams[&key].low, low);
+        }
+    }
+
+    #[test]
+    fn when_all_streams_have_too_many_links_few_of_each_are_kept() {
+        let configured = 100_000;
+        assert_eq!(kept_of(LINKS_TOTAL_MAX, configured), configured);
+        assert_eq!(kept_of(LINKS_TOTAL_MAX + 1, configured), LINKS_KEPT_LEAST);
     }
 }

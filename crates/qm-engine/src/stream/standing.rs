@@ -227,3 +227,35 @@ impl Engine {
             .map_or(0, |out| out.waiting().0 + out.doubtful())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::RemoteKey;
+    use crate::stream::chain::Mark;
+    use crate::testing::{engine, qm};
+
+    #[test]
+    fn a_destination_is_believed_when_it_said_often_enough_that_it_lacks_what_is_settled() {
+        let mut engine = engine();
+        let own = engine.qm_id();
+        let queue = "orders".parse().expect("a name");
+        let number = engine.out_queue(own, &RemoteKey::Id(qm(5)), &queue);
+        let mark = Mark {
+            at: 9,
+            position: 9,
+            link: Link([9; 16]),
+        };
+        engine.add_stream(number, StreamId([1; 16]), None, [mark], []);
+        let low = engine.out_stream(number).expect("a stream").chain.low();
+        let mut lacks = |link: u64, last: u64| {
+            engine.lacks_settled(LinkId(link), number, &[(last, Link([0; 16]))])
+        };
+        let mut says = |link: u64| (0..LACKS_MAX).any(|_| lacks(link, low - 2));
+        assert!(!says(1), "what settled it may have overtaken that");
+        assert!(!says(2), "another session");
+        assert!(lacks(2, low - 2), "once more");
+        assert!(!lacks(2, low - 1), "it has it");
+        assert!(!lacks(2, low - 2), "that is counted anew");
+    }
+}

@@ -318,7 +318,7 @@ fn one_is_refused() {
         assert_eq!(b.receive("orders"), numbers(1..=2), "{class:?}");
         let letters = a.dead();
         assert_eq!(letters.len(), 1, "{class:?}");
-        assert_eq!(letters[0].outcome, qm_wire::Outcome::REACH_QUEUE_EXPIRED);
+        assert_eq!(letters[0].outcome, Outcome::REACH_QUEUE_EXPIRED);
         assert!(
             !letters[0].unconfirmed && !letters[0].uncertain,
             "{class:?}"

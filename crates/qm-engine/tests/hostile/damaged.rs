@@ -22,7 +22,7 @@ fn a_damaged_message_is_refused_and_not_stored_and_its_session_goes_on() {
         };
         peer.say(&mut victim, &[PeerFrame::Data(data)]);
         let refuses = |frame: &PeerFrame| match frame {
-            PeerFrame::Reject(reject) => reject.refusals == [refusal.clone()],
+            PeerFrame::Reject(reject) => reject.refusals == [refusal],
             _ => false,
         };
         assert!(victim.frames_to(peer.link).iter().any(refuses), "{class:?}");
