@@ -4,6 +4,7 @@
 mod copies;
 mod faults;
 mod followed;
+mod forgotten;
 mod late;
 mod letters;
 mod support;
