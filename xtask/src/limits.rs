@@ -10,6 +10,10 @@ use crate::repo::files;
 
 const PAGE: &str = "docs/limits.md";
 const KEYS: &str = "crates/qm-node/src/config/keys.rs";
+/// How a row begins its last cell that names no test, but a reason.
+const NO_TEST: &str = "no test: ";
+/// Fewer are no reason.
+const REASON_WORDS: usize = 5;
 /// Crates of which every maximum must have a row: what others can make grow is in them.
 const COMPLETE: &[&str] = &[
     "qm-wire",
@@ -113,15 +117,24 @@ pub(crate) fn check() -> anyhow::Result<Vec<String>> {
         if !key.is_empty() && !keys.contains(&format!("\"{key}\", Kind::")) {
             complain(format!("there is no key {key}"));
         }
-        if test != "–" {
-            let (name, file) = name_and_file(test);
-            if !is_there(name, file) {
-                complain(format!("{file} has no test {name}"));
-            }
-        }
+        shown_by(test).into_iter().for_each(complain);
     }
     wrong.extend(without_row(&named)?);
     Ok(wrong)
+}
+
+/// What is wrong with the last cell of a row: it names tests, or says why there is none.
+fn shown_by(cell: &str) -> Vec<String> {
+    if let Some(reason) = cell.strip_prefix(NO_TEST) {
+        let none = reason.split_whitespace().count() < REASON_WORDS;
+        let wrong = none.then(|| "the reason for no test is no sentence".to_owned());
+        return wrong.into_iter().collect();
+    }
+    let tests = cell.split(", ").map(name_and_file);
+    let missing = tests.filter(|(name, file)| !is_there(name, file));
+    missing
+        .map(|(name, file)| format!("there is no test {name} in {file:?}"))
+        .collect()
 }
 
 /// Whether a file has a test, or a folder of golden vectors a vector.
@@ -248,6 +261,27 @@ mod tests {
         assert_eq!(value_in(source, "C"), value_of("10 s"));
         assert_eq!(value_in(source, "D"), None);
         assert_eq!(value_of("many"), None);
+    }
+
+    #[test]
+    fn a_row_names_its_tests_or_says_why_there_is_none() {
+        let here = "`a_row_names_its_tests_or_says_why_there_is_none` in `src/limits.rs`";
+        assert!(shown_by(here).is_empty());
+        assert!(shown_by(&format!("{here}, {here}")).is_empty());
+        assert_eq!(
+            shown_by(&format!("{here}, `nothing` in `src/limits.rs`")).len(),
+            1
+        );
+        assert!(shown_by("no test: QUIC holds the peer to it").is_empty());
+        for bad in [
+            "–",
+            "",
+            "no test: ",
+            "no test: later",
+            "`nothing` in `src/limits.rs`",
+        ] {
+            assert_eq!(shown_by(bad).len(), 1, "{bad}");
+        }
     }
 
     #[test]

@@ -348,4 +348,33 @@ mod tests {
         assert!(fair.may_go(good, now));
         assert!(fair.may_go(bad, now + Duration::from_secs(60)));
     }
+
+    #[test]
+    fn the_use_of_so_many_peers_is_counted_and_further_ones_share_what_all_have() {
+        let mut fair = Fairness::new();
+        let peer = |n: u64| {
+            let mut id = [0; 16];
+            id[..8].copy_from_slice(&n.to_le_bytes());
+            QmId::from_bytes(id)
+        };
+        for n in 0..=PEERS_MAX as u64 {
+            fair.opened(LinkId(n), peer(n));
+        }
+        assert_eq!(fair.peers.len(), PEERS_MAX);
+        let further = LinkId(PEERS_MAX as u64);
+        let now = Instant::now();
+        assert!(fair.may_go(further, now));
+        let nothing = Tally {
+            arrived: 0,
+            settled: 0,
+            useless: 0,
+        };
+        let wasted = Duration::from_secs(2);
+        fair.charge(LinkId(0), Lane::Ack, (nothing, nothing), wasted);
+        assert!(!fair.may_go(further, now), "all have used it up");
+        assert!(
+            fair.may_go(LinkId(1), now),
+            "a blameless one that is counted"
+        );
+    }
 }

@@ -16,7 +16,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use qm_store::StreamId;
+use qm_store::{Batch, Op, StreamId};
 use stores::{Fjall, Qm, Queue, Raw, Redb, open, put};
 
 fn main() {
@@ -176,6 +176,46 @@ fn wait(dir: &Path, waiting: u64, json: &mut String) {
         opened[1],
         head_us[0],
         head_us[1],
+    );
+    drain(dir, waiting, json);
+}
+
+/// All that waits is removed, a thousand messages a commit, and the log is left alone until it has
+/// nothing more to give back.
+fn drain(dir: &Path, waiting: u64, json: &mut String) {
+    let (mut log, _) = open(dir);
+    let full = log.usage().disk_bytes;
+    let start = Instant::now();
+    for first in (0..waiting).step_by(1000) {
+        let last = waiting.min(first + 1000) - 1;
+        let stream = StreamId(0);
+        let ops = vec![Op::Remove {
+            stream,
+            first,
+            last,
+        }];
+        log.commit(&[Batch::from(ops)])
+            .expect("the commit succeeds");
+    }
+    let removed = log.usage().disk_bytes;
+    let drain_s = start.elapsed().as_secs_f64();
+    let start = Instant::now();
+    while log.tidy(true).expect("tidying succeeds") {}
+    let (left, tidy_s) = (log.usage().disk_bytes, start.elapsed().as_secs_f64());
+    let mib = |bytes: u64| bytes as f64 / 1_048_576.0;
+    println!(
+        "  drained in {drain_s:.2} s: of {:.0} MiB of disk {:.0} were left, and {:.0} once it was \
+         idle for {tidy_s:.2} s: {:.1} % given back",
+        mib(full),
+        mib(removed),
+        mib(left),
+        100.0 * (full - left) as f64 / full as f64,
+    );
+    _ = writeln!(
+        json,
+        "{{\"case\":\"drain\",\"waiting\":{waiting},\"drain_s\":{drain_s:.3},\
+         \"tidy_s\":{tidy_s:.3},\"full_bytes\":{full},\"removed_bytes\":{removed},\
+         \"left_bytes\":{left}}}"
     );
 }
 

@@ -439,3 +439,22 @@ fn truncated(text: &str) -> &str {
     }
     text.get(..end).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_of_a_close_are_cut_in_both_directions() {
+        let words = "x".repeat(REASON_BYTES_MAX - 1);
+        for (text, kept) in [
+            (format!("{words}y"), REASON_BYTES_MAX),
+            (format!("{words}yz"), REASON_BYTES_MAX),
+            (format!("{words}\u{e9}"), REASON_BYTES_MAX - 1),
+        ] {
+            assert_eq!(truncated(&text).len(), kept);
+        }
+        let long = vec![b'x'; REASON_BYTES_MAX + 1];
+        assert_eq!(printable(&long).len(), REASON_BYTES_MAX);
+    }
+}

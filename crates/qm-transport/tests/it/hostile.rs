@@ -181,6 +181,31 @@ async fn answers_that_are_not_read_are_bounded_lower_and_all_links_together_too(
     assert!(victim.endpoint.stats(to_second).is_some());
 }
 
+/// 2 MiB are in QUIC's hands; what is left is more than 1 MiB, and far from what others may leave.
+#[tokio::test]
+async fn a_stranger_may_leave_less_unread_than_whoever_is_trusted() {
+    let config = EndpointConfig {
+        stranger_window_bytes: Some(64 << 10),
+        ..EndpointConfig::default()
+    };
+    let mut victim = Node::loopback_with(1, config).await;
+    let (_trusted, _) = deaf(&victim, 2).await;
+    let to_trusted = victim.connected().await;
+    victim.endpoint.trust(to_trusted);
+    let (_stranger, _) = deaf(&victim, 3).await;
+    let to_stranger = victim.connected().await;
+    let answers = frame(&vec![0; 200 << 10]);
+    for _ in 0..17 {
+        for link in [to_trusted, to_stranger] {
+            victim.endpoint.send(link, Lane::Control, answers.clone());
+        }
+    }
+    let reason = victim.closed(to_stranger).await;
+    assert!(matches!(reason, CloseReason::Unread { .. }), "{reason:?}");
+    assert!(victim.endpoint.stats(to_trusted).is_some());
+    assert!(victim.endpoint.queued_bytes(to_trusted) > 1 << 20);
+}
+
 #[tokio::test]
 async fn strangers_take_one_anothers_places_and_never_those_of_the_trusted() {
     let config = EndpointConfig {

@@ -374,33 +374,69 @@ async fn a_node_may_dial_itself() {
 }
 
 #[tokio::test]
-async fn links_per_peer_are_limited() {
-    let limits = Limits {
-        links_per_peer: 2,
-        ..Limits::default()
-    };
-    let mut b = Node::loopback_with(
-        2,
-        EndpointConfig {
+async fn links_are_limited_in_all_and_of_one_identity_and_address() {
+    for limits in [
+        Limits {
+            links: 2,
+            ..Limits::default()
+        },
+        Limits {
+            links_per_peer: 2,
+            ..Limits::default()
+        },
+        Limits {
+            links_per_address: 2,
+            ..Limits::default()
+        },
+    ] {
+        let config = EndpointConfig {
             limits,
             ..Default::default()
+        };
+        let mut b = Node::loopback_with(2, config).await;
+        let mut a = Node::loopback(1).await;
+        let (first, _) = connect(&mut a, &mut b).await;
+        connect(&mut a, &mut b).await;
+        a.endpoint.dial(3, &b.address(), None);
+        // One that is full turns down callers before it knows who they are.
+        match a.told().await {
+            Event::DialFailed { .. } => {}
+            Event::Connected { link, .. } => {
+                let reason = a.closed(link).await;
+                let too_many = matches!(reason, CloseReason::PeerTooMany { .. });
+                assert!(too_many, "{reason:?}");
+            }
+            other => panic!("{other:?}"),
+        }
+        // One that ends makes room for another.
+        a.endpoint.close(first, 0, "");
+        a.closed(first).await;
+        assert!(matches!(b.told().await, Event::Closed { .. }));
+        connect(&mut a, &mut b).await;
+    }
+}
+
+#[tokio::test]
+async fn dials_under_way_are_limited() {
+    let config = EndpointConfig {
+        handshake_timeout: Duration::from_millis(200),
+        limits: Limits {
+            dials: 1,
+            ..Limits::default()
         },
-    )
-    .await;
-    let mut a = Node::loopback(1).await;
-    let (first, _) = connect(&mut a, &mut b).await;
-    connect(&mut a, &mut b).await;
-    a.endpoint.dial(3, &b.address(), None);
-    let third = a.connected().await;
-    assert!(matches!(
-        a.closed(third).await,
-        CloseReason::PeerTooMany { .. }
-    ));
-    // One that ends makes room for another.
-    a.endpoint.close(first, 0, "");
-    a.closed(first).await;
-    assert!(matches!(b.told().await, Event::Closed { .. }));
-    connect(&mut a, &mut b).await;
+        ..Default::default()
+    };
+    let mut a = Node::loopback_with(1, config).await;
+    let silent = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let remote = silent.local_addr().unwrap();
+    for _ in 0..2 {
+        a.endpoint.dial(1, &remote.to_string(), None);
+        a.endpoint.dial(2, &remote.to_string(), None);
+        let error = a.dial_failed().await;
+        assert!(matches!(error, DialError::TooMany { .. }), "{error:?}");
+        // The one under way goes on, and makes room when it ends.
+        assert_eq!(a.dial_failed().await, DialError::Timeout { remote });
+    }
 }
 
 #[tokio::test]
