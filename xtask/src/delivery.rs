@@ -1,5 +1,5 @@
-//! The page on delivery against the tests: every test that it names is there, and every row of a table
-//! of what is shown names one.
+//! The page on delivery against the tests: every test that it names is there, and every row of a
+//! table of what is shown names one.
 
 use std::collections::BTreeSet;
 use std::fs;
