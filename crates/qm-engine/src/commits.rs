@@ -3,7 +3,7 @@
 //! Two batches are gathered side by side. One only gives room back (settlements, state), the other
 //! puts messages. A full disk refuses the second and lets the first pass, so a full node drains.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 
 use bytes::Bytes;
 use qm_cache::Ticket as DedupTicket;
@@ -16,7 +16,7 @@ use crate::clients::Commit;
 use crate::dead::{End, Resent};
 use crate::handed::HandOut;
 use crate::identity::handshake::held_key;
-use crate::io::{ConnId, LinkId, StoreOp, StreamId, Ticket};
+use crate::io::{ConnId, LinkId, RefusalsKnown, StoreOp, StreamId, Ticket};
 use crate::jobs::JobId;
 use crate::kept::{Kept, Refused, is_setting, name_of};
 use crate::record::RemoteKey;
@@ -235,8 +235,7 @@ impl Gathering {
 pub(crate) struct Sealed {
     pub(crate) ticket: Ticket,
     pub(crate) ops: Vec<StoreOp>,
-    /// See [`crate::Output::Persist`].
-    pub(crate) refusals_known: Option<u64>,
+    pub(crate) refusals_known: RefusalsKnown,
 }
 
 /// See the module.
@@ -245,13 +244,20 @@ pub(crate) struct Commits {
     settling: Gathering,
     putting: Gathering,
     last: u64,
-    /// Batches that the store refused.
+    /// Batches that the store refused, and how many of them were settling ones.
     refusals: u64,
+    settling_refusals: u64,
     waiting: VecDeque<Waiting>,
-    /// Settling batches that it refused.
+    /// Settling batches among them.
+    settling_waiting: usize,
+    /// The place of the last settling batch. See [`Kept`].
+    last_place: u64,
+    /// Settling batches that the store refused, and those that are behind them.
     again: Refused,
     /// They are handed over again even if there is nothing else.
     tries_again: bool,
+    /// Among them are some that the store never saw.
+    unseen: bool,
 }
 
 /// A batch that was handed over.
@@ -264,17 +270,9 @@ struct Waiting {
     /// Whether it needed room for messages.
     puts: bool,
     then: Vec<Then>,
-    /// It gives room back: refused, it is handed over again as it is.
-    settles: bool,
+    /// When it gives room back: refused, it is handed over again as it is. Its place among these.
+    settles: Option<u64>,
     bytes: usize,
-    /// All of it then.
-    ops: Vec<StoreOp>,
-}
-
-impl Waiting {
-    fn names(&self) -> impl Iterator<Item = &Bytes> {
-        self.ops.iter().filter_map(name_of)
-    }
 }
 
 /// A batch that is on disk.
@@ -432,62 +430,74 @@ impl Commits {
     /// Closes the batches gathered so far.
     pub(crate) fn seal(&mut self, now: Timestamp) -> impl Iterator<Item = Sealed> + use<> {
         let mut sealed = Vec::new();
-        self.tries_again = false;
-        if !self.again.is_empty() {
-            // Behind what was refused, and in its batch if that does not become too large: the disk
-            // may have room for a small one alone.
-            let Gathering {
-                ops, bytes, then, ..
-            } = core::mem::take(&mut self.settling);
-            self.again.add(Ticket(self.last + 1), bytes, ops, then);
-        }
-        for kept in self.again.take() {
-            sealed.push(self.seal_again(now, kept));
-        }
-        for (gathering, settles) in [(&mut self.settling, true), (&mut self.putting, false)] {
-            if gathering.is_empty() {
-                continue;
+        let Gathering {
+            ops, bytes, then, ..
+        } = core::mem::take(&mut self.settling);
+        let settling = !ops.is_empty() || !then.is_empty();
+        self.last_place += u64::from(settling);
+        let settling = settling.then_some(Kept {
+            place: self.last_place,
+            bytes,
+            ops,
+            then,
+        });
+        if self.again.is_empty() {
+            sealed.extend(settling.map(|batch| self.seal_settling(now, batch)));
+        } else {
+            self.unseen |= settling.is_some();
+            settling.into_iter().for_each(|batch| self.again.add(batch));
+            if self.settling_waiting == 0 {
+                (self.tries_again, self.unseen) = (false, false);
+                for batch in self.again.take() {
+                    sealed.push(self.seal_settling(now, batch));
+                }
             }
+        }
+        if !self.putting.is_empty() {
+            let putting = core::mem::take(&mut self.putting);
             self.last += 1;
             let ticket = Ticket(self.last);
-            let ops = core::mem::take(&mut gathering.ops);
             self.waiting.push_back(Waiting {
                 ticket,
                 since: now,
-                overtakes: core::mem::take(&mut gathering.overtakes),
-                puts: ops.iter().any(|op| matches!(op, StoreOp::Put { .. })),
-                then: core::mem::take(&mut gathering.then),
-                settles,
-                bytes: core::mem::take(&mut gathering.bytes),
-                ops: if settles { ops.clone() } else { Vec::new() },
+                overtakes: putting.overtakes,
+                puts: putting
+                    .ops
+                    .iter()
+                    .any(|op| matches!(op, StoreOp::Put { .. })),
+                then: putting.then,
+                settles: None,
+                bytes: putting.bytes,
             });
+            // What is kept was gathered before it, and is not at the disk.
+            let stays = !self.again.is_empty();
+            let known = if stays { 0 } else { putting.refusals_known };
             sealed.push(Sealed {
                 ticket,
-                ops,
-                refusals_known: (!settles).then_some(gathering.refusals_known),
+                ops: putting.ops,
+                refusals_known: RefusalsKnown::All(known),
             });
         }
         sealed.into_iter()
     }
 
-    fn seal_again(&mut self, now: Timestamp, kept: Kept) -> Sealed {
+    fn seal_settling(&mut self, now: Timestamp, batch: Kept) -> Sealed {
         self.last += 1;
+        self.settling_waiting += 1;
         let ticket = Ticket(self.last);
-        let ops = kept.ops();
         self.waiting.push_back(Waiting {
             ticket,
             since: now,
             overtakes: false,
             puts: false,
-            then: kept.then,
-            settles: true,
-            bytes: kept.bytes,
-            ops: ops.clone(),
+            then: batch.then,
+            settles: Some(batch.place),
+            bytes: batch.bytes,
         });
         Sealed {
             ticket,
-            ops,
-            refusals_known: None,
+            ops: batch.ops,
+            refusals_known: RefusalsKnown::Settling(self.settling_refusals),
         }
     }
 
@@ -496,16 +506,8 @@ impl Commits {
         if self.waiting.front()?.ticket > ticket {
             return None;
         }
-        let mut batch = self.waiting.pop_front()?;
-        if batch.settles
-            && let Some(later) = self.again.waits_for(batch.ticket)
-        {
-            // What would be taken back with the refused one is on disk.
-            let then = core::mem::take(&mut batch.then);
-            let (stands, waits): (Vec<_>, Vec<_>) = then.into_iter().partition(Then::reverts);
-            batch.then = stands;
-            later.extend(waits);
-        }
+        let batch = self.waiting.pop_front()?;
+        self.settling_waiting -= usize::from(batch.settles.is_some());
         Some(Durable {
             overtakes: batch.overtakes,
             puts: batch.puts,
@@ -515,7 +517,7 @@ impl Commits {
 
     /// Takes out a batch that was refused. What gives room back is kept, with who waits for it;
     /// what is returned is to be taken back.
-    pub(crate) fn refused(&mut self, ticket: Ticket) -> Option<Vec<Then>> {
+    pub(crate) fn refused(&mut self, ticket: Ticket, mut ops: Vec<StoreOp>) -> Option<Vec<Then>> {
         self.refusals += 1;
         let at = self
             .waiting
@@ -523,23 +525,27 @@ impl Commits {
             .position(|waiting| waiting.ticket == ticket)?;
         self.overtaken(at);
         let batch = self.waiting.remove(at)?;
-        if !batch.settles {
+        let Some(place) = batch.settles else {
             return Some(batch.then);
-        }
+        };
+        self.settling_refusals += 1;
+        self.settling_waiting -= 1;
+        // What the store never saw is not to wait for time to pass.
+        self.tries_again |= self.unseen && self.settling_waiting == 0;
         let (reverts, then): (Vec<_>, Vec<_>) = batch.then.into_iter().partition(Then::reverts);
-        let mut ops = batch.ops;
-        // What a later one says of the same stands: it is on disk then, or kept behind this.
-        let later = self.waiting.iter().skip(at).filter(|later| later.settles);
-        let mut newer: BTreeSet<&Bytes> = later.flat_map(Waiting::names).collect();
         let void: Vec<Bytes> = reverts.iter().filter_map(Then::void_name).collect();
-        newer.extend(&void);
         let changes_identity = |then: &Then| matches!(then, Then::Reidentified(_));
         let only_settings = reverts.iter().any(changes_identity);
         ops.retain(|op| match name_of(op) {
-            Some(name) => !newer.contains(name) && (!only_settings || is_setting(name)),
+            Some(name) => !void.contains(name) && (!only_settings || is_setting(name)),
             None => !only_settings,
         });
-        self.again.add(ticket, batch.bytes, ops, then);
+        self.again.add(Kept {
+            place,
+            bytes: batch.bytes,
+            ops,
+            then,
+        });
         Some(reverts)
     }
 
@@ -568,159 +574,4 @@ impl Commits {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn whatever_is_added_counts() {
-        let key = || Bytes::from_static(b"name");
-        let mut commits = Commits::default();
-        let mut before = 0;
-        let mut grew = |commits: &Commits, least: usize| {
-            assert!(commits.gathered_bytes() >= before + least);
-            before = commits.gathered_bytes();
-        };
-        commits.unset(key());
-        grew(&commits, OP_BYTES + 4);
-        commits.change(StoreOp::Unset { key: key() });
-        grew(&commits, OP_BYTES + 4);
-        commits.set(key(), key());
-        grew(&commits, OP_BYTES + 8);
-        let mut commits = Commits::default();
-        commits.put(StoreOp::Unset { key: key() });
-        assert!(commits.gathered_bytes() >= OP_BYTES + 4);
-    }
-
-    fn sealed(commits: &mut Commits) -> Vec<(Ticket, Vec<StoreOp>)> {
-        let sealed = commits.seal(Timestamp(0));
-        sealed.map(|batch| (batch.ticket, batch.ops)).collect()
-    }
-
-    /// The numbers of those that a batch which is on disk tells.
-    fn told(commits: &mut Commits, ticket: Ticket) -> Vec<u32> {
-        let then = commits.durable(ticket).unwrap().then.into_iter();
-        then.map(|then| match then {
-            Then::Moved(number) => number,
-            other => panic!("{other:?}"),
-        })
-        .collect()
-    }
-
-    fn set(key: &'static str, value: &'static str) -> StoreOp {
-        let (key, value) = (key.into(), value.into());
-        StoreOp::Set { key, value }
-    }
-
-    #[test]
-    fn what_gives_room_back_and_is_refused_goes_in_front_of_the_next() {
-        let mut commits = Commits::default();
-        let mut tickets = Vec::new();
-        for (number, values) in [
-            [set("a", "1"), set("b", "1")],
-            [set("b", "2"), set("c", "2")],
-        ]
-        .into_iter()
-        .enumerate()
-        {
-            values.into_iter().for_each(|op| commits.change(op));
-            let number = u32::try_from(number).unwrap();
-            commits.after_settling(Then::Moved(number));
-            let batch = sealed(&mut commits);
-            tickets.push(batch[0].0);
-        }
-        assert!(commits.refused(tickets[0]).unwrap().is_empty());
-        // Of two whose second is on disk the second waits for the first.
-        assert!(told(&mut commits, tickets[1]).is_empty());
-        // Nothing is handed over until there is something else, or time has passed.
-        assert!(commits.is_empty() && commits.keeps_refused());
-        commits.put(set("p", "3"));
-        let batches = sealed(&mut commits);
-        // What the second wrote stands.
-        assert_eq!(batches[0].1, [set("a", "1")]);
-        assert_eq!(batches[1].1, [set("p", "3")]);
-        assert!(commits.refused(batches[0].0).unwrap().is_empty());
-        assert!(commits.refused(batches[1].0).unwrap().is_empty());
-        assert!(commits.is_empty());
-        commits.try_again();
-        assert!(!commits.is_empty());
-        let batches = sealed(&mut commits);
-        assert_eq!(batches.len(), 1);
-        assert_eq!(batches[0].1, [set("a", "1")]);
-        assert_eq!(told(&mut commits, batches[0].0), [0, 1]);
-        assert!(commits.is_empty() && !commits.keeps_refused());
-    }
-
-    /// A batch that was refused was not too large for the disk: many of them would be.
-    #[test]
-    fn refused_batches_are_joined_up_to_a_size() {
-        let mut commits = Commits::default();
-        let value = || Bytes::from(vec![0; 300 << 10]);
-        let tickets: Vec<Ticket> = (0..8_u8)
-            .map(|n| {
-                commits.set(Bytes::copy_from_slice(&[n]), value());
-                sealed(&mut commits)[0].0
-            })
-            .collect();
-        for ticket in tickets {
-            commits.refused(ticket);
-        }
-        commits.try_again();
-        let sizes: Vec<_> = sealed(&mut commits)
-            .iter()
-            .map(|(_, ops)| ops.len())
-            .collect();
-        assert_eq!(sizes, [3, 3, 2]);
-    }
-
-    /// What is on disk is not taken back when what is before it is refused once more.
-    #[test]
-    fn what_stands_behind_a_refused_batch_is_told_at_once_if_a_refusal_undoes_it() {
-        let (own, peer) = (QmId::from_bytes([1; 16]), QmId::from_bytes([2; 16]));
-        let mut commits = Commits::default();
-        commits.change(set("a", "1"));
-        let first = sealed(&mut commits)[0].0;
-        commits.set(held_key(own, peer), Bytes::new());
-        commits.after_settling(Then::TokenStored { own, peer });
-        commits.after_settling(Then::Moved(2));
-        let second = sealed(&mut commits)[0].0;
-        assert!(commits.refused(first).unwrap().is_empty());
-        let then = commits.durable(second).unwrap().then;
-        assert!(matches!(then[..], [Then::TokenStored { .. }]), "{then:?}");
-        commits.try_again();
-        let again = sealed(&mut commits)[0].0;
-        assert!(commits.refused(again).unwrap().is_empty());
-        commits.try_again();
-        let again = sealed(&mut commits)[0].0;
-        assert_eq!(told(&mut commits, again), [2]);
-    }
-
-    /// The clock alone has another value every second, for as long as the disk has no room.
-    #[test]
-    fn of_a_name_that_is_refused_again_and_again_one_value_is_kept() {
-        let mut commits = Commits::default();
-        commits.change(set("a", "1"));
-        for _ in 0..100_000 {
-            commits.set("clock".into(), Bytes::from(vec![0; 100]));
-            for (ticket, ops) in sealed(&mut commits) {
-                assert!(ops.len() <= 2, "{}", ops.len());
-                commits.refused(ticket);
-            }
-        }
-        // Nor do they count.
-        commits.try_again();
-        assert_eq!(sealed(&mut commits).len(), 1);
-    }
-
-    #[test]
-    fn a_token_that_the_disk_refused_is_not_handed_over_again() {
-        let (own, peer) = (QmId::from_bytes([1; 16]), QmId::from_bytes([2; 16]));
-        let mut commits = Commits::default();
-        commits.set(held_key(own, peer), Bytes::new());
-        commits.change(set("a", "1"));
-        commits.after_settling(Then::TokenStored { own, peer });
-        let ticket = sealed(&mut commits)[0].0;
-        assert_eq!(commits.refused(ticket).unwrap().len(), 1);
-        commits.try_again();
-        assert_eq!(sealed(&mut commits)[0].1, [set("a", "1")]);
-    }
-}
+mod tests;

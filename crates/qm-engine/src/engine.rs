@@ -468,8 +468,12 @@ impl Engine {
                     self.on_durable(then);
                 }
             }
-            Input::PersistRefused { ticket, limited } => {
-                if let Some(then) = self.commits.refused(ticket) {
+            Input::PersistRefused {
+                ticket,
+                ops,
+                limited,
+            } => {
+                if let Some(then) = self.commits.refused(ticket, ops) {
                     self.on_refused(then, limited);
                 }
             }

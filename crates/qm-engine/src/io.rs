@@ -87,6 +87,20 @@ pub enum StoreOp {
     },
 }
 
+/// How many refusals ([`Input::PersistRefused`]) were known when a batch was made. Batches are
+/// handed over ahead of the answers to earlier ones; the store must refuse one that knows of fewer
+/// than there were, so that on disk is never what comes later without what comes before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RefusalsKnown {
+    /// What puts messages, or speaks for them, is behind every batch: of all refusals. Messages
+    /// would overtake what was refused, and answers would speak for it.
+    All(u64),
+    /// What only gives room back is behind batches of its kind: of the refusals of these. A removal
+    /// would be on disk without the mark that was gathered before it. It passes the others: a full
+    /// disk drains.
+    Settling(u64),
+}
+
 /// A message as read back from the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredRecord {
@@ -240,10 +254,13 @@ pub enum Input {
         /// The ticket.
         ticket: Ticket,
     },
-    /// The disk is full: nothing of this ticket was done; earlier and later ones are unaffected.
+    /// The disk is full: nothing of this ticket was done. Which of the later ones it must refuse as
+    /// well, [`RefusalsKnown`] tells.
     PersistRefused {
         /// The ticket.
         ticket: Ticket,
+        /// The changes that were not done, as they were handed over.
+        ops: Vec<StoreOp>,
         /// Whether a limit of the store refused it, and not the disk.
         limited: bool,
     },
@@ -390,11 +407,8 @@ pub enum Output {
         ticket: Ticket,
         /// The changes.
         ops: Vec<StoreOp>,
-        /// Of changes that have their place in an order: how many refusals
-        /// ([`Input::PersistRefused`]) were known when the first of them was gathered. The store
-        /// must refuse a batch that knows of fewer than there were: messages would overtake what
-        /// was refused, and answers would speak for it. `None`: what only gives room back.
-        refusals_known: Option<u64>,
+        /// The place of the batch among those that are refused.
+        refusals_known: RefusalsKnown,
     },
     /// Read messages back; answered by [`Input::Loaded`].
     Load {

@@ -109,8 +109,8 @@ pub use identity::{
     BranchEvidence, BranchView, PartedView, Seal, TokenKey, TwinMachine, TwinView, WentBackView,
 };
 pub use io::{
-    ConnId, DialFailure, Event, FullBy, Input, Lane, LinkId, LoadId, Output, Recovered, StoreOp,
-    StoredRecord, StreamId, StreamSummary, Ticket,
+    ConnId, DialFailure, Event, FullBy, Input, Lane, LinkId, LoadId, Output, Recovered,
+    RefusalsKnown, StoreOp, StoredRecord, StreamId, StreamSummary, Ticket,
 };
 #[cfg(feature = "__breaks")]
 pub use probe::{Breaks, Reach, Reached};

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use qm_engine::admin::AdminRequest;
 use qm_engine::{
     ConnId, Engine, EngineConfig, Entropy, Identity, Input, LocalSettings, Now, Output,
-    SeededEntropy, StoreOp, Ticket, Timestamp,
+    RefusalsKnown, SeededEntropy, StoreOp, Ticket, Timestamp,
 };
 use qm_wire::local::{
     ClientFrame, ClientHello, EndTransaction, IdempotencyKey, NodeFrame, Put, Receive, Settle,
@@ -36,7 +36,7 @@ struct SlowDisk {
 struct Waiting {
     ticket: Ticket,
     ops: Vec<StoreOp>,
-    refusals_known: Option<u64>,
+    refusals_known: RefusalsKnown,
 }
 
 impl Waiting {
@@ -46,12 +46,14 @@ impl Waiting {
 }
 
 impl SlowDisk {
-    /// Whether the first batch has its place in an order and does not know of all refusals.
+    /// Whether the first batch is behind those that put and does not know of all refusals: no other
+    /// is refused here.
     fn overtakes(&self) -> bool {
         let first = self.waiting.front();
-        first
-            .and_then(|batch| batch.refusals_known)
-            .is_some_and(|known| known < self.refusals)
+        first.is_some_and(|batch| match batch.refusals_known {
+            RefusalsKnown::All(known) => known < self.refusals,
+            RefusalsKnown::Settling(_) => false,
+        })
     }
 }
 
@@ -166,6 +168,7 @@ impl Node {
         self.disk.refusals += 1;
         self.give(Input::PersistRefused {
             ticket: batch.ticket,
+            ops: batch.ops,
             limited: false,
         });
         self.give(Input::DiskHasRoom);

@@ -8,7 +8,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use bytes::Bytes;
-use qm_engine::{LoadId, Recovered, StoreOp, StoredRecord, StreamId, Ticket};
+use qm_engine::{LoadId, Recovered, RefusalsKnown, StoreOp, StoredRecord, StreamId, Ticket};
 use qm_store::{
     Applied, Committer, Completion, Fs, Log, LogOptions, Op, RecoveryNote, StoreError, adapter,
 };
@@ -32,7 +32,11 @@ pub(crate) enum DiskEvent {
     /// Everything up to this ticket is durable.
     Persisted { ticket: Ticket },
     /// No room: nothing of this ticket was done.
-    Refused { ticket: Ticket, limited: bool },
+    Refused {
+        ticket: Ticket,
+        ops: Vec<StoreOp>,
+        limited: bool,
+    },
     /// There is room again for what was refused last.
     HasRoom,
     /// Messages were read.
@@ -119,7 +123,7 @@ impl Disk {
     }
 
     /// Answered by [`DiskEvent::Persisted`] or [`DiskEvent::Refused`], in the order of the calls.
-    pub(crate) fn persist(&self, ticket: Ticket, ops: Vec<StoreOp>, refusals_known: Option<u64>) {
+    pub(crate) fn persist(&self, ticket: Ticket, ops: Vec<StoreOp>, refusals_known: RefusalsKnown) {
         let batch = adapter::batch_of(ops, refusals_known);
         self.committer.submit(ticket.0, batch);
     }
@@ -193,15 +197,21 @@ fn event_of(completion: Completion) -> DiskEvent {
         Completion::Done(ticket) => DiskEvent::Persisted {
             ticket: Ticket(ticket),
         },
-        Completion::Full { ticket, limited } => DiskEvent::Refused {
+        Completion::Full {
+            ticket,
+            batch,
+            limited,
+        } => DiskEvent::Refused {
             ticket: Ticket(ticket),
+            ops: adapter::effects_of(batch),
             limited,
         },
         Completion::HasRoom => DiskEvent::HasRoom,
-        Completion::Refused(ticket, refusal) => {
+        Completion::Refused(ticket, refusal, batch) => {
             tracing::error!(event = "batch_refused", ticket, %refusal, "the store refuses a batch");
             DiskEvent::Refused {
                 ticket: Ticket(ticket),
+                ops: adapter::effects_of(batch),
                 limited: false,
             }
         }

@@ -270,9 +270,17 @@ impl Driver {
                 self.commits = self.commits.saturating_sub(1);
                 self.handle(Input::Persisted { ticket });
             }
-            DiskEvent::Refused { ticket, limited } => {
+            DiskEvent::Refused {
+                ticket,
+                ops,
+                limited,
+            } => {
                 self.commits = self.commits.saturating_sub(1);
-                self.handle(Input::PersistRefused { ticket, limited });
+                self.handle(Input::PersistRefused {
+                    ticket,
+                    ops,
+                    limited,
+                });
             }
             DiskEvent::HasRoom => self.handle(Input::DiskHasRoom),
             DiskEvent::Damaged {

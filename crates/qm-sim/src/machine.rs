@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
 use qm_engine::{
-    Engine, EngineConfig, Entropy, Identity, Input, Now, OnTwin, Output, Risen, Roles, Seal,
-    SeededEntropy, StoreOp, StoredMessage, StreamId, Ticket, Timestamp, TokenKey, Trust,
+    Engine, EngineConfig, Entropy, Identity, Input, Now, OnTwin, Output, RefusalsKnown, Risen,
+    Roles, Seal, SeededEntropy, StoreOp, StoredMessage, StreamId, Ticket, Timestamp, TokenKey,
+    Trust,
 };
 use qm_store::adapter;
 use qm_store::{Applied, Fs, Log, LogOptions, SimFs};
@@ -73,7 +74,7 @@ pub(crate) struct Waiting {
     pub(crate) ticket: Ticket,
     pub(crate) ops: Vec<StoreOp>,
     /// See [`qm_store::Batch::refusals_known`].
-    pub(crate) refusals_known: Option<u64>,
+    pub(crate) refusals_known: RefusalsKnown,
 }
 
 /// What is gone when the power is.

@@ -2,16 +2,25 @@
 
 use qm_engine::{StoreOp, StoredRecord};
 
-use crate::types::{Batch, Op, Record, Recovered, StreamId, StreamSummary};
+use crate::types::{Batch, Op, Record, Recovered, RefusalsKnown, StreamId, StreamSummary};
 
-/// The batch that makes these effects durable, all or nothing. With `refusals_known` it overtakes
-/// nothing that was refused and that the engine did not know of when it gathered them.
+/// The batch that makes these effects durable, all or nothing. It overtakes nothing that was
+/// refused and that the engine did not know of when it gathered them.
 #[must_use]
-pub fn batch_of(ops: Vec<StoreOp>, refusals_known: Option<u64>) -> Batch {
+pub fn batch_of(ops: Vec<StoreOp>, refusals_known: qm_engine::RefusalsKnown) -> Batch {
     Batch {
         ops: ops.into_iter().map(op_of).collect(),
-        refusals_known,
+        refusals_known: Some(match refusals_known {
+            qm_engine::RefusalsKnown::All(known) => RefusalsKnown::All(known),
+            qm_engine::RefusalsKnown::Settling(known) => RefusalsKnown::Settling(known),
+        }),
     }
+}
+
+/// The effects of a batch that was refused, as the engine handed them over.
+#[must_use]
+pub fn effects_of(batch: Batch) -> Vec<StoreOp> {
+    batch.ops.into_iter().map(effect_of).collect()
 }
 
 /// What recovery found, as the engine is told.
@@ -83,6 +92,33 @@ fn op_of(op: StoreOp) -> Op {
     }
 }
 
+fn effect_of(op: Op) -> StoreOp {
+    match op {
+        Op::Put {
+            stream,
+            position,
+            head,
+            body,
+        } => StoreOp::Put {
+            stream: id_of(stream),
+            position,
+            head,
+            body,
+        },
+        Op::Remove {
+            stream,
+            first,
+            last,
+        } => StoreOp::Remove {
+            stream: id_of(stream),
+            first,
+            last,
+        },
+        Op::Set { key, value } => StoreOp::Set { key, value },
+        Op::Unset { key } => StoreOp::Unset { key },
+    }
+}
+
 /// Bytes of a record beside head and body: its header, and the padding on average.
 const FRAMING_BYTES: u64 = crate::format::RECORD_BYTES as u64 + 3;
 
@@ -121,23 +157,24 @@ mod tests {
             value: "v".into(),
         };
         let ops = vec![put(3, b"a"), put(5, b"b"), put(7, b"c"), set];
-        let batches = [
-            batch_of(ops, None),
-            batch_of(
-                vec![StoreOp::Remove {
-                    stream,
-                    first: 0,
-                    last: 4,
-                }],
-                None,
-            ),
-            batch_of(
-                vec![StoreOp::Unset {
-                    key: "never".into(),
-                }],
-                None,
-            ),
-        ];
+        let remove = StoreOp::Remove {
+            stream,
+            first: 0,
+            last: 4,
+        };
+        let unset = StoreOp::Unset {
+            key: "never".into(),
+        };
+        let known = qm_engine::RefusalsKnown::All(0);
+        let batches = [ops, vec![remove], vec![unset]].map(|ops| {
+            let batch = batch_of(ops.clone(), known);
+            assert_eq!(
+                effects_of(batch.clone()),
+                ops,
+                "as it comes back when refused"
+            );
+            batch
+        });
         assert_eq!(store.commit(&batches).unwrap(), [Applied::Done; 3]);
 
         let found = recovered_of(store.recovered());

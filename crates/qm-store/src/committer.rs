@@ -20,13 +20,15 @@ pub enum Completion {
     Full {
         /// Its ticket.
         ticket: u64,
+        /// As it was submitted.
+        batch: Batch,
         /// Whether a limit of the store had no room, and not the disk.
         limited: bool,
     },
     /// What was answered with [`Completion::Full`] last would find room now.
     HasRoom,
-    /// It breaks a rule; nothing of it was done.
-    Refused(u64, Refusal),
+    /// It breaks a rule; nothing of it was done. The batch is as it was submitted.
+    Refused(u64, Refusal, Batch),
     /// The outcome is unknown, and every later batch fails the same way until the store is
     /// opened again.
     Failed(u64, StoreError),
@@ -42,7 +44,7 @@ impl Completion {
         match self {
             Self::Done(ticket)
             | Self::Full { ticket, .. }
-            | Self::Refused(ticket, _)
+            | Self::Refused(ticket, ..)
             | Self::Failed(ticket, _) => Some(*ticket),
             Self::HasRoom | Self::Died => None,
         }
@@ -212,20 +214,24 @@ fn run<S: Store>(mut store: S, desk: &Desk, mut on_done: impl FnMut(Completion))
         } else {
             quiet = false;
             let outcome = store.commit(&batches);
-            batches.clear();
+            let submitted = tickets.drain(..).zip(batches.drain(..));
             match outcome {
                 Ok(answers) => {
                     let limited = store.is_limited();
-                    for (ticket, answer) in tickets.drain(..).zip(answers) {
+                    for ((ticket, batch), answer) in submitted.zip(answers) {
                         on_done(match answer {
                             Applied::Done => Completion::Done(ticket),
-                            Applied::Full => Completion::Full { ticket, limited },
-                            Applied::Refused(why) => Completion::Refused(ticket, why),
+                            Applied::Full => Completion::Full {
+                                ticket,
+                                batch,
+                                limited,
+                            },
+                            Applied::Refused(why) => Completion::Refused(ticket, why, batch),
                         });
                     }
                 }
                 Err(error) => {
-                    for ticket in tickets.drain(..) {
+                    for (ticket, _) in submitted {
                         on_done(Completion::Failed(ticket, error.clone()));
                     }
                 }

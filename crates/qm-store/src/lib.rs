@@ -117,5 +117,5 @@ pub use store::Store;
 pub use survey::{Checked, Damage, Lost, LostRecord, StoreLock, check};
 pub use types::{
     Applied, Batch, BodyPart, HEAD_BYTES_MAX, KEY_BYTES_MAX, Op, RawRecord, RecentPut, Record,
-    Recovered, RecoveryNote, Refusal, StreamId, StreamSummary, Usage,
+    Recovered, RecoveryNote, Refusal, RefusalsKnown, StreamId, StreamSummary, Usage,
 };

@@ -25,7 +25,7 @@ use crate::reader::Reader;
 use crate::rules::Rules;
 use crate::side::{SIDE_BYTES_MAX, SideBody};
 use crate::store::Store;
-use crate::types::{Applied, Batch, Op, Recovered, Refusal, Usage};
+use crate::types::{Applied, Batch, Op, Recovered, Refusal, Refusals, Usage};
 
 use carry::Carry;
 pub use options::LogOptions;
@@ -70,7 +70,7 @@ pub struct Log {
     /// Bytes of the group whose puts were turned away last, until puts are accepted again.
     refused_bytes: usize,
     /// Batches that were not done since the store was opened. See [`Batch::refusals_known`].
-    refusals: u64,
+    refusals: Refusals,
     /// Whether somebody waits to hear that there is room again.
     owes_room: bool,
     scratch: Scratch,
@@ -219,8 +219,9 @@ impl Log {
                 &mut answers[run.clone()],
             )
             .map_err(|error| self.shared.fail(&error))?;
-            let refused = answers[run].iter().filter(|a| **a != Applied::Done);
-            self.refusals += refused.count() as u64;
+            for (batch, answer) in batches[run.clone()].iter().zip(&answers[run]) {
+                self.refusals.count(batch, *answer);
+            }
             start = end;
         }
         self.scratch.sizes = sizes;
@@ -318,13 +319,24 @@ impl Log {
             return Ok(());
         }
         if !self.has_room(bytes + RECORD_BYTES)? {
-            for (size, answer) in sizes.iter_mut().zip(&mut *answers) {
-                if std::mem::take(size) > 0 {
+            // There may be room for the oldest alone, and what it gives back for the next.
+            let oldest = sizes.iter().position(|size| *size > 0);
+            let alone = oldest.map(|at| sizes[at]).filter(|size| *size < bytes);
+            let fits = match alone {
+                Some(size) => self.has_room(size + RECORD_BYTES)?,
+                None => false,
+            };
+            for (at, (size, answer)) in sizes.iter_mut().zip(&mut *answers).enumerate() {
+                if *size > 0 && !(fits && Some(at) == oldest) {
+                    *size = 0;
                     *answer = Applied::Full;
                 }
             }
             self.keep_order(batches, sizes, answers);
-            return Ok(());
+            bytes = sizes.iter().sum();
+            if bytes == 0 {
+                return Ok(());
+            }
         }
         if !self.fits(bytes + RECORD_BYTES) {
             self.active = None;
@@ -346,14 +358,13 @@ impl Log {
     fn keep_order(&mut self, batches: &[Batch], sizes: &mut [usize], answers: &mut [Applied]) {
         let mut refusals = self.refusals;
         for ((batch, size), answer) in batches.iter().zip(sizes).zip(answers) {
-            let overtakes = batch.refusals_known.is_some_and(|known| known < refusals);
-            if *answer == Applied::Done && overtakes {
+            if *answer == Applied::Done && refusals.are_unknown_to(batch) {
                 *answer = Applied::Full;
                 *size = 0;
                 // It may find room at once, and is to be told so.
                 self.owes_room = true;
             }
-            refusals += u64::from(*answer != Applied::Done);
+            refusals.count(batch, *answer);
         }
     }
 }

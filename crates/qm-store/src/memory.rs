@@ -10,7 +10,9 @@ use crate::format::{RECORD_BYTES, encoded_bytes, padded};
 use crate::reader::Reader;
 use crate::rules::Rules;
 use crate::store::Store;
-use crate::types::{Applied, Batch, Op, Record, Recovered, StreamId, StreamSummary, Usage};
+use crate::types::{
+    Applied, Batch, Op, Record, Recovered, Refusals, StreamId, StreamSummary, Usage,
+};
 
 /// A store in memory, for tests and for nodes that keep nothing. Nothing survives it but what
 /// [`MemoryStore::recovered`] hands on.
@@ -21,7 +23,7 @@ pub struct MemoryStore {
     batch_bytes_max: usize,
     live_bytes_max: Option<u64>,
     /// Batches that were not done. See [`Batch::refusals_known`].
-    refusals: u64,
+    refusals: Refusals,
 }
 
 /// What a memory store shares with its readers.
@@ -65,7 +67,7 @@ impl MemoryStore {
             rules: Rules::default(),
             batch_bytes_max,
             live_bytes_max,
-            refusals: 0,
+            refusals: Refusals::default(),
         }
     }
 
@@ -104,10 +106,7 @@ impl MemoryStore {
         if let Some(refusal) = self.rules.check(batch, bytes, self.batch_bytes_max) {
             return Applied::Refused(refusal);
         }
-        if batch
-            .refusals_known
-            .is_some_and(|known| known < self.refusals)
-        {
+        if self.refusals.are_unknown_to(batch) {
             return Applied::Full;
         }
         let mut content = self.held.content_mut();
@@ -178,7 +177,7 @@ impl Store for MemoryStore {
     fn commit(&mut self, batches: &[Batch]) -> Result<Vec<Applied>, StoreError> {
         let answers = batches.iter().map(|batch| {
             let answer = self.apply(batch);
-            self.refusals += u64::from(answer != Applied::Done);
+            self.refusals.count(batch, answer);
             answer
         });
         Ok(answers.collect())

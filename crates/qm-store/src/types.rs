@@ -75,7 +75,45 @@ pub struct Batch {
     /// of an earlier batch. A batch that knows of fewer refusals than there were is therefore
     /// turned away like the earlier one, whatever is in it. `None`: it is taken whenever there is
     /// room.
-    pub refusals_known: Option<u64>,
+    pub refusals_known: Option<RefusalsKnown>,
+}
+
+/// Of which refusals the submitter of a batch has counted how many.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RefusalsKnown {
+    /// Of all batches.
+    All(u64),
+    /// Of batches that have this: they keep their order, and pass the others.
+    Settling(u64),
+}
+
+/// Refusals since a store was opened. See [`Batch::refusals_known`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Refusals {
+    all: u64,
+    settling: u64,
+}
+
+impl Refusals {
+    /// Whether the submitter of a batch does not know of all that count for it.
+    pub(crate) const fn are_unknown_to(&self, batch: &Batch) -> bool {
+        match batch.refusals_known {
+            Some(RefusalsKnown::All(known)) => known < self.all,
+            Some(RefusalsKnown::Settling(known)) => known < self.settling,
+            None => false,
+        }
+    }
+
+    /// Counts the answer to a batch.
+    pub(crate) fn count(&mut self, batch: &Batch, answer: Applied) {
+        if answer == Applied::Done {
+            return;
+        }
+        self.all += 1;
+        if let Some(RefusalsKnown::Settling(_)) = batch.refusals_known {
+            self.settling += 1;
+        }
+    }
 }
 
 impl Batch {

@@ -196,7 +196,11 @@ impl Node {
             Input::Persisted { ticket }
         } else {
             let limited = false;
-            Input::PersistRefused { ticket, limited }
+            Input::PersistRefused {
+                ticket,
+                ops,
+                limited,
+            }
         }
     }
 

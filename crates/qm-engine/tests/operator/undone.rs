@@ -25,6 +25,7 @@ fn answer(node: &mut Node, at_ms: u64, most: usize, no_room: &[usize]) {
                 at_ms,
                 Input::PersistRefused {
                     ticket,
+                    ops,
                     limited: false,
                 },
             );

@@ -421,8 +421,11 @@ impl World {
             machine.disk.apply(ops);
             Input::Persisted { ticket }
         } else {
-            let limited = false;
-            Input::PersistRefused { ticket, limited }
+            Input::PersistRefused {
+                ticket,
+                ops,
+                limited: false,
+            }
         };
         self.give(number, input);
         true
@@ -447,8 +450,12 @@ impl World {
             }
             unwritten.pop_front();
             self.machines[number].order.takes(ticket, false);
-            let limited = false;
-            return self.give(number, Input::PersistRefused { ticket, limited });
+            let refused = Input::PersistRefused {
+                ticket,
+                ops,
+                limited: false,
+            };
+            return self.give(number, refused);
         }
     }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use qm_engine::admin::{AdminReply, AdminRequest};
-use qm_engine::{ConnId, Input, StoreOp, Ticket};
+use qm_engine::{ConnId, Input, RefusalsKnown, StoreOp, Ticket};
 use qm_wire::Outcome;
 use qm_wire::local::{self as wire, ClientFrame};
 use tokio::sync::{Notify, mpsc};
@@ -25,7 +25,7 @@ const FREEZE_MAX: Duration = Duration::from_millis(FREEZE_MS_MAX);
 const FREEZE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// A batch for the disk, and how many refusals the engine knew of.
-pub(super) type HeldBack = (Ticket, Vec<StoreOp>, Option<u64>);
+pub(super) type HeldBack = (Ticket, Vec<StoreOp>, RefusalsKnown);
 
 /// A request to stand still.
 #[derive(Clone, Copy)]

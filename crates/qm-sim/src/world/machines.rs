@@ -253,6 +253,7 @@ impl World {
                 self.report.full_batches += 1;
                 inputs.push(Input::PersistRefused {
                     ticket,
+                    ops,
                     limited: false,
                 });
                 continue;

@@ -17,7 +17,7 @@ use crate::manifest::{self, Found, MANIFEST_NAME, Manifest};
 use crate::rules::Rules;
 use crate::scan::Tail;
 use crate::segment::Window;
-use crate::types::{Recovered, RecoveryNote};
+use crate::types::{Recovered, RecoveryNote, Refusals};
 
 use super::space::Space;
 use super::{Active, Log, LogOptions, SaltSource, Scratch, Shared};
@@ -260,7 +260,7 @@ pub(super) fn open(
         last_group_bytes: 0,
         untidy: false,
         refused_bytes: 0,
-        refusals: 0,
+        refusals: Refusals::default(),
         owes_room: false,
         scratch: Scratch::default(),
         _lock: lock,

@@ -6,7 +6,7 @@ use crate::breaks::Break;
 use crate::error::StoreError;
 use crate::fs::is_full;
 use crate::side::SideBody;
-use crate::types::{Applied, Batch, Op};
+use crate::types::{Applied, Batch, Op, RefusalsKnown};
 
 use super::{Log, Shared};
 
@@ -29,7 +29,7 @@ impl Log {
             if sizes[at] == 0 {
                 continue;
             }
-            if full && batch.refusals_known.is_some() {
+            if full && matches!(batch.refusals_known, Some(RefusalsKnown::All(_))) {
                 // It must not overtake the one before.
                 sizes[at] = 0;
                 answers[at] = Applied::Full;

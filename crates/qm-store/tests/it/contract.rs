@@ -4,7 +4,7 @@ use std::sync::{Arc, mpsc};
 
 use qm_store::{
     Applied, Batch, Committer, Completion, HEAD_BYTES_MAX, KEY_BYTES_MAX, MemoryStore, Op, Refusal,
-    SimFs, Store, StreamId,
+    RefusalsKnown, SimFs, Store, StreamId,
 };
 
 use crate::common::*;
@@ -133,12 +133,44 @@ fn batches_that_break_a_rule_are_refused_whole() {
     }
 }
 
+/// What gives room back keeps its own order, and passes the others.
+#[test]
+fn a_settling_batch_is_behind_those_of_its_kind_only() {
+    for (name, mut store) in stores() {
+        let with = |known: RefusalsKnown, ops: &[Op]| Batch {
+            refusals_known: Some(known),
+            ..batch(ops)
+        };
+        let settling = |refusals: u64, ops: &[Op]| with(RefusalsKnown::Settling(refusals), ops);
+        let putting = |refusals: u64, ops: &[Op]| with(RefusalsKnown::All(refusals), ops);
+        let bad = || [put(1, 5, "", ""), put(1, 5, "", "")];
+        let group = [
+            putting(0, &bad()),
+            settling(0, &[set("a", "1")]),
+            settling(0, &bad()),
+            settling(0, &[set("b", "1")]),
+            settling(0, &[]),
+            settling(3, &[set("c", "1")]),
+        ];
+        let answers = store.commit(&group).unwrap();
+        let (done, full) = (Applied::Done, Applied::Full);
+        assert_eq!(answers[1], done, "{name}");
+        assert_eq!(answers[3..], [full, full, done], "{name}");
+        // A refusal of another kind does not count, in the next commit either.
+        let next = [settling(2, &[set("d", "1")]), settling(3, &[set("e", "1")])];
+        assert_eq!(store.commit(&next).unwrap(), [full, full], "{name}");
+        let last = [settling(5, &[set("f", "1")]), putting(6, &[])];
+        assert_eq!(store.commit(&last).unwrap(), [done, done], "{name}");
+        assert_eq!(store.usage().state_keys, 3, "{name}");
+    }
+}
+
 /// What its submitter handed over before it heard of a refusal would overtake what was refused.
 #[test]
 fn a_batch_that_knows_of_too_few_refusals_is_turned_away() {
     for (name, mut store) in stores() {
         let known = |refusals: u64, ops: &[Op]| Batch {
-            refusals_known: Some(refusals),
+            refusals_known: Some(RefusalsKnown::All(refusals)),
             ..batch(ops)
         };
         let breaks_a_rule = || batch([put(1, 5, "", ""), put(1, 5, "", "")]);

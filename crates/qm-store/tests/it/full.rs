@@ -3,8 +3,8 @@
 use std::sync::{Arc, mpsc};
 
 use qm_store::{
-    Applied, Batch, Committer, Completion, Fault, Fs, Log, LogOptions, Op, Reader, SimFs, Store,
-    StoreError, StreamId, Usage,
+    Applied, Batch, Committer, Completion, Fault, Fs, Log, LogOptions, Op, Reader, RefusalsKnown,
+    SimFs, Store, StoreError, StreamId, Usage,
 };
 
 use crate::common::*;
@@ -700,7 +700,7 @@ fn what_knows_of_too_few_refusals_is_turned_away_like_the_one_before() {
     }
     let mut refusals = 1;
     let known = |stream, refusals: u64, bytes: usize| Batch {
-        refusals_known: Some(refusals),
+        refusals_known: Some(RefusalsKnown::All(refusals)),
         ..batch([put(stream, 0, [], vec![7; bytes])])
     };
     // Smaller ones still find room where the large one does not.
@@ -708,7 +708,7 @@ fn what_knows_of_too_few_refusals_is_turned_away_like_the_one_before() {
     assert_eq!(log.commit(&[small_one]).unwrap(), [Applied::Done]);
     // In the same commit, and in the next.
     let speaks = |refusals: u64| Batch {
-        refusals_known: Some(refusals),
+        refusals_known: Some(RefusalsKnown::All(refusals)),
         ..batch([set("answer", "value")])
     };
     let group = [
@@ -754,7 +754,7 @@ fn nothing_overtakes_what_the_reserve_has_no_room_for() {
     let (mut log, _) = open(&fs, small()).unwrap();
     fs.set_capacity(Some(120 << 10));
     let known = |refusals: u64, ops: &[Op]| Batch {
-        refusals_known: Some(refusals),
+        refusals_known: Some(RefusalsKnown::All(refusals)),
         ..batch(ops)
     };
     let large = |key: u8| set([key], [7; 3000]);
@@ -766,4 +766,32 @@ fn nothing_overtakes_what_the_reserve_has_no_room_for() {
     let group = [known(1, &[large(key)]), known(1, &[]), batch([])];
     let answers = log.commit(&group).unwrap();
     assert_eq!(answers, [Applied::Full, Applied::Full, Applied::Done]);
+}
+
+/// The batches of a commit that finds no room for all of them: the oldest may find it alone, and
+/// gives back what the others need.
+#[test]
+fn the_oldest_batch_passes_alone_where_all_do_not() {
+    let fs = Arc::new(SimFs::new());
+    let (mut log, _) = open(&fs, small()).unwrap();
+    fs.set_capacity(Some(120 << 10));
+    let large = |key: u8| batch([set([key], [7; 3000])]);
+    let full = (0..200).find(|key| log.commit(&[large(*key)]).unwrap() == [Applied::Full]);
+    let key = full.expect("it has no room some time");
+    let known = |ops: &[Op]| Batch {
+        refusals_known: Some(RefusalsKnown::Settling(0)),
+        ..batch(ops)
+    };
+    let group = [
+        known(&[unset([0])]),
+        known(&[set([key], [7; 3000])]),
+        known(&[unset([1])]),
+    ];
+    let answers = log.commit(&group).unwrap();
+    let (done, full) = (Applied::Done, Applied::Full);
+    assert_eq!(
+        answers,
+        [done, full, full],
+        "what is behind the second waits for it"
+    );
 }

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use qm_store::{
-    Applied, Batch, Fault, Fs, LogOptions, Op, RecoveryNote, SimFs, StoreError, StreamId,
+    Applied, Batch, Fault, Fs, LogOptions, Op, RecoveryNote, RefusalsKnown, SimFs, StoreError,
+    StreamId,
 };
 
 use crate::common::*;
@@ -161,7 +162,7 @@ fn a_disk_without_room_for_a_body_turns_its_batch_away_and_keeps_nothing_of_it()
 #[test]
 fn nothing_overtakes_a_body_for_which_the_disk_has_no_room() {
     let known = |ops: &[Op]| Batch {
-        refusals_known: Some(0),
+        refusals_known: Some(RefusalsKnown::All(0)),
         ..batch(ops)
     };
     let fs = Arc::new(SimFs::new());
