@@ -9,8 +9,8 @@ use qm_engine::limits::{
 };
 use qm_engine::{
     ConnId, Engine, EngineConfig, Identity, Input, Lane, LinkId, LocalSettings, Now, Output,
-    Recovered, SeededEntropy, StoreOp, StoredMessage, StoredRecord, StreamId, Ticket, Timestamp,
-    Trust,
+    Recovered, RefusalsKnown, SeededEntropy, StoreOp, StoredMessage, StoredRecord, StreamId,
+    Ticket, Timestamp, Trust,
 };
 use qm_wire::local::{
     ClientFrame, ClientHello, Follow, IdempotencyKey, NodeFrame, Put, Receive, ReceiveMode, Settle,
@@ -65,7 +65,7 @@ pub(crate) struct World {
     records: BTreeMap<(StreamId, u64), StoredRecord>,
     state: BTreeMap<Bytes, Bytes>,
     /// Batches that the disk has not answered.
-    at_disk: Vec<(Ticket, Vec<StoreOp>, Option<u64>)>,
+    at_disk: Vec<(Ticket, Vec<StoreOp>, RefusalsKnown)>,
     /// Batches that found no room.
     refusals: u64,
     links: Vec<(LinkId, u8)>,
@@ -301,11 +301,15 @@ impl World {
         let (ticket, ops, known) = self.at_disk.remove(0);
         // Batches that only give room back are never refused.
         let puts = ops.iter().any(|op| matches!(op, StoreOp::Put { .. }));
-        let overtakes = known.is_some_and(|known| known < self.refusals);
+        let overtakes = match known {
+            RefusalsKnown::All(known) => known < self.refusals,
+            RefusalsKnown::Settling(_) => false,
+        };
         if overtakes || puts && how % 8 == 7 {
             self.refusals += 1;
             return self.give(Input::PersistRefused {
                 ticket,
+                ops,
                 limited: false,
             });
         }

@@ -270,7 +270,8 @@ impl Engine {
             let outcome = Outcome::END_UNKNOWN;
             self.report(wanted.as_ref(), of, outcome, false, With::Nothing);
             self.counters.finals_unknown += 1;
-            return self.tell_fate(message.id, Outcome::END_UNKNOWN);
+            // With its removal: after a crash it would arrive, and be awaited, again.
+            return self.tell_end(message.id, Outcome::END_UNKNOWN);
         }
         let awaited = self.awaited(message, peer, Wait::Open);
         if let Some((link, now)) = awaited.asked
@@ -650,9 +651,10 @@ impl Engine {
                 crate::reached!(self, FinalAnswered);
                 self.final_heard(link, peer, source, entry, outcome);
             }
-            // It was in the memory of a life that is over.
+            // It was in the memory of a life that is over. What was told of its end stands.
             Known::Unknown
-                if awaited.class == Class::Express
+                if awaited.wait == Wait::Open
+                    && awaited.class == Class::Express
                     && awaited.life != Incarnation(0)
                     && life.is_some_and(|life| life != awaited.life) =>
             {
@@ -739,7 +741,8 @@ impl Engine {
         self.counters.finals_unknown += 1;
         let (peer, outcome) = (awaited.peer, Outcome::END_UNKNOWN);
         self.note(awaited.own, id, What::EndedThere { peer, outcome });
-        self.tell_fate(id, outcome);
+        // Not before it is forgotten on disk: after a crash it would be asked for again.
+        self.tell_end(id, outcome);
     }
 
     /// Forgets what was told long ago, and gives up what nobody can tell any more.

@@ -30,12 +30,14 @@ impl Engine {
         let numbers = self.queues_towards(own, peer);
         self.ask_fresh(own, peer, &numbers);
         let mut asked = false;
+        // Counted once for all queues: it takes a walk over all of them.
+        let mut skips_open = None;
         for priority in (0..Priority::COUNT).rev() {
             let Ok(priority) = u8::try_from(priority) else {
                 continue;
             };
             for number in &numbers {
-                asked |= self.pump_lane(link, *number, priority);
+                asked |= self.pump_lane(link, *number, priority, &mut skips_open);
             }
         }
         if asked {
@@ -46,14 +48,23 @@ impl Engine {
     }
 
     /// Returns whether messages of an earlier life were found whose fate must be asked.
-    fn pump_lane(&mut self, link: LinkId, number: u32, priority: u8) -> bool {
+    fn pump_lane(
+        &mut self,
+        link: LinkId,
+        number: u32,
+        priority: u8,
+        skips_open: &mut Option<usize>,
+    ) -> bool {
         let mut asked = false;
         let mut first_flight = false;
         let barred = priority == Priority::LOWEST.get() && self.is_barred(number);
         // Nothing leaves for which its copy would find no room.
         let full = self.disk_refuses();
         loop {
-            if priority == Priority::LOWEST.get() && !barred && !self.pump_stream(link, number) {
+            if priority == Priority::LOWEST.get()
+                && !barred
+                && !self.pump_stream(link, number, skips_open)
+            {
                 return asked;
             }
             let now = self.now;

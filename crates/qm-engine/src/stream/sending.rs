@@ -191,9 +191,15 @@ impl Engine {
         may.then_some(number)
     }
 
-    /// Sends the skips whose turn it is; tells whether messages of the stream may follow.
-    pub(crate) fn pump_stream(&mut self, link: LinkId, number: u32) -> bool {
-        let mut open = None;
+    /// Sends the skips whose turn it is; tells whether messages of the stream may follow. `open`:
+    /// how many skips the peer has not answered for, once that is known. No answer comes while
+    /// queues are gone through.
+    pub(crate) fn pump_stream(
+        &mut self,
+        link: LinkId,
+        number: u32,
+        open: &mut Option<usize>,
+    ) -> bool {
         loop {
             let Some(out) = self.outs.get_mut(&number) else {
                 return false;
@@ -216,9 +222,10 @@ impl Engine {
             // No credit bounds them, and the receiver has to write each down.
             let sent = open.unwrap_or_else(|| self.open_skips(link));
             if sent >= SKIPS_OPEN_MAX {
+                *open = Some(sent);
                 return false;
             }
-            open = Some(sent + 1);
+            *open = Some(sent + 1);
             let Some(out) = self.outs.get_mut(&number) else {
                 return false;
             };

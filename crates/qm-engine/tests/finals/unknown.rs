@@ -109,3 +109,53 @@ fn unknown_ends_no_wait_for_a_message_on_disk() {
         assert_eq!(a.fates(), [Outcome::RECEIVED]);
     }
 }
+
+/// A new life of its destination that has forgotten it says so after its end was told.
+#[test]
+fn unknown_takes_no_end_back_that_was_told() {
+    let (mut a, mut b) = consumed(Class::Express);
+    carry_but(&mut a, &mut b, LINK, is_final);
+    let mut b = b.crash();
+    a.lose_link(LINK);
+    a.wait(60_000);
+    plug(&mut a, &mut b, NEXT);
+    let mut told = Vec::new();
+    carry_but(&mut a, &mut b, NEXT, |frame| {
+        if let PeerFrame::Final(end) = frame {
+            told.extend(end.entries.iter().map(|(entry, _)| *entry));
+        }
+        false
+    });
+    assert_eq!(a.fates(), [Outcome::REACHED_QUEUE, Outcome::RECEIVED]);
+    let source = a.identity.qm;
+    let entries = vec![(told[0], Known::Unknown)];
+    a.hear(NEXT, &PeerFrame::Answer(Answer { source, entries }));
+    assert_eq!((a.fates(), a.engine.counters().finals_unknown), (vec![], 0));
+}
+
+/// After a crash the message would be asked for again, and its end might be told after all.
+#[test]
+fn that_nobody_can_tell_is_told_when_the_wait_is_gone_from_the_disk() {
+    let (mut a, mut b) = met(Class::Express);
+    put(&mut a, Class::Express, "1");
+    carry(&mut a, &mut b, LINK);
+    assert_eq!(a.fates(), [Outcome::REACHED_QUEUE]);
+    let mut b = b.crash();
+    a.lose_link(LINK);
+    a.wait(60_000);
+    plug(&mut a, &mut b, NEXT);
+    let mut asked = Vec::new();
+    carry_but(&mut a, &mut b, NEXT, |frame| {
+        if let PeerFrame::Query(query) = frame {
+            asked.extend(query.entries.iter().copied());
+        }
+        matches!(frame, PeerFrame::Answer(_))
+    });
+    a.hold_disk = true;
+    let source = a.identity.qm;
+    let entries = vec![(asked[0], Known::Unknown)];
+    a.hear(NEXT, &PeerFrame::Answer(Answer { source, entries }));
+    assert_eq!(a.fates(), []);
+    a.release_disk(0);
+    assert_eq!(a.fates(), [Outcome::END_UNKNOWN]);
+}
