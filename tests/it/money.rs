@@ -12,8 +12,8 @@ use std::io::{BufRead, BufReader};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use qm_client::{QueueName, ReceiveOptions, Received};
@@ -68,7 +68,8 @@ struct Bank {
     nodes: [Program; 2],
     ways: [Way; 2],
     entropy: SeededEntropy,
-    over: Arc<AtomicBool>,
+    /// Dropped when all is over.
+    over: Vec<mpsc::Sender<()>>,
     movers: Vec<std::thread::JoinHandle<()>>,
     counts: Arc<Counts>,
     /// What was seen at each node: lookup id and coin.
@@ -94,7 +95,7 @@ impl Bank {
             nodes,
             ways,
             entropy: SeededEntropy::new(seed),
-            over: Arc::default(),
+            over: Vec::new(),
             movers: Vec::new(),
             counts: Arc::default(),
             seen: Default::default(),
@@ -107,11 +108,13 @@ impl Bank {
                 socket: bank.nodes[at].data().join("node.sock"),
                 to: format!("qm://{}/money", bank.ways[1 - at].inner),
                 entropy: SeededEntropy::new(seed ^ (n + 1)),
-                over: Arc::clone(&bank.over),
                 counts: Arc::clone(&bank.counts),
                 seen: Arc::clone(&bank.seen[at]),
             };
-            bank.movers.push(std::thread::spawn(move || mover.work()));
+            let (tell, over) = mpsc::channel();
+            bank.over.push(tell);
+            bank.movers
+                .push(std::thread::spawn(move || mover.work(&over)));
         }
         bank
     }
@@ -126,17 +129,16 @@ impl Bank {
         let pause = Duration::from_millis(100 + self.draw(700));
         match self.draw(10) {
             0..4 => {
-                self.nodes[at].kill();
-                self.kills += 1;
-                std::thread::sleep(pause / 4);
-                if self.draw(4) == 0 {
-                    // Both are down for a while.
-                    self.nodes[1 - at].kill();
+                // Both are down for a while, or one.
+                let down = if self.draw(4) == 0 { 0..2 } else { at..at + 1 };
+                for node in &mut self.nodes[down.clone()] {
+                    node.kill();
                     self.kills += 1;
-                    std::thread::sleep(pause / 4);
-                    self.nodes[1 - at].launch();
                 }
-                self.nodes[at].launch();
+                std::thread::sleep(pause / 4);
+                for node in &mut self.nodes[down] {
+                    node.launch();
+                }
             }
             4..6 => {
                 self.ways[at]
@@ -187,7 +189,7 @@ impl Bank {
 
     /// Everybody stops; then the books are looked at.
     fn close(mut self) {
-        self.over.store(true, Ordering::Relaxed);
+        self.over.clear();
         for mover in self.movers.drain(..) {
             mover.join().unwrap();
         }
@@ -300,14 +302,14 @@ struct Mover {
     socket: PathBuf,
     to: String,
     entropy: SeededEntropy,
-    over: Arc<AtomicBool>,
     counts: Arc<Counts>,
     seen: Arc<Mutex<BTreeMap<u64, Moved>>>,
 }
 
 impl Mover {
-    fn work(mut self) {
-        while !self.over.load(Ordering::Relaxed) {
+    fn work(mut self, over: &mpsc::Receiver<()>) {
+        let mut killed = true;
+        while killed {
             let mut process = Command::new(env!("CARGO_BIN_EXE_mover"))
                 .arg(&self.socket)
                 .arg(&self.to)
@@ -317,13 +319,10 @@ impl Mover {
                 .spawn()
                 .unwrap();
             let words = BufReader::new(process.stdout.take().unwrap());
-            let end = Instant::now() + Duration::from_millis(300 + self.entropy.next_u64() % 4_000);
-            let killed = std::thread::scope(|scope| {
+            let life = Duration::from_millis(300 + self.entropy.next_u64() % 4_000);
+            killed = std::thread::scope(|scope| {
                 scope.spawn(|| self.listen(words));
-                while Instant::now() < end && !self.over.load(Ordering::Relaxed) {
-                    std::thread::sleep(Duration::from_millis(10));
-                }
-                let killed = !self.over.load(Ordering::Relaxed);
+                let killed = over.recv_timeout(life) == Err(mpsc::RecvTimeoutError::Timeout);
                 if killed {
                     process.kill().unwrap();
                 }

@@ -30,7 +30,9 @@ impl Engine {
     pub(crate) fn on_received(&mut self, link: LinkId, mut frames: Bytes) {
         let limit = qm_wire::limits::data_frame_bytes(self.config.body_bytes_max as usize);
         self.heard(link);
-        self.refresh_routes(link);
+        if let Some(session) = self.sessions.get_mut(&link) {
+            session.refresh_routes(self.now.at.as_ms());
+        }
         while self.sessions.contains_key(&link) {
             match PeerFrame::next(&mut frames, limit) {
                 Ok(Some(frame)) => self.on_frame(link, frame),

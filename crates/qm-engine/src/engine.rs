@@ -654,7 +654,7 @@ impl Engine {
         self.dedup.purge(now_ms);
         for session in self.sessions.values_mut() {
             // It is open, even if nothing comes.
-            session.routes.retain(|route| route.refresh(now_ms));
+            session.refresh_routes(now_ms);
         }
         self.routes.purge(now_ms);
         self.purge_outcomes();

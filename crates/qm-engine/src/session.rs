@@ -289,6 +289,12 @@ impl Session {
         (port != 0).then(|| SocketAddr::new(self.remote.ip(), port).to_string())
     }
 
+    /// The peer is heard, or at the other end still: acknowledgements go where it was heard last.
+    /// A way that led to somebody else is not found again like that.
+    pub(crate) fn refresh_routes(&mut self, now_ms: u64) {
+        self.routes.retain(|route| route.refresh(now_ms));
+    }
+
     /// The incarnation and priors for which acks may be routed to this session.
     fn lives(&self) -> Vec<Incarnation> {
         self.hello.as_ref().map_or_else(Vec::new, |hello| {

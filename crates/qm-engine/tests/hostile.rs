@@ -6,6 +6,8 @@
 mod damaged;
 #[path = "hostile/limits.rs"]
 mod limits;
+#[path = "hostile/lives.rs"]
+mod lives;
 #[path = "hostile/totals.rs"]
 mod totals;
 

@@ -7,6 +7,7 @@ use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use rustix::fs::OFlags;
@@ -49,15 +50,13 @@ fn tell(child: &Child, signal: Signal) {
 
 /// Its exit code; the node is killed when it does not end.
 fn ended(mut child: Child) -> Option<i32> {
-    let since = Instant::now();
-    while since.elapsed() < PATIENCE {
-        if let Some(status) = child.try_wait().unwrap() {
-            return status.code();
-        }
-        std::thread::sleep(Duration::from_millis(10));
+    let node = Pid::from_child(&child);
+    let (tell, told) = mpsc::channel();
+    std::thread::spawn(move || tell.send(child.wait().unwrap()));
+    if let Ok(status) = told.recv_timeout(PATIENCE) {
+        return status.code();
     }
-    child.kill().unwrap();
-    child.wait().unwrap();
+    kill_process(node, Signal::KILL).unwrap();
     panic!("it did not end");
 }
 

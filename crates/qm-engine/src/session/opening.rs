@@ -272,13 +272,4 @@ impl Engine {
             session.routes = routes;
         }
     }
-
-    /// The peer is heard, or at the other end still: acknowledgements go where it was heard last.
-    /// A way that led to somebody else is not found again like that.
-    pub(crate) fn refresh_routes(&mut self, link: LinkId) {
-        let now_ms = self.now.at.as_ms();
-        if let Some(session) = self.sessions.get_mut(&link) {
-            session.routes.retain(|route| route.refresh(now_ms));
-        }
-    }
 }

@@ -99,20 +99,25 @@ fn the_link_is_lost() {
     }
 }
 
+/// A message arrives and is received, and a copy of it comes.
+fn send_twice(a: &mut Node, b: &mut Node, class: Class) {
+    send(a, class, [1]);
+    let sent = a.sent_on(LINK);
+    b.hear_all(LINK, &sent);
+    carry(a, b, LINK);
+    assert_eq!(b.receive("orders"), ["1"]);
+    let mut copy = sent.into_iter().find(is_data).unwrap();
+    if let PeerFrame::Data(data) = &mut copy {
+        data.number += 1;
+    }
+    b.hear(LINK, &copy);
+}
+
 #[test]
 fn a_copy_comes_again() {
     for class in CLASSES {
         let (mut a, mut b) = met(class);
-        send(&mut a, class, [1]);
-        let sent = a.sent_on(LINK);
-        b.hear_all(LINK, &sent);
-        carry(&mut a, &mut b, LINK);
-        assert_eq!(b.receive("orders"), ["1"]);
-        let mut copy = sent.into_iter().find(is_data).unwrap();
-        if let PeerFrame::Data(data) = &mut copy {
-            data.number += 1;
-        }
-        b.hear(LINK, &copy);
+        send_twice(&mut a, &mut b, class);
         assert!(
             b.sent_on(LINK).iter().any(is_ack),
             "{class:?}: acknowledged again"
@@ -126,16 +131,7 @@ fn a_copy_comes_again() {
 fn a_copy_comes_again_and_no_cache_remembers_it() {
     for class in CLASSES {
         let (mut a, mut b) = met_with(class, |config| config.dedup_capacity = 0);
-        send(&mut a, class, [1]);
-        let sent = a.sent_on(LINK);
-        b.hear_all(LINK, &sent);
-        carry(&mut a, &mut b, LINK);
-        assert_eq!(b.receive("orders"), ["1"]);
-        let mut copy = sent.into_iter().find(is_data).unwrap();
-        if let PeerFrame::Data(data) = &mut copy {
-            data.number += 1;
-        }
-        b.hear(LINK, &copy);
+        send_twice(&mut a, &mut b, class);
         assert!(b.sent_on(LINK).iter().any(is_ack), "{class:?}");
         let again = usize::from(class != Class::Transactional);
         assert_eq!(b.receive("orders").len(), again, "{class:?}");

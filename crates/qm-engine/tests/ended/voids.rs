@@ -26,6 +26,16 @@ fn hear_void(a: &Node, b: &mut Node, entry: Entry) {
     );
 }
 
+/// Two nodes that met, and a message with 5 s to arrive that was lost with their session.
+fn in_doubt(class: Class) -> (Node, Node) {
+    let (mut a, mut b) = met();
+    put(&mut a, class, "1", Some(5_000));
+    let _lost = a.sent_on(LINK);
+    a.lose_link(LINK);
+    b.lose_link(LINK);
+    (a, b)
+}
+
 #[test]
 fn an_expired_message_in_doubt_is_unconfirmed_until_its_destination_has_answered() {
     for class in CLASSES {
@@ -147,11 +157,7 @@ fn a_void_that_a_crash_forgets_is_noticed() {
 #[test]
 fn an_unknown_ends_no_doubt_and_is_asked_again() {
     for class in CLASSES {
-        let (mut a, mut b) = met();
-        put(&mut a, class, "1", Some(5_000));
-        let _lost = a.sent_on(LINK);
-        a.lose_link(LINK);
-        b.lose_link(LINK);
+        let (mut a, mut b) = in_doubt(class);
         a.wait(60_000);
         super::support::plug(&mut a, &mut b, NEXT);
         // All but the answer.
@@ -181,11 +187,7 @@ fn an_unknown_ends_no_doubt_and_is_asked_again() {
 /// Its answer leaves only when the disk has the promise.
 #[test]
 fn a_void_is_answered_when_it_is_on_disk_and_not_before() {
-    let (mut a, mut b) = met();
-    put(&mut a, Class::Recoverable, "1", Some(5_000));
-    let _lost = a.sent_on(LINK);
-    a.lose_link(LINK);
-    b.lose_link(LINK);
+    let (mut a, mut b) = in_doubt(Class::Recoverable);
     a.wait(60_000);
     b.hold_disk = true;
     connect(&mut a, &mut b, NEXT);
@@ -220,11 +222,7 @@ fn a_routed_ack_withdraws_a_letter_that_is_not_confirmed() {
 #[test]
 fn a_full_disk_leaves_the_message_in_doubt_and_asks_for_nothing() {
     for class in CLASSES {
-        let (mut a, mut b) = met();
-        put(&mut a, class, "1", Some(5_000));
-        let _lost = a.sent_on(LINK);
-        a.lose_link(LINK);
-        b.lose_link(LINK);
+        let (mut a, mut b) = in_doubt(class);
         a.hold_disk = true;
         a.wait(5_000);
         a.release_disk(1);
@@ -311,11 +309,7 @@ fn a_sender_may_have_so_many_voids_and_those_under_way_are_never_forgotten() {
 /// A crash would otherwise send a message again whose death its destination has confirmed.
 #[test]
 fn a_destination_is_asked_only_about_letters_that_are_on_disk() {
-    let (mut a, mut b) = met();
-    put(&mut a, Class::Recoverable, "1", Some(5_000));
-    let _lost = a.sent_on(LINK);
-    a.lose_link(LINK);
-    b.lose_link(LINK);
+    let (mut a, mut b) = in_doubt(Class::Recoverable);
     a.hold_disk = true;
     a.wait(5_000);
     super::support::plug(&mut a, &mut b, NEXT);

@@ -2,7 +2,7 @@
 
 use qm_wire::{Answer, Class, Known, Outcome, PeerFrame};
 
-use super::support::{carry, carry_but, connect, plug};
+use super::support::{Node, carry, carry_but, connect, plug};
 use super::{CLASSES, LINK, NEXT, awaited_of, consumed, finals_of, is_final, met, put};
 
 const DAY_MS: u64 = 24 * 60 * 60 * 1_000;
@@ -51,16 +51,22 @@ fn a_destination_keeps_a_final_for_30_days() {
     }
 }
 
-/// A crash of the node that holds an express message costs it, and nobody ever receives it.
-#[test]
-fn of_an_express_message_that_its_destination_lost_nobody_can_tell() {
+/// An express message that arrived, and the next life of its destination, which has not heard of it.
+fn lost_by_its_destination() -> (Node, Node) {
     let (mut a, mut b) = met(Class::Express);
     put(&mut a, Class::Express, "1");
     carry(&mut a, &mut b, LINK);
     assert_eq!(a.fates(), [Outcome::REACHED_QUEUE]);
-    let mut b = b.crash();
+    let b = b.crash();
     a.lose_link(LINK);
     a.wait(60_000);
+    (a, b)
+}
+
+/// A crash of the node that holds an express message costs it, and nobody ever receives it.
+#[test]
+fn of_an_express_message_that_its_destination_lost_nobody_can_tell() {
+    let (mut a, mut b) = lost_by_its_destination();
     connect(&mut a, &mut b, NEXT);
     assert_eq!(a.fates(), [Outcome::END_UNKNOWN]);
     assert_eq!(awaited_of(&a), 0);
@@ -136,13 +142,7 @@ fn unknown_takes_no_end_back_that_was_told() {
 /// After a crash the message would be asked for again, and its end might be told after all.
 #[test]
 fn that_nobody_can_tell_is_told_when_the_wait_is_gone_from_the_disk() {
-    let (mut a, mut b) = met(Class::Express);
-    put(&mut a, Class::Express, "1");
-    carry(&mut a, &mut b, LINK);
-    assert_eq!(a.fates(), [Outcome::REACHED_QUEUE]);
-    let mut b = b.crash();
-    a.lose_link(LINK);
-    a.wait(60_000);
+    let (mut a, mut b) = lost_by_its_destination();
     plug(&mut a, &mut b, NEXT);
     let mut asked = Vec::new();
     carry_but(&mut a, &mut b, NEXT, |frame| {
