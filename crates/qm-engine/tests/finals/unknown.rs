@@ -51,7 +51,7 @@ fn a_destination_keeps_a_final_for_30_days() {
     }
 }
 
-/// An express message that arrived, and the next life of its destination, which knows nothing of it.
+/// An express message that arrived, and the next life of its destination, which knows nothing.
 fn lost_by_its_destination() -> (Node, Node) {
     let (mut a, mut b) = met(Class::Express);
     put(&mut a, Class::Express, "1");
