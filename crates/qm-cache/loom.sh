@@ -14,7 +14,7 @@ explore || exit 1
 survivors=0
 [ $# -gt 0 ] || set -- no_order no_rescan release_first no_rivals no_second_look no_confirm tentative_counts \
     torn_read torn_rival no_busy any_order blind_retry late_tail run_returns \
-    judged_only blind_see stale_row unsigned_rows
+    turned_over gone_committed judged_only blind_see stale_row unsigned_rows
 for fault in "$@"; do
     if found=$(QM_MUTANT=$fault explore); then
         echo "fault $fault: SURVIVED"

@@ -23,6 +23,8 @@ const FAULTS: &[(&str, &str)] = &[
     ("blind_retry", "of_a_committer_and_an_inserter_one_wins"),
     ("late_tail", "a_purge_spares_what_is_inserted_meanwhile"),
     ("run_returns", "a_mark_spares_what_takes_a_place_given_back"),
+    ("turned_over", "a_reservation_outlives_the_window"),
+    ("gone_committed", "an_abort_is_never_taken_for_a_commit"),
     ("judged_only", "routes::a_route_that_was_seen_is_held"),
     ("blind_see", "routes::a_route_that_failed_is_gone"),
     (

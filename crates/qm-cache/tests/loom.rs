@@ -6,6 +6,8 @@
 mod routes;
 
 use std::hash::{BuildHasher, Hasher};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use loom::sync::Arc;
 use loom::thread;
@@ -52,12 +54,25 @@ fn explore(model: impl Fn() + Sync + Send + 'static) {
     explore_within(3, model);
 }
 
-/// Explores a model with at most so many preemptions, or `LOOM_MAX_PREEMPTIONS`.
+/// Explores a model with at most so many preemptions, or `LOOM_MAX_PREEMPTIONS`, and prints in how
+/// many executions.
+#[expect(clippy::print_stdout, reason = "shown with --show-output")]
 fn explore_within(preemptions: usize, model: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.max_branches = 20_000;
     builder.preemption_bound = builder.preemption_bound.or(Some(preemptions));
-    builder.check(model);
+    let (begun, start) = (std::sync::Arc::new(AtomicU64::new(0)), Instant::now());
+    let executions = std::sync::Arc::clone(&begun);
+    builder.check(move || {
+        begun.fetch_add(1, Ordering::Relaxed);
+        model();
+    });
+    println!(
+        "{} executions, at most {} preemptions, {:.1} s",
+        executions.load(Ordering::Relaxed),
+        builder.preemption_bound.unwrap_or(preemptions),
+        start.elapsed().as_secs_f64()
+    );
 }
 
 /// Runs both at once, each in a thread of its own.

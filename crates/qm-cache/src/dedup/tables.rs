@@ -94,6 +94,11 @@ impl<K: Key> Tables<K> {
             reserves,
             ..
         } = self;
+        let tail = if is_mutant("turned_over") {
+            log.tail()
+        } else {
+            0
+        };
         let scan = self.scan(key, hash);
         match scan.found {
             Found::Absent => {}
@@ -114,7 +119,11 @@ impl<K: Key> Tables<K> {
         if !is_mutant("no_order") {
             log.order(log.place(hash), scan.head);
         }
-        let rival = in_flight.contend(Some(held), key, hash);
+        let rival = if is_mutant("turned_over") && log.tail() - tail > log.window() as u64 {
+            Rival::None // evicted with the whole window since the look
+        } else {
+            in_flight.contend(Some(held), key, hash)
+        };
         // After the look for rivals: one that has gone since has committed (or aborted) before.
         let found = match rival {
             Rival::Some => Found::Tentative,
@@ -131,6 +140,13 @@ impl<K: Key> Tables<K> {
                 }));
             }
             Found::Committed => Admit::Duplicate,
+            // Whoever held it and holds it no more may as well have aborted.
+            _ if is_mutant("gone_committed")
+                && rival == Rival::Some
+                && !in_flight.holds(key, hash) =>
+            {
+                Admit::Duplicate
+            }
             Found::Absent | Found::Tentative => Admit::InFlight,
         };
         in_flight.release(held);
