@@ -2,6 +2,7 @@
 //! operators who approve. One of the copies keeps the identity; the others take identities of their
 //! own by themselves, nothing is lost, and nothing comes twice.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -130,6 +131,58 @@ pub(crate) fn drain(nodes: &mut [Program]) {
         });
         assert_eq!(node.status()["dead_letters"], 0);
     }
+}
+
+/// What `check` ends with, whatever else this machine has on its disks, and its line.
+fn check(node: &Program) -> (Option<i32>, String) {
+    let any_disk = ["check", "--warn-disk", "101", "--crit-disk", "101"];
+    let output = node.command(&any_disk).output().unwrap();
+    let line = String::from_utf8(output.stdout).unwrap();
+    (output.status.code(), line)
+}
+
+/// What `doctor` ends with, and what it calls a problem.
+fn doctor(node: &Program) -> (Option<i32>, BTreeSet<String>) {
+    let output = node.command(&["--json", "doctor"]).output().unwrap();
+    let lines = std::str::from_utf8(&output.stdout).unwrap().lines();
+    let findings = lines.map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let problems = findings.filter(|finding| finding["level"] == "problem");
+    let codes = problems.map(|finding| finding["code"].as_str().unwrap().to_owned());
+    (output.status.code(), codes.collect())
+}
+
+/// What watches this node has no copies to tell of, whatever else it tells.
+fn tells_of_no_copies(node: &Program) {
+    let (_, line) = check(node);
+    assert!(!line.contains("live machines"), "{line}");
+    let (ended, problems) = doctor(node);
+    assert_eq!(ended, Some(i32::from(!problems.is_empty())));
+    assert!(!problems.contains("own_twin") && !problems.contains("twin_seen"));
+}
+
+/// What watches this node is told of copies, with their places, under this code.
+fn tells_of_copies(node: &Program, code: &str, places: &[&String]) {
+    let (ended, line) = check(node);
+    assert_eq!(ended, Some(1), "{line}");
+    assert!(
+        line.starts_with("QM WARNING") && line.contains("live machines"),
+        "{line}"
+    );
+    assert!(places.iter().all(|place| line.contains(*place)), "{line}");
+    let (ended, problems) = doctor(node);
+    assert_eq!(ended, Some(1));
+    assert!(problems.contains(code), "{problems:?}");
+}
+
+/// How often the log says an event, which a counter has to agree with.
+fn counts(node: &mut Program, from: usize, event: &str, counter: &str) -> u64 {
+    let tells = |log: &str| {
+        let said = format!("event=\"{event}\"");
+        log.lines().filter(|line| line.contains(&said)).count() as u64
+    };
+    let counted = node.counter(counter);
+    assert_eq!(counted, tells(&whole_log(node)[from..]), "{counter}");
+    counted
 }
 
 /// Everything that came, in the order of arrival.
@@ -345,7 +398,8 @@ fn copies_of_a_stopped_machine(copies: usize) {
 
     // Who kept the identity cannot know that it is alone; its operator can.
     machines[0].done(&["peers", "forget", &old, "--yes"]);
-    assert!(!text(&machines[0], &["doctor"]).contains("own_twin"));
+    tells_of_no_copies(&machines[0]);
+    tells_of_no_copies(&hub);
 }
 
 #[test]
@@ -444,9 +498,18 @@ fn copies_that_shall_only_raise_the_alarm_keep_their_identity_and_go_on() {
     send(&till, 'u', 0..20);
     drain(std::slice::from_mut(&mut till));
     assert!(hub.status()["twins"].is_null(), "a restart is no copy");
+    for node in [&hub, &till] {
+        tells_of_no_copies(node);
+        // A disk that hangs for two seconds, under the load of other tests, is a warning, too.
+        eventually("the check is good", || {
+            (check(node).0 == Some(0)).then_some(())
+        });
+    }
     till.stop();
     let mut machines = [till.copy(), till];
     let from = whole_log(&hub).len();
+    // The copy has no log yet.
+    let began = [0, whole_log(&machines[1]).len()];
     for machine in &mut machines {
         machine.launch();
     }
@@ -481,7 +544,11 @@ fn copies_that_shall_only_raise_the_alarm_keep_their_identity_and_go_on() {
             let said = text(machine, command);
             assert!(said.contains(other), "{command:?}: {said}");
         }
+        tells_of_copies(machine, "own_twin", &[other]);
+        assert_eq!(counts(machine, began[at], "own_twin", "own_twins"), 1);
     }
+    tells_of_copies(&hub, "twin_seen", &places.each_ref());
+    assert_eq!(counts(&mut hub, from, "twin_seen", "twins_seen"), 1);
     for command in [
         ["peers", "show", &old].as_slice(),
         &["--json", "status"],
@@ -498,6 +565,10 @@ fn copies_that_shall_only_raise_the_alarm_keep_their_identity_and_go_on() {
     let mut sent = vec![('u', 20)];
     sent.extend(loads.map(Load::finish));
     drain(&mut machines);
+    // What else is wrong hides no copy.
+    hub.done(&["queue", "set", "notes", "--quota-messages", "1"]);
+    tells_of_copies(&hub, "twin_seen", &places.each_ref());
+    assert!(check(&hub).1.contains("queue notes: it is at its quota"));
     check_arrived(&hub, &sent);
     let lost = |node: &Program| whole_log(node).contains("event=\"election_lost\"");
     assert_eq!(machines.iter().filter(|node| lost(node)).count(), 1);

@@ -349,6 +349,10 @@ pub struct Counters {
     pub finals_confirmed: u64,
     /// Those that were forgotten unconfirmed, for want of room or after 30 days.
     pub finals_forgotten: u64,
+    /// Times that two live machines with the identity of a peer were proven, or one more of them.
+    pub twins_seen: u64,
+    /// The same of this node's own identity.
+    pub own_twins: u64,
     /// Pairs of sessions of one peer that were not asked whether they are two live machines,
     /// because too many were being asked.
     pub twins_unasked: u64,

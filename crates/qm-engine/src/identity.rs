@@ -328,6 +328,7 @@ impl Engine {
         self.make_room_for_alarm(peer);
         let news = self.twins.alarms.raise(peer, None, &machines, wall_us);
         if news {
+            self.counters.twins_seen += 1;
             self.save_alarm(peer);
             let [one, other] = machines.each_ref().map(TwinMachine::title);
             let text = format!("two live machines have this identity: {one} and {other}");
@@ -604,6 +605,7 @@ impl Engine {
         let machines = [me, other.clone()];
         self.make_room_for_alarm(qm);
         if self.twins.alarms.raise(qm, told_by, &machines, wall_us) {
+            self.counters.own_twins += 1;
             self.save_alarm(qm);
             if let Some(by) = told_by {
                 let text = format!("it tells of a copy of this node: {}", other.title());

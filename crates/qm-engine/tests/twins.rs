@@ -293,6 +293,12 @@ impl World {
         self.machines[number].events.iter().filter(alarm).count()
     }
 
+    /// The same as its counters tell it: of peers, and of itself.
+    fn counted(&self, number: usize) -> (u64, u64) {
+        let counters = self.machines[number].engine.counters();
+        (counters.twins_seen, counters.own_twins)
+    }
+
     /// What a machine noted of histories that branched or went back, its own and others'.
     fn branches(&self, number: usize) -> Vec<Event> {
         let branch = |event: &&Event| {
@@ -368,6 +374,8 @@ fn a_copied_disk_is_noticed_at_the_hub_and_by_both_copies() {
         assert!(places(&own[0]).contains(&other), "{own:?}");
         assert_eq!(world.alarms(number), 1);
     }
+    assert_eq!(world.counted(HUB), (1, 0));
+    assert_eq!([1, copy].map(|n| world.counted(n)), [(0, 1); 2]);
     // The sessions of both go on.
     assert!(
         world
@@ -463,6 +471,9 @@ fn three_copies_all_learn_of_it_and_are_told_once() {
     }
     let after: Vec<usize> = (0..4).map(|n| world.alarms(n)).collect();
     assert_eq!(before, after, "the same machines are news once");
+    let counted = copies.map(|copy| world.counted(copy));
+    assert_eq!(world.counted(HUB), (before[0] as u64, 0));
+    assert_eq!(counted, copies.map(|copy| (0, before[copy] as u64)));
 }
 
 /// A node between that lies: it has no key, so nothing it says is believed (W-TWN-4).

@@ -465,6 +465,10 @@ counters! {
     finals_confirmed,
     /// Those that were forgotten unconfirmed.
     finals_forgotten,
+    /// Times that two live machines with the identity of a peer were proven, or one more of them.
+    twins_seen,
+    /// The same of this node's own identity.
+    own_twins,
     /// Pairs of sessions of a peer that were not asked whether they are two live machines.
     twins_unasked,
     /// Messages of this node of which it became known how they ended at their destinations.

@@ -592,6 +592,8 @@ fn documents_keep_their_fields() {
                 "finals": 0,
                 "finals_confirmed": 0,
                 "finals_forgotten": 0,
+                "twins_seen": 0,
+                "own_twins": 0,
                 "twins_unasked": 0,
                 "finals_heard": 0,
                 "finals_unknown": 0,

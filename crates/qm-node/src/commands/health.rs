@@ -3,6 +3,7 @@
 mod machine;
 mod running;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use qm_node::admin_json::{
@@ -424,29 +425,28 @@ fn judge(
     }));
     let mut findings = Vec::new();
     running::look(seen, &mut findings);
-    let problem = findings
+    // One of each kind: the line is for a pager, and `doctor` lists them all.
+    let mut kinds = BTreeSet::new();
+    let problems = findings
         .iter()
-        .find(|finding| finding.level == Level::Problem);
-    let of_values = measured.iter().map(Measured::state).max();
-    let of_values = of_values.unwrap_or(State::Good);
-    let of_problem = match problem {
-        Some(finding)
-            if ["store_full", "damaged_records", "damaged_messages"].contains(&finding.code) =>
-        {
+        .filter(|finding| finding.level == Level::Problem && kinds.insert(finding.code));
+    let critical = ["store_full", "damaged_records", "damaged_messages"];
+    let problems = problems.map(|finding| {
+        let state = if critical.contains(&finding.code) {
             State::Critical
-        }
-        Some(_) => State::Warning,
-        None => State::Good,
-    };
-    let state = of_values.max(of_problem);
+        } else {
+            State::Warning
+        };
+        (state, format!("{}: {}", finding.place, finding.what))
+    });
+    let values = measured.iter().map(|one| (one.state(), one.sentence()));
     // All that is wrong, what matters most first.
-    let mut wrong: Vec<(State, String)> = problem
-        .map(|problem| (of_problem, format!("{}: {}", problem.place, problem.what)))
-        .into_iter()
-        .chain(measured.iter().map(|one| (one.state(), one.sentence())))
+    let mut wrong: Vec<(State, String)> = problems
+        .chain(values)
         .filter(|(state, _)| *state > State::Good)
         .collect();
     wrong.sort_by_key(|(state, _)| std::cmp::Reverse(*state));
+    let state = wrong.first().map_or(State::Good, |(state, _)| *state);
     let wrong: Vec<String> = wrong.into_iter().map(|(_, text)| text).collect();
     let summary = if wrong.is_empty() {
         let up = about_duration(status.uptime_ms);
