@@ -4,6 +4,8 @@
 
 #[path = "hostile/damaged.rs"]
 mod damaged;
+#[path = "hostile/kinds.rs"]
+mod kinds;
 #[path = "hostile/limits.rs"]
 mod limits;
 #[path = "hostile/lives.rs"]
