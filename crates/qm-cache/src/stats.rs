@@ -22,15 +22,24 @@ pub(crate) struct Counter {
 impl Counter {
     #[inline]
     pub(crate) fn add(&self, count: u64) {
-        let at = stripe();
-        let cell = &self.stripes[at].0;
-        if at == SHARED {
-            cell.fetch_add(count, Ordering::Relaxed);
-        } else {
+        let mine = MINE.get();
+        if mine < OWNED {
             // Nobody else writes here while this thread lives.
+            let cell = &self.stripes[mine].0;
             let sum = cell.load(Ordering::Relaxed).wrapping_add(count);
             cell.store(sum, Ordering::Relaxed);
+        } else {
+            self.add_otherwise(count);
         }
+    }
+
+    /// Adds for a thread that shares a stripe, or has not chosen one yet.
+    #[cold]
+    fn add_otherwise(&self, count: u64) {
+        if MINE.get() == UNKNOWN && choose() < OWNED {
+            return self.add(count);
+        }
+        self.stripes[SHARED].0.fetch_add(count, Ordering::Relaxed);
     }
 
     /// As `add`, where the count is often 0.
@@ -58,14 +67,7 @@ thread_local! {
     static MINE: Cell<usize> = const { Cell::new(UNKNOWN) };
 }
 
-/// The stripe of this thread, the same in all counters.
-#[inline]
-fn stripe() -> usize {
-    let mine = MINE.get();
-    if mine == UNKNOWN { choose() } else { mine }
-}
-
-#[cold]
+/// Chooses the stripe of this thread, the same in all counters.
 fn choose() -> usize {
     thread_local! {
         static OWNER: Owner = Owner::new();
