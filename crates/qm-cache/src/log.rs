@@ -45,6 +45,16 @@ const TICKET_SHIFT: u32 = 16;
 /// Where the ticket begins in a word of the index; the filter lies below.
 const WORD_SHIFT: u32 = 24;
 const FILTERS: u64 = (1 << WORD_SHIFT) - 1;
+/// The bits of a key in the filters, one of each eight, by nine bits of its hash.
+static FILTER: [u32; 512] = {
+    let mut filters = [0; 512];
+    let mut bits = 0;
+    while bits < filters.len() {
+        filters[bits] = 1 << (bits >> 6) | 1 << (bits >> 3 & 7 | 8) | 1 << (bits & 7 | 16);
+        bits += 1;
+    }
+    filters
+};
 /// Bits of a ticket in a word of the index.
 const WORD_TICKETS: u64 = u64::MAX >> WORD_SHIFT;
 
@@ -248,7 +258,7 @@ impl<K: Key> Log<K> {
     pub(crate) fn place(&self, hash: u64) -> Place<'_> {
         Place {
             bucket: &self.index[hash as usize & (self.index.len() - 1)],
-            filter: 1 << (hash >> 61) | 1 << (hash >> 58 & 7 | 8) | 1 << (hash >> 55 & 7 | 16),
+            filter: u64::from(FILTER[(hash >> 55) as usize]),
         }
     }
 
@@ -266,6 +276,30 @@ impl<K: Key> Log<K> {
     fn slot(&self, ticket: u64) -> &[AtomicU64] {
         let at = self.position(ticket);
         &self.ring[at..at + Self::STRIDE]
+    }
+
+    /// The slot of a ticket below `tail`, whose own slot begins at `end`; none if the ticket is
+    /// forgotten for certain.
+    ///
+    /// To go back from there is sooner done than a remainder, which the look into the slot would
+    /// have to wait for.
+    #[inline(always)]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "at most the number of slots"
+    )]
+    fn slot_before(&self, tail: u64, end: usize, ticket: u64) -> Option<&[AtomicU64]> {
+        let age = tail.wrapping_sub(ticket);
+        if age > self.slots.slots() {
+            return (age <= self.window + LATE).then(|| self.slot(ticket));
+        }
+        let back = age as usize * Self::STRIDE;
+        let at = if back > end {
+            end + self.ring.len()
+        } else {
+            end
+        } - back;
+        Some(&self.ring[at..][..Self::STRIDE])
     }
 
     /// Orders this thread against every other that orders itself or inserts in the same bucket:
@@ -309,6 +343,8 @@ impl<K: Key> Log<K> {
                 Err(None) => {}
             }
         }
+        // Taken apart and put together again: a result that is handed through lies in memory, the
+        // one above as well.
         let Linked { word, slot, meta } =
             self.insert_again(key, place, tick, tentative, head, tickets)?;
         Ok(Linked { word, slot, meta })

@@ -25,6 +25,10 @@ impl Modulus {
         }
     }
 
+    pub(crate) const fn slots(self) -> u64 {
+        self.slots
+    }
+
     /// `ticket mod slots`, for a ticket below 2^48.
     #[inline]
     pub(crate) const fn of(self, ticket: u64) -> u64 {

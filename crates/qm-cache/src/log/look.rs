@@ -1,7 +1,7 @@
 //! Looking for a key down a chain, and bringing near what a look will read.
 
 use super::{
-    COMMITTED, DEAD, FAR_WORDS, Found, HEADER, LATE, LINE_WORDS, Linked, Log, Place, STATE, Scan,
+    COMMITTED, DEAD, FAR_WORDS, Found, HEADER, LINE_WORDS, Linked, Log, Place, STATE, Scan,
     TICKET_SHIFT, unfold,
 };
 use crate::Key;
@@ -19,7 +19,7 @@ impl<K: Key> Log<K> {
     #[inline(always)]
     pub(crate) fn scan_from(&self, head: u64, key: impl Source, place: Place<'_>) -> Scan {
         if head & place.filter == place.filter {
-            return self.look_down(head, 0, key, place.filter);
+            return self.walk_down(head, 0, key, place.filter);
         }
         Scan {
             found: Found::Absent,
@@ -60,7 +60,14 @@ impl<K: Key> Log<K> {
 
     /// Looks down from `head`, read with Acquire, to the word `stop`, which and what is behind it
     /// has been looked at before.
+    #[inline(never)]
     pub(super) fn look_down(&self, head: u64, stop: u64, key: impl Source, filter: u64) -> Scan {
+        self.walk_down(head, stop, key, filter)
+    }
+
+    /// The same, in the place where it is called.
+    #[inline(always)]
+    fn walk_down(&self, head: u64, stop: u64, key: impl Source, filter: u64) -> Scan {
         let mut scan = Scan {
             found: Found::Absent,
             head,
@@ -69,15 +76,16 @@ impl<K: Key> Log<K> {
         let mut word = head;
         // Who linked `head` had drawn its ticket before.
         let tail = self.newest();
+        let end = self.position(tail);
         let mut ticket = tail;
         while word & filter == filter && word != stop {
             ticket = unfold(word, ticket);
-            if ticket <= self.floor.0.load(Ordering::Relaxed)
-                || tail.saturating_sub(ticket) > self.window + LATE
-            {
+            if ticket <= self.floor.0.load(Ordering::Relaxed) {
                 break; // forgotten, and all behind it (L1)
             }
-            let slot = self.slot(ticket);
+            let Some(slot) = self.slot_before(tail, end, ticket) else {
+                break; // the same
+            };
             let meta = slot[0].load(Ordering::Acquire);
             if meta >> TICKET_SHIFT != ticket {
                 break; // the same
@@ -123,12 +131,13 @@ impl<K: Key> Log<K> {
         let places = hashes.map(|hash| self.place(hash));
         let mut words = places.map(|place| place.bucket.load(Ordering::Relaxed));
         let tail = self.tail();
+        let end = self.position(tail);
         let mut near = self.touch_ahead(ahead);
         for _ in 0..2 {
             for at in 0..N {
                 let filter = places[at].filter;
                 if words[at] & filter == filter {
-                    words[at] = self.touch_slot(words[at], tail, last_word(at));
+                    words[at] = self.touch_slot(words[at], tail, end, last_word(at));
                     near ^= words[at];
                 }
             }
@@ -139,12 +148,11 @@ impl<K: Key> Log<K> {
     /// Brings the slot near that a word of a chain names, if it may be live; the word behind it,
     /// unless the slot seems to hold the key.
     #[inline]
-    fn touch_slot(&self, word: u64, tail: u64, last_word: u64) -> u64 {
+    fn touch_slot(&self, word: u64, tail: u64, end: usize, last_word: u64) -> u64 {
         let ticket = unfold(word, tail);
-        if tail.wrapping_sub(ticket) > self.window + LATE {
+        let Some(slot) = self.slot_before(tail, end, ticket) else {
             return 0;
-        }
-        let slot = self.slot(ticket);
+        };
         let next = slot[1].load(Ordering::Relaxed);
         // A slot may lie across two cache lines: its last word is asked for as well.
         if slot[Self::STRIDE - 1].load(Ordering::Relaxed) == last_word {
