@@ -83,22 +83,26 @@ impl Alarms {
         alarm.told_by = told_by;
         alarm.last_us = wall_us;
         let mut news = false;
-        for machine in machines {
-            // A machine that begins a new life where it is stays the machine that it is.
-            let known = |other: &TwinMachine| {
-                other.incarnation == machine.incarnation
-                    || (other.host == machine.host && other.address == machine.address)
-            };
-            let before = alarm.machines.iter().position(known);
-            let before = before.and_then(|at| alarm.machines.remove(at));
-            news |= before.is_none();
+        let proven = machines.each_ref().map(|machine| {
             let mut machine = machine.clone();
             cut(&mut machine.address);
             cut(&mut machine.host);
+            // A machine that begins a new life where it is stays the machine that it is, and so
+            // does one that is elsewhere in the same life.
+            let known = &alarm.machines;
+            let before = known.iter().position(|other| other.is_at(&machine));
+            let before = before.or_else(|| known.iter().position(|other| other.lives_as(&machine)));
+            let before = before.and_then(|at| alarm.machines.remove(at));
+            news |= before.is_none();
             // Of one life the oldest sighting counts.
             if let Some(before) = before {
                 machine.since_us = machine.since_us.min(before.since_us);
             }
+            machine
+        });
+        // Both are looked up before one is put there: copies of the memory of a machine have one
+        // life, and are two.
+        for machine in proven {
             alarm.machines.push_front(machine);
         }
         alarm.machines.truncate(MACHINES_MAX);
@@ -272,6 +276,14 @@ fn cut(text: &mut String) {
 }
 
 impl TwinMachine {
+    fn is_at(&self, other: &Self) -> bool {
+        (&self.host, &self.address) == (&other.host, &other.address)
+    }
+
+    fn lives_as(&self, other: &Self) -> bool {
+        self.incarnation == other.incarnation
+    }
+
     /// How people are told of it.
     #[must_use]
     pub fn title(&self) -> String {
@@ -323,6 +335,30 @@ mod tests {
         assert_eq!(lives[..2], [39, 1]);
         alarms.forget(qm);
         assert_eq!(alarms.view(qm), None);
+    }
+
+    /// They were proven to be two: neither is taken for the other.
+    #[test]
+    fn copies_of_the_memory_of_a_machine_are_two_and_so_are_two_behind_one_address() {
+        let qm = QmId::from_bytes([1; 16]);
+        let (one, mut same_life, mut same_place) = (machine(1), machine(2), machine(3));
+        same_life.incarnation = one.incarnation;
+        same_place.address = one.address.clone();
+        for other in [same_life, same_place] {
+            let mut alarms = Alarms::default();
+            let both = [one.clone(), other.clone()];
+            for n in 0..3 {
+                assert_eq!(alarms.raise(qm, None, &both, 100), n == 0);
+                assert_eq!(alarms.audit(), Ok(()));
+                let view = alarms.view(qm).expect("it is there");
+                let addresses = |of: &[TwinMachine]| {
+                    let mut all: Vec<_> = of.iter().map(|m| m.address.clone()).collect();
+                    all.sort();
+                    all
+                };
+                assert_eq!(addresses(&view.machines), addresses(&both));
+            }
+        }
     }
 
     /// However many keys strangers make, and whoever was there first.

@@ -537,8 +537,8 @@ fn every_kind_of_frame_at_every_stage_ends_the_session_or_comes_to_nothing() {
                 after.refused = 0;
             }
             assert_eq!(after, before, "{what}");
-            // Kept are what a peer says of itself, and the rank that this node has from the first word
-            // of an approved peer about copies.
+            // Kept are what a peer says of itself, and the rank that this node has from the first
+            // word of an approved peer about copies.
             let approved = matches!(stage, Stage::HalfOpen | Stage::Open);
             let of_itself = |key: &Bytes| key.ends_with(scene.bad.qm.as_bytes());
             let ranks = approved && matches!(frame, PeerFrame::Twin(_) | PeerFrame::Ask(_));
