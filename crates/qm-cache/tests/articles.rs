@@ -1,5 +1,10 @@
 //! Duplicate removal as KB 255546 describes it, row by row, and where this cache goes further.
+//!
+//! That only non-transactional messages are looked up is for who holds the cache to see to.
 #![cfg(not(loom))]
+
+#[path = "articles/clones.rs"]
+mod clones;
 
 use qm_cache::{Admit, DedupCache, DedupConfig, KeyState};
 
