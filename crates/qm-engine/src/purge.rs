@@ -188,6 +188,7 @@ impl Engine {
         let tally = PurgeTally::default();
         let job = self.begin_job(conn, request, Work::Purge { open, tally });
         for number in numbers {
+            self.call_back_held(number);
             let Some(out) = self.outs.get(&number) else {
                 continue;
             };

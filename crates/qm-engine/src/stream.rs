@@ -25,4 +25,4 @@ pub(crate) mod record;
 pub(crate) mod recovery;
 pub(crate) mod sending;
 mod settling;
-mod standing;
+pub(crate) mod standing;

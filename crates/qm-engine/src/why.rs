@@ -11,6 +11,7 @@ use crate::peers::Approval;
 use crate::quarantine::is_quarantine;
 use crate::seek::{Asks, Found};
 use crate::session::Session;
+use crate::stream::standing::WENT_BACK;
 use crate::time::spoken;
 
 /// Connection events shown as evidence.
@@ -570,9 +571,15 @@ impl Engine {
                     "the transactional stream stands: {} ({})",
                     held.text, held.outcome
                 ),
-                Some(format!(
-                    "restore what {name} lost, or begin the stream anew, which sends what is not acknowledged and gives up what is lost: qm-node stream rebase {destination}"
-                )),
+                Some(if held.text == WENT_BACK {
+                    format!(
+                        "what waits from before the backup may have arrived. Where it must not come twice: qm-node outgoing purge {destination}, until nothing is left (all of it becomes dead letters, but for what was sent without that wish), then qm-node stream rebase {destination}, then qm-node dead resend --force of what {name} never got; the rebase alone sends all of it"
+                    )
+                } else {
+                    format!(
+                        "restore what {name} lost, or begin the stream anew, which sends what is not acknowledged and gives up what is lost: qm-node stream rebase {destination}"
+                    )
+                }),
             );
         }
         let missing: u64 = out.lanes.values().map(|lane| lane.backlog.missing()).sum();

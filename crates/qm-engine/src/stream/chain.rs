@@ -450,6 +450,15 @@ impl<F: Copy> Chain<F> {
         GoOn::Hold
     }
 
+    /// Whether the receiver of these leaves took something else than this chain where nothing is
+    /// settled here: who has the chain went back, or is a copy. Else the receiver did.
+    #[must_use]
+    pub fn is_behind(&self, leaves: &[(u64, Link)]) -> bool {
+        let low = self.low();
+        let mut leaves = leaves.iter();
+        leaves.any(|(position, link)| *position >= low && self.link_at(*position) != Some(*link))
+    }
+
     /// The next skip that may be sent now: everything before it is in flight or settled. `waits`
     /// is where the first message lies that has no place yet or waits to be sent again.
     #[must_use]

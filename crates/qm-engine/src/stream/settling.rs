@@ -90,12 +90,13 @@ impl Engine {
             self.skips_heard.insert(id, (number, position));
             return;
         }
-        let Some(skip) = self
-            .out_stream(number)
-            .and_then(|stream| stream.chain.settle_skip(position))
-        else {
+        let Some(stream) = self.out_stream(number) else {
             return;
         };
+        let Some(skip) = stream.chain.settle_skip(position) else {
+            return;
+        };
+        stream.held = None;
         // Delivered wins: it was under way when it left.
         crate::reached!(self, SkipDelivered);
         self.commits.unset(skip_key(number, position));

@@ -1,7 +1,8 @@
 //! Where a stream goes on that was interrupted, when it stands, and how it begins anew.
 
-use qm_wire::{Link, Need, Outcome, QmId, StreamId};
+use qm_wire::{Class, Link, Need, Outcome, Priority, QmId, StreamId};
 
+use crate::backlog::Message;
 use crate::engine::Engine;
 use crate::io::{Event, LinkId};
 use crate::stream::chain::GoOn;
@@ -11,6 +12,10 @@ use crate::stream::sending::HeldStream;
 /// How often a destination may say on one session that it lacks what is settled, before it is
 /// believed.
 const LACKS_MAX: u8 = 3;
+/// Why a stream stands whose destination went back.
+const LACKS_SETTLED: &str = "the destination lacks messages of this stream that it acknowledged once: its store went back or was lost";
+/// Why one stands whose sender went back, too far for the destination to tell where.
+pub(crate) const WENT_BACK: &str = "the destination has messages of this stream that its sender does not know, and no longer remembers where they parted: the sender's store went back to a backup, or is a copy";
 
 impl Engine {
     /// The destination lacks what is before something that was sent (W-STR-8).
@@ -31,13 +36,15 @@ impl Engine {
         }
         let floor = stream.floor.filter(|(on, _)| *on == link);
         let floor = floor.map_or(1, |(_, low)| low);
+        let ahead = stream.chain.is_behind(&need.leaves);
         match stream.chain.needed(&need.leaves, floor) {
             GoOn::Behind(position) if !self.lacks_settled(link, number, &need.leaves) => {
                 crate::reached!(self, NeedMet);
                 self.go_on_behind(link, number, position);
             }
-            GoOn::Behind(_) | GoOn::Hold => {
-                let text = "the destination lacks messages of this stream that it acknowledged once: its store went back or was lost";
+            GoOn::Behind(_) => self.hold_stream(link, number, Outcome::NOT_FOUND, LACKS_SETTLED),
+            GoOn::Hold => {
+                let text = if ahead { WENT_BACK } else { LACKS_SETTLED };
                 self.hold_stream(link, number, Outcome::NOT_FOUND, text);
             }
         }
@@ -68,6 +75,24 @@ impl Engine {
             return;
         };
         stream.chain.unsend_skips(position);
+        self.call_back(link, number, position);
+        self.nudge_out(number);
+    }
+
+    /// What was sent of a stream that stands waits again: nothing will be answered for it, and its
+    /// operator decides about what waits.
+    pub(crate) fn call_back_held(&mut self, number: u32) {
+        let stream = self.out_stream(number);
+        if let Some(link) = stream.and_then(|stream| stream.held.as_ref().map(|held| held.link)) {
+            self.call_back(link, number, 0);
+        }
+    }
+
+    /// What is behind a position and was sent on this session waits to be sent again.
+    fn call_back(&mut self, link: LinkId, number: u32, position: u64) {
+        let Some(stream) = self.out_stream(number) else {
+            return;
+        };
         let flights: Vec<_> = stream
             .chain
             .unsettled()
@@ -82,7 +107,6 @@ impl Engine {
                 self.send_again(flight.queue, flight.priority, message);
             }
         }
-        self.nudge_out(number);
     }
 
     /// A stream stands, on this session at least, until its operator decides or the destination
@@ -220,11 +244,29 @@ impl Engine {
         for flight in flights {
             self.put_in_doubt(flight.queue, flight.priority, flight.message);
         }
+        self.doubt_called_back(number);
         self.soil_stream(number);
         self.nudge_out(number);
         self.outs
             .get(&number)
             .map_or(0, |out| out.waiting().0 + out.doubtful())
+    }
+
+    /// What was called back was transmitted, and an answer to it may be under way, which is no
+    /// answer under another stream.
+    fn doubt_called_back(&mut self, number: u32) {
+        let priority = Priority::LOWEST.get();
+        let mut messages = Vec::new();
+        if let Some(lane) = self.out_lane(number, priority) {
+            let sent = |m: &&Message| m.class == Class::Transactional && m.transmitted;
+            let sent = lane.backlog.resident().filter(sent);
+            let positions: Vec<_> = sent.map(|m| m.position).collect();
+            messages.extend(positions.into_iter().filter_map(|at| lane.backlog.take(at)));
+        }
+        for message in messages {
+            self.release(&message);
+            self.put_in_doubt(number, priority, message);
+        }
     }
 }
 
