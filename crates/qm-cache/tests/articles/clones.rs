@@ -70,7 +70,8 @@ fn a_row_has_a_lifetime_and_is_refreshed_and_purged() {
 }
 
 /// The acknowledgement of the clone's message goes to the machine in the row, which discards it:
-/// the clone sends again, and hears nothing again. Here both are tried, and who discards is dropped.
+/// the clone sends again, and hears nothing again. Here both are tried, and who discards it is
+/// dropped.
 #[test]
 fn the_acknowledgement_of_a_clone_reaches_it() {
     let mut msmq = OneRow::default();
