@@ -1,5 +1,10 @@
 //! Targets of qm-engine: peers and applications that say well-formed things in any order.
 
+mod applications;
+mod copies;
+mod frames;
+mod streams;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::{Bytes, BytesMut};
@@ -12,21 +17,27 @@ use qm_engine::{
     Recovered, RefusalsKnown, SeededEntropy, StoreOp, StoredMessage, StoredRecord, StreamId,
     Ticket, Timestamp, Trust,
 };
-use qm_wire::local::{
-    ClientFrame, ClientHello, Follow, IdempotencyKey, NodeFrame, Put, Receive, ReceiveMode, Settle,
-    Verdict,
-};
+use qm_wire::frame::{HEADER_VERSION, MAGIC, RawFrame};
+use qm_wire::limits::FRAME_HEADER_BYTES;
+use qm_wire::local::{ClientFrame, NodeFrame};
 use qm_wire::{
-    Answer, Class, ClientId, Confirm, Credit, Data, Entry, Envelope, Goodbye, Hello, HelloFlags,
-    Incarnation, Known, MessageFlags, MessageId, NotHeld, Outcome, PeerFrame, QmId, Query,
-    QueueState, Refusal, Reject, RoutedAck, Salt, SessionAck, Tag, Transit, Welcome, WelcomeFlags,
-    tag_hash,
+    Confirm, Credit, Entry, FrameKind, Incarnation, PeerFrame, QmId, QueueName, Tag, tag_hash,
 };
+
+use crate::wire::decode_sealed;
+use copies::Copies;
+use streams::Streams;
 
 /// Peers of the engine; the last one is a stranger.
 const PEERS: u8 = 4;
+/// Another machine with the engine's own first key.
+const COPY: u8 = PEERS;
+const OWN_KEY: [u8; 32] = [0xee; 32];
 const PENDING_MAX: usize = 2;
-const QUEUES: [&str; 3] = ["orders", "full", "nowhere"];
+/// All but the last are there.
+const QUEUES: [&str; 4] = ["orders", "full", "ledger", "nowhere"];
+/// Which of them is transactional.
+const TRANSACTIONAL: u8 = 2;
 /// Steps of one input: long ones only repeat themselves.
 const STEPS_MAX: usize = 400;
 
@@ -79,16 +90,37 @@ pub(crate) struct World {
     seen: Vec<(LinkId, u64, Entry)>,
     /// What a peer transmitted: link, number, tag.
     told: BTreeMap<(LinkId, u64), Tag>,
+    /// The number of the message that a peer told last on a link, and its credit there.
+    numbers: BTreeMap<LinkId, u64>,
+    granted: BTreeMap<LinkId, u64>,
+    told_entries: Vec<Entry>,
+    streams: Streams,
+    copies: Copies,
+    own_key: [u8; 32],
+    /// Kinds of frames that peers said, and the engine.
+    kinds: [BTreeSet<FrameKind>; 2],
     durable: BTreeSet<Tag>,
     lookups: Vec<u64>,
     sequences: [u64; 3],
     requests: u64,
+    /// The transaction that an application began last.
+    transactions: u64,
+    /// What applications were told.
+    answered: Vec<NodeFrame>,
     /// What operators were answered.
     pub(crate) replies: Vec<AdminReply>,
 }
 
 fn key_of(peer: u8) -> [u8; 32] {
-    [peer + 1; 32]
+    if peer == COPY {
+        OWN_KEY
+    } else {
+        [peer + 1; 32]
+    }
+}
+
+fn queue(which: u8) -> QueueName {
+    QUEUES[usize::from(which)].parse().expect("a good name")
 }
 
 fn id_of(peer: u8) -> QmId {
@@ -101,7 +133,7 @@ fn life_of(peer: u8, number: u8) -> Incarnation {
 
 impl World {
     pub(crate) fn new(seed: u8) -> Self {
-        let public_key = [0xee; 32];
+        let public_key = OWN_KEY;
         let me = Identity {
             qm: QmId::from_ed25519_public_key(&public_key),
             public_key,
@@ -135,17 +167,27 @@ impl World {
             answers: BTreeMap::new(),
             seen: Vec::new(),
             told: BTreeMap::new(),
+            numbers: BTreeMap::new(),
+            granted: BTreeMap::new(),
+            told_entries: Vec::new(),
+            streams: Streams::default(),
+            copies: Copies::default(),
+            own_key: OWN_KEY,
+            kinds: [BTreeSet::new(), BTreeSet::new()],
             durable: BTreeSet::new(),
             lookups: Vec::new(),
             sequences: [0; 3],
             requests: 0,
+            transactions: 0,
+            answered: Vec::new(),
             replies: Vec::new(),
         };
-        for name in &QUEUES[..2] {
-            let mut settings = LocalSettings::new(name.parse().expect("a good name"));
-            if *name == "full" {
+        for which in 0..3 {
+            let mut settings = LocalSettings::new(queue(which));
+            if QUEUES[usize::from(which)] == "full" {
                 settings.quota_messages = 2;
             }
+            settings.transactional = which == TRANSACTIONAL;
             world.admin(AdminRequest::QueueCreate(settings));
         }
         for peer in 0..PEERS - 1 {
@@ -223,10 +265,16 @@ impl World {
                     .collect();
                 self.engine.handle(now, Input::Loaded { load, records });
             }
-            Output::Client {
-                frame: NodeFrame::Delivery(delivery),
-                ..
-            } => self.lookups.push(delivery.lookup),
+            Output::Client { frame, .. } => {
+                if let NodeFrame::Delivery(delivery) = &frame {
+                    self.lookups.push(delivery.lookup);
+                }
+                self.answered.push(frame);
+            }
+            Output::Abandon => self.links.clear(),
+            keys @ (Output::Sign { .. } | Output::Verify { .. } | Output::Succeed { .. }) => {
+                self.with_keys(now, keys);
+            }
             Output::Admin { reply, .. } => self.replies.push(reply),
             _ => {}
         }
@@ -234,13 +282,21 @@ impl World {
 
     /// What the engine says to peers is well-formed, and an ack says the truth.
     fn overhear(&mut self, link: LinkId, lane: Lane, mut frames: Bytes) {
+        let peer = self.links.iter().find(|(open, _)| *open == link);
+        let peer = peer.map_or(PEERS - 1, |(_, peer)| *peer);
         while !frames.is_empty() {
             let frame = PeerFrame::next(&mut frames, 1 << 20)
                 .expect("the engine's own frames are right")
                 .expect("and whole");
+            self.kinds[1].extend(frame.kind());
+            self.streams.overhear(peer, &frame, &self.durable);
+            self.copies.overhear(link, &frame);
             match frame {
                 PeerFrame::Hello(hello) => {
                     self.attempts.insert(link, hello.attempt);
+                }
+                PeerFrame::Credit(credit) => {
+                    self.granted.insert(link, credit.messages);
                 }
                 PeerFrame::Welcome(welcome) => {
                     let confirm = Confirm {
@@ -259,8 +315,12 @@ impl World {
                         id: envelope.id,
                         tag: data.tag,
                     };
+                    if let Some(place) = data.transit.place {
+                        self.streams.sent(peer, place, data.tag);
+                    }
                     self.seen.push((link, data.number, entry));
                 }
+                PeerFrame::Skip(skip) => self.streams.sent(peer, skip.place, skip.entry.tag),
                 PeerFrame::SessionAck(ack) if !ack.duplicate => {
                     let tags = ack.numbers().map(|number| self.told.get(&(link, number)));
                     let tags: Option<Vec<Tag>> = tags.map(|tag| tag.copied()).collect();
@@ -374,226 +434,6 @@ impl World {
         self.links.get(at).copied()
     }
 
-    fn entry(&self, cut: &mut Cut<'_>) -> Entry {
-        let known = usize::from(cut.byte());
-        if known < 128 && !self.seen.is_empty() {
-            let (_, _, entry) = self.seen[known % self.seen.len()];
-            return entry;
-        }
-        let incarnation = match cut.below(3) {
-            0 => self.engine.incarnation(),
-            1 => life_of(cut.below(PEERS), cut.byte()),
-            _ => Incarnation(cut.number()),
-        };
-        Entry {
-            id: MessageId {
-                incarnation,
-                sequence: cut.number(),
-            },
-            tag: Tag([cut.byte(); 8]),
-        }
-    }
-
-    fn entries(&self, cut: &mut Cut<'_>) -> Vec<Entry> {
-        let mut entries: Vec<Entry> = (0..=cut.below(6)).map(|_| self.entry(cut)).collect();
-        entries.sort_unstable();
-        entries.dedup();
-        entries
-    }
-
-    fn outcome(cut: &mut Cut<'_>) -> Outcome {
-        [
-            Outcome::REACHED_QUEUE,
-            Outcome::BAD_DESTINATION_QUEUE,
-            Outcome::DAMAGED,
-            Outcome(0),
-            Outcome(u16::MAX),
-        ][usize::from(cut.below(5))]
-    }
-
-    fn hello(peer: u8, cut: &mut Cut<'_>) -> Hello {
-        let life = cut.byte();
-        let priors = (0..cut.below(4)).map(|n| life_of(peer, life.wrapping_add(n + 1)));
-        Hello {
-            protocol_min: if cut.byte() == 255 { 9 } else { 1 },
-            protocol_max: if cut.byte() == 255 { 0 } else { 1 },
-            incarnation: life_of(peer, life),
-            prior_incarnations: priors.collect(),
-            attempt: cut.number(),
-            token: Bytes::new(),
-            listen_port: u16::from(cut.byte()),
-            body_bytes_max: u32::MAX,
-            flags: HelloFlags::NONE,
-            enrolment: Bytes::new(),
-            name: ["", "hub", "a/b"][usize::from(cut.below(3))].into(),
-            host: "".into(),
-        }
-    }
-
-    fn data(&mut self, link: LinkId, peer: u8, cut: &mut Cut<'_>) -> Data {
-        let source = if cut.byte() == 255 {
-            id_of(cut.below(PEERS))
-        } else {
-            id_of(peer)
-        };
-        let id = MessageId {
-            incarnation: life_of(peer, cut.byte()),
-            sequence: u64::from(cut.byte()),
-        };
-        let class = Class::from_code(cut.below(3)).unwrap_or(Class::Express);
-        let queue = QUEUES[usize::from(cut.below(3))]
-            .parse()
-            .expect("a good name");
-        let salt = Salt([cut.below(2); 16]);
-        let mut envelope = Envelope::new(source, id, salt, class, queue);
-        let body = Bytes::from(vec![cut.byte(); usize::from(cut.byte()) * 12]);
-        envelope.body_bytes = u32::try_from(body.len()).unwrap_or(0);
-        envelope.flags = MessageFlags::from_bits(cut.below(8)).unwrap_or_default();
-        let mut encoded = BytesMut::new();
-        envelope.encode(&mut encoded).expect("within the limits");
-        let encoded = encoded.freeze();
-        let mut tag = Tag::compute(&encoded, &salt, &body);
-        if cut.byte() == 255 {
-            tag.0[0] ^= 1;
-        }
-        let number = cut.number();
-        let left = |cut: &mut Cut<'_>| match cut.below(4) {
-            0 => u64::from(cut.byte()) * 100,
-            _ => qm_wire::INFINITE_MS,
-        };
-        self.told.insert((link, number), tag);
-        if class == Class::Express {
-            self.durable.insert(tag);
-        }
-        Data {
-            number,
-            tag,
-            transit: Transit {
-                reach_queue_left_ms: left(cut),
-                be_received_left_ms: left(cut),
-                hops: 0,
-                place: None,
-                route: None,
-            },
-            envelope: encoded,
-            body,
-        }
-    }
-
-    /// A frame that a peer may say at any time, fitting or not.
-    fn frame(&mut self, link: LinkId, peer: u8, cut: &mut Cut<'_>) -> PeerFrame {
-        let me = self.engine.qm_id();
-        let someone = |cut: &mut Cut<'_>, right: QmId| match cut.byte() {
-            255 => id_of(cut.below(PEERS)),
-            _ => right,
-        };
-        match cut.below(14) {
-            0 => PeerFrame::Hello(Self::hello(peer, cut)),
-            1 => PeerFrame::Welcome(self.welcome(link, peer, cut)),
-            2 => PeerFrame::Credit(Credit {
-                messages: cut.number(),
-                bytes: cut.number().saturating_mul(1_000),
-            }),
-            3 => PeerFrame::QueueState(QueueState {
-                queue: QUEUES[usize::from(cut.below(3))]
-                    .parse()
-                    .expect("a good name"),
-                open: cut.below(2) == 0,
-            }),
-            4..=6 => PeerFrame::Data(self.data(link, peer, cut)),
-            7 => self.session_ack(link, cut),
-            8 => PeerFrame::RoutedAck(RoutedAck {
-                source: someone(cut, me),
-                duplicate: cut.below(2) == 0,
-                entries: self.entries(cut),
-            }),
-            9 => PeerFrame::NotHeld(NotHeld {
-                source: someone(cut, id_of(peer)),
-                entries: self.entries(cut).into_iter().map(|e| (e, true)).collect(),
-            }),
-            10 => PeerFrame::Query(Query {
-                source: someone(cut, id_of(peer)),
-                void: cut.byte() == 255,
-                entries: self.entries(cut),
-            }),
-            11 => {
-                let known = match cut.below(4) {
-                    0 => Known::Delivered,
-                    1 => Known::InFlight,
-                    2 => Known::Unknown,
-                    _ => Known::Outcome(Self::outcome(cut)),
-                };
-                PeerFrame::Answer(Answer {
-                    source: someone(cut, me),
-                    entries: self.entries(cut).into_iter().map(|e| (e, known)).collect(),
-                })
-            }
-            12 => {
-                let (number, tag) = match self.seen.last() {
-                    Some((_, number, entry)) if cut.below(2) == 0 => (*number, entry.tag),
-                    _ => (cut.number(), Tag([cut.byte(); 8])),
-                };
-                PeerFrame::Reject(Reject {
-                    refusals: vec![Refusal {
-                        number,
-                        tag,
-                        outcome: Self::outcome(cut),
-                    }],
-                })
-            }
-            _ => PeerFrame::Goodbye(Goodbye {
-                reason: Self::outcome(cut),
-                text: "enough".into(),
-            }),
-        }
-    }
-
-    fn welcome(&self, link: LinkId, peer: u8, cut: &mut Cut<'_>) -> Welcome {
-        let right = self.attempts.get(&link).copied().unwrap_or(0);
-        Welcome {
-            flags: if cut.byte() == 255 {
-                WelcomeFlags::PENDING
-            } else {
-                WelcomeFlags::NONE
-            },
-            protocol: 1,
-            incarnation: life_of(peer, cut.byte()),
-            attempt: if cut.byte() == 255 {
-                cut.number()
-            } else {
-                right
-            },
-            nonce: [0; 16],
-            store_id: [peer; 16],
-            token: Bytes::new(),
-        }
-    }
-
-    fn session_ack(&self, link: LinkId, cut: &mut Cut<'_>) -> PeerFrame {
-        let on_link: Vec<_> = self.seen.iter().filter(|(at, _, _)| *at == link).collect();
-        let right = cut.below(3) > 0;
-        let (mut ranges, mut tags) = (Vec::new(), Vec::new());
-        for (_, number, entry) in on_link
-            .iter()
-            .rev()
-            .take(usize::from(cut.below(5)) + 1)
-            .rev()
-        {
-            ranges.push((*number, *number));
-            tags.push(entry.tag);
-        }
-        ranges.dedup();
-        if !right || ranges.is_empty() {
-            let first = cut.number().clamp(1, u64::MAX - 5_000);
-            ranges = vec![(first, first + cut.number().min(4_095))];
-        }
-        PeerFrame::SessionAck(SessionAck {
-            duplicate: cut.below(2) == 0,
-            tag_hash: tag_hash(tags),
-            ranges,
-        })
-    }
-
     /// Opens a session as an honest peer does.
     fn open(&mut self, peer: u8, cut: &mut Cut<'_>) {
         self.connect(peer);
@@ -626,134 +466,12 @@ impl World {
     fn say(&mut self, link: LinkId, frames: &[PeerFrame]) {
         let mut bytes = BytesMut::new();
         for frame in frames {
+            self.kinds[0].extend(frame.kind());
             frame.encode(&mut bytes);
         }
         self.give(Input::Received {
             link,
             frames: bytes.freeze(),
-        });
-    }
-
-    fn client(&mut self, cut: &mut Cut<'_>) {
-        if self.conns.is_empty() || cut.below(16) == 0 {
-            self.next_conn += 1;
-            self.conns.push(ConnId(self.next_conn));
-        }
-        let at = usize::from(cut.byte()) % self.conns.len();
-        let conn = self.conns[at];
-        let frame = match cut.below(8) {
-            0 | 1 => ClientFrame::Hello(ClientHello {
-                protocol: 1,
-                client: ClientId([cut.below(3); 16]),
-                program: "fuzz".into(),
-            }),
-            2..=4 => ClientFrame::Put(self.put(cut)),
-            5 | 6 => ClientFrame::Receive(self.receive(cut)),
-            _ => {
-                let lookup = match self.lookups.pop() {
-                    Some(lookup) if cut.below(4) > 0 => lookup,
-                    _ => cut.number(),
-                };
-                self.requests += 1;
-                ClientFrame::Settle(Settle {
-                    request: self.requests,
-                    queue: QUEUES[usize::from(cut.below(3))]
-                        .parse()
-                        .expect("a good name"),
-                    verdict: [Verdict::Consume, Verdict::GiveBack, Verdict::Reject]
-                        [usize::from(cut.below(3))],
-                    ranges: vec![(lookup, lookup.saturating_add(cut.number() % 3))],
-                })
-            }
-        };
-        self.give(Input::Client { conn, frame });
-    }
-
-    fn put(&mut self, cut: &mut Cut<'_>) -> Put {
-        let slot = usize::from(cut.below(3));
-        let sequence = match cut.byte() {
-            255 => cut.number(),
-            254 => self.sequences[slot],
-            _ => self.sequences[slot].saturating_add(1 + u64::from(cut.below(2))),
-        };
-        self.sequences[slot] = self.sequences[slot].max(sequence.min(1 << 40));
-        let to = match cut.below(6) {
-            0 => "orders".to_owned(),
-            1 => "full".to_owned(),
-            2 => "hub/orders".to_owned(),
-            3 => format!("qm://10.0.0.{}/orders", cut.below(3)),
-            peer => format!(
-                "qm:{}/{}",
-                id_of(peer - 4),
-                QUEUES[usize::from(cut.below(3))]
-            ),
-        };
-        let mut put = Put::new(
-            sequence,
-            to.as_str(),
-            vec![7; usize::from(cut.byte()) * 12].into(),
-        );
-        put.class = Class::from_code(cut.below(3)).unwrap_or(Class::Express);
-        put.follow = [Follow::None, Follow::Delivered, Follow::Received][usize::from(cut.below(3))];
-        if cut.below(4) == 0 {
-            put.idempotency = Some(IdempotencyKey {
-                key: Bytes::copy_from_slice(&[b'k', cut.below(4)]),
-                number: (cut.below(2) == 0).then(|| cut.number()),
-            });
-        }
-        if cut.below(4) == 0 {
-            put.time_to_reach_queue_ms = Some(u64::from(cut.byte()) * 50);
-        }
-        put
-    }
-
-    fn receive(&mut self, cut: &mut Cut<'_>) -> Receive {
-        self.requests += 1;
-        let request = if cut.byte() == 255 {
-            cut.number()
-        } else {
-            self.requests
-        };
-        let queue = QUEUES[usize::from(cut.below(3))]
-            .parse()
-            .expect("a good name");
-        let mut receive = Receive::new(request, queue);
-        receive.messages_max = u32::from(cut.below(5));
-        receive.bytes_max = u32::MAX;
-        receive.wait_ms = if cut.byte() > 250 {
-            u64::MAX
-        } else {
-            u64::from(cut.byte()) * 10
-        };
-        match cut.below(8) {
-            0 => receive.mode = ReceiveMode::Peek,
-            1 => receive.lookup = Some(self.lookups.last().copied().unwrap_or(cut.number())),
-            2 => receive.correlation_id = Bytes::from_static(b"c"),
-            3 => receive.after = Some(cut.number()),
-            _ => {}
-        }
-        receive
-    }
-
-    fn administer(&mut self, cut: &mut Cut<'_>) {
-        let who = id_of(cut.below(PEERS)).to_string();
-        let name = || "orders".parse().expect("a good name");
-        self.admin(match cut.below(8) {
-            0 => AdminRequest::PeerApprove { who, name: None },
-            1 => AdminRequest::PeerBlock { who },
-            2 => AdminRequest::PeerForget { who },
-            3 => AdminRequest::QueueDelete {
-                name: name(),
-                force: true,
-                discard: cut.below(2) == 0,
-            },
-            4 => AdminRequest::QueueCreate(LocalSettings::new(name())),
-            5 => AdminRequest::QueuePurge {
-                name: name(),
-                discard: cut.below(2) == 0,
-            },
-            6 => AdminRequest::Why { subject: who },
-            _ => AdminRequest::Peers,
         });
     }
 }
@@ -762,6 +480,15 @@ impl World {
 /// no panic, the audit holds after every step, tables keep their limits, what is said to peers is
 /// well-formed, and nothing is acknowledged before it is stored.
 pub fn engine_ops(data: &[u8]) {
+    ops(data);
+}
+
+/// The kinds of frames that peers said while [`engine_ops`] ran, and those that the engine said.
+pub fn kinds_in_ops(data: &[u8]) -> [BTreeSet<FrameKind>; 2] {
+    ops(data).kinds
+}
+
+fn ops(data: &[u8]) -> World {
     let mut cut = Cut(data);
     let mut world = World::new(cut.byte());
     for _ in 0..STEPS_MAX {
@@ -769,9 +496,9 @@ pub fn engine_ops(data: &[u8]) {
             break;
         }
         match cut.below(16) {
-            0 => world.connect(cut.0.first().map_or(0, |b| b % PEERS)),
+            0 => world.connect(cut.0.first().map_or(0, |b| b % (PEERS + 1))),
             1 | 2 => {
-                let peer = cut.below(PEERS);
+                let peer = cut.below(PEERS + 1);
                 world.open(peer, &mut cut);
             }
             3..=7 => {
@@ -801,26 +528,29 @@ pub fn engine_ops(data: &[u8]) {
             _ => world.administer(&mut cut),
         }
     }
+    world
 }
 
-/// The bytes of an application's connection, cut into frames as the node does and driven into an
-/// engine: whatever arrives, the engine's rules hold.
+/// The frames of an application's connection, driven into an engine: whatever arrives, the engine's
+/// rules hold. A frame goes up to the next header, and its length and checksum are put right, or a
+/// change in one frame would be the end of all that follow; what cannot be decoded is left out.
 pub fn local_session(data: &[u8]) {
+    answers_in_session(data);
+}
+
+/// What the application was told while [`local_session`] ran.
+pub fn answers_in_session(data: &[u8]) -> Vec<NodeFrame> {
+    let conn = ConnId(1);
     let mut world = World::new(1);
-    world.conns.push(ConnId(1));
+    world.conns.push(conn);
     world.next_conn = 1;
-    let mut bytes = Bytes::copy_from_slice(data);
-    for step in 0..STEPS_MAX {
-        match ClientFrame::next(&mut bytes, 1 << 20) {
-            Ok(Some(ClientFrame::Admin(_) | ClientFrame::Ignored { .. })) => {}
-            Ok(Some(frame)) => {
-                let conn = ConnId(1);
-                if !world.conns.contains(&conn) {
-                    break;
-                }
-                world.give(Input::Client { conn, frame });
-            }
-            Ok(None) | Err(_) => break,
+    let frames = client_frames(data).take(STEPS_MAX);
+    for (step, frame) in frames.enumerate() {
+        if !world.conns.contains(&conn) {
+            break;
+        }
+        if !matches!(frame, ClientFrame::Admin(_) | ClientFrame::Ignored { .. }) {
+            world.give(Input::Client { conn, frame });
         }
         if step % 3 == 2 {
             world.disk(0);
@@ -831,10 +561,31 @@ pub fn local_session(data: &[u8]) {
     }
     world.now_ms += 120_000;
     world.give(Input::Tick);
-    world.give(Input::ClientClosed { conn: ConnId(1) });
+    world.give(Input::ClientClosed { conn });
     assert_eq!(
         world.engine.sizes().lease_bytes,
         0,
         "a vanished application holds nothing"
     );
+    world.answered
+}
+
+fn client_frames(data: &[u8]) -> impl Iterator<Item = ClientFrame> {
+    const START: [u8; 3] = [MAGIC[0], MAGIC[1], HEADER_VERSION];
+    let starts = data.windows(START.len()).enumerate();
+    let starts = starts.filter_map(|(at, window)| (window == START).then_some(at));
+    let starts: Vec<_> = starts.collect();
+    let ends = starts.iter().copied().skip(1).chain([data.len()]);
+    let frames: Vec<_> = starts.iter().copied().zip(ends).collect();
+    frames.into_iter().filter_map(move |(start, end)| {
+        let frame = &data[start..end];
+        let (header, body) = frame.split_first_chunk::<FRAME_HEADER_BYTES>()?;
+        let raw = RawFrame {
+            kind: header[3],
+            flags: u16::from_le_bytes([header[4], header[5]]),
+            checksum: 0,
+            body: Bytes::copy_from_slice(body),
+        };
+        decode_sealed(&raw, ClientFrame::decode).map(|(_, frame)| frame)
+    })
 }

@@ -21,7 +21,7 @@ mod program {
 use program::{config, logging};
 
 pub use cache::dedup_ops;
-pub use engine::{engine_ops, local_session};
+pub use engine::{answers_in_session, engine_ops, kinds_in_ops, local_session};
 pub use node::{admin_json, config_parse};
 pub use store::{store_damage, store_recover};
 pub use wire::{

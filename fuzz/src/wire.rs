@@ -16,7 +16,7 @@ const BODY_LIMIT: usize = 1 << 20;
 
 /// Decodes a frame, once as it is and once with its checksum put right, or random bytes would
 /// hardly ever get past it.
-fn decode_sealed<T>(
+pub(crate) fn decode_sealed<T>(
     raw: &RawFrame,
     decode: impl Fn(&RawFrame) -> Result<T, DecodeError>,
 ) -> Option<(RawFrame, T)> {

@@ -5,7 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use qm_wire::FrameKind;
+use bytes::BytesMut;
+use qm_wire::local::{
+    ClientFrame, ClientHello, EndTransaction, NodeFrame, Put, Receive, Settle, Verdict,
+};
+use qm_wire::{Class, ClientId, FrameKind, Priority};
 
 /// Seeds by target and file name.
 type Seeds = BTreeMap<(&'static str, String), Vec<u8>>;
@@ -88,7 +92,79 @@ fn seeds() -> Seeds {
     session.sort();
     let session = session.into_iter().flat_map(|(_, bytes)| bytes).collect();
     seeds.insert(("local_session", "every_frame".to_owned()), session);
+    for (name, frames) in sessions() {
+        let mut bytes = BytesMut::new();
+        for (at, frame) in (0..).zip(frames) {
+            frame.encode(&mut bytes);
+            // Requests that bring nothing give the disk time.
+            for n in 1..10 {
+                let request = 100 * at + n;
+                ClientFrame::Receive(Receive::new(request, "full".parse().unwrap()))
+                    .encode(&mut bytes);
+            }
+        }
+        seeds.insert(("local_session", name.to_owned()), bytes.to_vec());
+    }
     seeds
+}
+
+/// Applications that get what they ask for: a search begins behind what takes several right frames.
+fn sessions() -> Vec<(&'static str, Vec<ClientFrame>)> {
+    let hello = || {
+        ClientFrame::Hello(ClientHello {
+            protocol: 1,
+            client: ClientId([1; 16]),
+            program: "seed".into(),
+        })
+    };
+    let put = |sequence, transaction| {
+        let mut put = Put::new(sequence, "ledger", vec![7; 10].into());
+        put.class = Class::Transactional;
+        put.priority = Priority::LOWEST;
+        put.transaction = transaction;
+        ClientFrame::Put(put)
+    };
+    let receive = |at, transaction| {
+        let mut receive = Receive::new(100 * at, "ledger".parse().unwrap());
+        receive.messages_max = 1;
+        receive.bytes_max = u32::MAX;
+        receive.wait_ms = 1_000;
+        receive.transaction = transaction;
+        ClientFrame::Receive(receive)
+    };
+    let settle = |request, verdict| {
+        ClientFrame::Settle(Settle {
+            request,
+            queue: "ledger".parse().unwrap(),
+            verdict,
+            ranges: vec![(0, u64::MAX)],
+        })
+    };
+    let end = |sequence, transaction, commit| {
+        ClientFrame::EndTransaction(EndTransaction {
+            sequence,
+            transaction,
+            commit,
+        })
+    };
+    let settled = [Verdict::GiveBack, Verdict::Consume, Verdict::Reject];
+    let mut settling = vec![hello()];
+    for (n, verdict) in (1..).zip(settled) {
+        let frames = [put(n, None), receive(3 * n - 1, None), settle(n, verdict)];
+        settling.extend(frames);
+    }
+    let transactions = vec![
+        hello(),
+        put(1, Some(1)),
+        put(2, Some(1)),
+        end(3, 1, true),
+        receive(4, Some(2)),
+        put(4, Some(2)),
+        end(5, 2, true),
+        receive(7, Some(3)),
+        end(6, 3, false),
+    ];
+    vec![("settling", settling), ("transactions", transactions)]
 }
 
 #[test]
@@ -126,4 +202,68 @@ fn the_seeds_reach_every_decoder() {
     assert!(missing.is_empty(), "no seed is read as {missing:?}");
     let missing: Vec<_> = all.difference(&refused).collect();
     assert!(missing.is_empty(), "nothing is refused as {missing:?}");
+}
+
+/// The checksums of a session are put right, whatever was changed.
+#[test]
+fn the_seeds_of_a_session_settle_and_commit() {
+    let of = |name: &str, change: fn(&mut Vec<u8>)| {
+        let mut bytes = fs::read(here().join("seeds/local_session").join(name)).unwrap();
+        change(&mut bytes);
+        qm_fuzz::answers_in_session(&bytes)
+    };
+    let settled = |answers: &[NodeFrame]| {
+        let settled = answers.iter().filter_map(|answer| match answer {
+            NodeFrame::Settled(settled) => Some(settled.messages),
+            _ => None,
+        });
+        settled.collect::<Vec<_>>()
+    };
+    let committed = |answers: &[NodeFrame]| {
+        let ended = answers.iter().filter_map(|answer| match answer {
+            NodeFrame::TransactionEnded(ended) => Some(ended.committed.is_some()),
+            _ => None,
+        });
+        ended.collect::<Vec<_>>()
+    };
+    let keep: fn(&mut Vec<u8>) = |_| {};
+    // Another program, whose name stands in the first frame: its checksum is wrong now.
+    let other: fn(&mut Vec<u8>) = |bytes| {
+        let at = bytes.windows(4).position(|four| four == b"seed").unwrap();
+        bytes[at..at + 4].copy_from_slice(b"weed");
+    };
+    for change in [keep, other] {
+        assert_eq!(settled(&of("settling", change)), [1; 3]);
+        assert_eq!(committed(&of("transactions", change)), [true, true, false]);
+    }
+}
+
+/// A search of the engine begins where peers say everything, and hear every answer.
+#[test]
+fn the_seeds_of_the_engine_say_every_kind_of_frame() {
+    let [mut said, mut heard] = [BTreeSet::new(), BTreeSet::new()];
+    for file in fs::read_dir(here().join("seeds/engine_ops")).unwrap() {
+        let kinds = qm_fuzz::kinds_in_ops(&fs::read(file.unwrap().path()).unwrap());
+        let [of_peers, of_engine] = kinds;
+        said.extend(of_peers);
+        heard.extend(of_engine);
+    }
+    let missing = |found: &BTreeSet<FrameKind>, wanted: &dyn Fn(FrameKind) -> bool| {
+        let all = FrameKind::ALL.iter().copied();
+        let missing = all.filter(|kind| wanted(*kind) && !found.contains(kind));
+        missing.collect::<Vec<_>>()
+    };
+    assert_eq!(missing(&said, &FrameKind::is_between_nodes), []);
+    // The engine announces no large bodies and asks nobody for his queues; and a mark follows from
+    // more messages than a seed has.
+    let never = [
+        FrameKind::Evicted,
+        FrameKind::ForkPoints,
+        FrameKind::Announce,
+        FrameKind::BodyWanted,
+        FrameKind::BodyPart,
+        FrameKind::RemoteRequest,
+    ];
+    let answers = |kind: FrameKind| kind.is_between_nodes() && !never.contains(&kind);
+    assert_eq!(missing(&heard, &answers), []);
 }
