@@ -1,5 +1,7 @@
 //! What an operator can set, with the defaults of the manual.
 
+use crate::limits::SKIPS_MAX;
+
 /// Who may send to this node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Trust {
@@ -109,6 +111,9 @@ pub struct EngineConfig {
     /// Links that are remembered of each transactional stream that arrives, beyond those that its
     /// sender has not settled: as far back a restored backup of a sender may lie.
     pub stream_history_links: usize,
+    /// Transactional messages that expired or were purged and that no destination has answered for;
+    /// while there are so many, no other one expires or is purged.
+    pub skips_max: usize,
     /// How long the outcomes of an application's requests and its idempotency keys are kept.
     pub outcome_retention_ms: u64,
     /// How long a transaction of an application may be open.
@@ -154,6 +159,7 @@ impl Default for EngineConfig {
             history_events_max: 32_768,
             history_bytes_max: 4 << 20,
             stream_history_links: 100_000,
+            skips_max: SKIPS_MAX,
             outcome_retention_ms: 24 * 60 * 60 * 1_000,
             transaction_ms_max: 60 * 60 * 1_000,
             #[cfg(feature = "__breaks")]

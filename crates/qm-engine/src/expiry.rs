@@ -1,6 +1,8 @@
 //! Messages whose time ran out: noticed when the earliest of a queue is due, or when a message is
 //! about to be handed out.
 
+use std::collections::BTreeSet;
+
 use qm_wire::{Class, MessageFlags, Outcome};
 
 use crate::backlog::{Backlog, Message};
@@ -13,6 +15,9 @@ use crate::time::Timestamp;
 
 /// Deadlines so close together are looked at together, milliseconds.
 pub(crate) const TOGETHER_MS: u64 = 100;
+
+/// What is overdue and can't end yet is looked at again after so long, milliseconds.
+const LOOK_AGAIN_MS: u64 = 10_000;
 
 impl Engine {
     /// Arms the timer for a message that entered memory.
@@ -65,34 +70,47 @@ impl Engine {
             }
         }
         let life = self.incarnation;
+        let looks_again = now.plus_ms(LOOK_AGAIN_MS);
+        let judges = self.destinations_that_judge();
+        let mut skips = self.skips_left();
         for (number, out) in &mut self.outs {
             for (priority, lane) in &mut out.lanes {
                 // What is transactional and was transmitted, perhaps in an earlier life, is not
-                // declared expired here: its destination decides, who sees no time left and
-                // rejects what it does not already have.
-                let early = crate::broken!(self, expire_in_doubt);
-                let untouched = |m: &Message| {
-                    early
-                        || m.class != Class::Transactional
-                        || !m.transmitted && m.id.incarnation == life
+                // declared expired while its destination is there: that decides, sees no time
+                // left, and rejects what it does not already have.
+                let judged = judges.contains(number) && !crate::broken!(self, expire_in_doubt);
+                let mut may_end = |message: &Message, doubtful: bool| {
+                    if message.class != Class::Transactional {
+                        return true;
+                    }
+                    let sent = doubtful || message.transmitted || message.id.incarnation != life;
+                    if sent && judged {
+                        return false;
+                    }
+                    // It leaves a skip, which takes memory until its destination has answered.
+                    let room = skips > 0;
+                    skips = skips.saturating_sub(1);
+                    room
                 };
                 if lane.doubt_deadline <= now {
                     let mut next = Timestamp::NEVER;
                     for message in lane.doubt.values() {
                         let at = message.reach_deadline();
-                        if message.class == Class::Transactional {
-                            continue;
-                        } else if at <= now {
+                        if at > now {
+                            next = next.min(at);
+                        } else if may_end(message, true) {
                             doubtful.push((*number, *priority, message.position));
                         } else {
-                            next = next.min(at);
+                            next = next.min(looks_again);
                         }
                     }
                     lane.doubt_deadline = next;
                 }
                 rearm = rearm.min(lane.doubt_deadline);
-                let positions = overdue(&mut lane.backlog, now, Message::reach_deadline, untouched);
-                rearm = rearm.min(lane.backlog.deadline);
+                let backlog = &mut lane.backlog;
+                let positions =
+                    overdue(backlog, now, Message::reach_deadline, |m| may_end(m, false));
+                rearm = rearm.min(backlog.deadline);
                 due.push((false, *number, *priority, positions));
             }
         }
@@ -130,6 +148,19 @@ impl Engine {
             // Many deadlines close together are looked at together.
             self.arm(rearm.max(now.plus_ms(TOGETHER_MS)), Timer::Expiry);
         }
+    }
+
+    /// Queues whose destinations are there, and judge for themselves what may have reached them.
+    fn destinations_that_judge(&self) -> BTreeSet<u32> {
+        let outs = self.outs.iter().filter(|(_, out)| out.stream.is_some());
+        let numbers = outs.map(|(number, _)| *number);
+        numbers.filter(|number| !self.is_away(*number)).collect()
+    }
+
+    /// Whether the destination of an outgoing queue can't be asked now.
+    pub(crate) fn is_away(&self, number: u32) -> bool {
+        let peer = self.peer_of(number);
+        !peer.is_some_and(|peer| self.has_session(self.own_of(number), peer))
     }
 
     /// A message ended: its letter is safe, or none is kept. Whoever follows it may hear of it; a
@@ -225,19 +256,21 @@ fn overdue(
     backlog: &mut Backlog,
     now: Timestamp,
     deadline: impl Fn(&Message) -> Timestamp,
-    concerns: impl Fn(&Message) -> bool,
+    mut may_end: impl FnMut(&Message) -> bool,
 ) -> Vec<u64> {
     if backlog.deadline > now {
         return Vec::new();
     }
     let mut next = Timestamp::NEVER;
     let mut positions = Vec::new();
-    for message in backlog.resident().filter(|m| concerns(m)) {
+    for message in backlog.resident() {
         let at = deadline(message);
-        if at <= now {
+        if at > now {
+            next = next.min(at);
+        } else if may_end(message) {
             positions.push(message.position);
         } else {
-            next = next.min(at);
+            next = next.min(now.plus_ms(LOOK_AGAIN_MS));
         }
     }
     backlog.deadline = next;

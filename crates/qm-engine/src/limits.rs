@@ -203,6 +203,10 @@ pub const LINKS_KEPT_LEAST: usize = 8_192;
 /// For how long links are kept at least, while they are not too many: 30 days.
 pub const STREAM_AGE_MS: u64 = 30 * 24 * 60 * 60 * 1_000;
 
+/// Transactional messages that left their streams otherwise than by delivery and that no
+/// destination has answered for: each takes a few hundred bytes of memory until then.
+pub const SKIPS_MAX: usize = 262_144;
+
 /// Skips that a sender leaves unanswered on one session: a window, as of messages. No credit bounds
 /// them, so a receiver that has twice as many to write down ends the session.
 pub const SKIPS_OPEN_MAX: usize = 4_096;

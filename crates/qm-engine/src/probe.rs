@@ -179,6 +179,8 @@ reach! {
     ExpiredWaiting,
     /// A message ran out of time that may have been transmitted: its destination is asked.
     ExpiredInDoubt,
+    /// A message whose place is settled was to expire or to be purged, and left as delivered.
+    LeftSettled,
     /// A transactional message that ran out of time was sent again, for its destination to refuse
     /// or recognise.
     ExpiredAsked,

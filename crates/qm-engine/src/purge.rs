@@ -55,6 +55,38 @@ impl Purge {
     }
 }
 
+/// Why a purge can't go on.
+#[derive(Clone, Copy, Debug)]
+enum Failure {
+    /// The disk is full and takes no dead letters.
+    Disk,
+    /// Too many messages that left their streams are not answered for.
+    Skips,
+}
+
+impl Failure {
+    fn reply(self, skips_max: usize) -> AdminReply {
+        let (outcome, cause, fix) = match self {
+            Self::Disk => (
+                Outcome::STORE_FULL,
+                "the disk is full and takes no more dead letters; the messages that are not kept as such stay where they are".to_owned(),
+                "purge with --discard, which keeps none and makes room",
+            ),
+            Self::Skips => (
+                Outcome::BUSY,
+                format!("{skips_max} transactional messages that left their queues wait for the word of their destinations, and no more may; those that are not purged stay where they are"),
+                "purge again when a destination was there, or begin its stream anew (qm-node stream rebase QUEUE) before",
+            ),
+        };
+        let fix = fix.to_owned();
+        AdminReply::Failed {
+            outcome,
+            cause,
+            fix,
+        }
+    }
+}
+
 /// How far a step came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
@@ -192,7 +224,13 @@ impl Engine {
             let Some(out) = self.outs.get(&number) else {
                 continue;
             };
-            let left = out.in_flight + out.doubtful_in_stream();
+            // Whose destination is away is given up, and answered for later.
+            let doubtful = if self.is_away(number) {
+                0
+            } else {
+                out.doubtful_in_stream()
+            };
+            let left = out.in_flight + doubtful;
             let ends = out
                 .lanes
                 .iter()
@@ -298,14 +336,23 @@ impl Engine {
         }
         let (fate, ends) = (purge.fate(), purge.ends.clone());
         if self.disk_refuses() && !fate.discard {
-            return self.purge_failed(fate.job);
+            return self.purge_failed(fate.job, &Failure::Disk);
         }
         let mut step = Step::Done;
         let mut taken = 0;
+        // Who refused this node answers for no place: its stream begins anew, without skips.
+        let room = if fate.refused_by.is_some() {
+            usize::MAX
+        } else {
+            self.skips_left()
+        };
         for (priority, end) in ends.into_iter().rev() {
             loop {
                 if taken >= STEP_MESSAGES {
                     return Step::Goes;
+                }
+                if !local && taken >= room && self.lane_leaves_skips(number, priority, end) {
+                    return self.purge_failed(fate.job, &Failure::Skips);
                 }
                 let Some(lane) = self.purged_lane(local, number, priority) else {
                     break;
@@ -329,8 +376,16 @@ impl Engine {
             if local {
                 self.refill_local(number, priority);
             } else {
-                taken += self.purge_doubts(number, priority, end, fate);
+                let doubts_room = room.saturating_sub(taken);
+                taken += self.purge_doubts(number, priority, end, fate, doubts_room);
                 self.refill_out(number, priority);
+                if self
+                    .purgeable_doubts(number, priority, end)
+                    .next()
+                    .is_some()
+                {
+                    return self.purge_failed(fate.job, &Failure::Skips);
+                }
             }
         }
         if local && self.is_held_by_a_commit(number) {
@@ -346,6 +401,9 @@ impl Engine {
         let transmitted = !local && before;
         if transmitted {
             self.place_in_stream(number, message);
+        }
+        if !local && self.left_when_settled(number, priority, message) {
+            return;
         }
         // Who refused this node's word will not be asked; a place is begun anew.
         let refused = fate.refused_by.is_some();
@@ -388,11 +446,37 @@ impl Engine {
         queue.is_some_and(|q| q.deleting && !q.leased.is_empty())
     }
 
+    /// Whether what a purge takes next leaves a skip.
+    fn lane_leaves_skips(&self, number: u32, priority: u8, end: u64) -> bool {
+        let out = self.outs.get(&number);
+        let lane = out.and_then(|out| out.lanes.get(&priority));
+        let next = lane.and_then(|lane| lane.backlog.peek());
+        next.is_some_and(|next| next.position < end && next.class == Class::Transactional)
+    }
+
+    /// How many messages may still leave their streams before destinations answer for others.
+    pub(crate) fn skips_left(&self) -> usize {
+        let streams = self.outs.values().filter_map(|out| out.stream.as_ref());
+        let open: usize = streams.map(|stream| stream.chain.skips().len()).sum();
+        self.config.skips_max.saturating_sub(open)
+    }
+
     /// What is in doubt goes too, and its destination is asked, which voids what it does not have.
-    /// A transactional message stays: its place in the stream is asked for already.
-    fn purge_doubts(&mut self, number: u32, priority: u8, end: u64, fate: Fate) -> usize {
+    /// A transactional message whose destination is there stays: its place in the stream is asked
+    /// for already. At most `room` of the others leave a skip.
+    fn purge_doubts(
+        &mut self,
+        number: u32,
+        priority: u8,
+        end: u64,
+        fate: Fate,
+        room: usize,
+    ) -> usize {
         let refused = fate.refused_by.is_some();
-        let doubts: Vec<_> = self.purgeable_doubts(number, priority, end).collect();
+        let doubts: Vec<_> = self
+            .purgeable_doubts(number, priority, end)
+            .take(room)
+            .collect();
         let mut taken = 0;
         for at in doubts {
             let Some(message) = self.give_up_doubt(number, priority, at) else {
@@ -423,7 +507,9 @@ impl Engine {
         let doubts = lane
             .into_iter()
             .flat_map(move |lane| lane.doubt.range(..end));
-        let doubts = doubts.filter(|(_, message)| message.class != Class::Transactional);
+        let away = self.is_away(number);
+        let goes = move |message: &Message| away || message.class != Class::Transactional;
+        let doubts = doubts.filter(move |(_, message)| goes(message));
         doubts.map(|(at, _)| *at)
     }
 
@@ -452,19 +538,12 @@ impl Engine {
         }
     }
 
-    /// A full disk takes no dead letters: what was done is done, the rest stays.
-    fn purge_failed(&mut self, job: JobId) -> Step {
+    /// What was done is done, the rest stays.
+    fn purge_failed(&mut self, job: JobId, why: &Failure) -> Step {
         if self.job(job).is_none() {
             return Step::Waits;
         }
-        let cause = "the disk is full and takes no more dead letters; the messages that are not kept as such stay where they are".to_owned();
-        let fix = "purge with --discard, which keeps none and makes room".to_owned();
-        let outcome = Outcome::STORE_FULL;
-        let reply = AdminReply::Failed {
-            outcome,
-            cause,
-            fix,
-        };
+        let reply = why.reply(self.config.skips_max);
         let numbers: Vec<_> = self
             .purges
             .iter()
@@ -509,7 +588,7 @@ impl Engine {
         if clear {
             self.purge_done(local, number);
         } else if self.disk_refuses() && !discard {
-            self.purge_failed(job);
+            self.purge_failed(job, &Failure::Disk);
         }
     }
 

@@ -109,6 +109,9 @@ impl Engine {
     pub(crate) fn bury_as(&mut self, number: u32, priority: u8, message: &Message, mut end: End) {
         // Until its destination has answered for its place, it may have been delivered.
         self.place_before_leaving(number, message);
+        if self.left_when_settled(number, priority, message) {
+            return;
+        }
         let mut placed = self.is_placed(number, message);
         if crate::broken!(self, no_skip) && core::mem::take(&mut placed) {
             self.settle_in_stream(number, message);
@@ -173,6 +176,34 @@ impl Engine {
                 kept,
             };
             self.died(died, !message.class.is_durable());
+        }
+    }
+
+    /// A transactional message whose place is settled was delivered, and only its removal was lost,
+    /// or its copy refused: it leaves as such, whatever else was to become of it. Returns whether
+    /// that is so.
+    pub(crate) fn left_when_settled(
+        &mut self,
+        number: u32,
+        priority: u8,
+        message: &Message,
+    ) -> bool {
+        let stream = self.outs.get(&number).and_then(|out| out.stream.as_ref());
+        let settled = message.class == Class::Transactional
+            && stream.is_some_and(|stream| stream.chain.has_passed(message.position));
+        if settled {
+            crate::reached!(self, LeftSettled);
+            self.leave_settled(number, priority, message);
+        }
+        settled
+    }
+
+    /// It was settled once; only its removal was lost.
+    pub(super) fn leave_settled(&mut self, number: u32, priority: u8, message: &Message) {
+        if wishes_copy(message) {
+            self.leave_delivered(number, priority, message);
+        } else {
+            self.remove_from_store(number, priority, message);
         }
     }
 

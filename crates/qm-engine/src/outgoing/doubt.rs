@@ -1,7 +1,7 @@
 //! Messages that may have been transmitted before: none is sent again before its destination, which
 //! is asked, has said that it does not have it.
 
-use qm_wire::{Class, Entry, QmId};
+use qm_wire::{Entry, QmId};
 
 use super::Remote;
 use crate::backlog::Message;
@@ -24,12 +24,7 @@ impl Engine {
                 let mut message = message;
                 message.transmitted = true;
                 let source = message.source;
-                // The destination of a transactional message judges its time.
-                let due = if message.class == Class::Transactional {
-                    Timestamp::NEVER
-                } else {
-                    message.reach_deadline()
-                };
+                let due = message.reach_deadline();
                 lane.doubt_deadline = lane.doubt_deadline.min(due);
                 lane.doubt_bytes = lane.doubt_bytes.saturating_add(message.credit());
                 lane.doubt.insert(position, message);

@@ -166,12 +166,7 @@ impl Engine {
                 Some(stream) => match stream.fly(&message, (link, session.next_number)) {
                     Some(place) => Some(place),
                     None => {
-                        // It was settled once; only its removal was lost.
-                        if wishes_copy(&message) {
-                            self.leave_delivered(number, priority, &message);
-                        } else {
-                            self.remove_from_store(number, priority, &message);
-                        }
+                        self.leave_settled(number, priority, &message);
                         continue;
                     }
                 },

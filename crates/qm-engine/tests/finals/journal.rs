@@ -1,7 +1,7 @@
 //! Copies of what has left, in the journal queue of its source.
 
 use qm_engine::StoreOp;
-use qm_engine::admin::{AdminReply, AdminRequest};
+use qm_engine::admin::{AdminReply, AdminRequest, Selector};
 use qm_wire::local::{Follow, NodeFrame, Verdict};
 use qm_wire::{AckWishes, Class, Entry, MessageFlags, Outcome, PeerFrame};
 
@@ -97,6 +97,36 @@ fn a_full_disk_makes_what_wishes_a_copy_wait() {
         assert_eq!(b.receive("orders"), ["1"], "{class:?}");
         carry(&mut a, &mut b, LINK);
         assert_eq!(a.fates().last(), Some(&Outcome::RECEIVED), "{class:?}");
+    }
+}
+
+/// Its place is settled, on disk, although its copy is not: whatever is to become of it, it
+/// arrived.
+#[test]
+fn a_message_whose_copy_was_refused_is_no_dead_letter() {
+    for expires in [false, true] {
+        let (mut a, mut b) = met(Class::Transactional);
+        a.put("qm://b/orders", "1", |put| {
+            put.class = Class::Transactional;
+            put.flags = MessageFlags::JOURNAL.with(MessageFlags::DEAD_LETTER);
+            put.time_to_reach_queue_ms = expires.then_some(5_000);
+        });
+        a.hold_disk = true;
+        carry_but(&mut a, &mut b, LINK, is_final);
+        let mut a = a.die_on_a_full_disk();
+        b.lose_link(LINK);
+        if expires {
+            a.wait(5_000);
+        } else {
+            a.ask(AdminRequest::OutgoingPurge {
+                which: Selector::All,
+                discard: false,
+            });
+        }
+        assert!(a.dead().is_empty());
+        assert_eq!(waiting(&mut a), 0);
+        assert_eq!(a.receive("journal$"), ["1"]);
+        assert_eq!(b.receive("orders"), ["1"]);
     }
 }
 
