@@ -9,6 +9,8 @@
 )]
 mod support;
 
+mod schedules;
+
 use qm_engine::{EngineConfig, LinkId};
 use qm_wire::{Class, Outcome, PeerFrame, Query};
 use support::{Disk, Node, carry, carry_but, connect, numbers, plug, reconnect};
