@@ -28,8 +28,8 @@ struct Told {
 pub(super) struct Streams {
     /// Where the streams of peers go on: the newest position and its link.
     ends: BTreeMap<(u8, u8), (u64, Link)>,
-    /// What peers told, by its own link.
-    told: BTreeMap<Link, Told>,
+    /// What peers told, by its own link: a peer may tell the same in several streams.
+    told: BTreeMap<(u8, StreamId, Link), Told>,
     /// Messages that they told, to tell them again.
     again: Vec<(u8, Data)>,
     /// Where the engine's own messages and skips stand, and for whom.
@@ -65,8 +65,8 @@ impl Streams {
             0..200 => (end.saturating_add(1), last),
             200..230 if !self.told.is_empty() => {
                 let at = usize::from(cut.byte()) % self.told.len();
-                let (link, told) = self.told.iter().nth(at).expect("it is below their number");
-                (told.place.position.saturating_add(1), *link)
+                let (key, told) = self.told.iter().nth(at).expect("it is below their number");
+                (told.place.position.saturating_add(1), key.2)
             }
             200..240 => (end.saturating_add(1), Link([how; 16])),
             _ => (cut.number(), last),
@@ -89,7 +89,7 @@ impl Streams {
         if end.checked_add(1) == Some(place.position) && last == place.previous {
             self.ends.insert((peer, stream), (place.position, link));
         }
-        self.told.entry(link).or_insert(Told {
+        self.told.entry((peer, place.stream, link)).or_insert(Told {
             place,
             tag,
             message: false,
@@ -107,15 +107,15 @@ impl Streams {
         match frame {
             PeerFrame::OrderAck(ack) => {
                 for run in &ack.runs {
-                    self.check_run(run, durable);
+                    self.check_run(peer, run, durable);
                 }
             }
             PeerFrame::Skipped(skipped) => {
                 for at in &skipped.links {
-                    let told = self.told.get(&at.link).filter(|told| told.skip);
+                    let told = self.told.get(&(peer, at.stream, at.link));
+                    let told = told.filter(|told| told.skip);
                     let told = told.expect("only what was skipped is skipped");
-                    let place = (told.place.stream, told.place.position);
-                    assert_eq!(place, (at.stream, at.position));
+                    assert_eq!(told.place.position, at.position);
                 }
             }
             // The sender goes on where it may.
@@ -131,13 +131,13 @@ impl Streams {
     }
 
     /// Everything that a run names was told, follows from what is before it, and is stored.
-    fn check_run(&self, run: &Run, durable: &BTreeSet<Tag>) {
+    fn check_run(&self, peer: u8, run: &Run, durable: &BTreeSet<Tag>) {
         let (mut link, mut position) = (run.link, run.last);
         loop {
-            let told = self.told.get(&link).filter(|told| told.message);
+            let told = self.told.get(&(peer, run.stream, link));
+            let told = told.filter(|told| told.message);
             let told = told.expect("only what was told is acknowledged");
-            let place = (told.place.stream, told.place.position);
-            assert_eq!(place, (run.stream, position));
+            assert_eq!(told.place.position, position);
             assert!(durable.contains(&told.tag), "acknowledged and not stored");
             if position <= run.first {
                 return;
