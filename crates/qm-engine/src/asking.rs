@@ -382,6 +382,8 @@ impl Engine {
             {
                 asking.word = Some(Word::Refused);
                 self.end_by_word(id);
+                // Each stands for itself, and there may be more than one batch takes.
+                self.seal_if_large();
             }
         }
     }

@@ -209,6 +209,13 @@ impl Awaiting {
         self.putting.clear();
     }
 
+    /// Those that ended here, and may have arrived all the same.
+    pub(crate) fn doubts(&self) -> impl Iterator<Item = MessageId> {
+        let doubt = |awaited: &Awaited| matches!(awaited.wait, Wait::Doubt(_));
+        let doubts = self.all.iter().filter(move |(_, awaited)| doubt(awaited));
+        doubts.map(|(id, _)| *id)
+    }
+
     /// What is known of a message.
     pub(crate) fn get(&self, id: MessageId) -> Option<&Awaited> {
         self.all.get(&id)

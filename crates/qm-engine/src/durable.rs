@@ -84,12 +84,12 @@ impl Engine {
                 Then::DeadLetter { put, died, from } => {
                     self.put_durable(true, put);
                     let from = from.filter(|from| !from.local);
-                    if let Some(from) = &from {
-                        self.skip_of_letter_durable(from.queue, from.message.position);
-                        self.left_unplaced(from.queue, from.message.position);
-                    }
                     if let Some(died) = died {
                         self.died(died, true);
+                    }
+                    if let Some(from) = &from {
+                        self.letter_of_stream_durable(from, put.position, died.as_ref());
+                        self.left_unplaced(from.queue, from.message.position);
                     }
                     if let Some(from) = from {
                         // What was learnt meanwhile comes behind its death.

@@ -90,15 +90,21 @@ impl Engine {
     pub(crate) fn letter_uncertain(&mut self, letter: Option<u64>, id: MessageId) {
         self.counters.letters_uncertain += 1;
         crate::reached!(self, LetterUncertain);
-        if let Some(position) = letter
-            && let Some(open) = self.open_letters.get_mut(&position)
-        {
-            *open = Open::Uncertain;
-            self.commits
-                .set(letter_key(position), letter_value(Open::Uncertain));
+        if let Some(position) = letter {
+            self.note_letter_uncertain(position);
         }
         self.death_stands(id);
         self.event(Event::DeathUncertain { id });
+    }
+
+    /// Nobody can say any more whether the message of a letter arrived.
+    pub(crate) fn note_letter_uncertain(&mut self, position: u64) {
+        if let Some(open) = self.open_letters.get_mut(&position)
+            && core::mem::replace(open, Open::Uncertain) != Open::Uncertain
+        {
+            self.commits
+                .set(letter_key(position), letter_value(Open::Uncertain));
+        }
     }
 
     /// The destination has a message that ended here: its dead letter goes.

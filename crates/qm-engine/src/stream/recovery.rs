@@ -1,6 +1,6 @@
 //! Streams as the store has them, on both sides.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use qm_wire::{Link, QmId, StreamId};
@@ -98,6 +98,20 @@ impl Engine {
         let mut stream = InStream::new(queue, branches, self.now.at);
         stream.low = 0;
         self.ins.streams.insert(key, stream);
+    }
+
+    /// A stream had begun anew while the letter of what had left it was on its way to the disk, and
+    /// this node died before it told that. Nobody is asked, and nobody will answer.
+    pub(crate) fn end_left_doubts(&mut self) {
+        let streams = self.outs.values().filter_map(|out| out.stream.as_ref());
+        let skips = streams.flat_map(|stream| stream.chain.skips());
+        let skips: BTreeSet<_> = skips.map(|skip| skip.entry.id).collect();
+        let doubts = self.awaiting.doubts();
+        let left = doubts.filter(|id| !skips.contains(id) && !self.asks_about(*id));
+        for id in left.collect::<Vec<_>>() {
+            self.death_stands(id);
+            self.seal_if_large();
+        }
     }
 
     /// A message that was read from a queue and never was part of its stream goes.

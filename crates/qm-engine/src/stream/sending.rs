@@ -389,13 +389,15 @@ impl Engine {
         }
     }
 
-    /// The same for the skip of a message that became a dead letter.
-    pub(crate) fn skip_of_letter_durable(&mut self, number: u32, at: u64) {
+    /// The same for the skip of a message that became a dead letter; whether there is one.
+    pub(crate) fn skip_of_letter_durable(&mut self, number: u32, at: u64) -> bool {
         let stream = self.outs.get(&number).and_then(|out| out.stream.as_ref());
         let skip = stream.and_then(|stream| stream.chain.skip_at(at));
-        if let Some(position) = skip.map(|skip| skip.mark.position) {
+        let position = skip.map(|skip| skip.mark.position);
+        if let Some(position) = position {
             self.skip_durable(number, position);
         }
+        position.is_some()
     }
 
     /// The disk refused a dead letter: its message stands in its place again.

@@ -42,6 +42,8 @@ impl Engine {
                     crate::reached!(self, OrderAckApplied);
                     for position in positions {
                         self.delivered_in_stream(number, position);
+                        // One run may be of more than a batch takes.
+                        self.seal_if_large();
                     }
                 }
                 Settles::Nothing => {}

@@ -3,9 +3,10 @@
 use qm_wire::{Class, Link, Need, Outcome, Priority, QmId, StreamId};
 
 use crate::backlog::Message;
+use crate::commits::{Died, Origin};
 use crate::engine::Engine;
 use crate::io::{Event, LinkId};
-use crate::stream::chain::GoOn;
+use crate::stream::chain::{GoOn, Skipping};
 use crate::stream::record::skip_key;
 use crate::stream::sending::HeldStream;
 
@@ -168,7 +169,7 @@ impl Engine {
                 continue;
             };
             stream.floor = Some((link, stream.chain.low()));
-            match stream.store.replace(store) {
+            match stream.store {
                 Some(known) if known == store => continue,
                 Some(_) => {
                     crate::reached!(self, StreamRerooted);
@@ -177,9 +178,13 @@ impl Engine {
                         queue,
                         text: "the destination has another store than before: exactly once cannot be proven across its loss".to_owned(),
                     });
+                    // Before the new store is noted: whoever dies half way begins it anew again.
                     self.reroot_stream(number);
                 }
                 None => {}
+            }
+            if let Some(stream) = self.out_stream(number) {
+                stream.store = Some(store);
             }
             self.soil_stream(number);
         }
@@ -203,6 +208,7 @@ impl Engine {
             // its letter there would come back.
             self.seal();
         }
+        self.give_up_skips(number);
         let mut id = [0; 16];
         self.entropy.fill(&mut id);
         let id = StreamId(id);
@@ -229,11 +235,11 @@ impl Engine {
         self.stream_ids.insert(id, number);
         self.counters.streams_rerooted += 1;
         for skip in skips {
+            // Their letters are on their way to the disk, which may refuse them: nothing is decided
+            // before they stand. What a crash between would leave open is noted.
             self.commits.unset(skip_key(number, skip.mark.position));
-            self.letter_uncertain(skip.letter.map(|(letter, _)| letter), skip.entry.id);
-            // The others are told when their letters stand.
-            if skip.durable {
-                self.tell_end(skip.entry.id, skip.outcome);
+            if let Some((letter, _)) = skip.letter {
+                self.note_letter_uncertain(letter);
             }
         }
         let flights = flights
@@ -266,6 +272,50 @@ impl Engine {
         for message in messages {
             self.release(&message);
             self.put_in_doubt(number, priority, message);
+        }
+    }
+
+    /// Of a stream that begins anew nobody answers for the skips any more. There may be more of
+    /// them than one batch takes: each goes as if it were answered for, so that what is on disk
+    /// after any of the batches is a chain with the right places. Those whose letters the disk has
+    /// not confirmed stay: a message that comes back must not find its place settled.
+    fn give_up_skips(&mut self, number: u32) {
+        let Some(stream) = self.out_stream(number) else {
+            return;
+        };
+        // Without a letter it is in an earlier batch of those that keep their order.
+        let certain = |skip: &&Skipping<_>| skip.durable || skip.letter.is_none();
+        let skips = stream.chain.skips().filter(certain);
+        let positions: Vec<_> = skips.map(|skip| skip.mark.position).collect();
+        for position in positions {
+            let Some(skip) = self
+                .out_stream(number)
+                .and_then(|stream| stream.chain.settle_skip(position))
+            else {
+                continue;
+            };
+            self.soil_stream(number);
+            self.commits.unset(skip_key(number, position));
+            self.letter_uncertain(skip.letter.map(|(letter, _)| letter), skip.entry.id);
+            self.tell_end(skip.entry.id, skip.outcome);
+            self.seal_if_large();
+        }
+    }
+
+    /// A dead letter is on disk, and its skip may be sent; unless its stream began anew meanwhile:
+    /// then nobody can say any more whether its message arrived.
+    pub(crate) fn letter_of_stream_durable(
+        &mut self,
+        from: &Origin,
+        letter: u64,
+        died: Option<&Died>,
+    ) {
+        let (queue, message) = (from.queue, &from.message);
+        let skips = self.skip_of_letter_durable(queue, message.position);
+        let doubt = died.filter(|died| died.end.unconfirmed);
+        if let Some(died) = doubt.filter(|_| !skips && message.class == Class::Transactional) {
+            self.letter_uncertain(Some(letter), message.id);
+            self.tell_end(message.id, died.end.outcome);
         }
     }
 }

@@ -150,7 +150,7 @@ fn what_came_too_late_to_be_received_never_arrived() {
 /// One message, which arrives, and how its destination would refuse it. What it says is kept back
 /// and returned.
 fn taken_and_refused(a: &mut Node, b: &mut Node) -> (Vec<PeerFrame>, PeerFrame) {
-    a.send([1]);
+    a.put("qm://b/orders", "1", |put| put.follow = Follow::Delivered);
     let (mut words, mut refusals) = (Vec::new(), Vec::new());
     carry_but(a, b, LINK, |frame| {
         if let PeerFrame::Data(data) = frame {
@@ -231,6 +231,7 @@ fn what_left_a_stream_that_begins_anew_in_the_same_batch_does_not_come_back() {
     });
     a.gathers = false;
     a.give(Input::Tick);
+    assert_eq!(a.fates(), [Outcome::BAD_DESTINATION_QUEUE]);
     let letter = a.dead().remove(0);
     assert!(letter.uncertain && !letter.unconfirmed);
     b.lose_link(LINK);

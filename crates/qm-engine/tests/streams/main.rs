@@ -1,6 +1,7 @@
 //! Transactional messages between two nodes: exactly once and in order, whatever happens to either.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
+mod anew;
 mod away;
 mod copies;
 mod faults;

@@ -43,6 +43,8 @@ pub(crate) struct Node {
     /// Whether every signature that it asks about is good.
     pub(crate) believes: bool,
     pub(crate) waiting: Vec<(Ticket, Vec<StoreOp>)>,
+    /// Bytes of the largest batch that its disk can take at all.
+    pub(crate) batch_max: usize,
     order: Order,
     next_sequence: u64,
     pub(crate) next_request: u64,
@@ -99,6 +101,7 @@ impl Node {
             audits: true,
             believes: false,
             waiting: Vec::new(),
+            batch_max: usize::MAX,
             order: Order::default(),
             next_sequence: 1,
             next_request: 1,
@@ -183,7 +186,8 @@ impl Node {
 
     /// What the disk answers that has room for a batch, or not.
     fn answered(&mut self, ticket: Ticket, ops: Vec<StoreOp>, has_room: bool) -> Input {
-        if self.order.takes(ticket, has_room) {
+        let fits = ops.iter().map(bytes_of).sum::<usize>() <= self.batch_max;
+        if self.order.takes(ticket, has_room && fits) {
             self.disk.apply(ops);
             Input::Persisted { ticket }
         } else {
@@ -416,6 +420,16 @@ impl Node {
             link,
             text: "lost".to_owned(),
         });
+    }
+}
+
+/// What an operation takes in a store, about.
+fn bytes_of(op: &StoreOp) -> usize {
+    40 + match op {
+        StoreOp::Put { head, body, .. } => head.len() + body.len(),
+        StoreOp::Set { key, value } => key.len() + value.len(),
+        StoreOp::Unset { key } => key.len(),
+        StoreOp::Remove { .. } => 0,
     }
 }
 
