@@ -326,6 +326,11 @@ impl Commits {
         !self.again.is_empty()
     }
 
+    /// Whether the disk has not confirmed all that gives room back and was handed over.
+    pub(crate) const fn settles_under_way(&self) -> bool {
+        self.keeps_refused() || self.settling_waiting > 0
+    }
+
     /// What was refused is handed over again, also if nothing else is.
     pub(crate) const fn try_again(&mut self) {
         self.tries_again = !self.again.is_empty();

@@ -297,6 +297,15 @@ impl Engine {
                     putting: true,
                 } => {
                     let settled = self.settled_in_part(conn, settled);
+                    if self.commits.settles_under_way() {
+                        // What left without a letter is among it, and the answer speaks for that.
+                        self.commits.after_settling(Then::Settled {
+                            conn,
+                            settled,
+                            putting: false,
+                        });
+                        continue;
+                    }
                     let frame = qm_wire::local::NodeFrame::Settled(settled);
                     self.outputs.push_back(Output::Client { conn, frame });
                 }
@@ -341,7 +350,7 @@ impl Engine {
             self.link_again(number, at);
         }
         for (local, number) in emptied {
-            self.purge_confirmed(local, number);
+            self.purge_refused(local, number);
         }
         for number in moved {
             self.move_confirmed(number);

@@ -568,14 +568,35 @@ impl Engine {
 
     /// The disk has confirmed, or refused, what a purge took out.
     pub(crate) fn purge_confirmed(&mut self, local: bool, number: u32) {
+        let clear = self.is_purged(local, number);
         let Some(purge) = self.purges.get_mut(&(local, number)) else {
             return;
         };
         purge.confirming = false;
-        let job = purge.job;
-        let ends = purge.ends.clone();
-        let discard = purge.discard;
-        let clear = ends.into_iter().all(|(priority, end)| {
+        let (job, discard) = (purge.job, purge.discard);
+        if clear {
+            self.purge_done(local, number);
+        } else if self.disk_refuses() && !discard {
+            self.purge_failed(job, &Failure::Disk);
+        }
+    }
+
+    /// The disk refused the last letters of a purge. What it took out without one is told when the
+    /// disk has taken that.
+    pub(crate) fn purge_refused(&mut self, local: bool, number: u32) {
+        if self.commits.settles_under_way() && self.is_purged(local, number) {
+            self.commits.after_settling(Then::Emptied { local, number });
+        } else {
+            self.purge_confirmed(local, number);
+        }
+    }
+
+    /// Whether nothing is left in a queue of what a purge is about.
+    fn is_purged(&mut self, local: bool, number: u32) -> bool {
+        let Some(purge) = self.purges.get(&(local, number)) else {
+            return true;
+        };
+        purge.ends.clone().into_iter().all(|(priority, end)| {
             // What may have arrived and whose letter was refused is in doubt again.
             let doubts = !local
                 && self
@@ -584,12 +605,7 @@ impl Engine {
                     .is_some();
             let lane = self.purged_lane(local, number, priority);
             !doubts && lane.is_none_or(|lane| lane.is_clear_below(end))
-        });
-        if clear {
-            self.purge_done(local, number);
-        } else if self.disk_refuses() && !discard {
-            self.purge_failed(job, &Failure::Disk);
-        }
+        })
     }
 
     fn purge_done(&mut self, local: bool, number: u32) {

@@ -1,11 +1,11 @@
 //! A rejection is answered when it stands.
 
-use qm_engine::StoreOp;
 use qm_engine::admin::{AdminReply, AdminRequest};
+use qm_engine::{Input, StoreOp};
 use qm_wire::local::{NodeFrame, Verdict};
 use qm_wire::{Class, MessageFlags, Outcome};
 
-use super::support::Node;
+use super::support::{APPLICATION, Node};
 
 fn rejected(class: Class, flags: MessageFlags) -> Node {
     let mut a = Node::new(1);
@@ -123,5 +123,83 @@ fn rejections_over_several_batches_are_answered_as_a_whole() {
         assert_eq!(outcome, full);
         assert!(messages > 0 && back > 0, "{messages} settled, {back} back");
         assert_eq!(messages as usize + back, 200);
+    }
+}
+
+/// The disk has no room for what gives room back either, and this node dies on it.
+fn dies_full(mut a: Node) -> Node {
+    let batches = a.waiting.len();
+    assert!(batches >= 2);
+    for _ in 0..batches {
+        a.answer_one(false);
+    }
+    assert_eq!(settled(&a), []);
+    assert!(a.admin.is_none());
+    a.crash()
+}
+
+/// One of them leaves a letter, which the disk refuses; the other is removed in another batch.
+#[test]
+fn a_rejection_is_not_answered_before_what_it_removes_is_on_disk() {
+    for dies in [true, false] {
+        let mut a = Node::new(1);
+        a.create("here", |settings| settings.transactional = false);
+        for (body, flags) in [("1", MessageFlags::NONE), ("2", MessageFlags::DEAD_LETTER)] {
+            a.put("here", body, |put| {
+                put.class = Class::Recoverable;
+                put.flags = flags;
+            });
+        }
+        let held = a.take("here", 2, None);
+        a.hold_disk = true;
+        a.reject_all("here", (held[0].lookup, held[1].lookup));
+        if dies {
+            let mut a = dies_full(a);
+            assert_eq!(a.receive("here"), ["1", "2"]);
+            continue;
+        }
+        a.answer_one(false);
+        a.release_disk(1);
+        assert_eq!(settled(&a), []);
+        a.wait(10_000);
+        assert_eq!(settled(&a), [Some(Outcome::STORE_FULL)]);
+        assert_eq!(a.crash().receive("here"), ["2"]);
+    }
+}
+
+#[test]
+fn a_purge_is_not_answered_before_what_it_removes_is_on_disk() {
+    for dies in [true, false] {
+        let mut a = Node::new(1);
+        a.create("here", |settings| settings.transactional = false);
+        for body in ["1", "2"] {
+            a.put("here", body, |put| {
+                put.class = Class::Recoverable;
+                put.flags = MessageFlags::NONE;
+            });
+        }
+        a.hold_disk = true;
+        a.give(Input::Admin {
+            conn: APPLICATION,
+            request: 1,
+            what: AdminRequest::QueuePurge {
+                name: "here".parse().unwrap(),
+                discard: false,
+            },
+        });
+        if dies {
+            let mut a = dies_full(a);
+            assert_eq!(a.receive("here"), ["1", "2"]);
+            continue;
+        }
+        a.answer_one(false);
+        a.release_disk(0);
+        assert!(a.admin.is_none());
+        a.wait(10_000);
+        match a.admin.take() {
+            Some(AdminReply::Purged(tally)) => assert_eq!(tally.messages, 2),
+            other => panic!("{other:?}"),
+        }
+        assert!(a.crash().receive("here").is_empty());
     }
 }
