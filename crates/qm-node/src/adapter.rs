@@ -207,6 +207,11 @@ fn event_of(completion: Completion) -> DiskEvent {
             limited,
         },
         Completion::HasRoom => DiskEvent::HasRoom,
+        // What gives room back is handed over again as it is: it would keep everything behind it
+        // from the disk for ever.
+        Completion::Refused(_, refusal, batch) if batch.settles() => DiskEvent::Failed {
+            cause: format!("what must be written next breaks a rule of the store: {refusal}"),
+        },
         Completion::Refused(ticket, refusal, batch) => {
             tracing::error!(event = "batch_refused", ticket, %refusal, "the store refuses a batch");
             DiskEvent::Refused {
@@ -259,5 +264,41 @@ fn log_note(note: &RecoveryNote) {
             tracing::info!(event = "store_torn_tail", %note, "recovered after a crash");
         }
         _ => tracing::warn!(event = "store_note", %note, "recovery has something to tell"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use qm_store::Refusal;
+
+    use super::*;
+
+    /// What puts is taken back; what gives room back would be handed over for ever.
+    #[test]
+    fn a_batch_that_keeps_its_place_and_can_never_be_written_ends_the_node() {
+        let (bytes, max) = (40 << 20, 32 << 20);
+        let refused = |known| {
+            let batch = adapter::batch_of(Vec::new(), known);
+            event_of(Completion::Refused(
+                7,
+                Refusal::TooLarge { bytes, max },
+                batch,
+            ))
+        };
+        let taken_back = refused(RefusalsKnown::All(0));
+        assert!(
+            matches!(
+                taken_back,
+                DiskEvent::Refused {
+                    ticket: Ticket(7),
+                    ..
+                }
+            ),
+            "{taken_back:?}"
+        );
+        match refused(RefusalsKnown::Settling(0)) {
+            DiskEvent::Failed { cause } => assert!(cause.contains("a segment holds"), "{cause}"),
+            other => panic!("{other:?}"),
+        }
     }
 }

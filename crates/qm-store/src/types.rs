@@ -117,6 +117,13 @@ impl Refusals {
 }
 
 impl Batch {
+    /// Whether it keeps its place among the batches that give room back: refused, it will be handed
+    /// over again before all that follow.
+    #[must_use]
+    pub const fn settles(&self) -> bool {
+        matches!(self.refusals_known, Some(RefusalsKnown::Settling(_)))
+    }
+
     /// Whether the batch adds records, and so may be turned away when there is no room.
     #[must_use]
     pub fn has_puts(&self) -> bool {
