@@ -264,6 +264,9 @@ impl Engine {
                     self.put_refused(true, put);
                     self.letter_reverts(put.position);
                     if let Some(from) = from {
+                        // Purged at the stop, it has no place on disk to go back to.
+                        let spilled = self.stopping && !from.message.class.is_durable();
+                        self.spills_refused += u64::from(spilled);
                         if !from.local && from.message.class == Class::Transactional {
                             back.push((from.queue, from.message.position));
                         }

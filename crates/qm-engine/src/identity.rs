@@ -145,7 +145,7 @@ impl Engine {
             since_us: self.wall_at(session.began),
         };
         crate::reached!(self, MetOwnCopy);
-        self.note_shown(link);
+        self.show_to_copy(link);
         self.raise_own(None, other);
     }
 

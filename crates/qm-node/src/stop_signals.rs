@@ -89,12 +89,14 @@ impl Signals {
         self.next().await;
         stop.notify_one();
         // Not here: a reader of the log that stands still must not keep the second one waiting.
-        thread::spawn(|| {
+        // Where no thread is to be had any more nothing is said, and the node stops all the same.
+        let told = thread::Builder::new().spawn(|| {
             tracing::info!(
                 event = "stop_asked",
                 "stopping; a second signal stops at once"
             );
         });
+        drop(told);
         self.next().await;
         std::process::exit(1);
     }

@@ -250,6 +250,14 @@ impl Engine {
             .set(prefixed(SHOWN, self.me.qm.as_bytes()), value);
     }
 
+    /// The same outside of an election: who waits in one for the disk waits for this as well.
+    pub(super) fn show_to_copy(&mut self, link: LinkId) {
+        self.note_shown(link);
+        if !self.election.waiting.is_empty() {
+            self.keep_rank();
+        }
+    }
+
     /// The disk has a rank, and the lives that were shown until so many changes of them.
     pub(crate) fn rank_kept(&mut self, rank: Rank, shown: u64) {
         if self.election.rank != Some(rank) || self.election.shown_changes != shown {

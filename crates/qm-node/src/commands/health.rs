@@ -9,6 +9,7 @@ use std::time::Duration;
 use qm_node::admin_json::{
     DedupDocument, OutgoingDocument, QueueDocument, Request, StatusDocument, WhyDocument,
 };
+use qm_node::errors::ErrorCode;
 use serde::Serialize;
 
 use crate::cli::{AnswerArgs, CheckArgs};
@@ -150,8 +151,9 @@ pub(crate) async fn doctor(
             match Node::connect(settings).await {
                 Ok(node) => {
                     if let Err(failure) = node_runs(&node, settings, within, &mut findings).await {
+                        let known = ErrorCode::named(&failure.code);
                         findings.push(Finding::problem(
-                            "no_answer",
+                            known.map_or("no_answer", |known| known.code),
                             settings.client_socket().display().to_string(),
                             failure.cause,
                             failure.fix,
