@@ -159,8 +159,9 @@ fn a_rejection_is_not_answered_before_what_it_removes_is_on_disk() {
             continue;
         }
         a.answer_one(false);
-        a.release_disk(1);
+        a.release_batches(1, 1);
         assert_eq!(settled(&a), []);
+        a.release_disk(0);
         a.wait(10_000);
         assert_eq!(settled(&a), [Some(Outcome::STORE_FULL)]);
         assert_eq!(a.crash().receive("here"), ["2"]);
@@ -193,8 +194,9 @@ fn a_purge_is_not_answered_before_what_it_removes_is_on_disk() {
             continue;
         }
         a.answer_one(false);
-        a.release_disk(0);
+        a.release_batches(1, 0);
         assert!(a.admin.is_none());
+        a.release_disk(0);
         a.wait(10_000);
         match a.admin.take() {
             Some(AdminReply::Purged(tally)) => assert_eq!(tally.messages, 2),
