@@ -77,8 +77,9 @@ pub(crate) struct World {
     state: BTreeMap<Bytes, Bytes>,
     /// Batches that the disk has not answered.
     at_disk: Vec<(Ticket, Vec<StoreOp>, RefusalsKnown)>,
-    /// Batches that found no room.
+    /// Batches that found no room, and those of them that only give room back.
     refusals: u64,
+    settling_refusals: u64,
     links: Vec<(LinkId, u8)>,
     next_link: u64,
     next_conn: u64,
@@ -159,6 +160,7 @@ impl World {
             state: BTreeMap::new(),
             at_disk: Vec::new(),
             refusals: 0,
+            settling_refusals: 0,
             links: Vec::new(),
             next_link: 0,
             next_conn: 0,
@@ -353,20 +355,24 @@ impl World {
         assert!(sizes.resident_bytes <= 4 << 20, "{sizes:?}");
     }
 
-    /// The disk answers the oldest batch: it did it, or has no room.
+    /// The disk answers the oldest batch: it did it, or has no room. Now and then it has not even
+    /// room for what gives room back.
     fn disk(&mut self, how: u8) {
+        if how % 16 == 8 && self.refusals > 0 {
+            return self.give(Input::DiskHasRoom);
+        }
         if self.at_disk.is_empty() {
             return;
         }
         let (ticket, ops, known) = self.at_disk.remove(0);
-        // Batches that only give room back are never refused.
         let puts = ops.iter().any(|op| matches!(op, StoreOp::Put { .. }));
-        let overtakes = match known {
-            RefusalsKnown::All(known) => known < self.refusals,
-            RefusalsKnown::Settling(_) => false,
+        let (overtakes, settles) = match known {
+            RefusalsKnown::All(known) => (known < self.refusals, false),
+            RefusalsKnown::Settling(known) => (known < self.settling_refusals, true),
         };
-        if overtakes || puts && how % 8 == 7 {
+        if overtakes || puts && how % 8 == 7 || how % 16 == 15 {
             self.refusals += 1;
+            self.settling_refusals += u64::from(settles);
             return self.give(Input::PersistRefused {
                 ticket,
                 ops,
