@@ -128,6 +128,7 @@ fn answers_to_many_applications_are_stored_in_several_batches() {
     const BATCH: usize = 32 << 10;
     const APPLICATIONS: u8 = 200;
     let mut node = Node::new(1, Trust::Any);
+    node.audits = false;
     let mut config = crate::support::config(Trust::Any);
     config.batch_bytes_max = BATCH;
     for client in 1..=APPLICATIONS {

@@ -116,6 +116,7 @@ fn restarts_do_not_shorten_the_memory() {
 #[test]
 fn the_list_of_arrivals_is_bounded() {
     let (mut a, mut b) = (Node::new(1, Trust::Any), Node::new(2, Trust::Any));
+    (a.audits, b.audits) = (false, false);
     b.create("orders");
     a.put("qm://b/orders", b"x", |_| {});
     connect(&mut a, &mut b, LINK);
@@ -143,6 +144,8 @@ fn the_list_of_arrivals_is_bounded() {
             "{keys} of {all}"
         );
     }
+    a.engine.audit().unwrap();
+    b.engine.audit().unwrap();
     b = b.restart(Trust::Any);
     assert_eq!(remembered(&mut b), 10_000, "as many as the cache holds");
 }

@@ -41,6 +41,9 @@ pub(crate) struct Node {
     pub(crate) mute: bool,
     pub(crate) owed: Vec<(Ticket, Vec<StoreOp>)>,
     order: Order,
+    /// Whether the engine counts anew after each input what it holds: with very many messages that
+    /// takes longer than all else.
+    pub(crate) audits: bool,
     /// Time at which inputs without one are given.
     pub(crate) clock_ms: u64,
     pub(crate) next_sequence: u64,
@@ -125,6 +128,7 @@ impl Node {
             full: false,
             batches: Vec::new(),
             mute: false,
+            audits: true,
             owed: Vec::new(),
             order: Order::default(),
             clock_ms: 0,
@@ -185,7 +189,9 @@ impl Node {
                 other => panic!("unexpected {other:?}"),
             }
         }
-        self.engine.audit().unwrap();
+        if self.audits {
+            self.engine.audit().unwrap();
+        }
     }
 
     /// What the disk answers that has room for a batch, or not.
