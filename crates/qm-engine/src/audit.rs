@@ -303,6 +303,11 @@ impl Engine {
             let listed = self.stream_ids.len();
             return Err(format!("{streams} streams leave, {listed} are listed"));
         }
+        for (number, out) in &self.outs {
+            if let Some(id) = out.passed_over() {
+                return Err(format!("queue {number}: {id} waits and was passed over"));
+            }
+        }
         for session in self.sessions.values() {
             let flights = session.flights.iter();
             for (sent, flight) in flights.filter(|(_, f)| f.message.class == Class::Transactional) {

@@ -11,6 +11,7 @@ use crate::dead::End;
 use crate::engine::{Engine, Timer};
 use crate::history::What;
 use crate::io::{Event, StoreOp};
+use crate::outgoing::OutLane;
 use crate::time::Timestamp;
 
 /// Deadlines so close together are looked at together, milliseconds.
@@ -71,8 +72,13 @@ impl Engine {
         }
         let life = self.incarnation;
         let looks_again = now.plus_ms(LOOK_AGAIN_MS);
-        let judges = self.destinations_that_judge();
-        let mut skips = self.skips_left();
+        let is_due = |lane: &OutLane| lane.doubt_deadline <= now || lane.backlog.deadline <= now;
+        let lanes = self.outs.values().flat_map(|out| out.lanes.values());
+        let (judges, mut skips) = if lanes.into_iter().any(is_due) {
+            (self.destinations_that_judge(), self.skips_left())
+        } else {
+            (BTreeSet::new(), 0)
+        };
         for (number, out) in &mut self.outs {
             for (priority, lane) in &mut out.lanes {
                 // What is transactional and was transmitted, perhaps in an earlier life, is not

@@ -304,8 +304,13 @@ impl Engine {
             return;
         }
         let open: Vec<_> = self.purges.keys().copied().collect();
+        let mut skips = if open.iter().any(|(local, _)| !local) {
+            self.skips_left()
+        } else {
+            0
+        };
         for (local, number) in open {
-            match self.step_purge(local, number) {
+            match self.step_purge(local, number, &mut skips) {
                 Step::Done => {
                     let Some(purge) = self.purges.get_mut(&(local, number)) else {
                         continue;
@@ -327,7 +332,8 @@ impl Engine {
         }
     }
 
-    fn step_purge(&mut self, local: bool, number: u32) -> Step {
+    /// `skips`: how many more messages may leave their streams.
+    fn step_purge(&mut self, local: bool, number: u32, skips: &mut usize) -> Step {
         let Some(purge) = self.purges.get(&(local, number)) else {
             return Step::Waits;
         };
@@ -341,18 +347,17 @@ impl Engine {
         let mut step = Step::Done;
         let mut taken = 0;
         // Who refused this node answers for no place: its stream begins anew, without skips.
-        let room = if fate.refused_by.is_some() {
-            usize::MAX
-        } else {
-            self.skips_left()
-        };
+        let refused = fate.refused_by.is_some();
         for (priority, end) in ends.into_iter().rev() {
             loop {
                 if taken >= STEP_MESSAGES {
                     return Step::Goes;
                 }
-                if !local && taken >= room && self.lane_leaves_skips(number, priority, end) {
-                    return self.purge_failed(fate.job, &Failure::Skips);
+                if !local && !refused && self.next_leaves_skip(number, priority, end) {
+                    if *skips == 0 {
+                        return self.purge_failed(fate.job, &Failure::Skips);
+                    }
+                    *skips -= 1;
                 }
                 let Some(lane) = self.purged_lane(local, number, priority) else {
                     break;
@@ -376,8 +381,7 @@ impl Engine {
             if local {
                 self.refill_local(number, priority);
             } else {
-                let doubts_room = room.saturating_sub(taken);
-                taken += self.purge_doubts(number, priority, end, fate, doubts_room);
+                taken += self.purge_doubts(number, priority, end, fate, skips);
                 self.refill_out(number, priority);
                 if self
                     .purgeable_doubts(number, priority, end)
@@ -447,7 +451,7 @@ impl Engine {
     }
 
     /// Whether what a purge takes next leaves a skip.
-    fn lane_leaves_skips(&self, number: u32, priority: u8, end: u64) -> bool {
+    fn next_leaves_skip(&self, number: u32, priority: u8, end: u64) -> bool {
         let out = self.outs.get(&number);
         let lane = out.and_then(|out| out.lanes.get(&priority));
         let next = lane.and_then(|lane| lane.backlog.peek());
@@ -463,22 +467,25 @@ impl Engine {
 
     /// What is in doubt goes too, and its destination is asked, which voids what it does not have.
     /// A transactional message whose destination is there stays: its place in the stream is asked
-    /// for already. At most `room` of the others leave a skip.
+    /// for already. At most so many of the others leave as `skips` says.
     fn purge_doubts(
         &mut self,
         number: u32,
         priority: u8,
         end: u64,
         fate: Fate,
-        room: usize,
+        skips: &mut usize,
     ) -> usize {
         let refused = fate.refused_by.is_some();
-        let doubts: Vec<_> = self
-            .purgeable_doubts(number, priority, end)
-            .take(room)
-            .collect();
+        let doubts: Vec<_> = self.purgeable_doubts(number, priority, end).collect();
         let mut taken = 0;
-        for at in doubts {
+        for (at, class) in doubts {
+            if class == Class::Transactional && !refused {
+                if *skips == 0 {
+                    continue;
+                }
+                *skips -= 1;
+            }
             let Some(message) = self.give_up_doubt(number, priority, at) else {
                 continue;
             };
@@ -501,7 +508,12 @@ impl Engine {
     }
 
     /// Where what is in doubt lies and goes with a purge.
-    fn purgeable_doubts(&self, number: u32, priority: u8, end: u64) -> impl Iterator<Item = u64> {
+    fn purgeable_doubts(
+        &self,
+        number: u32,
+        priority: u8,
+        end: u64,
+    ) -> impl Iterator<Item = (u64, Class)> {
         let out = self.outs.get(&number);
         let lane = out.and_then(|out| out.lanes.get(&priority));
         let doubts = lane
@@ -510,7 +522,7 @@ impl Engine {
         let away = self.is_away(number);
         let goes = move |message: &Message| away || message.class != Class::Transactional;
         let doubts = doubts.filter(move |(_, message)| goes(message));
-        doubts.map(|(at, _)| *at)
+        doubts.map(|(at, message)| (*at, message.class))
     }
 
     fn purged_lane(&mut self, local: bool, number: u32, priority: u8) -> Option<&mut Backlog> {

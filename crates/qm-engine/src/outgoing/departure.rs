@@ -112,6 +112,8 @@ impl Engine {
         if self.left_when_settled(number, priority, message) {
             return;
         }
+        // Nobody knows of it whether it arrived: that must not be, and is no reason to lose it.
+        end.uncertain |= self.is_settled(number, message);
         let mut placed = self.is_placed(number, message);
         if crate::broken!(self, no_skip) && core::mem::take(&mut placed) {
             self.settle_in_stream(number, message);
@@ -179,32 +181,28 @@ impl Engine {
         }
     }
 
-    /// A transactional message whose place is settled was delivered, and only its removal was lost,
-    /// or its copy refused: it leaves as such, whatever else was to become of it. Returns whether
-    /// that is so.
+    /// A transactional message whose place is settled, and which wishes a copy for the journal, was
+    /// delivered, and its copy refused: it leaves as such, whatever else was to become of it.
+    /// Returns whether that is so.
     pub(crate) fn left_when_settled(
         &mut self,
         number: u32,
         priority: u8,
         message: &Message,
     ) -> bool {
-        let stream = self.outs.get(&number).and_then(|out| out.stream.as_ref());
-        let settled = message.class == Class::Transactional
-            && stream.is_some_and(|stream| stream.chain.has_passed(message.position));
+        let settled = wishes_copy(message) && self.is_settled(number, message);
         if settled {
             crate::reached!(self, LeftSettled);
-            self.leave_settled(number, priority, message);
+            self.leave_delivered(number, priority, message);
         }
         settled
     }
 
-    /// It was settled once; only its removal was lost.
-    pub(super) fn leave_settled(&mut self, number: u32, priority: u8, message: &Message) {
-        if wishes_copy(message) {
-            self.leave_delivered(number, priority, message);
-        } else {
-            self.remove_from_store(number, priority, message);
-        }
+    /// Whether a transactional message has no place and is given none any more.
+    fn is_settled(&self, number: u32, message: &Message) -> bool {
+        let stream = self.outs.get(&number).and_then(|out| out.stream.as_ref());
+        message.class == Class::Transactional
+            && stream.is_some_and(|stream| stream.chain.has_passed(message.position))
     }
 
     /// Whoever wishes to hear of it does so when it is certain, or when nobody can say more.

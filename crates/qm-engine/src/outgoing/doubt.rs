@@ -6,7 +6,9 @@ use qm_wire::{Entry, QmId};
 use super::Remote;
 use crate::backlog::Message;
 use crate::engine::{Engine, Timer};
+use crate::expiry::TOGETHER_MS;
 use crate::history::What;
+use crate::room::STORE_RETRY_MS;
 use crate::time::Timestamp;
 
 impl Engine {
@@ -14,6 +16,8 @@ impl Engine {
     pub(crate) fn put_in_doubt(&mut self, number: u32, priority: u8, message: Message) {
         let id = message.id;
         let position = message.position;
+        // What waits before it has its place before it.
+        self.place_before_leaving(number, &message);
         self.place_in_stream(number, &message);
         self.puts_to_work(number);
         if let Some(out) = self.outs.get_mut(&number) {
@@ -24,7 +28,11 @@ impl Engine {
                 let mut message = message;
                 message.transmitted = true;
                 let source = message.source;
-                let due = message.reach_deadline();
+                // A full disk may have just refused its letter.
+                let due = match message.reach_deadline() {
+                    due if due <= self.now.at => self.now.at.plus_ms(STORE_RETRY_MS),
+                    due => due,
+                };
                 lane.doubt_deadline = lane.doubt_deadline.min(due);
                 lane.doubt_bytes = lane.doubt_bytes.saturating_add(message.credit());
                 lane.doubt.insert(position, message);
@@ -32,8 +40,7 @@ impl Engine {
                 let peer = self.remotes.get(&out.remote).and_then(Remote::peer);
                 self.note(source, id, What::InDoubt { peer });
                 if due != Timestamp::NEVER {
-                    // A full disk may have just refused its letter.
-                    self.arm(due.max(self.now.at.plus_ms(100)), Timer::Expiry);
+                    self.arm(due.max(self.now.at.plus_ms(TOGETHER_MS)), Timer::Expiry);
                 }
             }
         }

@@ -84,10 +84,15 @@ impl Engine {
             let Some(next) = lane.backlog.peek() else {
                 break;
             };
+            let transactional = next.class == Class::Transactional;
+            if transactional && barred {
+                crate::reached!(self, BarredByFormer);
+                break;
+            }
             // W-USE-8: it is not sent any more; whether it was sent before, its destination says. A
             // transactional message that was is judged by its destination, in its place.
             let may_be_there = next.transmitted || next.id.incarnation != incarnation;
-            let judged_there = may_be_there && next.class == Class::Transactional;
+            let judged_there = may_be_there && transactional;
             if next.reach_deadline() <= now.at && !judged_there {
                 let Some(message) = lane.backlog.pop() else {
                     break;
@@ -126,11 +131,6 @@ impl Engine {
             if full && wishes_copy(next) {
                 break;
             }
-            let transactional = next.class == Class::Transactional;
-            if transactional && barred {
-                crate::reached!(self, BarredByFormer);
-                break;
-            }
             let stream = out.stream.as_mut().filter(|_| transactional);
             if stream
                 .as_ref()
@@ -165,8 +165,17 @@ impl Engine {
                 None => None,
                 Some(stream) => match stream.fly(&message, (link, session.next_number)) {
                     Some(place) => Some(place),
+                    None if wishes_copy(&message) => {
+                        // It was settled; its copy was refused.
+                        self.leave_delivered(number, priority, &message);
+                        continue;
+                    }
                     None => {
-                        self.leave_settled(number, priority, &message);
+                        // Mark and removal are one commit, so this must not be. Rather than
+                        // lost it is asked for by name.
+                        self.reroot_stream(number);
+                        self.put_in_doubt(number, priority, message);
+                        asked = true;
                         continue;
                     }
                 },

@@ -12,12 +12,15 @@
 
 use std::collections::BTreeSet;
 
-use qm_wire::{Class, Link, Outcome, PeerFrame, Place, Priority, QmId, QueueName, Skip, StreamId};
+use qm_wire::{
+    Class, Link, MessageId, Outcome, PeerFrame, Place, Priority, QmId, QueueName, Skip, StreamId,
+};
 
 use crate::backlog::Message;
 use crate::commits::PutAt;
 use crate::engine::Engine;
 use crate::io::{Lane, LinkId, StoreOp};
+use crate::journal::wishes_copy;
 use crate::limits::SKIPS_OPEN_MAX;
 use crate::outgoing::{OutLane, OutQueue};
 use crate::record::RemoteKey;
@@ -167,9 +170,10 @@ impl Engine {
         let flights = flights.iter().map(|flight| &flight.message);
         let known = flights.chain(lane.doubt.values()).filter(transactional);
         let mut tags: Vec<_> = known.map(|m| (m.position, m.tag)).collect();
-        let last = tags.iter().map(|(at, _)| *at).max().unwrap_or(0);
-        let waiting = lane.backlog.resident().filter(transactional);
-        let waiting = waiting.filter(|m| m.position < last || m.transmitted);
+        let waiting = || lane.backlog.resident().filter(transactional);
+        let transmitted = waiting().filter(|m| m.transmitted).map(|m| m.position);
+        let last = tags.iter().map(|(at, _)| *at).chain(transmitted).max();
+        let waiting = waiting().filter(|m| last.is_some_and(|last| m.position <= last));
         tags.extend(waiting.map(|m| (m.position, m.tag)));
         tags.sort_unstable();
         if let Some(stream) = self.out_stream(number) {
@@ -436,6 +440,20 @@ impl OutStream {
 }
 
 impl OutQueue {
+    /// A message that waits, has no place, and is given none any more, although nothing says that
+    /// it was delivered. There must be none: it would count as settled. What wishes a copy for the
+    /// journal may: its mark is on disk, and its copy was refused.
+    pub(crate) fn passed_over(&self) -> Option<MessageId> {
+        let chain = &self.stream.as_ref()?.chain;
+        let lane = self.lanes.get(&Priority::LOWEST.get())?;
+        let waiting = lane
+            .backlog
+            .resident_in(0..chain.placed_to().saturating_add(1));
+        let mut waiting = waiting.filter(|m| m.class == Class::Transactional && !wishes_copy(m));
+        let passed = waiting.find(|m| chain.has_passed(m.position))?;
+        Some(passed.id)
+    }
+
     /// Skips that the destination has not answered for.
     pub(crate) fn skipping(&self) -> u64 {
         let skips = |stream: &OutStream| stream.chain.skips().len() as u64;

@@ -6,6 +6,7 @@ use crate::backlog::Message;
 use crate::commits::{Died, Origin};
 use crate::engine::Engine;
 use crate::io::{Event, LinkId};
+use crate::outgoing::OutQueue;
 use crate::stream::chain::{GoOn, Skipping};
 use crate::stream::record::skip_key;
 use crate::stream::sending::HeldStream;
@@ -194,8 +195,11 @@ impl Engine {
     /// meanwhile, and what is behind it has places there, it has none, and would count as settled:
     /// the stream begins anew once more.
     pub(crate) fn link_again(&mut self, number: u32, at: u64) {
-        let stream = self.outs.get(&number).and_then(|out| out.stream.as_ref());
-        if stream.is_some_and(|stream| stream.chain.has_passed(at)) {
+        let out = self.outs.get(&number);
+        let stream = out.and_then(|out| out.stream.as_ref());
+        if stream.is_some_and(|stream| stream.chain.has_passed(at))
+            || out.and_then(OutQueue::passed_over).is_some()
+        {
             self.reroot_stream(number);
         }
     }
@@ -322,10 +326,14 @@ impl Engine {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+    use qm_wire::{INFINITE_MS, MessageFlags, Tag};
+
     use super::*;
     use crate::record::RemoteKey;
     use crate::stream::chain::Mark;
-    use crate::testing::{engine, qm};
+    use crate::testing::{engine, entry, qm};
+    use crate::time::Timestamp;
 
     #[test]
     fn a_destination_is_believed_when_it_said_often_enough_that_it_lacks_what_is_settled() {
@@ -349,5 +357,47 @@ mod tests {
         assert!(lacks(2, low - 2), "once more");
         assert!(!lacks(2, low - 1), "it has it");
         assert!(!lacks(2, low - 2), "that is counted anew");
+    }
+
+    /// A message that is to be transmitted, before one that was: its letter was refused once, and
+    /// the other one was called back. Without a place of its own it would count as settled.
+    #[test]
+    fn what_waits_before_what_was_transmitted_gets_its_place_when_a_stream_begins_anew() {
+        let mut engine = engine();
+        let own = engine.qm_id();
+        let queue = "orders".parse().expect("a name");
+        let number = engine.out_queue(own, &RemoteKey::Id(qm(5)), &queue);
+        let priority = Priority::LOWEST.get();
+        let mut waits = |sequence: u8, transmitted| {
+            let entry = entry(u64::from(sequence));
+            let message = Message {
+                position: 0,
+                source: own,
+                id: entry.id,
+                tag: Tag([sequence; 8]),
+                class: Class::Transactional,
+                flags: MessageFlags::DEAD_LETTER,
+                at: Timestamp(0),
+                wall_us: 0,
+                reach_left_ms: INFINITE_MS,
+                receive_left_ms: INFINITE_MS,
+                aborts: 0,
+                transmitted,
+                envelope: Bytes::new(),
+                body: Bytes::new(),
+            };
+            engine.begin_stream(number);
+            let lane = engine.out_lane(number, priority).expect("a lane");
+            let (at, _) = lane.backlog.push(message, true);
+            lane.backlog.committed(at + 1);
+            at
+        };
+        let (first, second) = (waits(1, false), waits(2, true));
+        engine.reroot_stream(number);
+        let out = engine.outs.get(&number).expect("the queue");
+        assert_eq!(out.passed_over(), None);
+        let chain = &out.stream.as_ref().expect("a stream").chain;
+        let place = |at| chain.placed_at(at).map(|placed| placed.mark.position);
+        assert_eq!((place(first), place(second)), (Some(1), Some(2)));
     }
 }
