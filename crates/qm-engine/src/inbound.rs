@@ -353,6 +353,7 @@ impl Engine {
         self.event(Event::Delivered {
             source,
             id: entry.id,
+            tag: entry.tag,
         });
         match self.sessions.get_mut(&link) {
             Some(session) => {

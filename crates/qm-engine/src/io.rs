@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 use qm_wire::local::{ClientFrame, NodeFrame};
-use qm_wire::{Incarnation, MessageId, Outcome, QmId, QueueName};
+use qm_wire::{Incarnation, MessageId, Outcome, QmId, QueueName, Tag};
 
 use crate::admin::{AdminReply, AdminRequest};
 use crate::config::OnTwin;
@@ -499,6 +499,8 @@ pub enum Event {
         source: QmId,
         /// Its id.
         id: MessageId,
+        /// Which of several messages with that name.
+        tag: Tag,
     },
     /// An outgoing message is settled by the destination's word.
     Acknowledged {

@@ -105,6 +105,10 @@ breaks! {
     redraw_rank,
     /// Send what waits under a former identity under the new one.
     relabel_queue,
+    /// Set nothing aside of what another machine has as well.
+    quarantine_nothing,
+    /// Set everything aside, whether another machine has it or not.
+    quarantine_everything,
     /// Keep in memory alone how messages of others ended.
     final_in_memory,
     /// Tell how a message ended before that is on disk.
@@ -296,6 +300,8 @@ reach! {
     ElectionLost,
     /// Another identity was taken.
     Reidentified,
+    /// A message was set aside that another machine has as well.
+    SetAside,
     /// A destination approved the new identity.
     IdentitySwitched,
     /// A transactional queue waited for that of the former identity.

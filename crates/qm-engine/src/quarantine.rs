@@ -78,7 +78,14 @@ pub(crate) fn is_quarantine(name: &QueueName) -> bool {
 impl Engine {
     /// Up to when the machine that keeps this node's former identity has what this node has.
     fn inherited_before(&self) -> Option<Timestamp> {
-        self.former_record()?.inherited_before
+        let former = self.former_record()?;
+        if crate::broken!(self, quarantine_nothing) {
+            return None;
+        }
+        if crate::broken!(self, quarantine_everything) {
+            return Some(Timestamp(u64::MAX));
+        }
+        former.inherited_before
     }
 
     /// Begins to set aside what another machine has as well; after a start, goes on with it.
@@ -296,6 +303,7 @@ impl Engine {
         self.release(&message);
         let mut moved = message.clone();
         if before.is_some() {
+            crate::reached!(self, SetAside);
             self.note(message.source, message.id, What::Quarantined);
         } else {
             // From now on it is this machine's own.

@@ -43,7 +43,7 @@ pub(crate) fn log(event: &Event) {
     }
     match event {
         Event::Accepted { id } => tracing::trace!(event = "accepted", %id),
-        Event::Delivered { source, id } => tracing::trace!(event = "delivered", %source, %id),
+        Event::Delivered { source, id, .. } => tracing::trace!(event = "delivered", %source, %id),
         Event::Acknowledged { id } => tracing::trace!(event = "acknowledged", %id),
         Event::DuplicateRemoved { source, id } => {
             tracing::debug!(event = "duplicate_removed", %source, %id, "a duplicate was removed");

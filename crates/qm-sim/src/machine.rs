@@ -1,14 +1,14 @@
 //! A machine: a disk, a clock, and a queue manager that runs while there is power.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
 use qm_engine::{
     Engine, EngineConfig, Entropy, Identity, Input, Now, OnTwin, Output, RefusalsKnown, Risen,
-    Roles, Seal, SeededEntropy, StoreOp, StoredMessage, StreamId, Ticket, Timestamp, TokenKey,
-    Trust,
+    Roles, Seal, SeededEntropy, StoreOp, StoredMessage, StoredQueue, StreamId, Ticket, Timestamp,
+    TokenKey, Trust,
 };
 use qm_store::adapter;
 use qm_store::{Applied, Fs, Log, LogOptions, SimFs};
@@ -93,6 +93,8 @@ pub(crate) struct Running {
     pub(crate) memory: Memory,
     /// Names of the values on its disk of which others may have been told.
     told: BTreeSet<Bytes>,
+    /// What its streams are, as its disk says.
+    queues: BTreeMap<Bytes, Bytes>,
     /// All that the engine was told, where it is to be copied with its memory.
     pub(crate) tape: Option<Tape>,
 }
@@ -109,6 +111,11 @@ impl Running {
     /// These changes are on disk.
     fn keep_told(&mut self, ops: &[StoreOp]) {
         for op in ops {
+            if let StoreOp::Set { key, value } = op
+                && key.starts_with(QUEUES)
+            {
+                self.queues.insert(key.clone(), value.clone());
+            }
             match op {
                 StoreOp::Set { key, .. } if is_told(key) => drop(self.told.insert(key.clone())),
                 StoreOp::Unset { key } => drop(self.told.remove(key)),
@@ -142,6 +149,9 @@ fn is_told(name: &[u8]) -> bool {
     name.starts_with(b"void/") || name.starts_with(b"final/")
 }
 
+/// How the names begin under which a disk says what its streams are.
+const QUEUES: &[u8] = b"q/";
+
 /// Stands for Ed25519, which these worlds do not need: only who has the key makes it, and it covers
 /// every byte.
 pub(crate) fn sign(key: &[u8; 32], bytes: &[u8]) -> [u8; 64] {
@@ -162,7 +172,7 @@ pub(crate) struct Found {
     /// Live reports.
     pub(crate) reports: Vec<qm_wire::Envelope>,
     /// The named values, where ends are told.
-    pub(crate) state: std::collections::BTreeMap<Bytes, Bytes>,
+    pub(crate) state: BTreeMap<Bytes, Bytes>,
     /// Arrivals from elsewhere that the duplicate cache can start from.
     pub(crate) remembered: BTreeSet<(QmId, MessageId)>,
 }
@@ -285,6 +295,7 @@ impl Machine {
             spill_refused: running.spill_refused,
             memory: running.memory,
             told: running.told.clone(),
+            queues: running.queues.clone(),
             tape: None,
         });
         Ok(Some(machine))
@@ -492,6 +503,10 @@ impl Machine {
         }
         let names = recovered.state.keys();
         let told = names.filter(|name| is_told(name)).cloned().collect();
+        let queues = recovered.state.iter();
+        let queues = queues.filter(|(name, _)| name.starts_with(QUEUES));
+        let queues = queues.map(|(name, value)| (name.clone(), value.clone()));
+        let queues = queues.collect();
         self.risen.begin_life();
         let now = self.now(world_us);
         let fresh = Fresh {
@@ -517,9 +532,19 @@ impl Machine {
             spill_refused: false,
             memory,
             told,
+            queues,
             tape,
         });
         Ok(Started::Runs(found))
+    }
+
+    /// Whether what is set aside lies in this stream.
+    pub(crate) fn is_quarantine(&self, stream: StreamId) -> bool {
+        let Some(running) = &self.running else {
+            return false;
+        };
+        let queue = StoredQueue::read(stream, &running.queues);
+        queue.is_some_and(|queue| queue.name.ends_with(":quarantine"))
     }
 
     /// Does the commit that is due.

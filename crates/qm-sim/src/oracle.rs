@@ -52,6 +52,7 @@
 //!     destination has to its class, once, and never beside the message itself; at the end of every
 //!     one but express ones that a machine lost, and those that had been dead letters in doubt.
 
+pub mod aside;
 pub mod clones;
 mod deals;
 mod ends;

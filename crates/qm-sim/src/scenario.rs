@@ -331,6 +331,9 @@ impl Scenario {
         ("the others are slow", |s| {
             copies(s, |c| c.slow_others = false);
         }),
+        ("nobody receives at first", |s| {
+            copies(s, |c| c.nobody_receives = false);
+        }),
         ("haste", |s| s.hasty_per_mille = 0),
         ("wrong addresses", |s| s.misaddressed_per_mille = 0),
         ("large bodies", |s| s.oversized_per_mille = 0),

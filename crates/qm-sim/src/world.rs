@@ -26,7 +26,7 @@ use bytes::Bytes;
 use qm_engine::admin::{AdminReply, AdminRequest, StatusView};
 use qm_engine::{
     ConnId, DialFailure, Entropy, Event, Input, Lane, LoadId, LocalSettings, Output, SeededEntropy,
-    StoreOp, StoredMessage, StoredRecord,
+    StoreOp, StoredMessage, StoredRecord, StreamId,
 };
 use qm_store::{Applied, Fault};
 use qm_wire::local::{ClientFrame, NodeFrame, Verdict};

@@ -67,6 +67,7 @@ const RARE: &[Reach] = &[
     Reach::RankOutdated,
     Reach::ElectionLost,
     Reach::Reidentified,
+    Reach::SetAside,
     Reach::IdentitySwitched,
     Reach::BarredByFormer,
     Reach::FormerDrained,

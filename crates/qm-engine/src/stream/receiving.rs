@@ -487,6 +487,7 @@ impl Engine {
         self.event(Event::Delivered {
             source,
             id: entry.id,
+            tag: entry.tag,
         });
         if let Some(session) = self.sessions.get_mut(&link) {
             session.unsettled.messages = session.unsettled.messages.saturating_sub(1);

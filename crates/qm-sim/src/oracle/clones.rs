@@ -40,14 +40,21 @@
 //! 12. *People are told*: at whoever took another identity, `identity show` says which it was and
 //!     why.
 //!
-//! Which of an express message's copies was delivered is not looked at: they have names only while
-//! their node lives.
+//! 16. *What both hold is set aside at one*: a machine that takes another identity sets nothing
+//!     aside but what it and a copy of it had both received when that was made, and hands nothing
+//!     out of what every copy had received then, until its operator releases it. Exempt: copies of
+//!     a memory, which cannot tell exactly; of what was on its way to the disk when that was
+//!     copied, either; and what rule 4 allows to come twice.
+//!
+//! An express message is known by its full name, from when it is first transmitted: one of a copy
+//! with the same id is another one.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use qm_engine::Event;
-use qm_wire::{MessageId, QmId};
+use qm_wire::{Entry, MessageId, QmId};
 
+use super::aside::Aside;
 use super::{Fate, Put};
 
 /// What one machine has, or had, on its disk.
@@ -67,8 +74,8 @@ pub struct Line {
     consumed: BTreeSet<Put>,
     /// What its applications said they consume, whether they heard an answer or not.
     let_go: BTreeSet<Put>,
-    /// Names of express messages that entered its queues.
-    express: BTreeSet<MessageId>,
+    /// Full names of express messages that entered its queues.
+    express: BTreeSet<Entry>,
     /// What it settled, but for what its disk still holds.
     settled: BTreeSet<Put>,
     /// Last put that entered a queue, by application and queue.
@@ -112,6 +119,8 @@ pub struct Forks {
     anew: BTreeSet<Put>,
     /// Certainly dead, says their destination, and at which machine.
     dead: BTreeMap<Put, usize>,
+    /// What copies received in common, and what came of it.
+    pub aside: Aside,
     /// Arrivals that rule 4 allows twice.
     pub duplicates_allowed: u64,
 }
@@ -138,6 +147,48 @@ impl Forks {
     #[must_use]
     pub fn line(&self, node: usize) -> Line {
         self.lines.get(node).cloned().unwrap_or_default()
+    }
+
+    /// What is in a line of messages that are for its machine; `is_local` tells which of its own
+    /// are.
+    fn received(line: &Line, is_local: impl Fn(Put) -> bool) -> BTreeSet<Put> {
+        let own = line.held.iter().filter(|put| is_local(**put));
+        own.chain(&line.arrived).copied().collect()
+    }
+
+    /// A machine is about to have this line, of a disk of another one that is copied.
+    pub fn disk_copied(
+        &mut self,
+        of: usize,
+        copy: usize,
+        line: &Line,
+        is_local: impl Fn(Put) -> bool,
+    ) {
+        let received = Self::received(line, is_local);
+        self.aside.copied(of, copy, &received);
+    }
+
+    /// A machine starts, and these messages are in its queues.
+    pub fn finds(&mut self, node: usize, found: &BTreeSet<Put>) {
+        let line = &self.lines[node];
+        let known = &line.held | &line.arrived;
+        self.aside.starts(node, found, &known);
+    }
+
+    /// A machine that took another identity hands a message out.
+    ///
+    /// # Errors
+    /// Rule 16.
+    pub fn hands_out(
+        &self,
+        node: usize,
+        put: Put,
+        others: impl IntoIterator<Item = usize>,
+    ) -> Result<(), String> {
+        if self.lines[node].twice.contains(&put) {
+            return Ok(());
+        }
+        self.aside.handed_out(node, put, others)
     }
 
     /// Another machine of a family begins with this line.
@@ -279,18 +330,19 @@ impl Forks {
     ///
     /// # Errors
     /// Rule 2.
-    pub fn said(&self, node: usize, put: Put, id: MessageId, fate: &Fate) -> Result<(), String> {
+    pub fn said(&self, node: usize, put: Put, name: Entry, fate: &Fate) -> Result<(), String> {
         let line = &self.lines[node];
         let there = if fate.durable {
             line.arrived.contains(&put)
         } else {
-            line.express.contains(&id)
+            line.express.contains(&name)
         };
         if there {
             Ok(())
         } else {
             Err(format!(
-                "rule 2: node{node} says that it has {put:?} ({id}), and has it not"
+                "rule 2: node{node} says that it has {put:?} ({}), and has it not",
+                name.id
             ))
         }
     }
@@ -317,19 +369,10 @@ impl Forks {
             .collect();
     }
 
-    /// An express message entered a queue; its name is all that is known of it.
-    pub fn entered_in_memory(
-        &mut self,
-        node: usize,
-        id: MessageId,
-        is_express: impl Fn(Put) -> bool,
-    ) {
-        self.lines[node].express.insert(id);
-        for put in self.named.get(&id).into_iter().flatten() {
-            if is_express(*put) {
-                self.books.entry(*put).or_default().ever = true;
-            }
-        }
+    /// An express message entered a queue, under its full name.
+    pub fn entered_in_memory(&mut self, node: usize, put: Put, name: Entry) {
+        self.lines[node].express.insert(name);
+        self.books.entry(put).or_default().ever = true;
     }
 
     /// A message entered a queue of a machine, flushed.

@@ -178,6 +178,9 @@ pub struct Clones {
     /// once: they acknowledge what one machine sent after the other one with its life has taken its
     /// session.
     pub slow_others: bool,
+    /// Whether nobody receives at the machine and its copies until the faults end: what they hold in
+    /// common still waits when one takes another identity.
+    pub nobody_receives: bool,
 }
 
 impl Scenario {
@@ -221,6 +224,11 @@ impl Scenario {
                         .next_u64()
                         .is_multiple_of(2),
             slow_others: false,
+            nobody_receives: case.makes_twins()
+                && case != Case::ExpiredAtOne
+                && SeededEntropy::new(seed ^ 0x0070_6174_6965_6e74)
+                    .next_u64()
+                    .is_multiple_of(8),
         };
         let mut clones = clones;
         clones.slow_others = case == Case::MemoryCopiedInOrder

@@ -71,6 +71,15 @@ impl World {
         self.may_fail() && (pairs.contains(&(a, b)) || pairs.contains(&(b, a)))
     }
 
+    /// Whether the applications of a machine leave in its queues what comes.
+    pub(super) fn nobody_receives(&self, node: usize) -> bool {
+        let clones = self.scenario.clones.as_ref();
+        let here = |clones: &Clones| {
+            clones.nobody_receives && self.family(node) == self.family(clones.victim)
+        };
+        self.may_fail() && clones.is_some_and(here)
+    }
+
     /// Plans what a scenario does to its machine.
     pub(super) fn plan_clones(&mut self) {
         let Some(clones) = self.clones() else { return };
@@ -261,6 +270,14 @@ impl World {
         let mut machine = self.machines[clones.victim].copied(copy, image.disk, image.keys);
         if clones.other_hardware {
             machine.hardware = copy as u64 + 1;
+        }
+        if let Some(forks) = &mut self.forks {
+            let fates = &self.oracle.fates;
+            let is_local = |put| {
+                let fate = fates.get(&put);
+                fate.is_some_and(|fate| fate.durable && fate.towards.0 == fate.node)
+            };
+            forks.disk_copied(clones.victim, copy, &image.line, is_local);
         }
         self.join(clones, machine, image.line);
         copy

@@ -204,7 +204,7 @@ impl World {
         for node in 0..self.machines.len() {
             for number in 0..256_u32 {
                 for priority in 0..8 {
-                    let stream = qm_engine::StreamId(number * 8 + priority);
+                    let stream = StreamId(number * 8 + priority);
                     for record in self.machines[node].load(stream, 0, 10_000, usize::MAX)? {
                         let Some(stored) = StoredMessage::read(&record.head) else {
                             continue;

@@ -1,6 +1,10 @@
 //! What machines of a family tell and store, and whether it was right: the books are
 //! [`Forks`].
 
+use std::collections::BTreeSet;
+
+use qm_wire::Entry;
+
 use super::*;
 use crate::scenario::Case;
 
@@ -25,10 +29,14 @@ impl World {
                 return Some(forks.acknowledged(node, *id, was_told));
             }
             Event::DuplicateRemoved { .. } => return None,
-            Event::Delivered { id, .. } => {
+            Event::Delivered { id, tag, .. } => {
+                let name = Entry { id: *id, tag: *tag };
+                let put = self.words.named(&name);
                 let fates = &self.oracle.fates;
-                let express = |put| fates.get(&put).is_some_and(|f| !f.durable);
-                forks.entered_in_memory(node, *id, express);
+                let express = |put: &Put| fates.get(put).is_some_and(|fate| !fate.durable);
+                if let Some(put) = put.filter(express) {
+                    forks.entered_in_memory(node, put, name);
+                }
             }
             Event::DeathConfirmed { id } => return Some(forks.death_confirmed(node, *id)),
             Event::Dead { id, outcome, .. } => {
@@ -106,14 +114,22 @@ impl World {
             };
             let (source, id) = (stored.envelope.source, stored.envelope.id);
             let own = self.machines[node].identities().contains(&source);
+            let aside = |stream| self.machines[node].is_quarantine(stream);
+            let towards = moved.map(|(from, to)| (aside(from), aside(to)));
+            let exact = self.case().is_some_and(|case| !case.copies_memory());
             let (Some(forks), Some(fate)) = (&mut self.forks, self.oracle.fates.get(&put)) else {
                 continue;
             };
+            match towards.filter(|_| exact) {
+                Some((false, true)) => forks.aside.set_aside(node, put)?,
+                Some((true, false)) => forks.aside.released(node, put),
+                _ => {}
+            }
             if own {
                 forks.named(node, id, put, true);
                 let text = format!("node{node} stores {put:?} as {id}");
                 self.note(&text);
-            } else if moved {
+            } else if moved.is_some() {
                 let text = format!("node{node} moves {put:?} to another queue of its own");
                 self.note(&text);
             } else if stored.dead.is_none() && stored.envelope.class.is_durable() {
@@ -129,6 +145,8 @@ impl World {
     pub(super) fn found_forked(&mut self, node: usize, found: &crate::machine::Found) {
         let mine = self.machines[node].identities();
         let Some(forks) = &mut self.forks else { return };
+        let here: BTreeSet<Put> = found.named.iter().map(|(_, _, put)| *put).collect();
+        forks.finds(node, &here);
         for (_, stored, put) in &found.named {
             let id = stored.envelope.id;
             if mine.contains(&stored.envelope.source) {
@@ -138,6 +156,31 @@ impl World {
             }
         }
         forks.starts(node, &found.remembered);
+    }
+
+    /// What an engine hands to an application: nothing of what every copy has, at one that took
+    /// another identity.
+    pub(super) fn judge_delivery(&self, conn: ConnId, frame: &NodeFrame) -> Result<(), String> {
+        let Some(forks) = &self.forks else {
+            return Ok(());
+        };
+        let exact = self.case().is_some_and(|case| !case.copies_memory());
+        let (Some(at), NodeFrame::Delivery(delivery)) = (self.conns.get(&conn), frame) else {
+            return Ok(());
+        };
+        let node = at.node;
+        let machine = &self.machines[node];
+        let (Some(put), true) = (Put::from_body(&delivery.body), exact) else {
+            return Ok(());
+        };
+        let durable = self.oracle.fates.get(&put).is_some_and(|fate| fate.durable);
+        if !durable || machine.identity.qm == machine.first_identity() {
+            return Ok(());
+        }
+        let root = self.family(node);
+        let others = (0..self.machines.len()).filter(|other| *other != node);
+        let family = others.filter(|other| self.family(*other) == root && !self.is_gone(*other));
+        forks.hands_out(node, put, family)
     }
 
     /// The operator of a copy lets it deal with what its original has as well: here nobody minds
@@ -215,9 +258,9 @@ impl World {
     }
 }
 
-/// Whether a record is one that lay in another queue of its machine: it is removed there in the
-/// same breath.
-fn is_moved(ops: &[StoreOp], at: usize) -> bool {
+/// From where to where a record went that lay in another queue of its machine: it is removed there
+/// in the same breath.
+fn is_moved(ops: &[StoreOp], at: usize) -> Option<(StreamId, StreamId)> {
     match (&ops[at], ops.get(at + 1)) {
         (
             StoreOp::Put { stream: to, .. },
@@ -226,7 +269,7 @@ fn is_moved(ops: &[StoreOp], at: usize) -> bool {
                 first,
                 last,
             }),
-        ) => to != stream && first == last,
-        _ => false,
+        ) if to != stream && first == last => Some((*stream, *to)),
+        _ => None,
     }
 }

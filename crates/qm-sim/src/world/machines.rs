@@ -191,6 +191,7 @@ impl World {
             }
             Output::Client { conn, frame } => {
                 self.learn_names(conn, &frame);
+                self.judge_delivery(conn, &frame)?;
                 self.reply(conn, frame);
                 Ok(())
             }
@@ -406,7 +407,7 @@ impl World {
             | Event::OwnStoreWentBack { .. } => {
                 Err(format!("a machine that is alone is accused: {event:?}"))
             }
-            Event::Delivered { source, id } => {
+            Event::Delivered { source, id, .. } => {
                 let durable = self
                     .oracle
                     .names

@@ -35,6 +35,10 @@ impl World {
         if connected || running.is_none_or(|running| running.stopping) {
             return Ok(());
         }
+        if matches!(who, Who::Receiver(_)) && self.nobody_receives(node) {
+            self.plan(500_000, What::Connect { who });
+            return Ok(());
+        }
         self.next_conn += 1;
         let conn = ConnId(self.next_conn);
         self.conns.insert(

@@ -5,13 +5,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use qm_wire::{Entry, Envelope, Known, Link, MessageId, OrderAck, PeerFrame, StreamId};
+use qm_wire::{Entry, Envelope, Known, Link, OrderAck, PeerFrame, StreamId};
 
 use super::manners::frames;
 use super::*;
 
 /// A message as it was transmitted.
-type Sent = (MessageId, Put);
+type Sent = (Entry, Put);
 
 /// See the module.
 #[derive(Default)]
@@ -38,6 +38,11 @@ impl Words {
         self.told.get(&node).is_some_and(|told| told.contains(&put))
     }
 
+    /// Which message has this full name; known from when it was first transmitted.
+    pub(super) fn named(&self, name: &Entry) -> Option<Put> {
+        self.names.get(name).copied()
+    }
+
     /// A machine transmits messages.
     fn transmitted(&mut self, from: End, buffer: &Bytes) {
         for frame in frames(buffer) {
@@ -48,11 +53,12 @@ impl Words {
             let Some((id, put)) = id.zip(Put::from_body(&data.body)) else {
                 continue;
             };
-            self.sent.insert((from, data.number), (id, put));
-            self.names.insert(Entry { id, tag: data.tag }, put);
+            let name = Entry { id, tag: data.tag };
+            self.sent.insert((from, data.number), (name, put));
+            self.names.insert(name, put);
             if let Some(place) = data.transit.place {
                 let link = place.previous.next(data.tag, place.position);
-                let here = (place.previous, place.position, (id, put));
+                let here = (place.previous, place.position, (name, put));
                 self.places.insert((place.stream, link), here);
             }
         }
@@ -61,7 +67,7 @@ impl Words {
     /// The messages of which a buffer says that they arrived; `sender` is the end that had sent
     /// what is acknowledged by number.
     fn arrived(&self, sender: Option<End>, buffer: &Bytes) -> Vec<Sent> {
-        let named = |entry: &Entry| Some((entry.id, *self.names.get(entry)?));
+        let named = |entry: &Entry| Some((*entry, self.named(entry)?));
         let mut arrived = Vec::new();
         for frame in frames(buffer) {
             match frame {
@@ -108,9 +114,9 @@ impl World {
             return Ok(());
         };
         self.words.transmitted(from, buffer);
-        for (id, put) in self.words.arrived(Some(other), buffer) {
+        for (name, put) in self.words.arrived(Some(other), buffer) {
             if let Some(fate) = self.oracle.fates.get(&put) {
-                forks.said(from.node, put, id, fate)?;
+                forks.said(from.node, put, name, fate)?;
             }
         }
         Ok(())
