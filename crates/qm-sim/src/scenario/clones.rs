@@ -178,8 +178,8 @@ pub struct Clones {
     /// once: they acknowledge what one machine sent after the other one with its life has taken its
     /// session.
     pub slow_others: bool,
-    /// Whether nobody receives at the machine and its copies until the faults end: what they hold in
-    /// common still waits when one takes another identity.
+    /// Whether nobody receives at the machine and its copies until the faults end: what they hold
+    /// in common still waits when one takes another identity.
     pub nobody_receives: bool,
 }
 
