@@ -551,6 +551,8 @@ impl Oracle {
                 "rule 9: {put:?} ({id}) is dead at node{node} and it is not so: {outcome}; {fate:?}"
             ));
         }
+        // It had been on its way to the disk when the operator purged its queue.
+        fate.purged |= outcome == Outcome::QUEUE_PURGED && fate.towards.0 == node;
         let itself = |stored: &MessageId| !fate.are_apart(*stored, id);
         let delivered = fate.stored_as.iter().any(itself) && fate.towards.0 != node;
         let knows = fate.transactional || !fate.forgotten && !fate.mortal && !self.keeps_duplicates;
