@@ -1,6 +1,6 @@
-//! How long the opening of a session takes: a connection between two identities (which the
-//! benchmark `handshake` of qm-transport compares with a bare one), and in the same run a session
-//! of two nodes with their tokens on disk, beside what one flush takes.
+//! How long the opening of a session takes: a message of two nodes that opens one, with tokens on
+//! disk at both ends, beside a message in an open session and what one flush takes. What the
+//! connection below takes, the benchmark `handshake` of qm-transport compares.
 //!
 //! `cargo bench -p qm-node --bench opening`, optionally with the number of rounds behind `--`.
 //! Everything is at one machine, over the loopback interface; the contenders take turns.
@@ -19,8 +19,6 @@ use qm_client::blocking::Client;
 use qm_client::{Message, ReceiveOptions};
 use qm_engine::Trust;
 use qm_node::{Node, QueueManager, TestNode};
-use qm_transport::{Endpoint, EndpointConfig, Event, LinkId, NodeKey};
-use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 /// Messages over the session that is open, in each round.
 const IN_SESSION: usize = 5;
@@ -29,11 +27,6 @@ fn main() {
     let rounds = std::env::args()
         .find_map(|arg| arg.parse().ok())
         .unwrap_or(100);
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    let mut ends = runtime.block_on(Ends::new());
     let hub = TestNode::start().unwrap();
     let at_hub = Client::connect(hub.socket()).unwrap();
     at_hub
@@ -43,7 +36,6 @@ fn main() {
     let mut took = Took::default();
     for round in 0..=rounds {
         let flush = flush();
-        let keys = runtime.block_on(ends.connect());
 
         let dir = tempfile::tempdir().unwrap();
         let till = till(dir.path());
@@ -59,7 +51,6 @@ fn main() {
         // The first round warms up.
         if round > 0 {
             took.flush.push(flush);
-            took.keys.push(keys);
             took.first.push(first);
             took.known.push(known);
             took.open.extend(open);
@@ -71,7 +62,6 @@ fn main() {
 #[derive(Default)]
 struct Took {
     flush: Vec<Duration>,
-    keys: Vec<Duration>,
     first: Vec<Duration>,
     known: Vec<Duration>,
     open: Vec<Duration>,
@@ -81,7 +71,6 @@ impl Took {
     fn report(mut self, rounds: usize) {
         println!("{rounds} rounds, times in milliseconds: lower quartile, median, upper quartile");
         say("a flush of 4 KiB to the disk", &mut self.flush);
-        say("connection of two identities", &mut self.keys);
         say("message in an open session", &mut self.open);
         say("message that opens one, peer unknown", &mut self.first);
         say("message that opens one, peer known", &mut self.known);
@@ -135,57 +124,4 @@ fn carry(from: &Node, to: &Node, at_to: &Client) -> Duration {
 
 fn loopback() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 0))
-}
-
-/// Two endpoints that know who they are, and nothing above.
-struct Ends {
-    from: Endpoint,
-    at_from: UnboundedReceiver<Event>,
-    to: Endpoint,
-    at_to: UnboundedReceiver<Event>,
-    dials: u64,
-}
-
-impl Ends {
-    async fn new() -> Self {
-        let (from, at_from) = Self::end(1).await;
-        let (to, at_to) = Self::end(2).await;
-        Self {
-            from,
-            at_from,
-            to,
-            at_to,
-            dials: 0,
-        }
-    }
-
-    async fn end(seed: u8) -> (Endpoint, UnboundedReceiver<Event>) {
-        let config = EndpointConfig {
-            listen: loopback(),
-            ..EndpointConfig::default()
-        };
-        let (events, told) = unbounded_channel();
-        let endpoint = Endpoint::bind(config, &NodeKey::generate([seed; 32]), events).await;
-        (endpoint.unwrap(), told)
-    }
-
-    async fn connect(&mut self) -> Duration {
-        let address = self.to.local_addr().unwrap().to_string();
-        self.dials += 1;
-        let start = Instant::now();
-        self.from.dial(self.dials, &address, None);
-        let (link, _) = tokio::join!(connected(&mut self.at_from), connected(&mut self.at_to));
-        let took = start.elapsed();
-        self.from.close(link, 0, "measured");
-        took
-    }
-}
-
-/// The next connection; what is told of the one before it is no matter.
-async fn connected(told: &mut UnboundedReceiver<Event>) -> LinkId {
-    loop {
-        if let Event::Connected { link, .. } = told.recv().await.unwrap() {
-            return link;
-        }
-    }
 }
