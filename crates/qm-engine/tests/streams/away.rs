@@ -2,7 +2,7 @@
 //! last word on each when it is back.
 
 use qm_engine::admin::{AdminReply, AdminRequest, Selector};
-use qm_wire::{Outcome, PeerFrame};
+use qm_wire::{Class, Outcome, PeerFrame};
 
 use super::support::*;
 use super::{LINK, NEXT, is_answer, is_quiet, met};
@@ -128,4 +128,21 @@ fn only_so_many_leave_before_a_destination_has_answered() {
         assert!(a.dead().iter().all(|letter| !letter.unconfirmed));
         is_quiet(&mut a);
     }
+}
+
+/// The bound is about skips: what leaves none is not held back by it.
+#[test]
+fn a_message_that_leaves_no_skip_is_purged_however_many_there_are() {
+    let none = |config: &mut qm_engine::EngineConfig| config.skips_max = 0;
+    let (mut a, mut b) = (Node::with(1, none), Node::new(2));
+    b.create("plain", |settings| settings.transactional = false);
+    a.put("qm://b/plain", "1", |put| put.class = Class::Recoverable);
+    connect(&mut a, &mut b, LINK);
+    a.put("qm://b/plain", "2", |put| put.class = Class::Recoverable);
+    let _lost = a.sent_on(LINK);
+    a.lose_link(LINK);
+    let AdminReply::Purged(tally) = purge(&mut a) else {
+        panic!("it leaves no skip");
+    };
+    assert_eq!((tally.messages, tally.left), (1, 0));
 }
