@@ -11,6 +11,7 @@ use crate::backlog::Backlog;
 use crate::commits::Then;
 use crate::engine::Engine;
 use crate::finals::final_key;
+use crate::io::ConnId;
 use crate::limits::{BRANCHES_MAX, SKIPS_OPEN_MAX, STREAMS_PER_PEER_MAX};
 use crate::outgoing::OutQueue;
 use crate::stream::receiving::InKey;
@@ -181,6 +182,12 @@ impl Engine {
         let voids = self.voids.durable().map(void_key);
         let finals = self.finals.durable().map(final_key);
         voids.chain(finals).collect()
+    }
+
+    /// What is in the hands of applications, or about to be: connections and lookup ids.
+    pub fn lent(&self) -> impl Iterator<Item = (ConnId, u64)> {
+        let queues = self.locals.values();
+        queues.flat_map(|queue| queue.leased.iter().map(|(id, leased)| (leased.conn, *id)))
     }
 
     fn backlogs(&self) -> impl Iterator<Item = &Backlog> {

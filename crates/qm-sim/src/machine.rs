@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
 use qm_engine::{
-    Engine, EngineConfig, Entropy, Identity, Input, Now, OnTwin, Output, RefusalsKnown, Risen,
-    Roles, Seal, SeededEntropy, StoreOp, StoredMessage, StoredQueue, StreamId, Ticket, Timestamp,
-    TokenKey, Trust,
+    ConnId, Engine, EngineConfig, Entropy, Identity, Input, Now, OnTwin, Output, RefusalsKnown,
+    Risen, Roles, Seal, SeededEntropy, StoreOp, StoredMessage, StoredQueue, StreamId, Ticket,
+    Timestamp, TokenKey, Trust,
 };
 use qm_store::adapter;
 use qm_store::{Applied, Fs, Log, LogOptions, SimFs};
@@ -573,6 +573,12 @@ impl Machine {
             Err(_) if self.failure_armed => Ok(Committed::Failed),
             Err(error) => Err(format!("node{}: commit failed: {error}", self.number)),
         }
+    }
+
+    /// What applications have in hand, or are about to.
+    pub(crate) fn lent(&self) -> impl Iterator<Item = (ConnId, u64)> {
+        let running = self.running.iter();
+        running.flat_map(|running| running.engine.lent())
     }
 
     /// The rules of the engine itself: what takes long after every fourth step only.

@@ -1,5 +1,7 @@
 //! Machines that are copied, put back from a backup, or only look as if they were.
 
+use std::collections::BTreeSet;
+
 use qm_engine::admin::Selector;
 use qm_engine::{Risen, TokenKey};
 use qm_store::SimFs;
@@ -44,6 +46,8 @@ pub(super) struct Copying {
     gone: Vec<usize>,
     /// Machines that took another identity because of a copy.
     pub(super) parted: Vec<usize>,
+    /// What applications had in hand when their machine took another identity.
+    pub(super) lent: BTreeSet<(ConnId, u64)>,
     /// Frames about identities that were overheard.
     pub(super) overheard: Vec<Bytes>,
     /// The identity that the stranger proved, the same at every intrusion.

@@ -91,6 +91,9 @@ impl World {
             Event::Reidentified { .. } => {
                 self.report.parted += 1;
                 self.copying.parted.push(node);
+                // What waits for the note that it is handed out was lent before.
+                let lent = self.machines[node].lent();
+                self.copying.lent.extend(lent);
             }
             Event::PeerMisbehaved { peer, .. } if self.is_hostile(*peer) => {}
             Event::PeerMisbehaved { .. } | Event::PeerPending { .. } | Event::Unreadable { .. } => {
@@ -175,6 +178,9 @@ impl World {
         };
         let durable = self.oracle.fates.get(&put).is_some_and(|fate| fate.durable);
         if !durable || machine.identity.qm == machine.first_identity() {
+            return Ok(());
+        }
+        if self.copying.lent.contains(&(conn, delivery.lookup)) {
             return Ok(());
         }
         let root = self.family(node);
