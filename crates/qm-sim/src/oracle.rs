@@ -247,6 +247,13 @@ pub struct Oracle {
 const STREAM: u8 = 8;
 
 impl Oracle {
+    /// Whether a message is for the machine that it was put at, and was to be on its disk.
+    #[must_use]
+    pub fn is_durable_here(&self, put: Put) -> bool {
+        let fate = self.fates.get(&put);
+        fate.is_some_and(|fate| fate.durable && fate.towards.0 == fate.node)
+    }
+
     /// The destination of a dead message confirmed that it will not take it.
     ///
     /// # Errors

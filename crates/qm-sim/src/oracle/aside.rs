@@ -12,8 +12,8 @@ pub struct Aside {
     common: BTreeMap<(usize, usize), BTreeSet<Put>>,
     /// Copies that have not been started yet.
     unstarted: BTreeSet<usize>,
-    /// What a copy found on its disk, and nobody had been told that it is there: its original may
-    /// have it too, or may have lost it.
+    /// What a copy found on its disk, and nobody had been told that it is there, an express message
+    /// among them: its original may have it too, or may have lost it.
     doubtful: BTreeSet<Put>,
     /// What an operator released, and where.
     released: BTreeSet<(usize, Put)>,

@@ -169,9 +169,8 @@ impl Forks {
     }
 
     /// A machine starts, and these messages are in its queues.
-    pub fn finds(&mut self, node: usize, found: &BTreeSet<Put>) {
-        let line = &self.lines[node];
-        let known = &line.held | &line.arrived;
+    pub fn finds(&mut self, node: usize, found: &BTreeSet<Put>, is_local: impl Fn(Put) -> bool) {
+        let known = Self::received(&self.lines[node], is_local);
         self.aside.starts(node, found, &known);
     }
 

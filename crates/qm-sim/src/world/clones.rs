@@ -276,11 +276,7 @@ impl World {
             machine.hardware = copy as u64 + 1;
         }
         if let Some(forks) = &mut self.forks {
-            let fates = &self.oracle.fates;
-            let is_local = |put| {
-                let fate = fates.get(&put);
-                fate.is_some_and(|fate| fate.durable && fate.towards.0 == fate.node)
-            };
+            let is_local = |put| self.oracle.is_durable_here(put);
             forks.disk_copied(clones.victim, copy, &image.line, is_local);
         }
         self.join(clones, machine, image.line);

@@ -149,7 +149,7 @@ impl World {
         let mine = self.machines[node].identities();
         let Some(forks) = &mut self.forks else { return };
         let here: BTreeSet<Put> = found.named.iter().map(|(_, _, put)| *put).collect();
-        forks.finds(node, &here);
+        forks.finds(node, &here, |put| self.oracle.is_durable_here(put));
         for (_, stored, put) in &found.named {
             let id = stored.envelope.id;
             if mine.contains(&stored.envelope.source) {
