@@ -124,8 +124,9 @@ pub(crate) const STEPS: &[Step] = &[
     },
     Step {
         name: "sim",
-        about: "simulated networks: fixed seeds, then fresh ones",
+        about: "simulated networks: seeds that once failed, fixed ones, then fresh ones",
         run: |_| {
+            sim::command(&["--regressions"]).run()?;
             sim::command(&["--seeds", FIXED_SEEDS]).run()?;
             sim::command(&["--mode", "streams", "--seeds", FIXED_STREAM_SEEDS]).run()?;
             sim::command(&["--mode", "clones", "--seeds", FIXED_CLONE_SEEDS]).run()?;

@@ -25,6 +25,7 @@ mod machine;
 mod network;
 pub mod oracle;
 mod quic;
+mod regressions;
 mod report;
 mod scenario;
 mod shrink;
@@ -33,6 +34,7 @@ mod world;
 
 pub use qm_engine::{Breaks, Reach, Reached};
 pub use quic::Packets;
+pub use regressions::regressions;
 pub use report::{Failure, Report};
 pub use scenario::{Case, Clones, Scenario};
 pub use shrink::{Shrunk, shrink};

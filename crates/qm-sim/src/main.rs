@@ -8,12 +8,14 @@
 
 use std::process::ExitCode;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use qm_sim::{Breaks, Case, Failure, Reach, Report, Scenario, run, run_traced, shrink};
+use qm_sim::{
+    Breaks, Case, Failure, Reach, Report, Scenario, regressions, run, run_traced, shrink,
+};
 
-const USAGE: &str = "usage: qm-sim [--mode fast|streams|quinn|clones [--scenario NAME]] [--break RULE] (--seed N [--trace] | --seeds A..B) [--shrink]";
+const USAGE: &str = "usage: qm-sim [--mode fast|streams|quinn|clones [--scenario NAME]] [--break RULE] (--seed N [--trace] | --seeds A..B) [--shrink] | qm-sim --regressions";
 /// Events spent on making one failure simpler.
 const SHRINK_STEPS: u64 = 3_000_000;
 /// Failures of a range that are shrunk; the others are only listed.
@@ -34,6 +36,9 @@ struct Arguments {
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
+    if words == ["--regressions"] {
+        return once_failed();
+    }
     let Some(arguments) = read(&words) else {
         eprintln!("{USAGE}");
         eprintln!("rules that can be broken: {}", Breaks::NAMES.join(", "));
@@ -133,6 +138,44 @@ fn explain(scenario: &Scenario, failure: Box<Failure>, trace: bool) {
             println!("  {line}");
         }
     }
+}
+
+/// Runs what once failed.
+fn once_failed() -> ExitCode {
+    let runs = match regressions() {
+        Ok(runs) => runs,
+        Err(text) => {
+            eprintln!("the lists of regressions: {text}");
+            return ExitCode::from(2);
+        }
+    };
+    let next = AtomicUsize::new(0);
+    let failures = Mutex::new(Vec::new());
+    let workers = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..workers {
+            scope.spawn(|| {
+                while let Some(scenario) = runs.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let Err(failure) = run(scenario.clone()) else {
+                        continue;
+                    };
+                    println!("{failure}");
+                    if let Ok(mut failures) = failures.lock() {
+                        failures.push(failure.seed);
+                    }
+                }
+            });
+        }
+    });
+    let Ok(failures) = failures.into_inner() else {
+        return ExitCode::from(1);
+    };
+    if failures.is_empty() {
+        println!("{} runs that once failed keep every rule", runs.len());
+        return ExitCode::SUCCESS;
+    }
+    println!("failed again: {failures:?}");
+    ExitCode::from(1)
 }
 
 fn range(arguments: &Arguments, first: u64, last: u64) -> ExitCode {

@@ -3,8 +3,6 @@
 use qm_sim::{Breaks, Case, Failure, Reach, Report, Scenario, run, shrink};
 
 /// Seeds of `--mode clones` that once failed, and why.
-const REGRESSIONS: &str = include_str!("clones_regressions.txt");
-
 /// Branches of identity that a short range takes.
 const TAKEN: &[Reach] = &[
     Reach::StrangeTokenAsked,
@@ -50,17 +48,6 @@ fn the_same_seed_is_the_same_run_with_copies_of_memory_too() {
         let [one, other] = reports.map(|report| report.unwrap_or_else(|f| panic!("{f}")));
         assert_eq!(one, other, "{}", case.name());
         assert_eq!(one.copies, 1, "{}", case.name());
-    }
-}
-
-#[test]
-fn seeds_that_once_failed_keep_every_rule() {
-    for line in REGRESSIONS.lines().filter(|line| !line.starts_with('#')) {
-        let line = line.split('#').next().unwrap_or_default();
-        let (case, seed) = line.trim().split_once(' ').expect("a scenario and a seed");
-        let case = Case::named(case).expect("a scenario of this name");
-        let seed = seed.parse().expect("a number");
-        run(Scenario::clones_from_seed(seed, Some(case))).unwrap_or_else(|f| panic!("{f}"));
     }
 }
 

@@ -3,8 +3,6 @@
 use qm_sim::{Breaks, Reach, Report, Scenario, run};
 
 /// Seeds of `--mode streams` that once failed, and why.
-const REGRESSIONS: &str = include_str!("streams_regressions.txt");
-
 /// Branches of streams that a short range takes.
 const TAKEN: &[Reach] = &[
     Reach::OrderAckApplied,
@@ -31,29 +29,6 @@ fn a_range_of_seeds_with_transactional_queues_keeps_every_rule() {
         .filter(|what| sum.reached.count(**what) == 0)
         .collect();
     assert!(missed.is_empty(), "never taken: {missed:?}");
-}
-
-#[test]
-fn seeds_with_transactional_queues_that_once_failed_keep_every_rule() {
-    let seeds = REGRESSIONS
-        .lines()
-        .filter_map(|line| line.split('#').next())
-        .filter(|line| !line.trim().is_empty());
-    let mut steps = 0;
-    for seed in seeds {
-        let seed = seed.trim().parse().expect("a seed");
-        let today = Scenario::streams_from_seed(seed);
-        // As it was before machines ran short of memory.
-        let then = Scenario {
-            squeeze_every_ms: 0,
-            ..today.clone()
-        };
-        let both = [(today != then).then_some(today), Some(then)];
-        for scenario in both.into_iter().flatten() {
-            steps += run(scenario).unwrap_or_else(|f| panic!("{f}")).steps;
-        }
-    }
-    assert!(steps > 0);
 }
 
 /// Each rule that is switched off, a seed that notices, and which rules of the oracle may.
