@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use qm_wire::QueueName;
-use qm_wire::local::{Receive, ReceiveMode};
+use qm_wire::local::{Receive, ReceiveMode, Verdict};
 use tokio::time::{Instant, sleep_until};
 
 use crate::delivery::{Delivery, Lease, Received};
@@ -150,12 +150,21 @@ impl Receiver {
     }
 
     /// Everything the request brings to a transaction, and on which connection. A damaged message
-    /// is an error: the transaction cannot go on as if it were not there.
+    /// is an error, and all of it is given back: nothing that nobody saw may be committed.
     pub(crate) async fn all_in(self) -> Result<Vec<(Received, u64)>, ReceiveError> {
         let got = self.ended().await?;
-        got.iter()
+        let opened = got
+            .iter()
             .map(|handed_out| Ok((self.received(handed_out)?, handed_out.connection)))
-            .collect()
+            .collect();
+        if matches!(opened, Err(ReceiveError::Damaged { .. })) {
+            let requests = &mut self.handle.shared.lock().requests;
+            for handed_out in got {
+                let (on, lookup) = (handed_out.connection, handed_out.delivery.lookup);
+                requests.settle(on, &self.queue, lookup, Verdict::GiveBack, None);
+            }
+        }
+        opened
     }
 
     fn open_frame(

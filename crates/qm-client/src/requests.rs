@@ -34,7 +34,7 @@ struct Receiving {
     frame: Receive,
     deadline: Option<Instant>,
     sent: bool,
-    /// Nobody waits any more: what still comes is given back.
+    /// Nobody waits for messages any more: what still comes is given back.
     abandoned: bool,
     /// Messages that came so far on this connection.
     came: u32,
@@ -81,6 +81,8 @@ pub(crate) struct Requests {
     unanswered: usize,
     /// Verdicts that wait to be sent together.
     verdicts: BTreeMap<(QueueName, Verdict), Vec<SettleItem>>,
+    /// Transactions that receive, by number: the connection that carried the first request of each.
+    begun: BTreeMap<u64, u64>,
 }
 
 impl Requests {
@@ -93,6 +95,7 @@ impl Requests {
             outgoing: VecDeque::new(),
             unanswered: 0,
             verdicts: BTreeMap::new(),
+            begun: BTreeMap::new(),
         }
     }
 
@@ -116,6 +119,21 @@ impl Requests {
 
     pub(crate) const fn is_online(&self) -> bool {
         self.online
+    }
+
+    /// The connection on which the node learned of a transaction by a receive, if it did.
+    pub(crate) fn begun_on(&self, transaction: u64) -> Option<u64> {
+        self.begun.get(&transaction).copied()
+    }
+
+    /// A transaction is another one on another connection, and that is the one to be aborted.
+    pub(crate) fn begun_anew(&mut self, transaction: u64, connection: u64) {
+        self.begun.insert(transaction, connection);
+    }
+
+    /// A transaction is over.
+    pub(crate) fn forget_begun(&mut self, transaction: u64) {
+        self.begun.remove(&transaction);
     }
 
     // ---- what the application asks ----
@@ -225,6 +243,21 @@ impl Requests {
         }
     }
 
+    /// Ready when no abandoned request can bring a transaction anything more. What was brought is
+    /// given back by what is written before the transaction's end.
+    pub(crate) fn poll_abandoned(&mut self, transaction: u64, cx: &Context<'_>) -> Poll<()> {
+        for request in self.open.values_mut() {
+            if let Request::Receive(receiving) = request
+                && receiving.abandoned
+                && receiving.frame.transaction == Some(transaction)
+            {
+                receiving.waker = Some(cx.waker().clone());
+                return Poll::Pending;
+            }
+        }
+        Poll::Ready(())
+    }
+
     /// Says what shall become of a message that was handed out on `connection`.
     pub(crate) fn settle(
         &mut self,
@@ -285,6 +318,9 @@ impl Requests {
         let frame = match self.open.get_mut(&number) {
             Some(Request::Receive(receiving)) => {
                 receiving.sent = true;
+                if let Some(transaction) = receiving.frame.transaction {
+                    self.begun.entry(transaction).or_insert(self.connection);
+                }
                 let mut frame = receiving.frame.clone();
                 frame.wait_ms = receiving.deadline.map_or(INFINITE_MS, |deadline| {
                     let left = deadline.saturating_duration_since(now).as_millis();
@@ -369,6 +405,7 @@ impl Requests {
         }
         self.unanswered = self.unanswered.saturating_sub(1);
         if receiving.abandoned {
+            receiving.wake();
             self.open.remove(&request);
             return Ok(());
         }
@@ -509,6 +546,7 @@ impl Receiving {
     /// The request as it is to be asked on the next connection; it keeps what is still good.
     fn again(mut self: Box<Self>) -> Option<Box<Self>> {
         if self.abandoned {
+            self.wake();
             return None;
         }
         let ended_well = self.end.is_some();

@@ -1,6 +1,7 @@
 //! Sends and receives that happen together or not at all.
 
 use std::fmt;
+use std::future::poll_fn;
 use std::sync::Arc;
 
 use qm_wire::local::{Follow, Put};
@@ -44,8 +45,6 @@ pub struct Transaction {
     handle: Arc<Handle>,
     number: u64,
     puts: Vec<Put>,
-    /// The connection on which it received, which is the only one that can commit it.
-    connection: Option<u64>,
     received: u64,
     /// A connection took with it what it had received.
     lost: bool,
@@ -93,7 +92,6 @@ impl Transaction {
             handle: Arc::clone(handle),
             number,
             puts: Vec::new(),
-            connection: None,
             received: 0,
             lost: false,
             over: false,
@@ -134,12 +132,13 @@ impl Transaction {
     /// Takes the next message of a queue, waiting for it as the options say; `None` when none came
     /// in that time.
     ///
-    /// Cancel safe: a message that arrives for a dropped future is given back.
+    /// Cancel safe: a message that arrives for a dropped future is given back, before a commit.
     ///
     /// # Errors
-    /// [`ReceiveError`] when the node refuses, or is away, or a message is damaged. When the
-    /// connection was lost since the transaction received first, the transaction is lost, too: it
-    /// is refused with [`Outcome::TRANSACTION_ABORTED`].
+    /// [`ReceiveError`] when the node refuses, or is away, or a message is damaged, which is then
+    /// given back with what came beside it. When the connection was lost since the transaction
+    /// received first, the transaction is lost, too: it is refused with
+    /// [`Outcome::TRANSACTION_ABORTED`].
     pub async fn receive(
         &mut self,
         queue: &QueueName,
@@ -151,7 +150,7 @@ impl Transaction {
 
     /// Takes the messages that are there, up to the options' limits; waits only for the first.
     ///
-    /// Cancel safe: messages that arrive for a dropped future are given back.
+    /// Cancel safe: messages that arrive for a dropped future are given back, before a commit.
     ///
     /// # Errors
     /// As [`Transaction::receive`].
@@ -160,21 +159,22 @@ impl Transaction {
         queue: &QueueName,
         options: &ReceiveOptions,
     ) -> Result<Vec<Received>, ReceiveError> {
-        let (receiver, connection) = {
-            let connection = self.handle.shared.lock().requests.connection();
-            if self.lost || (self.connection.is_some() && self.connection != connection) {
+        let mut begun_on = {
+            let requests = &self.handle.shared.lock().requests;
+            let begun_on = requests.begun_on(self.number);
+            if self.lost || (begun_on.is_some() && begun_on != requests.connection()) {
                 return Err(aborted());
             }
-            let receiver = Receiver::open_in(&self.handle, queue, options, self.number)?;
-            (receiver, connection)
+            begun_on
         };
-        self.connection = self.connection.or(connection);
+        let receiver = Receiver::open_in(&self.handle, queue, options, self.number)?;
         let mut received = Vec::new();
         for (message, on) in receiver.all_in().await? {
             // The request may have been asked again on another connection.
-            if *self.connection.get_or_insert(on) != on {
+            if *begun_on.get_or_insert(on) != on {
                 // There it is another transaction, of which nothing may remain.
-                self.connection = Some(on);
+                let requests = &mut self.handle.shared.lock().requests;
+                requests.begun_anew(self.number, on);
                 self.lost = true;
                 return Err(aborted());
             }
@@ -184,7 +184,8 @@ impl Transaction {
         Ok(received)
     }
 
-    /// Makes all of it happen: on the node's disk when this returns.
+    /// Makes all of it happen: on the node's disk when this returns. After a receive that was
+    /// cancelled it first waits for the node's answer to that.
     ///
     /// When the connection is lost meanwhile, the node is asked on the next one, and answers as it
     /// did first. A transaction that received nothing is handed over again when the node did not
@@ -196,7 +197,13 @@ impl Transaction {
     /// [`TransactionError`]; after all but [`TransactionError::OutcomeUnknown`] nothing happened.
     pub async fn commit(mut self) -> Result<Committed, TransactionError> {
         let messages = self.puts.len();
-        if messages == 0 && self.connection.is_none() {
+        // The node commits all that it handed out, also what nobody here has seen.
+        poll_fn(|cx| {
+            let requests = &mut self.handle.shared.lock().requests;
+            requests.poll_abandoned(self.number, cx)
+        })
+        .await;
+        if messages == 0 && self.begun_on().is_none() {
             self.over = true;
             return Ok(Committed {
                 ids: Vec::new(),
@@ -205,7 +212,7 @@ impl Transaction {
         }
         loop {
             let ended = self.end(true).await?;
-            let repeatable = self.connection.is_none();
+            let repeatable = self.begun_on().is_none();
             let (refused, again) = match ended {
                 Ended::Told { ended, again } if ended.committed.is_some() => {
                     self.over = true;
@@ -241,13 +248,18 @@ impl Transaction {
     ///
     /// Cancel safe: it is aborted whether anybody waits or not.
     pub async fn abort(mut self) {
-        if self.connection.is_none() {
+        if self.begun_on().is_none() {
             return;
         }
         // Whatever the answer, and without one: nothing of it happens.
         if let Ok(_ended) = self.end(false).await {
             self.over = true;
         }
+    }
+
+    /// The connection on which it received, which is the only one that can commit it.
+    fn begun_on(&self) -> Option<u64> {
+        self.handle.shared.lock().requests.begun_on(self.number)
     }
 
     /// Hands the puts and the end over.
@@ -263,8 +275,9 @@ impl Transaction {
             if let Some(reason) = state.refusal() {
                 return Err(TransactionError::Disconnected(reason));
             }
-            let other = self.connection != state.requests.connection();
-            if self.lost || (self.connection.is_some() && other) {
+            let begun_on = state.requests.begun_on(self.number);
+            let other = begun_on != state.requests.connection();
+            if self.lost || (begun_on.is_some() && other) {
                 let path = shared.settings.path.clone();
                 return Err(TransactionError::Disconnected(ClientError::HungUp { path }));
             }
@@ -287,7 +300,9 @@ impl Drop for Transaction {
         let shared = &self.handle.shared;
         let mut state = shared.lock();
         // Only what it received is anywhere else than in this process.
-        let open = self.connection.is_some() && self.connection == state.requests.connection();
+        let begun_on = state.requests.begun_on(self.number);
+        state.requests.forget_begun(self.number);
+        let open = begun_on.is_some() && begun_on == state.requests.connection();
         if self.over || !open {
             return;
         }

@@ -1,6 +1,7 @@
 //! The node's side of the socket, as a script: each test says what is answered and when.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use qm_client::{Client, ClientId, Incarnation, MessageId, QmId};
@@ -13,6 +14,10 @@ use qm_wire::{Class, Envelope, Salt, Tag, Text};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::time::timeout;
+
+/// How long a frame may take, so that one that never comes fails its test.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 const LIMIT: usize = qm_wire::limits::data_frame_bytes(64 << 20);
 
@@ -124,7 +129,9 @@ impl Link {
                 let mut frame = self.read.split_to(length).freeze();
                 return ClientFrame::next(&mut frame, LIMIT).unwrap();
             }
-            if self.stream.read_buf(&mut self.read).await.ok()? == 0 {
+            let read = timeout(PATIENCE, self.stream.read_buf(&mut self.read));
+            let read = read.await.expect("a frame in time");
+            if read.ok()? == 0 {
                 return None;
             }
         }

@@ -1,15 +1,17 @@
 //! Transactions: what is handed over and when, lost connections, answers that are asked for again.
 
+use std::pin::pin;
 use std::time::Duration;
 
+use bytes::Bytes;
 use qm_client::{
     Class, Message, Outcome, Priority, QueueName, ReceiveError, ReceiveOptions, SendError,
-    TransactionError,
+    Transaction, TransactionError, Verdict,
 };
 use qm_wire::local::{ClientFrame, EndTransaction, NodeFrame, TransactionEnded};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
-use crate::support::{Link, Node, id};
+use crate::support::{Link, Node, delivery, id};
 
 const SHORT: Duration = Duration::from_millis(50);
 
@@ -202,6 +204,120 @@ async fn a_dropped_transaction_gives_back_what_it_received() {
     client.begin().abort().await;
     assert!(client.begin().commit().await.unwrap().ids().is_empty());
     assert!(timeout(SHORT, link.next()).await.is_err());
+}
+
+/// Commits while the answer to a cancelled receive is under way, and shows that what it brings is
+/// given back before the node is told to commit.
+async fn commit_behind_a_message(mut transaction: Transaction, link: &mut Link, request: u64) {
+    transaction.send(Message::new("hub/orders", "a")).unwrap();
+    let script = async {
+        assert!(timeout(SHORT, link.next()).await.is_err());
+        link.deliver(request, 42, "late").await;
+        link.done(request, 1).await;
+        let settle = link.settle().await;
+        assert_eq!(
+            (settle.verdict, &settle.ranges[..]),
+            (Verdict::GiveBack, &[(42, 42)][..])
+        );
+        assert_eq!(link.put().await.body, "a");
+        let end = end(link).await;
+        assert!(end.commit);
+        committed(link, end, false).await;
+    };
+    let (done, ()) = tokio::join!(transaction.commit(), script);
+    assert_eq!(done.unwrap().ids(), [id(199)]);
+}
+
+#[tokio::test]
+async fn what_comes_for_a_cancelled_receive_is_given_back_before_the_commit() {
+    let node = Node::new();
+    let (client, mut link) = node.client().await;
+    let mut transaction = client.begin();
+    let (queue, options) = (queue(), ReceiveOptions::new().wait(Duration::MAX));
+    let receiving = timeout(SHORT, transaction.receive(&queue, &options));
+    assert!(receiving.await.is_err());
+    let receive = link.receive().await;
+    let stop = link.receive().await;
+    assert_eq!((stop.request, stop.wait_ms), (receive.request, 0));
+    commit_behind_a_message(transaction, &mut link, receive.request).await;
+}
+
+#[tokio::test]
+async fn it_is_given_back_also_when_it_was_asked_for_without_a_connection() {
+    let node = Node::new();
+    let (client, link) = node.client().await;
+    drop(link);
+    sleep(SHORT).await;
+    let mut transaction = client.begin();
+    let (queue, options) = (queue(), ReceiveOptions::new().wait(Duration::MAX));
+    let (mut link, request) = {
+        let mut receiving = pin!(transaction.receive(&queue, &options));
+        assert!(timeout(SHORT, &mut receiving).await.is_err());
+        let mut link = node.accept().await;
+        let request = tokio::select! {
+            _ = &mut receiving => panic!("nothing was delivered"),
+            receive = link.receive() => receive.request,
+        };
+        (link, request)
+    };
+    assert_eq!(link.receive().await.request, request);
+    commit_behind_a_message(transaction, &mut link, request).await;
+}
+
+#[tokio::test]
+async fn a_commit_does_not_wait_for_a_receive_that_went_with_its_connection() {
+    let node = Node::new();
+    let (client, mut link) = node.client().await;
+    let mut transaction = client.begin();
+    let (queue, options) = (queue(), ReceiveOptions::new().wait(Duration::MAX));
+    let receiving = timeout(SHORT, transaction.receive(&queue, &options));
+    assert!(receiving.await.is_err());
+    let script = async {
+        link.receive().await;
+        link.receive().await;
+        assert!(timeout(SHORT, link.next()).await.is_err());
+        drop(link);
+    };
+    let (done, ()) = tokio::join!(transaction.commit(), script);
+    let error = done.unwrap_err();
+    assert!(
+        matches!(error, TransactionError::Disconnected(_)),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn what_came_with_a_damaged_message_is_not_committed() {
+    let node = Node::new();
+    let (client, mut link) = node.client().await;
+    let mut transaction = client.begin();
+    let options = ReceiveOptions::new();
+    let script = async {
+        let receive = link.receive().await;
+        link.deliver(receive.request, 41, "sound").await;
+        let mut damaged = delivery(receive.request, 42, "body");
+        damaged.body = Bytes::from_static(b"boby");
+        link.send(NodeFrame::Delivery(damaged)).await;
+        link.done(receive.request, 2).await;
+    };
+    let queue = queue();
+    let (received, ()) = tokio::join!(transaction.receive_batch(&queue, &options), script);
+    let error = received.unwrap_err();
+    assert!(
+        matches!(error, ReceiveError::Damaged { lookup: 42, .. }),
+        "{error}"
+    );
+    let script = async {
+        let settle = link.settle().await;
+        assert_eq!(
+            (settle.verdict, &settle.ranges[..]),
+            (Verdict::GiveBack, &[(41, 42)][..])
+        );
+        let end = end(&mut link).await;
+        committed(&mut link, end, false).await;
+    };
+    let (done, ()) = tokio::join!(transaction.commit(), script);
+    done.unwrap();
 }
 
 #[tokio::test]
