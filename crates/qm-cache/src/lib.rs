@@ -79,12 +79,12 @@
 //! long keys really last, and [`DedupStats::evicted_young`] rises when that is shorter than the
 //! interval.
 //!
-//! | messages a second | senders try for | capacity | MiB, five words |
-//! |---|---|---|---|
-//! | 10 | 15 minutes | 10,000 (the default) | 0.8 |
-//! | 500 | 10 minutes | 300,000 | 20 |
-//! | 5,000 | 30 minutes | 9,000,000 | 610 |
-//! | 50,000 | 10 minutes | 30,000,000 | 1,860 |
+//! | messages a second | senders try for | capacity | MiB, five words | with shares of owners |
+//! |---|---|---|---|---|
+//! | 10 | 15 minutes | 10,000 (the default) | 0.8 | 1.5 |
+//! | 500 | 10 minutes | 300,000 | 20 | 40 |
+//! | 5,000 | 30 minutes | 9,000,000 | 610 | 1,218 |
+//! | 50,000 | 10 minutes | 30,000,000 | 1,860 | 3,717 |
 //!
 //! The largest capacity is 2^32 - 1. Tickets number 2^48 insertions, 8.9 years at a million a
 //! second; a cache that gets there admits everything as fresh. A thread that stops in the middle of
