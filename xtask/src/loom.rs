@@ -7,7 +7,7 @@ use anyhow::bail;
 use crate::repo::{Program, cargo, target_dir};
 
 /// Faults that are built in one after the other in every run of the checks, and a model that finds
-/// each within a second. `crates/qm-cache/loom.sh` tries all faults on all models.
+/// each within a second. `cargo xtask loom --faults` tries all faults on all models.
 const FAULTS: &[(&str, &str)] = &[
     ("no_order", "of_a_committer_and_an_inserter_one_wins"),
     ("no_rescan", "of_a_committer_and_an_inserter_one_wins"),
@@ -49,11 +49,61 @@ pub(crate) fn explore(model: Option<&str>) -> Program {
 pub(crate) fn find_faults() -> anyhow::Result<()> {
     for (fault, model) in FAULTS {
         let (_, said) = explore(Some(model)).env("QM_MUTANT", fault).output()?;
-        let failed = format!("{model} ... FAILED");
-        if !said.lines().any(|line| line.ends_with(&failed)) {
+        if !failed(&said).contains(model) {
             bail!("{model} does not find the fault {fault}:\n{said}");
         }
         println!("fault {fault}: found by {model}");
     }
     Ok(())
+}
+
+/// Builds these faults, or all, into the caches, tries each on all models, and tells which of
+/// these find it.
+pub(crate) fn find_faults_anywhere(names: &[&str]) -> anyhow::Result<()> {
+    let known = |name: &&str| FAULTS.iter().any(|(fault, _)| fault == name);
+    if let Some(unknown) = names.iter().find(|name| !known(name)) {
+        bail!("there is no fault {unknown}");
+    }
+    let mut survive = Vec::new();
+    for (fault, _) in FAULTS {
+        if !names.is_empty() && !names.contains(fault) {
+            continue;
+        }
+        let (_, said) = explore(None).env("QM_MUTANT", fault).output()?;
+        let found_by = failed(&said);
+        if found_by.is_empty() {
+            println!("fault {fault}: NOT FOUND\n{said}");
+            survive.push(*fault);
+        } else {
+            println!("fault {fault}: found by {}", found_by.join(" "));
+        }
+    }
+    if !survive.is_empty() {
+        bail!("no model fails with {}", survive.join(", "));
+    }
+    Ok(())
+}
+
+/// The tests that ran and failed. What cannot be built, or dies, is none.
+fn failed(said: &str) -> Vec<&str> {
+    let tests = said.lines().filter_map(|line| line.strip_prefix("test "));
+    tests
+        .filter_map(|line| line.strip_suffix(" ... FAILED"))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_test_that_failed_finds_a_fault() {
+        let said = "\nrunning 3 tests\ntest one ... FAILED\ntest two ... ok\n\
+                    test routes::three ... FAILED\n\ntest result: FAILED. 1 passed; 2 failed";
+        assert_eq!(failed(said), ["one", "routes::three"]);
+        let unbuilt = "error: could not compile `qm-cache` (test \"loom\") due to 1 error";
+        assert!(failed(unbuilt).is_empty());
+        let died = "running 1 test\nerror: test failed, to rerun pass `--test loom`";
+        assert!(failed(died).is_empty());
+    }
 }

@@ -54,6 +54,7 @@ cargo xtask COMMAND
   store-faults [--full]         the store under every fault at every operation, with a table; then
                                 with each of its rules broken
   loom [MODEL]                  explore the interleavings of the lock-free caches
+  loom --faults [FAULT ...]     build one fault after the other into them: a model must fail
   torture [--seconds N] [--seed N]
                                 real processes killed, stopped, cut off and out of disk for five
                                 minutes; every message is accounted for
@@ -105,6 +106,7 @@ fn run(arguments: &[&str]) -> anyhow::Result<()> {
         ["sim", ref rest @ ..] => sim::command(rest).run(),
         ["store-faults", ref rest @ ..] => store::faults(rest),
         ["loom"] => loom::explore(None).run(),
+        ["loom", "--faults", ref names @ ..] => loom::find_faults_anywhere(names),
         ["loom", model] => loom::explore(Some(model)).run(),
         ["torture", ref rest @ ..] => torture::run(rest),
         ["money", ref rest @ ..] => money::run(rest),

@@ -1,5 +1,5 @@
-//! Models of the races, explored by loom. See `loom.sh` for how to run them, and for the faults
-//! they must find.
+//! Models of the races, explored by loom: `cargo xtask loom` runs them, and with `--faults` builds
+//! in the faults that they must find.
 #![cfg(loom)]
 
 #[path = "loom/routes.rs"]
