@@ -77,6 +77,15 @@ impl Pending {
     const fn counts(&self) -> bool {
         !matches!(self.what, What::Part(_))
     }
+
+    /// Whether the application waited for room for it, which is free again with its answer.
+    const fn is_reserved(&self) -> bool {
+        match &self.what {
+            What::Put { .. } => true,
+            What::Part(_) => false,
+            What::End { end, .. } => end.commit,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -135,7 +144,7 @@ impl Puts {
     }
 
     /// Takes the puts of a transaction in, and its end; `bytes` is what the caller reserved for the
-    /// end.
+    /// end. An abort reserves nothing: it cannot wait for room.
     pub(crate) fn push_transaction(
         &mut self,
         transaction: u64,
@@ -496,8 +505,10 @@ impl Puts {
         if !pending.counts() {
             return Some(pending);
         }
-        self.freed.messages = self.freed.messages.saturating_add(1);
-        self.freed.bytes = self.freed.bytes.saturating_add(pending.bytes);
+        if pending.is_reserved() {
+            self.freed.messages = self.freed.messages.saturating_add(1);
+            self.freed.bytes = self.freed.bytes.saturating_add(pending.bytes);
+        }
         if sequence < self.unsent {
             self.in_flight.messages = self.in_flight.messages.saturating_sub(1);
             self.in_flight.bytes = self.in_flight.bytes.saturating_sub(pending.bytes);

@@ -36,6 +36,8 @@ struct Receiving {
     sent: bool,
     /// Nobody waits for messages any more: what still comes is given back.
     abandoned: bool,
+    /// It was for a transaction that is aborted: the node takes back by itself what it brings.
+    aborted: bool,
     /// Messages that came so far on this connection.
     came: u32,
     got: VecDeque<HandedOut>,
@@ -136,6 +138,16 @@ impl Requests {
         self.begun.remove(&transaction);
     }
 
+    /// The abort of a transaction gives back whatever it was handed, also what is still on its way
+    /// here: by then somebody else may have it.
+    pub(crate) fn aborted(&mut self, transaction: u64) {
+        for request in self.open.values_mut() {
+            if let Request::Receive(receiving) = request {
+                receiving.aborted |= receiving.frame.transaction == Some(transaction);
+            }
+        }
+    }
+
     // ---- what the application asks ----
 
     /// Opens a receive request. `frame.request` is filled in; so is its wait when it is sent.
@@ -147,6 +159,7 @@ impl Requests {
             deadline,
             sent: false,
             abandoned: false,
+            aborted: false,
             came: 0,
             got: VecDeque::new(),
             end: None,
@@ -381,7 +394,7 @@ impl Requests {
         }
         receiving.came = receiving.came.saturating_add(1);
         if receiving.abandoned {
-            if receiving.frame.mode == ReceiveMode::Take {
+            if receiving.frame.mode == ReceiveMode::Take && !receiving.aborted {
                 let queue = receiving.frame.queue.clone();
                 self.settle(connection, &queue, delivery.lookup, Verdict::GiveBack, None);
             }

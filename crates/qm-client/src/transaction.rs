@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::future::poll_fn;
+use std::mem;
 use std::sync::Arc;
 
 use qm_wire::local::{Follow, Put};
@@ -211,7 +212,7 @@ impl Transaction {
             });
         }
         loop {
-            let ended = self.end(true).await?;
+            let ended = self.end().await?;
             let repeatable = self.begun_on().is_none();
             let (refused, again) = match ended {
                 Ended::Told { ended, again } if ended.committed.is_some() => {
@@ -248,13 +249,32 @@ impl Transaction {
     ///
     /// Cancel safe: it is aborted whether anybody waits or not.
     pub async fn abort(mut self) {
-        if self.begun_on().is_none() {
-            return;
+        let (answer, waiting) = oneshot::channel();
+        if self.push_abort(Some(answer)) {
+            // Whatever the answer, and without one: nothing of it happens.
+            let _answer = waiting.await;
         }
-        // Whatever the answer, and without one: nothing of it happens.
-        if let Ok(_ended) = self.end(false).await {
-            self.over = true;
+    }
+
+    /// Tells the node to abort it, without waiting for room. Returns whether there was anything to
+    /// be aborted.
+    fn push_abort(&mut self, answer: Option<oneshot::Sender<Ended>>) -> bool {
+        let shared = &self.handle.shared;
+        let mut state = shared.lock();
+        // Only what it received is anywhere else than in this process.
+        let begun_on = state.requests.begun_on(self.number);
+        let open = begun_on.is_some() && begun_on == state.requests.connection();
+        if mem::replace(&mut self.over, true) || !open {
+            return false;
         }
+        let bytes = u64::from(END_BYTES.min(shared.window_bytes));
+        state
+            .puts
+            .push_transaction(self.number, Vec::new(), false, bytes, answer);
+        state.requests.aborted(self.number);
+        drop(state);
+        shared.wake.notify_one();
+        true
     }
 
     /// The connection on which it received, which is the only one that can commit it.
@@ -263,7 +283,7 @@ impl Transaction {
     }
 
     /// Hands the puts and the end over.
-    async fn end(&self, commit: bool) -> Result<Ended, TransactionError> {
+    async fn end(&self) -> Result<Ended, TransactionError> {
         let shared = &self.handle.shared;
         let closed = |_closed| TransactionError::Disconnected(ClientError::Closed);
         let messages_room = shared.messages.acquire().await.map_err(closed)?;
@@ -287,7 +307,7 @@ impl Transaction {
             let bytes = u64::from(bytes);
             state
                 .puts
-                .push_transaction(self.number, puts, commit, bytes, Some(answer));
+                .push_transaction(self.number, puts, true, bytes, Some(answer));
         }
         shared.wake.notify_one();
         let closed = |_closed| Ended::Unknown(ClientError::Closed);
@@ -297,32 +317,9 @@ impl Transaction {
 
 impl Drop for Transaction {
     fn drop(&mut self) {
-        let shared = &self.handle.shared;
-        let mut state = shared.lock();
-        // Only what it received is anywhere else than in this process.
-        let begun_on = state.requests.begun_on(self.number);
+        self.push_abort(None);
+        let mut state = self.handle.shared.lock();
         state.requests.forget_begun(self.number);
-        let open = begun_on.is_some() && begun_on == state.requests.connection();
-        if self.over || !open {
-            return;
-        }
-        // Without room in the window the node learns of it with the end of the connection.
-        let (Ok(messages), Ok(bytes)) = (
-            shared.messages.try_acquire(),
-            shared
-                .bytes
-                .try_acquire_many(END_BYTES.min(shared.window_bytes)),
-        ) else {
-            return;
-        };
-        messages.forget();
-        bytes.forget();
-        let bytes = u64::from(END_BYTES.min(shared.window_bytes));
-        state
-            .puts
-            .push_transaction(self.number, Vec::new(), false, bytes, None);
-        drop(state);
-        shared.wake.notify_one();
     }
 }
 

@@ -320,6 +320,75 @@ async fn what_came_with_a_damaged_message_is_not_committed() {
     done.unwrap();
 }
 
+/// A client whose window has room for one message, which is taken; and a transaction that received.
+async fn with_a_full_window(node: &mut Node) -> (qm_client::Client, Link, Transaction) {
+    node.hello.window_messages = 1;
+    let (client, mut link) = node.client().await;
+    let mut transaction = client.begin();
+    let options = ReceiveOptions::new();
+    let script = async {
+        let receive = link.receive().await;
+        link.deliver(receive.request, 42, "hello").await;
+        link.done(receive.request, 1).await;
+    };
+    let queue = queue();
+    let (received, ()) = tokio::join!(transaction.receive(&queue, &options), script);
+    assert!(received.unwrap().is_some());
+    let _ticket = client.put(Message::new("hub/orders", "a")).await.unwrap();
+    assert_eq!(link.put().await.sequence, 1);
+    (client, link, transaction)
+}
+
+/// The transaction is aborted as soon as the window has room, and takes none of it for ever.
+async fn aborted_behind_the_window(client: &qm_client::Client, mut link: Link) {
+    link.accept_puts(1, 1).await;
+    let first = end(&mut link).await;
+    assert_eq!((first.sequence, first.commit), (2, false));
+    link.send(NodeFrame::TransactionEnded(TransactionEnded {
+        sequence: 2,
+        transaction: first.transaction,
+        committed: None,
+        repeated: false,
+        outcome: None,
+        text: qm_client::Text::EMPTY,
+    }))
+    .await;
+    let _ticket = client.put(Message::new("hub/orders", "b")).await.unwrap();
+    let third = client.put(Message::new("hub/orders", "c"));
+    assert!(timeout(SHORT, third).await.is_err());
+    assert_eq!(link.put().await.sequence, 3);
+}
+
+#[tokio::test]
+async fn a_transaction_is_aborted_also_when_the_window_is_full() {
+    let mut node = Node::new();
+    let (client, link, transaction) = with_a_full_window(&mut node).await;
+    drop(transaction);
+    aborted_behind_the_window(&client, link).await;
+    let mut node = Node::new();
+    let (client, link, transaction) = with_a_full_window(&mut node).await;
+    assert!(timeout(SHORT, transaction.abort()).await.is_err());
+    aborted_behind_the_window(&client, link).await;
+}
+
+#[tokio::test]
+async fn what_the_abort_gave_back_is_not_given_back_again() {
+    let node = Node::new();
+    let (client, mut link) = node.client().await;
+    let mut transaction = client.begin();
+    let (queue, options) = (queue(), ReceiveOptions::new().wait(Duration::MAX));
+    let receiving = timeout(SHORT, transaction.receive(&queue, &options));
+    assert!(receiving.await.is_err());
+    drop(transaction);
+    let request = link.receive().await.request;
+    link.receive().await;
+    assert!(!end(&mut link).await.commit);
+    // It crossed the abort; by now another application may have it.
+    link.deliver(request, 42, "late").await;
+    link.done(request, 1).await;
+    assert!(timeout(SHORT, link.next()).await.is_err());
+}
+
 #[tokio::test]
 async fn a_node_that_stays_away_leaves_the_outcome_open() {
     let mut node = Node::new();
