@@ -252,6 +252,8 @@ reach! {
     StreamHeld,
     /// A stream was begun anew because its destination lost its store.
     StreamRerooted,
+    /// A stream that had begun anew, or was about to, began so again.
+    StreamBegunAgain,
     /// A question was answered from the links of a stream.
     AnsweredFromStream,
     /// Links were forgotten.

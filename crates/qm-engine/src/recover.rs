@@ -103,6 +103,7 @@ impl Engine {
                 self.refill_out(number, priority);
             }
         }
+        self.begin_rest_anew();
         self.end_left_doubts();
         self.place_reports();
         self.quarantine_inherited();

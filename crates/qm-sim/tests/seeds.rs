@@ -72,6 +72,7 @@ const RARE: &[Reach] = &[
     Reach::StreamBranched,
     Reach::StreamHeld,
     Reach::StreamRerooted,
+    Reach::StreamBegunAgain,
     Reach::LinksForgotten,
     Reach::LetterUncertain,
     Reach::VoidedRefused,

@@ -2,7 +2,7 @@
 //!
 //! | name | value |
 //! |---|---|
-//! | `s/` outgoing queue | stream id, store id of the destination, marks |
+//! | `s/` outgoing queue | stream id, whether unproven or begun anew, destination's store, marks |
 //! | `skip/` outgoing queue, position | place, message, outcome, dead letter |
 //! | `h/` sender, stream, position, first bytes of a link | a run of links that were taken |
 //! | `hs/` sender, stream | its queue, and that ancestors were forgotten |
@@ -49,21 +49,29 @@ pub(crate) struct StoredChain {
     pub(crate) id: StreamId,
     /// Store of the destination, once it was met.
     pub(crate) store: Option<[u8; 16]>,
+    /// See [`OutStream::unproven`](crate::stream::sending::OutStream::unproven).
+    pub(crate) unproven: bool,
+    /// See [`OutStream::begins`](crate::stream::sending::OutStream::begins).
+    pub(crate) begins: bool,
     pub(crate) marks: Vec<Mark>,
 }
 
+/// The store of the destination is known.
+const MET: u8 = 1;
+const UNPROVEN: u8 = 2;
+const BEGINS: u8 = 4;
+
 impl StoredChain {
-    pub(crate) fn encode<'a>(
-        id: StreamId,
-        store: Option<[u8; 16]>,
-        marks: impl ExactSizeIterator<Item = &'a Mark>,
-    ) -> Bytes {
-        let mut to = BytesMut::with_capacity(34 + marks.len() * 32);
+    pub(crate) fn encode(&self) -> Bytes {
+        let mut to = BytesMut::with_capacity(34 + self.marks.len() * 32);
         to.put_u8(VERSION);
-        to.put_slice(&id.0);
-        to.put_u8(u8::from(store.is_some()));
-        to.put_slice(&store.unwrap_or_default());
-        for mark in marks {
+        to.put_slice(&self.id.0);
+        let met = if self.store.is_some() { MET } else { 0 };
+        let unproven = if self.unproven { UNPROVEN } else { 0 };
+        let begins = if self.begins { BEGINS } else { 0 };
+        to.put_u8(met | unproven | begins);
+        to.put_slice(&self.store.unwrap_or_default());
+        for mark in &self.marks {
             put_mark(&mut to, mark);
         }
         to.freeze()
@@ -72,7 +80,10 @@ impl StoredChain {
     pub(crate) fn decode(value: &Bytes) -> Option<Self> {
         let mut r = version(value)?;
         let id = StreamId(take_array(&mut r)?);
-        let known = take_bool(&mut r)?;
+        let flags = r.try_get_u8().ok()?;
+        if flags & !(MET | UNPROVEN | BEGINS) != 0 {
+            return None;
+        }
         let store = take_array(&mut r)?;
         let mut marks = Vec::with_capacity(r.len() / 32);
         while !r.is_empty() {
@@ -80,7 +91,9 @@ impl StoredChain {
         }
         Some(Self {
             id,
-            store: known.then_some(store),
+            store: (flags & MET != 0).then_some(store),
+            unproven: flags & UNPROVEN != 0,
+            begins: flags & BEGINS != 0,
             marks,
         })
     }
@@ -306,12 +319,16 @@ mod tests {
 
     #[test]
     fn a_sender_s_values_come_back_as_they_were() {
-        for store in [None, Some([7; 16])] {
-            let marks = vec![mark(1), mark(3)];
-            let value = StoredChain::encode(StreamId([4; 16]), store, marks.iter());
-            let back = StoredChain::decode(&value).unwrap();
-            assert_eq!((back.id, back.store), (StreamId([4; 16]), store));
-            assert_eq!(back.marks, marks);
+        for flags in 0..8 {
+            let chain = StoredChain {
+                id: StreamId([4; 16]),
+                store: (flags & 1 != 0).then_some([7; 16]),
+                unproven: flags & 2 != 0,
+                begins: flags & 4 != 0,
+                marks: vec![mark(1), mark(3)],
+            };
+            let value = chain.encode();
+            assert_eq!(StoredChain::decode(&value), Some(chain));
             assert_eq!(StoredChain::decode(&value.slice(..value.len() - 1)), None);
         }
         let id = MessageId {

@@ -68,6 +68,8 @@ impl Engine {
     ) {
         self.add_stream(number, stored.id, stored.store, stored.marks, skips);
         if let Some(stream) = self.outs.get_mut(&number).and_then(|o| o.stream.as_mut()) {
+            stream.unproven = stored.unproven;
+            stream.begins = stored.begins;
             stream.found();
         }
     }
@@ -98,6 +100,17 @@ impl Engine {
         let mut stream = InStream::new(queue, branches, self.now.at);
         stream.low = 0;
         self.ins.streams.insert(key, stream);
+    }
+
+    /// This node died while streams began anew in several batches. What is settled in them was
+    /// never answered for: nothing but to begin them anew brings them on.
+    pub(crate) fn begin_rest_anew(&mut self) {
+        let outs = self.outs.iter();
+        let begins = outs.filter(|(_, out)| out.stream.as_ref().is_some_and(|s| s.begins));
+        for number in begins.map(|(number, _)| *number).collect::<Vec<_>>() {
+            crate::reached!(self, StreamBegunAgain);
+            self.reroot_stream(number);
+        }
     }
 
     /// A stream had begun anew while the letter of what had left it was on its way to the disk, and

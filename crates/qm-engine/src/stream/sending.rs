@@ -33,6 +33,11 @@ pub(crate) struct OutStream {
     pub(crate) chain: Chain<(LinkId, u64)>,
     /// Store of the destination that has the history of this stream, once it was met.
     pub(crate) store: Option<[u8; 16]>,
+    /// It was begun anew, and its destination has not shown yet that it has a link of it. What is
+    /// settled of it was settled by name: that the destination lacks its links is no loss.
+    pub(crate) unproven: bool,
+    /// It is about to begin anew: what is settled of it was given up.
+    pub(crate) begins: bool,
     /// The newest session with the destination, and the oldest position that was not settled when
     /// it opened.
     pub(crate) floor: Option<(LinkId, u64)>,
@@ -107,6 +112,8 @@ impl Engine {
         out.stream = Some(OutStream {
             chain: Chain::recovered(id, root, marks, skips),
             store,
+            unproven: false,
+            begins: false,
             floor: None,
             lacks: None,
             held: None,
@@ -416,7 +423,14 @@ impl Engine {
 
 impl OutStream {
     fn encode(&self) -> bytes::Bytes {
-        StoredChain::encode(self.chain.id(), self.store, self.chain.marks())
+        let stored = StoredChain {
+            id: self.chain.id(),
+            store: self.store,
+            unproven: self.unproven,
+            begins: self.begins,
+            marks: self.chain.marks().copied().collect(),
+        };
+        stored.encode()
     }
 
     /// It was read from the store.

@@ -40,6 +40,7 @@ impl Engine {
             match settles {
                 Settles::These(positions) => {
                     crate::reached!(self, OrderAckApplied);
+                    self.prove_stream(number);
                     for position in positions {
                         self.delivered_in_stream(number, position);
                         // One run may be of more than a batch takes.
@@ -54,6 +55,16 @@ impl Engine {
             self.not_held_in_stream(peer, foreign);
         }
         self.busy_peers.insert(peer);
+    }
+
+    /// The destination has a link of a stream: from now on it lacks what is settled of it only if
+    /// it went back.
+    fn prove_stream(&mut self, number: u32) {
+        if let Some(stream) = self.out_stream(number)
+            && core::mem::take(&mut stream.unproven)
+        {
+            self.soil_stream(number);
+        }
     }
 
     /// An answer named links that are not held: counted and told, never applied.
@@ -167,6 +178,7 @@ impl Engine {
                 }
                 if let Some(skip) = stream.chain.settle_skip(*position) {
                     stream.held = None;
+                    stream.unproven = false;
                     crate::reached!(self, SkipConfirmed);
                     self.commits.unset(skip_key(number, *position));
                     self.soil_stream(number);
@@ -199,6 +211,7 @@ impl Engine {
         if let Some(stream) = self.out_stream(number) {
             stream.held = None;
         }
+        self.prove_stream(number);
         // Its place is not settled before its letter is on disk: the skip that it leaves is
         // answered like any other.
         self.bury(

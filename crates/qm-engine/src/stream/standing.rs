@@ -36,6 +36,9 @@ impl Engine {
         if stream.chain.unsettled().len() == 0 && stream.chain.skips().len() == 0 {
             return;
         }
+        if stream.unproven && need.leaves.is_empty() && stream.chain.low() > 1 {
+            return self.begin_again(number);
+        }
         let floor = stream.floor.filter(|(on, _)| *on == link);
         let floor = floor.map_or(1, |(_, low)| low);
         let ahead = stream.chain.is_behind(&need.leaves);
@@ -49,6 +52,22 @@ impl Engine {
                 let text = if ahead { WENT_BACK } else { LACKS_SETTLED };
                 self.hold_stream(link, number, Outcome::NOT_FOUND, text);
             }
+        }
+    }
+
+    /// A stream was begun anew, and its destination knew by name what was first in it: it has no
+    /// link for what follows to stand behind, and never had one.
+    fn begin_again(&mut self, number: u32) {
+        crate::reached!(self, StreamBegunAgain);
+        let queue = self.outs.get(&number).map(|out| out.queue.clone());
+        self.reroot_stream(number);
+        if let Some(queue) = queue {
+            self.event(Event::StreamRerooted {
+                peer: self.peer_of(number),
+                queue,
+                text: "the destination had what was first in it, from before it was begun anew"
+                    .to_owned(),
+            });
         }
     }
 
@@ -234,6 +253,7 @@ impl Engine {
         stream.floor = None;
         stream.lacks = None;
         stream.held = None;
+        (stream.unproven, stream.begins) = (true, false);
         stream.leaving.clear();
         self.stream_ids.remove(&old);
         self.stream_ids.insert(id, number);
@@ -281,7 +301,8 @@ impl Engine {
 
     /// Of a stream that begins anew nobody answers for the skips any more. There may be more of
     /// them than one batch takes: each goes as if it were answered for, so that what is on disk
-    /// after any of the batches is a chain with the right places. Those whose letters the disk has
+    /// after any of the batches is a chain with the right places, of which is noted that it is to
+    /// begin anew: its destination never answered for them. Those whose letters the disk has
     /// not confirmed stay: a message that comes back must not find its place settled.
     fn give_up_skips(&mut self, number: u32) {
         let Some(stream) = self.out_stream(number) else {
@@ -291,6 +312,7 @@ impl Engine {
         let certain = |skip: &&Skipping<_>| skip.durable || skip.letter.is_none();
         let skips = stream.chain.skips().filter(certain);
         let positions: Vec<_> = skips.map(|skip| skip.mark.position).collect();
+        stream.begins = true;
         for position in positions {
             let Some(skip) = self
                 .out_stream(number)

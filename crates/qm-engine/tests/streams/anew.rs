@@ -2,13 +2,14 @@
 //! way to the disk, and with a crash in between.
 
 use qm_engine::admin::{AdminRequest, Selector};
-use qm_engine::{EngineConfig, Input};
+use qm_engine::{EngineConfig, Input, LinkId};
 use qm_wire::local::{Follow, NodeFrame};
 use qm_wire::{AckWishes, Outcome, PeerFrame, Refusal, Reject};
 
 use super::support::*;
-use super::{LINK, NEXT, is_quiet, met, pair};
+use super::{LINK, NEXT, is_answer, is_quiet, met, pair};
 
+const LATER: LinkId = LinkId(3);
 const BATCH_BYTES: usize = 2 << 10;
 /// What a segment of the disk takes.
 const SEGMENT_BYTES: usize = 4 * BATCH_BYTES;
@@ -21,6 +22,16 @@ fn small_batches(config: &mut EngineConfig) {
 /// A node with a purge of very many messages behind it, whose destination lost its store. One
 /// message in the midst of them waits still.
 fn purged() -> (Node, Node) {
+    let (mut a, mut b) = purged_while_away();
+    b.identity.store_id = [99; 16];
+    let mut b = b.over_disk(Disk::default());
+    b.create("orders", |_| {});
+    a.wait(60_000);
+    (a, b)
+}
+
+/// The same with the store that its destination had.
+fn purged_while_away() -> (Node, Node) {
     let (a, mut b) = pair();
     drop(a);
     let mut a = Node::with(1, small_batches);
@@ -35,11 +46,7 @@ fn purged() -> (Node, Node) {
         discard: false,
     });
     assert_eq!(skips(&a), MANY);
-    b.identity.store_id = [99; 16];
-    let mut b = b.over_disk(Disk::default());
-    b.create("orders", |_| {});
     a.batch_max = SEGMENT_BYTES;
-    a.wait(60_000);
     (a, b)
 }
 
@@ -198,4 +205,108 @@ fn of_a_message_whose_letter_is_refused_after_its_stream_began_anew_only_its_arr
     assert_eq!(a.engine.counters().letters_uncertain, 0);
     let view = a.streams().remove(0);
     assert_eq!((view.unsettled, view.skips), (0, 0));
+}
+
+/// A stream that was begun anew although its destination has some of what is in it: the first
+/// `arrived` of 1 to 3.
+fn begun_anew_in_vain(arrived: usize) -> (Node, Node) {
+    let (mut a, mut b) = met();
+    a.send(1..=3);
+    let mut came = 0;
+    carry_but(&mut a, &mut b, LINK, |frame| {
+        let data = matches!(frame, PeerFrame::Data(_));
+        came += usize::from(data);
+        data && came > arrived || is_answer(frame)
+    });
+    assert_eq!(b.receive("orders"), numbers(1..=arrived));
+    a.ask(rebase());
+    b.lose_link(LINK);
+    a.lose_link(LINK);
+    (a, b)
+}
+
+/// What its destination knows by name is settled and leaves no link there: nothing that follows
+/// waits for a link that was never sent.
+#[test]
+fn a_stream_begun_anew_goes_on_when_its_destination_knows_by_name_what_was_in_it() {
+    for arrived in 1..=3 {
+        for dies in [false, true] {
+            let (mut a, mut b) = begun_anew_in_vain(arrived);
+            a.wait(60_000);
+            connect(&mut a, &mut b, NEXT);
+            a.wait(60_000);
+            carry(&mut a, &mut b, NEXT);
+            if dies {
+                (a, b) = (a.crash(), b.crash());
+                a.wait(60_000);
+                connect(&mut a, &mut b, LATER);
+            }
+            let link = if dies { LATER } else { NEXT };
+            a.send([4]);
+            carry(&mut a, &mut b, link);
+            a.wait(60_000);
+            carry(&mut a, &mut b, link);
+            assert_eq!(b.receive("orders"), numbers(arrived + 1..=4), "{dies}");
+            is_quiet(&mut a);
+        }
+    }
+}
+
+/// Over crashes of its sender, too, a stream that was begun anew stands when its destination lacks
+/// what it acknowledged of it.
+#[test]
+fn a_stream_begun_anew_stands_when_its_destination_lost_links_of_it() {
+    let (mut a, mut b) = begun_anew_in_vain(3);
+    a.wait(60_000);
+    connect(&mut a, &mut b, NEXT);
+    let backup = b.disk.clone();
+    a.send([4]);
+    carry(&mut a, &mut b, NEXT);
+    a.wait(60_000);
+    carry(&mut a, &mut b, NEXT);
+    assert_eq!(b.receive("orders"), ["4"]);
+    let (mut a, mut b) = (a.crash(), b.over_disk(backup));
+    a.send([5]);
+    a.wait(60_000);
+    connect(&mut a, &mut b, LATER);
+    a.wait(60_000);
+    carry(&mut a, &mut b, LATER);
+    assert!(b.receive("orders").is_empty());
+    let view = a.streams().into_iter().find(|view| !view.incoming).unwrap();
+    assert!(view.held.unwrap().contains("the destination lacks"));
+}
+
+/// Whichever of the batches are on disk when its node dies, what an operator began is done, and
+/// nothing stands.
+#[test]
+fn what_dies_half_way_while_an_operator_begins_its_stream_anew_goes_on_by_itself() {
+    let mut batches = 1;
+    let mut reached = 0;
+    while reached <= batches {
+        let (mut a, mut b) = purged_while_away();
+        a.hold_disk = true;
+        a.give(Input::Admin {
+            conn: APPLICATION,
+            request: 1,
+            what: rebase(),
+        });
+        batches = a.waiting.len();
+        assert!(batches > 5, "{batches}");
+        let mut a = a.die_with(|n| n < reached);
+        a.batch_max = SEGMENT_BYTES;
+        a.send([MANY + 1]);
+        a.wait(60_000);
+        connect(&mut a, &mut b, NEXT);
+        a.wait(60_000);
+        carry(&mut a, &mut b, NEXT);
+        assert_eq!(b.receive("orders"), numbers([MANY + 1]), "{reached}");
+        assert_eq!(b.engine.counters().needs_sent, 0, "{reached}");
+        is_quiet(&mut a);
+        let mut a = a.crash();
+        let letters = a.dead();
+        assert_eq!(letters.len(), MANY);
+        let is_begun = reached > 0;
+        assert!(letters.iter().all(|letter| letter.uncertain == is_begun));
+        reached += 1;
+    }
 }
