@@ -234,7 +234,6 @@ impl Engine {
                 message: message.clone(),
             });
             self.put_dead_letter(message, end, &destination, removal, from);
-            self.seal_if_large();
         } else {
             if let Some(removal) = removal {
                 self.commits.settle(removal);
@@ -253,6 +252,8 @@ impl Engine {
                 self.died(died, !durable);
             }
         }
+        // Many may leave in one step.
+        self.seal_if_large();
         self.reopen_if_room(number);
     }
 }

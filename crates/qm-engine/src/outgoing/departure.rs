@@ -157,8 +157,6 @@ impl Engine {
                 self.ask_for(number, message, end.outcome, letter);
             }
             self.report_death(number, message, end, true);
-            // The letter, its removal and its skip are in one batch.
-            self.seal_if_large();
         } else {
             if let Some(removal) = removal {
                 self.commits.settle(removal);
@@ -179,6 +177,8 @@ impl Engine {
             };
             self.died(died, !message.class.is_durable());
         }
+        // The letter, its removal and its skip are in one batch; many may leave in one step.
+        self.seal_if_large();
     }
 
     /// A transactional message whose place is settled, and which wishes a copy for the journal, was
