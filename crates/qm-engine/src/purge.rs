@@ -261,14 +261,20 @@ impl Engine {
         let lanes = out.lanes.iter();
         let doubts: Vec<_> = lanes
             .clone()
-            .flat_map(|(_, lane)| lane.doubt.values().map(Message::entry))
+            .flat_map(|(_, lane)| lane.doubt.values())
+            .map(|message| (message.entry(), message.class))
             .collect();
         let ends = lanes
             .map(|(priority, lane)| (*priority, lane.backlog.next_position()))
             .collect();
         let outcome = Outcome::ACCESS_DENIED;
         self.refused_asks(number);
-        for entry in doubts {
+        let mut skips = self.skips_left();
+        for (entry, class) in doubts {
+            if class == Class::Transactional {
+                self.make_room_for_skip(number, &mut skips);
+                skips = skips.saturating_sub(1);
+            }
             if let Some((number, priority, message)) = self.take_doubt(by, &entry) {
                 let end = End {
                     uncertain: !self.is_placed(number, &message),
@@ -346,18 +352,21 @@ impl Engine {
         }
         let mut step = Step::Done;
         let mut taken = 0;
-        // Who refused this node answers for no place: its stream begins anew, without skips.
+        // Who refused this node answers for no place: its stream begins anew, as often as skips
+        // would be too many.
         let refused = fate.refused_by.is_some();
         for (priority, end) in ends.into_iter().rev() {
             loop {
                 if taken >= STEP_MESSAGES {
                     return Step::Goes;
                 }
-                if !local && !refused && self.next_leaves_skip(number, priority, end) {
-                    if *skips == 0 {
+                if !local && self.next_leaves_skip(number, priority, end) {
+                    if refused {
+                        self.make_room_for_skip(number, skips);
+                    } else if *skips == 0 {
                         return self.purge_failed(fate.job, &Failure::Skips);
                     }
-                    *skips -= 1;
+                    *skips = skips.saturating_sub(1);
                 }
                 let Some(lane) = self.purged_lane(local, number, priority) else {
                     break;
@@ -458,6 +467,16 @@ impl Engine {
         next.is_some_and(|next| next.position < end && next.class == Class::Transactional)
     }
 
+    /// Nobody answers for the places of this queue: its stream begins anew when another skip would
+    /// be one too many. Where those of other queues leave no room, it does so for each step.
+    fn make_room_for_skip(&mut self, number: u32, skips: &mut usize) {
+        if *skips == 0 {
+            self.reroot_stream(number);
+            let step = STEP_MESSAGES.min(self.config.skips_max);
+            *skips = self.skips_left().max(step);
+        }
+    }
+
     /// How many messages may still leave their streams before destinations answer for others.
     pub(crate) fn skips_left(&self) -> usize {
         let streams = self.outs.values().filter_map(|out| out.stream.as_ref());
@@ -480,11 +499,13 @@ impl Engine {
         let doubts: Vec<_> = self.purgeable_doubts(number, priority, end).collect();
         let mut taken = 0;
         for (at, class) in doubts {
-            if class == Class::Transactional && !refused {
-                if *skips == 0 {
+            if class == Class::Transactional {
+                if refused {
+                    self.make_room_for_skip(number, skips);
+                } else if *skips == 0 {
                     continue;
                 }
-                *skips -= 1;
+                *skips = skips.saturating_sub(1);
             }
             let Some(message) = self.give_up_doubt(number, priority, at) else {
                 continue;
@@ -664,5 +685,59 @@ impl Engine {
             self.tell_open(&queue.settings.name);
         }
         self.record_queue(number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use qm_wire::{INFINITE_MS, Priority, Tag};
+
+    use super::*;
+    use crate::record::RemoteKey;
+    use crate::testing::{engine, entry, qm};
+    use crate::time::Timestamp;
+
+    /// Nobody will answer for them, and there may be more than memory is for.
+    #[test]
+    fn only_so_many_skips_are_held_of_a_queue_that_is_given_up() {
+        let mut engine = engine();
+        engine.config.skips_max = 3;
+        let own = engine.qm_id();
+        let queue = "orders".parse().expect("a name");
+        let number = engine.out_queue(own, &RemoteKey::Id(qm(5)), &queue);
+        engine.begin_stream(number);
+        for sequence in 1..=20 {
+            let entry = entry(u64::from(sequence));
+            let message = Message {
+                position: 0,
+                source: own,
+                id: entry.id,
+                tag: Tag([sequence; 8]),
+                class: Class::Transactional,
+                flags: MessageFlags::DEAD_LETTER,
+                at: Timestamp(0),
+                wall_us: 0,
+                reach_left_ms: INFINITE_MS,
+                receive_left_ms: INFINITE_MS,
+                aborts: 0,
+                transmitted: true,
+                envelope: Bytes::new(),
+                body: Bytes::new(),
+            };
+            let lane = engine.out_lane(number, Priority::LOWEST.get());
+            let lane = lane.expect("a lane");
+            let (at, _) = lane.backlog.push(message.clone(), true);
+            lane.backlog.committed(at + 1);
+            if sequence > 10 {
+                let mut message = lane.backlog.take(at).expect("it waits");
+                message.position = at;
+                engine.put_in_doubt(number, Priority::LOWEST.get(), message);
+            }
+        }
+        engine.bury_queue(number, qm(5));
+        let out = engine.outs.get(&number).expect("the queue");
+        assert_eq!(out.waiting().0 + out.doubtful(), 0);
+        assert!(out.skipping() <= 3, "{}", out.skipping());
     }
 }

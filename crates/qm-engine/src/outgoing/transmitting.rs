@@ -60,6 +60,7 @@ impl Engine {
         let barred = priority == Priority::LOWEST.get() && self.is_barred(number);
         // Nothing leaves for which its copy would find no room.
         let full = self.disk_refuses();
+        let mut skips_left = None;
         loop {
             if priority == Priority::LOWEST.get()
                 && !barred
@@ -94,6 +95,17 @@ impl Engine {
             let may_be_there = next.transmitted || next.id.incarnation != incarnation;
             let judged_there = may_be_there && transactional;
             if next.reach_deadline() <= now.at && !judged_there {
+                if transactional {
+                    match &mut skips_left {
+                        // Counted once for all that are overdue.
+                        None => {
+                            skips_left = Some(self.skips_left());
+                            continue;
+                        }
+                        Some(0) => break,
+                        Some(left) => *left -= 1,
+                    }
+                }
                 let Some(message) = lane.backlog.pop() else {
                     break;
                 };

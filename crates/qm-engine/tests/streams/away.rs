@@ -2,7 +2,7 @@
 //! last word on each when it is back.
 
 use qm_engine::admin::{AdminReply, AdminRequest, Selector};
-use qm_wire::{Class, Outcome, PeerFrame};
+use qm_wire::{Class, MessageFlags, Outcome, PeerFrame};
 
 use super::support::*;
 use super::{LINK, NEXT, is_answer, is_quiet, met};
@@ -145,4 +145,56 @@ fn a_message_that_leaves_no_skip_is_purged_however_many_there_are() {
         panic!("it leaves no skip");
     };
     assert_eq!((tally.messages, tally.left), (1, 0));
+}
+
+/// What waits behind a session that is gone does not pass the bound when its time is over.
+#[test]
+fn only_so_many_leave_while_others_are_in_flight_on_another_session() {
+    let few = |config: &mut qm_engine::EngineConfig| config.skips_max = 3;
+    let (mut a, mut b) = (Node::with(1, few), Node::new(2));
+    b.create("orders", |_| {});
+    a.send([0]);
+    plug(&mut a, &mut b, LINK);
+    carry_but(&mut a, &mut b, LINK, |frame| {
+        matches!(frame, PeerFrame::Data(_))
+    });
+    // The destination dials, too.
+    b.put("qm://a/orders", "1", |_| {});
+    plug(&mut b, &mut a, NEXT);
+    carry_but(&mut b, &mut a, NEXT, |frame| {
+        matches!(frame, PeerFrame::Query(_))
+    });
+    send(&mut a, 1..=5);
+    assert_eq!(a.engine.counters().transmitted, 1, "the others wait for it");
+    a.wait(TIME_MS);
+    assert_eq!(a.dead().len(), 3);
+}
+
+/// Without dead letters, too, very many leave in batches that the disk takes.
+#[test]
+fn what_leaves_without_a_letter_leaves_in_batches_that_a_segment_takes() {
+    const MANY: usize = 150;
+    for purges in [false, true] {
+        let small = |config: &mut qm_engine::EngineConfig| config.batch_bytes_max = 2 << 10;
+        let mut a = Node::with(1, small);
+        for body in 1..=MANY {
+            a.put("qm://b/orders", &body.to_string(), |put| {
+                put.time_to_reach_queue_ms = Some(TIME_MS);
+                put.flags = MessageFlags::default();
+            });
+        }
+        a.batch_max = 8 << 10;
+        if purges {
+            let AdminReply::Purged(tally) = purge(&mut a) else {
+                panic!("it is purged");
+            };
+            assert_eq!((tally.messages, tally.discarded), (150, 150));
+        } else {
+            a.wait(TIME_MS);
+        }
+        let a = a.crash();
+        assert!(a.disk.records.is_empty(), "{purges}");
+        let skips = a.disk.state.keys().filter(|key| key.starts_with(b"skip/"));
+        assert_eq!(skips.count(), MANY, "{purges}");
+    }
 }
