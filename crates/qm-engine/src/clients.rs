@@ -155,8 +155,10 @@ impl Engine {
                 None => self.close_client(conn, "a message before the hello"),
             },
             ClientFrame::Receive(receive) => {
-                let waiting = self.clients.conns.entry(conn).or_default().receives;
-                if waiting >= qm_wire::limits::CLIENT_REQUESTS_MAX {
+                let known = self.clients.conns.entry(conn).or_default();
+                // One that takes another's place is not one more.
+                let new = known.last_receive.is_none_or(|last| receive.request > last);
+                if new && known.receives >= qm_wire::limits::CLIENT_REQUESTS_MAX {
                     return self.close_client(conn, "too many receive requests without an answer");
                 }
                 self.on_receive(conn, receive);

@@ -68,17 +68,32 @@ pub(crate) struct Handing {
 impl Engine {
     pub(crate) fn on_receive(&mut self, conn: ConnId, receive: Receive) {
         if !self.life_begun {
-            // The lookup ids of this life might come again in the next one.
-            if self.early_receives.len() < EARLY_RECEIVES_MAX {
-                self.early_receives.push((conn, receive));
-                return;
-            }
-            return self.receive_done(conn, receive.request, 0, None, String::new());
+            return self.on_early_receive(conn, receive);
         }
         if !self.is_new_receive(conn, receive.request) && !self.forget_waiter(conn, &receive) {
             // Its answer is on its way.
             return;
         }
+        self.begin_receive(conn, receive);
+    }
+
+    /// The lookup ids of this life might come again in the next one until it has begun.
+    fn on_early_receive(&mut self, conn: ConnId, receive: Receive) {
+        let mut early = self.early_receives.iter_mut();
+        let asked = early.find(|(c, r)| *c == conn && r.request == receive.request);
+        if let Some((_, asked)) = asked {
+            *asked = receive;
+        } else if !self.is_new_receive(conn, receive.request) {
+            // It came back empty.
+        } else if self.early_receives.len() < EARLY_RECEIVES_MAX {
+            self.early_receives.push((conn, receive));
+        } else {
+            self.receive_done(conn, receive.request, 0, None, String::new());
+        }
+    }
+
+    /// Serves a request whose number is its own.
+    pub(crate) fn begin_receive(&mut self, conn: ConnId, receive: Receive) {
         self.clients.receive_taken(conn);
         if let Some(transaction) = receive.transaction {
             let begun = if receive.mode == ReceiveMode::Peek {
@@ -258,9 +273,12 @@ impl Engine {
                 };
                 self.lease(to, &mut handing, number, priority, message);
             }
-            let waits_for_disk = handed == 0 && self.is_reading(number);
-            if handed == 0 && (until > self.now.at || waits_for_disk) {
+            if handed == 0 && self.is_reading(number) {
                 return;
+            }
+            if handed == 0 && until > self.now.at {
+                // Nor is anything there for those behind it: whoever does not wait is told so.
+                return self.answer_due(number);
             }
             if let Some(queue) = self.locals.get_mut(&number) {
                 queue.waiters.remove(at);
@@ -385,15 +403,9 @@ impl Engine {
         }
     }
 
-    pub(crate) fn on_receivers_timer(&mut self, number: u32) {
+    /// Requests whose time is over are answered: nothing came.
+    fn answer_due(&mut self, number: u32) {
         let now = self.now.at;
-        if self
-            .locals
-            .get(&number)
-            .is_none_or(|queue| queue.timer > now)
-        {
-            return;
-        }
         let mut done = Vec::new();
         if let Some(queue) = self.locals.get_mut(&number) {
             queue.waiters.retain(|waiter| {
@@ -407,6 +419,18 @@ impl Engine {
         for (conn, request) in done {
             self.receive_done(conn, request, 0, None, String::new());
         }
+    }
+
+    pub(crate) fn on_receivers_timer(&mut self, number: u32) {
+        let now = self.now.at;
+        if self
+            .locals
+            .get(&number)
+            .is_none_or(|queue| queue.timer > now)
+        {
+            return;
+        }
+        self.answer_due(number);
         let next = self.locals.get_mut(&number).and_then(|queue| {
             queue.timer = Timestamp::NEVER;
             queue.waiters.iter().map(|waiter| waiter.until).min()

@@ -129,7 +129,7 @@ impl Engine {
     pub(crate) fn on_life_begun(&mut self) {
         self.life_begun = true;
         for (conn, receive) in core::mem::take(&mut self.early_receives) {
-            self.on_receive(conn, receive);
+            self.begin_receive(conn, receive);
         }
     }
 

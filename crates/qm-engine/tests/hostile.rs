@@ -804,8 +804,13 @@ fn an_application_greets_once_and_has_a_limit_of_requests() {
     for request in 1..=256 {
         victim.receive(2, request, 1_000);
     }
+    // One that takes another's place is not one more. It does not wait, whoever waits before it.
+    victim.receive(2, 7, 0);
     assert!(victim.shut_out.is_empty());
+    assert_eq!(victim.engine.sizes().receives, 255);
     victim.receive(2, 257, 1_000);
+    assert!(victim.shut_out.is_empty());
+    victim.receive(2, 258, 1_000);
     assert_eq!(
         victim.shut_out.pop().unwrap(),
         "too many receive requests without an answer"

@@ -658,6 +658,23 @@ fn what_a_committed_transaction_took_does_not_come_again() {
 }
 
 #[test]
+fn what_a_transaction_gives_back_before_its_end_is_not_committed() {
+    let mut node = node();
+    node.put(A, 1, None, "orders", "one");
+    node.receive(A, 1, Some(1), "orders");
+    let lookup = node.told.iter().find_map(|(_, frame)| match frame {
+        NodeFrame::Delivery(delivery) => Some(delivery.lookup),
+        _ => None,
+    });
+    node.settle(A, 2, "orders", lookup.unwrap(), Verdict::GiveBack);
+    node.put(A, 2, Some(1), "done", "two");
+    node.end(A, 3, 1, true);
+    assert!(node.ended().unwrap().committed.is_some());
+    assert_eq!(node.peek("orders"), ["one"]);
+    assert_eq!(node.peek("done"), ["two"]);
+}
+
+#[test]
 fn what_is_committed_is_not_seen_while_the_disk_removes_it() {
     let mut node = node();
     node.put(A, 1, None, "orders", "one");

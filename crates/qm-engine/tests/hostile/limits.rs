@@ -184,6 +184,20 @@ fn requests_before_the_first_commit_are_bounded() {
     assert_eq!(done(&mut victim), 0, "they wait");
     victim.receive(17, 1, 60_000);
     assert_eq!(done(&mut victim), 1, "it comes back empty");
+    // Each is answered once, also when it is asked again: the application knows it no more then.
+    victim.receive(17, 1, 0);
+    victim.receive(3, 5, 0);
+    assert_eq!(done(&mut victim), 0);
+    victim.slow = false;
+    for ticket in std::mem::take(&mut victim.tickets) {
+        victim.give(Input::Persisted { ticket });
+    }
+    assert_eq!(done(&mut victim), 4_096, "there is no such queue");
+    victim.receive(3, 5, 0);
+    victim.receive(17, 1, 0);
+    assert_eq!(done(&mut victim), 0);
+    victim.receive(17, 2, 0);
+    assert_eq!(done(&mut victim), 1);
 }
 
 #[test]
