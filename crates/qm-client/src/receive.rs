@@ -6,8 +6,9 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use qm_wire::QueueName;
+use qm_wire::limits::CLIENT_REQUESTS_MAX;
 use qm_wire::local::{Receive, ReceiveMode, Verdict};
+use qm_wire::{Outcome, QueueName};
 use tokio::time::{Instant, sleep_until};
 
 use crate::delivery::{Delivery, Lease, Received};
@@ -211,7 +212,13 @@ impl Receiver {
             got = &mut ended => got.map(Vec::from),
             () = sleep_until(deadline) => {
                 // A node that is there answers by itself; one that is away cannot.
-                let online = self.handle.shared.lock().requests.is_online();
+                let (online, held_back) = {
+                    let requests = &self.handle.shared.lock().requests;
+                    (requests.is_online(), requests.is_held_back(self.number))
+                };
+                if online && held_back {
+                    return Err(too_many());
+                }
                 if online {
                     return ended.await.map(Vec::from);
                 }
@@ -255,6 +262,16 @@ impl Receiver {
             lookup: handed_out.delivery.lookup,
             reason: Arc::new(reason),
         })
+    }
+}
+
+fn too_many() -> ReceiveError {
+    let text = format!(
+        "{CLIENT_REQUESTS_MAX} receive requests of this client wait for messages; use another client for more"
+    );
+    ReceiveError::Refused {
+        outcome: Outcome::BUSY,
+        text: text.into(),
     }
 }
 

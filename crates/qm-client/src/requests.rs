@@ -65,12 +65,6 @@ enum Request {
     },
 }
 
-#[derive(Clone, Copy, Debug)]
-enum Outgoing {
-    Open(u64),
-    Cancel(u64),
-}
-
 #[derive(Debug)]
 pub(crate) struct Requests {
     /// Number of the present connection, or of the last one while there is none.
@@ -78,8 +72,14 @@ pub(crate) struct Requests {
     online: bool,
     last: u64,
     open: BTreeMap<u64, Request>,
-    outgoing: VecDeque<Outgoing>,
-    /// Requests that this connection carried and that are unanswered.
+    /// Receive requests to be taken back.
+    cancels: VecDeque<u64>,
+    /// Receive requests to be sent, in the order of their numbers.
+    receives: VecDeque<u64>,
+    /// Administrative requests to be sent.
+    admins: VecDeque<u64>,
+    /// Receive requests that this connection carried and that are unanswered. Others are answered
+    /// without waiting for anything that an application does, so the node does not limit them.
     unanswered: usize,
     /// Verdicts that wait to be sent together.
     verdicts: BTreeMap<(QueueName, Verdict), Vec<SettleItem>>,
@@ -94,7 +94,9 @@ impl Requests {
             online: false,
             last: 0,
             open: BTreeMap::new(),
-            outgoing: VecDeque::new(),
+            cancels: VecDeque::new(),
+            receives: VecDeque::new(),
+            admins: VecDeque::new(),
             unanswered: 0,
             verdicts: BTreeMap::new(),
             begun: BTreeMap::new(),
@@ -111,7 +113,8 @@ impl Requests {
     }
 
     pub(crate) fn has_outgoing(&self) -> bool {
-        !self.outgoing.is_empty() || !self.verdicts.is_empty()
+        let waiting = [&self.cancels, &self.receives, &self.admins];
+        waiting.iter().any(|numbers| !numbers.is_empty()) || !self.verdicts.is_empty()
     }
 
     /// Number of the present connection, if there is one.
@@ -167,7 +170,7 @@ impl Requests {
         };
         self.open
             .insert(number, Request::Receive(Box::new(receiving)));
-        self.outgoing.push_back(Outgoing::Open(number));
+        self.receives.push_back(number);
         number
     }
 
@@ -245,7 +248,7 @@ impl Requests {
             receiving.abandoned = true;
             receiving.waker = None;
             if receiving.came < receiving.frame.messages_max {
-                self.outgoing.push_back(Outgoing::Cancel(number));
+                self.cancels.push_back(number);
             }
         }
         if leased {
@@ -299,7 +302,7 @@ impl Requests {
         let sent = false;
         let request = Request::Admin { json, sent, answer };
         self.open.insert(number, request);
-        self.outgoing.push_back(Outgoing::Open(number));
+        self.admins.push_back(number);
     }
 
     fn number(&mut self) -> u64 {
@@ -311,9 +314,7 @@ impl Requests {
 
     /// Appends the next frame, if there is one and the node may be asked more.
     pub(crate) fn write_next(&mut self, now: Instant, to: &mut BytesMut) -> bool {
-        if let Some(Outgoing::Cancel(number)) = self.outgoing.front() {
-            let number = *number;
-            self.outgoing.pop_front();
+        if let Some(number) = self.cancels.pop_front() {
             if let Some(Request::Receive(receiving)) = self.open.get(&number) {
                 let mut frame = receiving.frame.clone();
                 frame.wait_ms = 0;
@@ -321,14 +322,13 @@ impl Requests {
             }
             return true;
         }
-        if self.unanswered >= CLIENT_REQUESTS_MAX {
-            return false;
-        }
-        // Settle requests take their number here, so they go last: numbers rise on the wire.
-        let Some(Outgoing::Open(number)) = self.outgoing.pop_front() else {
+        let may_ask = self.unanswered < CLIENT_REQUESTS_MAX;
+        let receives = may_ask.then_some(&mut self.receives);
+        let receive = receives.and_then(VecDeque::pop_front);
+        let Some(number) = receive.or_else(|| self.admins.pop_front()) else {
             return self.write_settle(to);
         };
-        let frame = match self.open.get_mut(&number) {
+        match self.open.get_mut(&number) {
             Some(Request::Receive(receiving)) => {
                 receiving.sent = true;
                 if let Some(transaction) = receiving.frame.transaction {
@@ -339,7 +339,8 @@ impl Requests {
                     let left = deadline.saturating_duration_since(now).as_millis();
                     u64::try_from(left).unwrap_or(INFINITE_MS)
                 });
-                ClientFrame::Receive(frame)
+                ClientFrame::Receive(frame).encode(to);
+                self.unanswered = self.unanswered.saturating_add(1);
             }
             Some(Request::Admin { json, sent, .. }) => {
                 *sent = true;
@@ -347,13 +348,27 @@ impl Requests {
                     request: number,
                     json: json.clone(),
                 })
+                .encode(to);
             }
             // Abandoned before it was sent.
-            Some(Request::Settle { .. }) | None => return true,
-        };
-        frame.encode(to);
-        self.unanswered = self.unanswered.saturating_add(1);
+            Some(Request::Settle { .. }) | None => {}
+        }
         true
+    }
+
+    /// Whether a receive request is not sent, and will not be before others are answered that wait
+    /// for messages as it does.
+    pub(crate) fn is_held_back(&self, number: u64) -> bool {
+        let Some(Request::Receive(receiving)) = self.open.get(&number) else {
+            return false;
+        };
+        let waits = |request: &Request| match request {
+            Request::Receive(before) => before.end.is_none() && !before.abandoned,
+            Request::Settle { .. } | Request::Admin { .. } => false,
+        };
+        let before = self.open.range(..number);
+        !receiving.sent
+            && before.filter(|(_, request)| waits(request)).count() >= CLIENT_REQUESTS_MAX
     }
 
     fn write_settle(&mut self, to: &mut BytesMut) -> bool {
@@ -376,7 +391,6 @@ impl Requests {
         };
         ClientFrame::Settle(settle).encode(to);
         self.open.insert(request, Request::Settle { queue, items });
-        self.unanswered = self.unanswered.saturating_add(1);
         true
     }
 
@@ -438,7 +452,6 @@ impl Requests {
         let Some(Request::Settle { queue, items }) = self.open.remove(&request) else {
             return Err(Violation::UnknownRequest { request });
         };
-        self.unanswered = self.unanswered.saturating_sub(1);
         let named = items.len();
         let kept = usize::try_from(settled.messages).unwrap_or(usize::MAX);
         for item in items {
@@ -464,7 +477,6 @@ impl Requests {
         let Some(Request::Admin { sent: true, .. }) = self.open.get(&request) else {
             return Err(Violation::UnknownRequest { request });
         };
-        self.unanswered = self.unanswered.saturating_sub(1);
         if let Some(Request::Admin { answer, .. }) = self.open.remove(&request) {
             let json = reply.json.to_vec();
             let result = if reply.ok {
@@ -475,6 +487,12 @@ impl Requests {
             let _nobody = answer.send(result);
         }
         Ok(())
+    }
+
+    fn forget_outgoing(&mut self) {
+        self.cancels.clear();
+        self.receives.clear();
+        self.admins.clear();
     }
 
     // ---- how connections come and go ----
@@ -489,7 +507,7 @@ impl Requests {
     pub(crate) fn on_lost(&mut self, reason: &ClientError) {
         self.online = false;
         self.unanswered = 0;
-        self.outgoing.clear();
+        self.forget_outgoing();
         for ((queue, _), items) in mem::take(&mut self.verdicts) {
             for item in items {
                 answer_settle(item.answer, Err(lease_lost(&queue, item.lookup)));
@@ -518,8 +536,10 @@ impl Requests {
             if let Some(request) = again {
                 let ended =
                     matches!(&request, Request::Receive(receiving) if receiving.end.is_some());
-                if !ended {
-                    self.outgoing.push_back(Outgoing::Open(number));
+                match &request {
+                    Request::Admin { .. } => self.admins.push_back(number),
+                    _ if !ended => self.receives.push_back(number),
+                    _ => {}
                 }
                 self.open.insert(number, request);
             }
@@ -528,7 +548,7 @@ impl Requests {
 
     /// There will be no connection to ask on, at least not soon.
     pub(crate) fn fail_all(&mut self, reason: &ClientError) {
-        self.outgoing.clear();
+        self.forget_outgoing();
         let mut kept = BTreeMap::new();
         for (number, request) in mem::take(&mut self.open) {
             match request {

@@ -13,8 +13,9 @@
 //!   comes back to another [`incarnation`](NodeHello::incarnation) hears no more of earlier puts.
 //! * A [`Receive`] is answered by any number of [`Delivery`] frames and one [`ReceiveDone`]; a
 //!   [`Settle`] by one [`Settled`]; an [`Admin`] by one [`AdminReply`]. Their request numbers
-//!   are chosen by the application, rise, and belong to one connection (W-LOC-3). At most
-//!   [`CLIENT_REQUESTS_MAX`](crate::limits::CLIENT_REQUESTS_MAX) may be unanswered.
+//!   are chosen by the application and belong to one connection; those of receives rise
+//!   (W-LOC-3). At most [`CLIENT_REQUESTS_MAX`](crate::limits::CLIENT_REQUESTS_MAX) receives may
+//!   be unanswered.
 //! * Puts and receives may name a transaction, which an [`EndTransaction`] commits or aborts.
 //! * What was delivered and not settled when the connection ends is given back to its queue
 //!   (W-LOC-5).

@@ -8,7 +8,8 @@ use qm_client::{
     Verdict,
 };
 use qm_wire::INFINITE_MS;
-use qm_wire::local::{ClientFrame, NodeFrame, ReceiveDone, ReceiveMode, Settled};
+use qm_wire::limits::CLIENT_REQUESTS_MAX;
+use qm_wire::local::{AdminReply, ClientFrame, NodeFrame, ReceiveDone, ReceiveMode, Settled};
 use tokio::time::timeout;
 
 use crate::support::{Link, Node, delivery};
@@ -463,6 +464,61 @@ async fn a_receive_does_not_outwait_a_node_that_is_away() {
         ),
         "{error}"
     );
+}
+
+#[tokio::test]
+async fn as_many_waiting_receives_as_there_may_be_hold_nothing_else_up() {
+    let node = Node::new();
+    let (client, mut link) = node.client().await;
+    let held = batch(&client, &mut link, &[1]).await.pop().unwrap();
+    let waiting = |wait| {
+        let client = client.clone();
+        tokio::spawn(async move {
+            let options = ReceiveOptions::new().wait(wait);
+            client.receive(&queue(), &options).await
+        })
+    };
+    let mut all = Vec::new();
+    for _ in 0..CLIENT_REQUESTS_MAX {
+        all.push(waiting(Duration::MAX));
+        link.receive().await;
+    }
+    // One more is not sent, and does not outwait its time.
+    let late = timeout(SHORT * 10, waiting(SHORT)).await.unwrap();
+    let error = late.unwrap().unwrap_err();
+    assert!(
+        matches!(error, ReceiveError::Refused { outcome, .. } if outcome == Outcome::BUSY),
+        "{error}"
+    );
+    let next = waiting(Duration::MAX);
+    assert!(timeout(SHORT, link.next()).await.is_err());
+    let script = async {
+        let settle = timeout(SHORT * 10, link.settle()).await.unwrap();
+        link.settled(settle.request, 1).await;
+    };
+    let (settled, ()) = tokio::join!(held.consume(), script);
+    settled.unwrap();
+    let script = async {
+        match timeout(SHORT * 10, link.next()).await.unwrap() {
+            Some(ClientFrame::Admin(admin)) => {
+                let (request, ok, json) = (admin.request, true, Bytes::from_static(b"{}"));
+                link.send(NodeFrame::AdminReply(AdminReply { request, ok, json }))
+                    .await;
+            }
+            other => panic!("an administrative request was expected: {other:?}"),
+        }
+    };
+    let (answer, ()) = tokio::join!(client.admin("{}"), script);
+    answer.unwrap();
+    // One of them is cancelled; its answer makes room for the one that waits here.
+    all.remove(7).abort();
+    let stop = timeout(SHORT * 10, link.receive()).await.unwrap();
+    assert_eq!(stop.wait_ms, 0);
+    link.done(stop.request, 0).await;
+    let sent = timeout(SHORT * 10, link.receive()).await.unwrap();
+    link.deliver(sent.request, 2, "body").await;
+    link.done(sent.request, 1).await;
+    assert!(next.await.unwrap().unwrap().is_some());
 }
 
 #[tokio::test]
