@@ -13,7 +13,7 @@ use qm_wire::local::{
     Admin, AdminReply, ClientFrame, Delivery, Receive, ReceiveDone, ReceiveMode, Settle, Settled,
     Verdict,
 };
-use qm_wire::{INFINITE_MS, QueueName};
+use qm_wire::{INFINITE_MS, Outcome, QueueName};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -458,8 +458,12 @@ impl Requests {
             let is_lost = |(first, last): &(u64, u64)| (*first..=*last).contains(&item.lookup);
             let answer = match settled.outcome {
                 _ if settled.lost.iter().any(is_lost) => Err(lease_lost(&queue, item.lookup)),
-                // Some were settled: which is told by `lost`, why not by the outcome.
-                Some(outcome) if kept < named && settled.lost.is_empty() => {
+                // Some were settled: which is told by `lost`, why not by the outcome, unless that
+                // is another one than theirs.
+                Some(outcome)
+                    if kept < named
+                        && (settled.lost.is_empty() || outcome != Outcome::LEASE_LOST) =>
+                {
                     Err(SettleError::Refused {
                         outcome,
                         text: settled.text.detach(),

@@ -196,6 +196,36 @@ async fn a_refused_settle_is_told() {
 }
 
 #[tokio::test]
+async fn what_the_disk_refused_is_told_beside_a_lost_lease() {
+    let node = Node::new();
+    let (client, mut link) = node.client().await;
+    let deliveries = batch(&client, &mut link, &[1, 2]).await;
+    let script = async {
+        let settle = link.settle().await;
+        let settled = Settled {
+            request: settle.request,
+            messages: 0,
+            outcome: Some(Outcome::STORE_FULL),
+            text: "the disk is full".into(),
+            lost: vec![(1, 1)],
+        };
+        link.send(NodeFrame::Settled(settled)).await;
+    };
+    let (results, ()) = tokio::join!(client.settle(deliveries, Verdict::Reject), script);
+    assert!(
+        matches!(results[0], Err(SettleError::LeaseLost { lookup: 1, .. })),
+        "{results:?}"
+    );
+    assert!(
+        matches!(
+            results[1],
+            Err(SettleError::Refused { outcome, .. }) if outcome == Outcome::STORE_FULL
+        ),
+        "{results:?}"
+    );
+}
+
+#[tokio::test]
 async fn many_verdicts_go_in_requests_of_bounded_size() {
     let node = Node::new();
     let (client, mut link) = node.client().await;
