@@ -8,6 +8,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use qm_engine::limits::{FLIGHT_BYTES_MAX, LEASE_BYTES_MAX};
 use qm_engine::{Engine, Identity, Recovered, Roles, Seal, TokenKey};
 use qm_store::{Fs, LogOptions, StoreError};
 use qm_transport::{BindError, Endpoint, EndpointConfig, NodeKey};
@@ -221,6 +222,21 @@ fn frame_bytes_max(config: &NodeConfig) -> usize {
     data_frame_bytes(usize::try_from(config.engine.body_bytes_max).unwrap_or(usize::MAX))
 }
 
+/// Lets a connection leave unread whatever the engine gives it at once, and as much again for what
+/// comes with it. Else its next frame would end it, and so each time that the message is tried.
+fn make_room(config: &mut NodeConfig, frame_bytes_max: usize) {
+    let frame = u64::try_from(frame_bytes_max).unwrap_or(u64::MAX);
+    let twice = |held: u64| held.saturating_add(frame).saturating_mul(2);
+    let transport = &mut config.transport;
+    let in_flight = twice(FLIGHT_BYTES_MAX);
+    transport.unread_bytes_max = transport.unread_bytes_max.max(in_flight);
+    transport.unread_bytes_total_max = transport.unread_bytes_total_max.max(in_flight);
+    let local = &mut config.local;
+    let leased = usize::try_from(twice(LEASE_BYTES_MAX)).unwrap_or(usize::MAX);
+    local.unread_bytes_max = local.unread_bytes_max.max(leased);
+    local.unread_bytes_total_max = local.unread_bytes_total_max.max(leased);
+}
+
 /// Runs a node until it is told to stop.
 pub(crate) async fn serve(
     config: NodeConfig,
@@ -252,6 +268,7 @@ async fn live(
     config.transport.listen = config.listen;
     let frame_bytes_max = frame_bytes_max(&config);
     config.transport.max_frame_bytes = frame_bytes_max.saturating_add(FRAME_HEADER_BYTES);
+    make_room(&mut config, frame_bytes_max);
     // Anybody may dial: until the engine knows that a peer may send, it gets little memory.
     config
         .transport

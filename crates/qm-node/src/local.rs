@@ -54,10 +54,11 @@ pub struct LocalLimits {
     /// A new connection that has not said its hello for this long is closed. Default 10 s.
     pub handshake_timeout: Duration,
     /// A connection that leaves more than this unread is closed. Default 64 MiB, and what the
-    /// last frame has more.
+    /// last frame has more. A node takes twice what an application may hold unsettled, and a
+    /// frame, when this is less.
     pub unread_bytes_max: usize,
     /// All connections together may leave this much unread; above, one that leaves more than its
-    /// share, a hundredth of it, is closed. Default 256 MiB.
+    /// share, a hundredth of it, is closed. Default 256 MiB, and at least what one may.
     pub unread_bytes_total_max: usize,
     /// Bytes of puts of all connections that have no answer; above, a connection with any waits for
     /// its answers before more is read from it. Default 256 MiB.

@@ -14,6 +14,8 @@ use tempfile::TempDir;
 
 use super::*;
 
+mod large;
+
 /// A node on a simulated disk.
 struct Simulated {
     fs: Arc<SimFs>,
