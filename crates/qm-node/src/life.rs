@@ -82,7 +82,8 @@ impl Owned {
             listen,
             addresses: addresses(listen),
             socket: config.socket.clone(),
-            data: config.data.clone(),
+            // For whoever looks from another directory than the node was started in.
+            data: std::path::absolute(&config.data).unwrap_or_else(|_| config.data.clone()),
             created: self.created,
             trust: config.engine.trust,
             pid: std::process::id(),

@@ -189,26 +189,27 @@ async fn act(
     }
     let mut failed: Option<(LetterFateDocument, usize)> = None;
     let mut done = 0_usize;
+    // Whoever reads no further has not asked for less to be done.
+    let mut printed = Ok(());
     for chunk in letters.chunks(NAMED_MAX) {
         let positions = chunk.iter().map(|letter| letter.position).collect();
         let fates: List<LetterFateDocument> = node.ask(&ask(positions)).await?;
         for fate in fates.items {
             let id = fate.id.clone().or_else(|| id_of(chunk, fate.position));
-            if out.json {
-                out.document(&fate)?;
+            let id = id.unwrap_or_default();
+            let told = if out.json {
+                out.document(&fate)
             } else if fate.done {
-                let id = id.unwrap_or_default();
                 match &fate.resent_as {
-                    Some(new) => out.line(&format!("{id}\t{new}\t{}", fate.destination))?,
-                    None => out.line(&id)?,
+                    Some(new) => out.line(&format!("{id}\t{new}\t{}", fate.destination)),
+                    None => out.line(&id),
                 }
             } else {
-                out.note(&format!(
-                    "{}: left alone: {}",
-                    id.unwrap_or_default(),
-                    printable(&fate.text)
-                ));
-            }
+                let text = printable(&fate.text);
+                out.note(&format!("{id}: left alone: {text}"));
+                Ok(())
+            };
+            printed = printed.and(told);
             if fate.done {
                 done += 1;
             } else {
@@ -218,7 +219,7 @@ async fn act(
         }
     }
     match failed {
-        None => Ok(Exit::Done),
+        None => printed.map(|()| Exit::Done),
         Some((fate, count)) => {
             let outcome = fate.outcome.as_deref().and_then(Outcome::from_name);
             let cause = format!(

@@ -4,6 +4,7 @@ mod machine;
 mod running;
 
 use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use qm_node::admin_json::{
@@ -161,16 +162,22 @@ pub(crate) async fn doctor(
                     }
                     node.client.close().await;
                 }
-                Err(failure) => findings.push(Finding::problem(
-                    if failure.exit == Exit::NotRunning {
-                        "not_running"
-                    } else {
-                        "socket"
-                    },
-                    settings.client_socket().display().to_string(),
-                    failure.cause,
-                    failure.fix,
-                )),
+                Err(failure) => {
+                    // One that is not there is told of already.
+                    if settings.data.is_dir() {
+                        machine::disk(&settings.data, settings, &mut findings);
+                    }
+                    findings.push(Finding::problem(
+                        if failure.exit == Exit::NotRunning {
+                            "not_running"
+                        } else {
+                            "socket"
+                        },
+                        settings.client_socket().display().to_string(),
+                        failure.cause,
+                        failure.fix,
+                    ));
+                }
             }
         }
     }
@@ -200,8 +207,9 @@ async fn node_runs(
 ) -> Result<(), Failure> {
     let seen = Seen::of(node, within).await?;
     running::look(&seen, findings);
+    machine::disk(Path::new(&seen.status.node.data), settings, findings);
     machine::look_at_process(seen.status.node.pid, findings);
-    if seen.status.node.data != settings.data.display().to_string() {
+    if Path::new(&seen.status.node.data) != absolute(&settings.data) {
         findings.push(Finding::notice(
             "other_data",
             seen.status.node.data.clone(),
@@ -362,7 +370,11 @@ pub(crate) async fn check(
         Err(failure) => Err(failure),
     };
     match seen {
-        Ok(seen) => judge(&seen, machine::disk_used_percent(&settings), args, out),
+        // Not the caller's directory: a check may know no more of the node than its socket.
+        Ok(seen) => {
+            let disk_used = machine::disk_used_percent(Path::new(&seen.status.node.data));
+            judge(&seen, disk_used, args, out)
+        }
         Err(failure) => {
             let state = if failure.exit == Exit::NotRunning {
                 State::Critical
@@ -376,7 +388,7 @@ pub(crate) async fn check(
 
 fn judge(
     seen: &Seen,
-    disk_used: Option<u64>,
+    disk_used: Result<u64, String>,
     args: &CheckArgs,
     out: &Output,
 ) -> Result<Exit, Failure> {
@@ -418,13 +430,19 @@ fn judge(
             critical: Some(args.crit_disk),
         },
     ];
-    measured.extend(disk_used.map(|value| Measured {
-        name: "disk",
-        value,
-        unit: "%",
-        warning: Some(args.warn_disk),
-        critical: Some(args.crit_disk),
-    }));
+    let unmeasured = match disk_used {
+        Ok(value) => {
+            measured.push(Measured {
+                name: "disk",
+                value,
+                unit: "%",
+                warning: Some(args.warn_disk),
+                critical: Some(args.crit_disk),
+            });
+            None
+        }
+        Err(reason) => Some((State::Warning, reason)),
+    };
     let mut findings = Vec::new();
     running::look(seen, &mut findings);
     // One of each kind: the line is for a pager, and `doctor` lists them all.
@@ -445,6 +463,7 @@ fn judge(
     // All that is wrong, what matters most first.
     let mut wrong: Vec<(State, String)> = problems
         .chain(values)
+        .chain(unmeasured)
         .filter(|(state, _)| *state > State::Good)
         .collect();
     wrong.sort_by_key(|(state, _)| std::cmp::Reverse(*state));
@@ -457,6 +476,11 @@ fn judge(
         format!("{}: {}", status.name, wrong.join(", "))
     };
     verdict(state, &summary, measured, out)
+}
+
+/// The node names its directory so; one that cannot be named so is left as it was written.
+fn absolute(data: &Path) -> PathBuf {
+    std::path::absolute(data).unwrap_or_else(|_| data.to_owned())
 }
 
 fn percent(part: u64, whole: u64) -> u64 {

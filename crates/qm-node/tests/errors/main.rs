@@ -10,3 +10,4 @@ mod flow;
 mod skeleton;
 mod start;
 mod support;
+mod unseen;

@@ -20,7 +20,6 @@ const PLAUSIBLE_WALL_SECONDS: u64 = 1_767_225_600;
 pub(super) fn look(settings: &Settings, findings: &mut Vec<Finding>) {
     directory(&settings.data, findings);
     set_aside(&settings.data, findings);
-    disk(settings, findings);
     clock(findings);
     socket_buffers(findings);
 }
@@ -92,26 +91,33 @@ fn set_aside(data: &Path, findings: &mut Vec<Finding>) {
     }
 }
 
-/// Bytes that are free for this user, and all bytes.
-fn room(data: &Path) -> Option<(u64, u64)> {
-    let about = rustix::fs::statvfs(data).ok()?;
-    Some((
+/// Bytes that are free for this user, and all bytes; or why nobody can tell.
+fn room(data: &Path) -> Result<(u64, u64), String> {
+    let about = rustix::fs::statvfs(data)
+        .map_err(|error| format!("the disk of {} cannot be measured: {error}", data.display()))?;
+    Ok((
         about.f_bavail.saturating_mul(about.f_frsize),
         about.f_blocks.saturating_mul(about.f_frsize),
     ))
 }
 
-/// How full the disk is, for this user.
-pub(super) fn disk_used_percent(settings: &Settings) -> Option<u64> {
-    let (free, all) = room(&settings.data)?;
-    Some(100_u64.saturating_sub(super::percent(free, all)))
+/// How full the disk of a data directory is, for this user.
+pub(super) fn disk_used_percent(data: &Path) -> Result<u64, String> {
+    let (free, all) = room(data)?;
+    Ok(100_u64.saturating_sub(super::percent(free, all)))
 }
 
-fn disk(settings: &Settings, findings: &mut Vec<Finding>) {
-    let Some((free, all)) = room(&settings.data) else {
-        return;
+/// Looks at the disk of a data directory, which a node may have elsewhere than its caller.
+pub(super) fn disk(data: &Path, settings: &Settings, findings: &mut Vec<Finding>) {
+    let place = data.display().to_string();
+    let (free, all) = match room(data) {
+        Ok(room) => room,
+        Err(reason) => {
+            let fix = "run this command on the machine of the node, as its user";
+            findings.push(Finding::problem("disk_room", place, reason, fix));
+            return;
+        }
     };
-    let place = settings.data.display().to_string();
     let segment = u64::from(settings.store.segment_bytes);
     let text = format!("{} of {} are free", about_size(free), about_size(all));
     let fix = "make room, or move the data directory; a full disk makes senders wait and loses nothing that is on disk, \
