@@ -334,11 +334,16 @@ pub fn run(config: NodeConfig, ready: impl FnOnce(&NodeInfo)) -> Result<(), RunE
     check_files_left(SIGNAL_FILES + NODE_FILES)?;
     let stop = Arc::new(Notify::new());
     stop_on_signals(Arc::clone(&stop))?;
+    on_runtime(life::serve(config, Arc::new(RealFs), &stop, ready))
+}
+
+/// Runs a node to its end, and does not wait for names that are still looked up: the resolver may
+/// take minutes, and nobody wants its answer any more. All else has ended with the node.
+fn on_runtime(node: impl Future<Output = Result<(), RunError>>) -> Result<(), RunError> {
     let runtime = runtime()?;
     // A panic is a defect, and still ends with a word and the exit code that the tables name.
-    let served = catch_unwind(AssertUnwindSafe(|| {
-        runtime.block_on(life::serve(config, Arc::new(RealFs), &stop, ready))
-    }));
+    let served = catch_unwind(AssertUnwindSafe(|| runtime.block_on(node)));
+    runtime.shutdown_background();
     served.unwrap_or(Err(RunError::Panicked))
 }
 
@@ -409,8 +414,7 @@ impl Node {
         let thread = std::thread::Builder::new()
             .name("qm-node".to_owned())
             .spawn(move || {
-                let runtime = runtime()?;
-                runtime.block_on(life::serve(config, Arc::new(RealFs), &asked, |info| {
+                on_runtime(life::serve(config, Arc::new(RealFs), &asked, |info| {
                     // Nobody waits any more only if the starting thread panicked.
                     drop(tell.send(info.clone()));
                 }))
@@ -543,4 +547,28 @@ fn runtime() -> Result<Runtime, RunError> {
             what: "runtime",
             source,
         })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    #[test]
+    fn a_name_that_is_still_looked_up_holds_up_no_end() {
+        let begun = Instant::now();
+        let ended = on_runtime(async {
+            let (tell, begins) = oneshot::channel();
+            tokio::task::spawn_blocking(|| {
+                tell.send(()).unwrap();
+                std::thread::sleep(Duration::from_secs(30));
+            });
+            begins.await.unwrap();
+            Ok(())
+        });
+        ended.unwrap();
+        let took = begun.elapsed();
+        assert!(took < Duration::from_secs(25), "{took:?}");
+    }
 }
