@@ -39,6 +39,8 @@ pub(crate) enum DiskEvent {
     },
     /// There is room again for what was refused last.
     HasRoom,
+    /// Nothing is written until [`Disk::release`].
+    Held,
     /// Messages were read.
     Loaded {
         load: LoadId,
@@ -128,6 +130,16 @@ impl Disk {
         self.committer.submit(ticket.0, batch);
     }
 
+    /// Lets nothing be written, tidying included; answered by [`DiskEvent::Held`].
+    pub(crate) fn hold(&self) {
+        self.committer.hold();
+    }
+
+    /// Takes [`hold`](Self::hold) back.
+    pub(crate) fn release(&self) {
+        self.committer.release();
+    }
+
     /// Answered by [`DiskEvent::Loaded`].
     pub(crate) fn load(
         &self,
@@ -207,6 +219,7 @@ fn event_of(completion: Completion) -> DiskEvent {
             limited,
         },
         Completion::HasRoom => DiskEvent::HasRoom,
+        Completion::Held => DiskEvent::Held,
         // What gives room back is handed over again as it is: it would keep everything behind it
         // from the disk for ever.
         Completion::Refused(_, refusal, batch) if batch.settles() => DiskEvent::Failed {

@@ -283,6 +283,8 @@ impl Driver {
                 });
             }
             DiskEvent::HasRoom => self.handle(Input::DiskHasRoom),
+            // Whoever asked for it waits for it.
+            DiskEvent::Held => {}
             DiskEvent::Damaged {
                 load,
                 position,

@@ -27,6 +27,8 @@ pub enum Completion {
     },
     /// What was answered with [`Completion::Full`] last would find room now.
     HasRoom,
+    /// Nothing is written any more, until [`Committer::release`].
+    Held,
     /// It breaks a rule; nothing of it was done. The batch is as it was submitted.
     Refused(u64, Refusal, Batch),
     /// The outcome is unknown, and every later batch fails the same way until the store is
@@ -46,7 +48,7 @@ impl Completion {
             | Self::Full { ticket, .. }
             | Self::Refused(ticket, ..)
             | Self::Failed(ticket, _) => Some(*ticket),
-            Self::HasRoom | Self::Died => None,
+            Self::HasRoom | Self::Held | Self::Died => None,
         }
     }
 }
@@ -88,6 +90,10 @@ struct Waiting {
     tickets: Vec<u64>,
     batches: Vec<Batch>,
     asleep: bool,
+    /// Nothing shall be written.
+    held: bool,
+    /// That nothing is written is still to be told.
+    tell_held: bool,
     closed: bool,
 }
 
@@ -129,6 +135,24 @@ impl<S: Store + 'static> Committer<S> {
         if asleep {
             self.desk.arrived.notify_one();
         }
+    }
+
+    /// Lets nothing be written, nor the disk be tidied, once [`Completion::Held`] has come: what is
+    /// submitted from then on waits. Only [`release`](Self::release) and the end of the committer
+    /// let it go on.
+    pub fn hold(&self) {
+        let mut waiting = self.desk.lock();
+        (waiting.held, waiting.tell_held) = (true, true);
+        drop(waiting);
+        self.desk.arrived.notify_one();
+    }
+
+    /// Takes [`hold`](Self::hold) back.
+    pub fn release(&self) {
+        let mut waiting = self.desk.lock();
+        (waiting.held, waiting.tell_held) = (false, false);
+        drop(waiting);
+        self.desk.arrived.notify_one();
     }
 
     /// Batches submitted and not yet taken into a commit: a measure for holding senders back.
@@ -175,12 +199,34 @@ impl Desk {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn is_held(&self) -> bool {
+        let waiting = self.lock();
+        waiting.held && !waiting.closed
+    }
+
+    /// Waits as long as nothing shall be written, and tells that it does.
+    fn rest(&self, mut tell: impl FnMut()) {
+        let mut waiting = self.lock();
+        while waiting.held && !waiting.closed {
+            if std::mem::take(&mut waiting.tell_held) {
+                drop(waiting);
+                tell();
+                waiting = self.lock();
+            } else {
+                waiting = self
+                    .arrived
+                    .wait(waiting)
+                    .unwrap_or_else(PoisonError::into_inner);
+            }
+        }
+    }
+
     /// Swaps what waits into the given buffers; false when nothing will come any more. What it
     /// returns is empty when nothing came in time.
     fn take(&self, tickets: &mut Vec<u64>, batches: &mut Vec<Batch>, patience: Patience) -> bool {
         let mut waiting = self.lock();
         let mut in_time = patience != Patience::None;
-        while in_time && waiting.batches.is_empty() && !waiting.closed {
+        while in_time && waiting.batches.is_empty() && !waiting.closed && !waiting.held {
             waiting.asleep = true;
             if patience == Patience::Endless {
                 waiting = self
@@ -207,7 +253,14 @@ fn run<S: Store>(mut store: S, desk: &Desk, mut on_done: impl FnMut(Completion))
     let (mut tickets, mut batches) = (Vec::new(), Vec::new());
     let mut patience = Patience::None;
     let mut quiet = false;
-    while desk.take(&mut tickets, &mut batches, patience) {
+    loop {
+        if desk.is_held() {
+            desk.rest(|| on_done(Completion::Held));
+            quiet = false;
+        }
+        if !desk.take(&mut tickets, &mut batches, patience) {
+            break;
+        }
         if batches.is_empty() {
             // It was quiet for a while, or it was quiet already.
             quiet |= patience == Patience::Some;
@@ -237,6 +290,9 @@ fn run<S: Store>(mut store: S, desk: &Desk, mut on_done: impl FnMut(Completion))
                 }
             }
         }
+        if desk.is_held() {
+            continue;
+        }
         // An error here fails the next commit, which has somebody to tell.
         let more = store.tidy(quiet).unwrap_or(false);
         let lacks_room = match store.has_room_again() {
@@ -255,4 +311,71 @@ fn run<S: Store>(mut store: S, desk: &Desk, mut on_done: impl FnMut(Completion))
         };
     }
     store
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::mpsc;
+
+    use super::*;
+    use crate::{MemoryStore, Reader, Usage};
+
+    /// A store whose housekeeping never ends.
+    struct Untidy {
+        store: MemoryStore,
+        steps: Arc<AtomicUsize>,
+    }
+
+    impl Store for Untidy {
+        fn commit(&mut self, batches: &[Batch]) -> Result<Vec<Applied>, StoreError> {
+            self.store.commit(batches)
+        }
+
+        fn reader(&self) -> Reader {
+            self.store.reader()
+        }
+
+        fn usage(&self) -> Usage {
+            self.store.usage()
+        }
+
+        fn tidy(&mut self, _idle: bool) -> Result<bool, StoreError> {
+            self.steps.fetch_add(1, Ordering::SeqCst);
+            Ok(true)
+        }
+    }
+
+    #[test]
+    fn a_store_that_is_held_neither_commits_nor_tidies_until_it_is_released() {
+        let steps = Arc::new(AtomicUsize::new(0));
+        let store = Untidy {
+            store: MemoryStore::default(),
+            steps: Arc::clone(&steps),
+        };
+        let (tell, told) = mpsc::channel();
+        let committer = Committer::spawn(store, move |done| tell.send(done).unwrap()).unwrap();
+        let next = || told.recv_timeout(Duration::from_secs(60));
+        let taken = || steps.load(Ordering::SeqCst);
+        for ticket in 1..4 {
+            committer.hold();
+            assert!(matches!(next(), Ok(Completion::Held)));
+            let before = taken();
+            committer.submit(ticket, Batch::default());
+            let early = told.recv_timeout(Duration::from_millis(100));
+            assert!(early.is_err(), "{early:?}");
+            assert_eq!(taken(), before, "it stands still");
+            committer.release();
+            assert!(matches!(next(), Ok(Completion::Done(done)) if done == ticket));
+            while taken() == before {
+                std::thread::yield_now();
+            }
+        }
+        // Its end does not wait for a release.
+        committer.hold();
+        committer.submit(9, Batch::default());
+        drop(committer);
+        let answered = told.iter().filter_map(|done| done.ticket());
+        assert_eq!(answered.collect::<Vec<_>>(), [9]);
+    }
 }

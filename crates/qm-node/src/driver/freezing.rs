@@ -11,6 +11,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::sleep;
 
 use super::Driver;
+use crate::adapter::DiskEvent;
 use crate::admin_json;
 use crate::local::LocalEvent;
 
@@ -58,8 +59,15 @@ impl Driver {
             }
             self.drain();
         }
+        // The disk is tidied when nothing is committed, too.
+        let mut still = false;
+        if self.commits == 0 && self.failed.is_none() {
+            self.held_back = Some(Vec::new());
+            self.disk.hold();
+            still = self.until_held(patience).await;
+        }
         let mut thawed = None;
-        if self.commits > 0 || self.failed.is_some() {
+        if !still {
             let reply = AdminReply::Failed {
                 outcome: Outcome::BUSY,
                 cause: "the disk did not confirm everything in time".to_owned(),
@@ -73,7 +81,6 @@ impl Driver {
                 for_ms,
                 "the node stands still for a snapshot"
             );
-            self.held_back = Some(Vec::new());
             self.on_reply(conn, request, &AdminReply::Done { count: 0 });
             self.flush_written();
             let until = tokio::time::Instant::now() + limit;
@@ -94,18 +101,37 @@ impl Driver {
                     break;
                 }
             }
-            for (ticket, ops, refusals_known) in self.held_back.take().into_iter().flatten() {
-                self.commits += 1;
-                self.disk.persist(ticket, ops, refusals_known);
-            }
             let asked = thawed.is_some();
             tracing::warn!(event = "thawed", asked, "the node goes on");
+        }
+        self.disk.release();
+        for (ticket, ops, refusals_known) in self.held_back.take().into_iter().flatten() {
+            self.commits += 1;
+            self.disk.persist(ticket, ops, refusals_known);
         }
         let why = "it stood still for a snapshot";
         self.handle(Input::Resumed { why });
         if let Some((conn, request)) = thawed {
             self.on_reply(conn, request, &AdminReply::Done { count: 1 });
         }
+    }
+
+    /// Waits until the disk writes nothing any more; whether it came so far.
+    async fn until_held(&mut self, patience: Instant) -> bool {
+        while self.failed.is_none() {
+            let left = patience.saturating_duration_since(Instant::now());
+            tokio::select! {
+                Some(event) = self.disk.next() => {
+                    if matches!(event, DiskEvent::Held) {
+                        return true;
+                    }
+                    self.on_disk(event);
+                }
+                () = sleep(left) => return false,
+            }
+            self.drain();
+        }
+        false
     }
 
     /// Keeps what applications ask for until the node goes on, and reads no further from one of

@@ -350,6 +350,21 @@ fn contents(dir: &Path) -> std::collections::BTreeMap<std::path::PathBuf, Vec<u8
         .collect()
 }
 
+/// Files of the log that nothing needs any more, and one that little is left of.
+fn leave_untidy(client: &Client) {
+    let create = r#"{"do":"queue.create","name":"bulk"}"#;
+    client.admin(create).unwrap();
+    let bulk = "bulk".parse().unwrap();
+    for number in 0..100 {
+        client.send(Message::new("bulk", vec![7; 60_000])).unwrap();
+        if number % 10 == 0 {
+            continue;
+        }
+        let delivery = client.receive(&bulk, &ReceiveOptions::new()).unwrap();
+        client.wait(delivery.unwrap().consume()).unwrap();
+    }
+}
+
 #[test]
 fn a_node_that_is_frozen_writes_and_says_nothing_and_then_goes_on() {
     let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
@@ -375,6 +390,21 @@ fn a_node_that_is_frozen_writes_and_says_nothing_and_then_goes_on() {
         there.wait(delivery.consume()).unwrap();
     };
     arrives("one");
+    let asked = |client: &Client, what: &str| -> serde_json::Value {
+        let answer = client.admin(format!(r#"{{"do":"{what}"}}"#)).unwrap();
+        serde_json::from_slice(&answer).unwrap()
+    };
+    let life = || asked(&client, "status")["incarnation"].clone();
+    // The life that the other node speaks with, and how often a connection was opened.
+    let spoken_with = || {
+        let peer = asked(&there, "peers.list")["items"][0].clone();
+        let connections = peer["connections"].as_array().unwrap();
+        let opened = connections.iter().filter(|one| one["event"] == "opened");
+        (peer["incarnation"].clone(), opened.count())
+    };
+    let (first_life, (known, opened)) = (life(), spoken_with());
+    assert_eq!(known, first_life);
+    leave_untidy(&client);
     client
         .admin(r#"{"do":"node.freeze","for_ms":60000}"#)
         .unwrap();
@@ -395,8 +425,16 @@ fn a_node_that_is_frozen_writes_and_says_nothing_and_then_goes_on() {
             .send(Message::new("clock", number.to_string()))
             .unwrap();
     }
+    // After so long without work a store is tidied.
+    thread::sleep(Duration::from_secs(3));
     assert!(!sending.is_finished(), "nothing is accepted");
-    assert_eq!(contents(&store), before, "nothing is written");
+    let after = contents(&store);
+    let changed = before
+        .iter()
+        .filter(|(path, bytes)| after.get(*path) != Some(bytes));
+    let changed: Vec<_> = changed.map(|(path, _)| path).collect();
+    assert!(changed.is_empty(), "nothing is written: {changed:?}");
+    assert_eq!(after.len(), before.len(), "nothing is made");
     // Whoever thaws it may come while it stands still.
     let thawing = Client::connect(node.socket()).unwrap();
     let thawed = thawing.admin(r#"{"do":"node.thaw"}"#).unwrap();
@@ -404,6 +442,12 @@ fn a_node_that_is_frozen_writes_and_says_nothing_and_then_goes_on() {
     assert!(thawed.contains(r#""count":1"#), "{thawed}");
     sending.join().unwrap();
     arrives("two");
+    // It speaks under another life, on a connection whose keys are in no snapshot.
+    let second_life = life();
+    assert_ne!(second_life, first_life);
+    let (known, again) = spoken_with();
+    assert_eq!(known, second_life);
+    assert!(again > opened, "{again} after {opened}");
     // And by itself, when nobody does.
     client
         .admin(r#"{"do":"node.freeze","for_ms":300}"#)

@@ -152,6 +152,15 @@ fn a_node_that_stands_still_is_told_by_check_and_doctor() {
     );
     node.done(&["thaw"]);
     assert!(node.done(&["queue", "list"]).contains("orders"));
+    // An operator who looks for the time of a snapshot finds it.
+    eventually(&node, || {
+        let log = node.log();
+        let told = log
+            .lines()
+            .find(|line| line.contains("event=\"resumed\""))?;
+        assert!(told.contains("it stood still for a snapshot"), "{told}");
+        Some(())
+    });
 }
 
 #[test]
