@@ -1,6 +1,7 @@
 //! Who a node is, and was.
 
 use std::borrow::Cow;
+use std::cmp::Reverse;
 
 use qm_engine::admin::{FormerDestination, FormerView, IdentityView};
 use qm_wire::QmId;
@@ -53,9 +54,19 @@ pub struct FormerDocument {
     pub waiting: u64,
     /// Milliseconds until its key is erased; `null` while something is left to do under it.
     pub erased_in_ms: Option<u64>,
-    /// Destinations to which something was sent under it.
+    /// Destinations that are not spoken to under the new identity.
+    #[serde(default)]
+    pub open: u64,
+    /// Destinations to which something was sent under it, those that are open first, and of them
+    /// those for which most waits.
     pub destinations: Vec<FormerDestinationDocument>,
+    /// How many more there are: the document fits an answer.
+    #[serde(default)]
+    pub unlisted: u64,
 }
+
+/// Destinations of a former identity that are listed.
+const FORMER_DESTINATIONS_MAX: usize = 256;
 
 /// How far a destination has come from the former identity to the current one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -116,19 +127,32 @@ impl FormerDocument {
             because: view.because.clone(),
             waiting: view.waiting,
             erased_in_ms: view.erased_in_ms,
+            open: 0,
             destinations: view
                 .destinations
                 .iter()
                 .map(FormerDestinationDocument::new)
                 .collect(),
+            unlisted: 0,
         }
+        .cut()
+    }
+
+    /// Counts the destinations, and lists those that matter most.
+    pub(super) fn cut(mut self) -> Self {
+        let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
+        let all = &mut self.destinations;
+        self.open = count(all.iter().filter(|d| !d.switched).count());
+        all.sort_by_key(|d| (d.switched, Reverse(d.waiting)));
+        self.unlisted = count(all.len().saturating_sub(FORMER_DESTINATIONS_MAX));
+        all.truncate(FORMER_DESTINATIONS_MAX);
+        self
     }
 
     /// What people are told.
     #[must_use]
     pub fn sentence(&self) -> String {
-        let open = self.destinations.iter().filter(|d| !d.switched).count();
-        let what = match (self.waiting, open, self.erased_in_ms) {
+        let what = match (self.waiting, self.open, self.erased_in_ms) {
             (_, _, Some(ms)) => format!(
                 "nothing is left to do under it; its key is erased in {} days",
                 ms.div_ceil(24 * 60 * 60 * 1_000)

@@ -673,6 +673,47 @@ fn many_pages_make_the_whole_listing_and_each_fits_a_frame() {
 }
 
 #[test]
+fn a_former_identity_with_many_destinations_fits_a_frame() {
+    const ALL: u64 = 20_000;
+    let destination = |n: u64| FormerDestinationDocument {
+        remote: format!("{n}.{}", "x".repeat(240)),
+        peer: Some(QmId::from_bytes([0x11; 16])),
+        name: Some(format!("node-{n}")),
+        switched: n.is_multiple_of(2),
+        waiting: n,
+        pending: true,
+    };
+    let former = FormerDocument {
+        qm: QmId::from_bytes([0x11; 16]),
+        fingerprint: String::new(),
+        since: String::new(),
+        because: String::new(),
+        waiting: ALL,
+        erased_in_ms: None,
+        open: 0,
+        destinations: (0..ALL).map(destination).collect(),
+        unlisted: 0,
+    }
+    .cut();
+    let json = serde_json::to_vec(&former).unwrap();
+    assert!(
+        json.len() <= qm_wire::limits::ADMIN_BYTES_MAX / 2,
+        "{}",
+        json.len()
+    );
+    let listed = u64::try_from(former.destinations.len()).unwrap();
+    assert_eq!((former.open, listed + former.unlisted), (ALL / 2, ALL));
+    // What holds most up comes first.
+    assert_eq!(former.destinations[0].waiting, ALL - 1);
+    assert!(former.destinations.iter().all(|d| !d.switched));
+    assert!(
+        former
+            .sentence()
+            .ends_with("10000 destinations have not approved the new identity")
+    );
+}
+
+#[test]
 fn destinations_are_printed_as_send_takes_them() {
     use qm_engine::RemoteKey;
     use qm_wire::Destination;

@@ -175,6 +175,9 @@ fn print(document: &IdentityDocument, out: &Output) -> Result<Exit, Failure> {
         facts.push(("former", FormerDocument::sentence(former)));
         let lines = former.destinations.iter();
         facts.extend(lines.map(|d| ("destination", FormerDestinationDocument::sentence(d))));
+        if former.unlisted > 0 {
+            facts.push(("destinations", format!("and {} more", former.unlisted)));
+        }
     }
     out.facts(&facts)?;
     Ok(Exit::Done)
