@@ -12,6 +12,8 @@ mod check;
 pub(crate) mod courses;
 #[cfg(test)]
 mod crossing_model;
+#[cfg(test)]
+mod digest;
 pub(crate) mod election;
 #[cfg(test)]
 mod election_model;

@@ -17,12 +17,16 @@
     reason = "how many states there were is for people"
 )]
 
+#[path = "../src/identity/digest.rs"]
+mod digest;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use qm_engine::stream::branches::{Branches, Judged, RunChange, StoredRun, Taken};
 use qm_engine::stream::chain::{Chain, GoOn, Settles};
 use qm_wire::{Entry, Incarnation, Link, MessageId, Outcome, Run, StreamId, Tag};
+
+use digest::digest;
 
 const ROOT: Link = Link([7; 16]);
 const STREAM: StreamId = StreamId([1; 16]);
@@ -200,12 +204,6 @@ impl World {
             restores: 0,
             wrong: None,
         }
-    }
-
-    fn digest(&self) -> u64 {
-        let mut hasher = DefaultHasher::new();
-        self.hash(&mut hasher);
-        hasher.finish()
     }
 
     fn session(&self) -> u8 {
@@ -517,11 +515,11 @@ impl World {
 fn explore(bounds: Bounds, most: usize) -> (usize, bool, usize, Option<String>) {
     let first = World::new();
     let mut seen: BTreeMap<u64, (u64, Option<Step>)> = BTreeMap::new();
-    seen.insert(first.digest(), (0, None));
+    seen.insert(digest(&first), (0, None));
     let mut open = VecDeque::from([first]);
     let mut held = 0;
     while let Some(world) = open.pop_front() {
-        let here = world.digest();
+        let here = digest(&world);
         let ends = world.wrong.map_or_else(|| world.ends(bounds.broken), Err);
         held += usize::from(ends == Ok(true));
         if let Err(wrong) = ends {
@@ -539,7 +537,7 @@ fn explore(bounds: Bounds, most: usize) -> (usize, bool, usize, Option<String>) 
         }
         for step in world.steps(bounds) {
             let next = world.after(&step, bounds.broken);
-            if let std::collections::btree_map::Entry::Vacant(free) = seen.entry(next.digest()) {
+            if let std::collections::btree_map::Entry::Vacant(free) = seen.entry(digest(&next)) {
                 free.insert((here, Some(step)));
                 open.push_back(next);
             }

@@ -15,12 +15,16 @@
     reason = "how many states there were is for people"
 )]
 
+#[path = "../src/identity/digest.rs"]
+mod digest;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use qm_engine::stream::branches::{Branches, Judged, RunChange, StoredRun, Taken};
 use qm_engine::stream::chain::{Chain, GoOn, Mark, Settles, Skipping};
 use qm_wire::{Entry, Incarnation, Link, MessageId, Outcome, Run, StreamId, Tag};
+
+use digest::digest;
 
 const ROOT: Link = Link([7; 16]);
 const STREAM: StreamId = StreamId([1; 16]);
@@ -219,12 +223,6 @@ impl World {
             counts: [0; 9],
             wrong: None,
         }
-    }
-
-    fn digest(&self) -> u64 {
-        let mut hasher = DefaultHasher::new();
-        self.hash(&mut hasher);
-        hasher.finish()
     }
 
     fn open(&mut self, sender: usize) {
@@ -759,7 +757,7 @@ impl World {
 fn explore(bounds: Bounds, most: usize) -> (usize, bool, Option<String>) {
     let first = World::new();
     let mut seen: BTreeMap<u64, (u64, Option<Step>)> = BTreeMap::new();
-    seen.insert(first.digest(), (0, None));
+    seen.insert(digest(&first), (0, None));
     let mut open = VecDeque::from([first]);
     let way = |seen: &BTreeMap<u64, (u64, Option<Step>)>, mut at: u64| {
         let mut steps = Vec::new();
@@ -771,7 +769,7 @@ fn explore(bounds: Bounds, most: usize) -> (usize, bool, Option<String>) {
         steps.join("\n  ")
     };
     while let Some(world) = open.pop_front() {
-        let here = world.digest();
+        let here = digest(&world);
         if let Some(wrong) = world.wrong {
             return (
                 seen.len(),
@@ -792,8 +790,8 @@ fn explore(bounds: Bounds, most: usize) -> (usize, bool, Option<String>) {
         }
         for step in world.steps(bounds) {
             let next = world.after(&step, bounds);
-            let digest = next.digest();
-            if let std::collections::btree_map::Entry::Vacant(free) = seen.entry(digest) {
+            let to = digest(&next);
+            if let std::collections::btree_map::Entry::Vacant(free) = seen.entry(to) {
                 free.insert((here, Some(step)));
                 open.push_back(next);
             }

@@ -5,6 +5,7 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use super::check::{Begun, Checks, Current, Told};
+use super::digest::digest;
 use super::shares::Tenant;
 
 /// Sessions and restarts of one world.
@@ -231,21 +232,15 @@ impl World {
 /// Visits every world that can come of this many machines, in the order of the number of steps,
 /// until one is accused. Returns how many there are, and whether one was accused.
 fn explore(machines: usize, rules: Rules) -> (usize, bool) {
-    use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-    let identity = |world: &World| {
-        let mut hasher = DefaultHasher::new();
-        world.hash(&mut hasher);
-        hasher.finish()
-    };
     let first = World::new(machines, rules);
-    let mut seen = BTreeSet::from([identity(&first)]);
+    let mut seen = BTreeSet::from([digest(&first)]);
     let mut open = VecDeque::from([first]);
     while let Some(world) = open.pop_front() {
         if world.accused {
             return (seen.len(), true);
         }
         for next in world.next(rules) {
-            if seen.insert(identity(&next)) {
+            if seen.insert(digest(&next)) {
                 open.push_back(next);
             }
             assert!(seen.len() < 500_000, "the world grew too large");

@@ -12,9 +12,9 @@
 )]
 
 use std::collections::{BTreeSet, VecDeque};
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use super::check::Current;
+use super::digest::digest;
 use super::token::{Given, Held, Judged, Ledger, Take, Token};
 
 /// A rule that is left out.
@@ -508,14 +508,9 @@ fn states_max() -> usize {
 /// Visits worlds in the order of the number of steps. How many there are, whether these are all,
 /// and what went wrong first.
 fn explore(name: &str, bounds: Bounds) -> Option<&'static str> {
-    let identity = |world: &World| {
-        let mut hasher = DefaultHasher::new();
-        world.hash(&mut hasher);
-        hasher.finish()
-    };
     let most = states_max();
     let first = World::new();
-    let mut seen = BTreeSet::from([identity(&first)]);
+    let mut seen = BTreeSet::from([digest(&first)]);
     let mut open = VecDeque::from([first]);
     let mut noticed = 0_u64;
     while let Some(world) = open.pop_front() {
@@ -524,8 +519,12 @@ fn explore(name: &str, bounds: Bounds) -> Option<&'static str> {
             return Some(wrong);
         }
         noticed += u64::from(world.branched);
+        // Once that many were met, those that are left are judged; what comes of them is not.
+        if seen.len() >= most {
+            continue;
+        }
         for next in world.next(&bounds) {
-            if seen.len() < most && seen.insert(identity(&next)) {
+            if seen.insert(digest(&next)) {
                 open.push_back(next);
             }
         }

@@ -5,7 +5,9 @@
 )]
 
 use std::collections::{BTreeSet, VecDeque};
-use std::hash::{DefaultHasher, Hash, Hasher as _};
+use std::hash::Hash;
+
+use super::digest::digest;
 
 /// A state of everything that is modelled.
 pub(crate) trait World: Clone + Hash + std::fmt::Debug {
@@ -24,11 +26,6 @@ fn states_max(usually: usize) -> usize {
 
 /// Visits worlds in the order of the number of steps. What went wrong first, if anything did.
 pub(crate) fn visit<W: World>(name: &str, first: Vec<W>, usually: usize) -> Option<&'static str> {
-    let digest = |world: &W| {
-        let mut hasher = DefaultHasher::new();
-        world.hash(&mut hasher);
-        hasher.finish()
-    };
     let most = states_max(usually);
     let mut seen: BTreeSet<u64> = first.iter().map(digest).collect();
     let mut open = VecDeque::from(first);
@@ -41,10 +38,13 @@ pub(crate) fn visit<W: World>(name: &str, first: Vec<W>, usually: usize) -> Opti
             }
             return Some(wrong);
         }
+        // Once that many were met, those that are left are judged; what comes of them is not.
+        if seen.len() >= most {
+            cut = true;
+            continue;
+        }
         for next in world.next() {
-            if seen.len() >= most {
-                cut = true;
-            } else if seen.insert(digest(&next)) {
+            if seen.insert(digest(&next)) {
                 open.push_back(next);
             }
         }

@@ -72,9 +72,11 @@ fn what_was_forgotten_is_not_accepted_again_after_a_restart() {
     hello(&mut node, 11);
     // Gaps in the numbers cannot be kept as one run.
     let requests = (CLIENT_RUNS_MAX + 2 * CLIENT_PAGE_RUNS) as u64;
+    node.audits = false;
     for n in 1..=requests {
         put(&mut node, 11, 2 * n);
     }
+    node.audits = true;
     node.full = true;
     put(&mut node, 11, 2 * requests + 2);
     node.full = false;
