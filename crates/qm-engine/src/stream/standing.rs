@@ -357,12 +357,17 @@ mod tests {
     use crate::testing::{engine, entry, qm};
     use crate::time::Timestamp;
 
+    /// An engine with a queue of another node, and the number of that.
+    fn with_a_queue() -> (Engine, u32) {
+        let mut engine = engine();
+        let queue = "orders".parse().expect("a name");
+        let number = engine.out_queue(engine.qm_id(), &RemoteKey::Id(qm(5)), &queue);
+        (engine, number)
+    }
+
     #[test]
     fn a_destination_is_believed_when_it_said_often_enough_that_it_lacks_what_is_settled() {
-        let mut engine = engine();
-        let own = engine.qm_id();
-        let queue = "orders".parse().expect("a name");
-        let number = engine.out_queue(own, &RemoteKey::Id(qm(5)), &queue);
+        let (mut engine, number) = with_a_queue();
         let mark = Mark {
             at: 9,
             position: 9,
@@ -385,10 +390,8 @@ mod tests {
     /// the other one was called back. Without a place of its own it would count as settled.
     #[test]
     fn what_waits_before_what_was_transmitted_gets_its_place_when_a_stream_begins_anew() {
-        let mut engine = engine();
+        let (mut engine, number) = with_a_queue();
         let own = engine.qm_id();
-        let queue = "orders".parse().expect("a name");
-        let number = engine.out_queue(own, &RemoteKey::Id(qm(5)), &queue);
         let priority = Priority::LOWEST.get();
         let mut waits = |sequence: u8, transmitted| {
             let entry = entry(u64::from(sequence));

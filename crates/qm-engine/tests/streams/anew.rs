@@ -50,7 +50,7 @@ fn purged_while_away() -> (Node, Node) {
     (a, b)
 }
 
-fn rebase() -> AdminRequest {
+pub(crate) fn rebase() -> AdminRequest {
     AdminRequest::StreamRebase {
         which: Selector::Name("orders".to_owned()),
         dry_run: false,
@@ -122,6 +122,27 @@ fn a_crash_while_a_stream_begins_anew_loses_nothing() {
     }
 }
 
+/// The first message on its way is refused by its destination, and its stream begins anew while the
+/// letter is on its way to the disk.
+pub(crate) fn begins_anew_behind_a_letter(a: &mut Node) {
+    let frames = a.sent_on(LINK);
+    let Some(PeerFrame::Data(first)) = frames.first() else {
+        panic!("{frames:?}");
+    };
+    let refusals = vec![Refusal {
+        number: first.number,
+        tag: first.tag,
+        outcome: Outcome::BAD_DESTINATION_QUEUE,
+    }];
+    a.hold_disk = true;
+    a.hear(LINK, &PeerFrame::Reject(Reject { refusals }));
+    a.give(Input::Admin {
+        conn: APPLICATION,
+        request: 1,
+        what: rebase(),
+    });
+}
+
 /// A message of which its application wishes to hear in a queue, refused by its destination; the
 /// stream begins anew while its letter is on its way to the disk.
 fn begun_anew() -> (Node, Node) {
@@ -132,23 +153,8 @@ fn begun_anew() -> (Node, Node) {
         put.ack_wishes = AckWishes::POSITIVE_ARRIVAL.with(AckWishes::NEGATIVE_ARRIVAL);
         put.admin_queue = "acks".into();
     });
-    let frames = a.sent_on(LINK);
-    let Some(PeerFrame::Data(data)) = frames.first() else {
-        panic!("{frames:?}");
-    };
-    let refusals = vec![Refusal {
-        number: data.number,
-        tag: data.tag,
-        outcome: Outcome::BAD_DESTINATION_QUEUE,
-    }];
     a.told.clear();
-    a.hold_disk = true;
-    a.hear(LINK, &PeerFrame::Reject(Reject { refusals }));
-    a.give(Input::Admin {
-        conn: APPLICATION,
-        request: 1,
-        what: rebase(),
-    });
+    begins_anew_behind_a_letter(&mut a);
     b.lose_link(LINK);
     (a, b)
 }

@@ -6,6 +6,7 @@ use qm_engine::{Input, LinkId};
 use qm_wire::local::{Follow, Verdict};
 use qm_wire::{Known, LinkAt, MessageFlags, Outcome, PeerFrame, Refusal, Reject, Skipped};
 
+use super::anew::{begins_anew_behind_a_letter, rebase};
 use super::support::*;
 use super::{LINK, NEXT, is_answer, is_quiet, met};
 
@@ -15,13 +16,6 @@ const fn purge() -> AdminRequest {
     AdminRequest::OutgoingPurge {
         which: Selector::All,
         discard: false,
-    }
-}
-
-fn rebase() -> AdminRequest {
-    AdminRequest::StreamRebase {
-        which: Selector::Name("orders".to_owned()),
-        dry_run: false,
     }
 }
 
@@ -291,22 +285,7 @@ fn a_letter_that_is_refused_after_its_stream_began_anew_loses_no_message() {
     let (mut a, mut b) = met();
     a.put("qm://b/orders", "1", |put| put.follow = Follow::Delivered);
     a.send([2]);
-    let frames = a.sent_on(LINK);
-    let Some(PeerFrame::Data(first)) = frames.first() else {
-        panic!("{frames:?}");
-    };
-    let refusals = vec![Refusal {
-        number: first.number,
-        tag: first.tag,
-        outcome: Outcome::BAD_DESTINATION_QUEUE,
-    }];
-    a.hold_disk = true;
-    a.hear(LINK, &PeerFrame::Reject(Reject { refusals }));
-    a.give(Input::Admin {
-        conn: APPLICATION,
-        request: 1,
-        what: rebase(),
-    });
+    begins_anew_behind_a_letter(&mut a);
     a.release_disk(1);
     let reply = a.admin.take();
     assert!(
