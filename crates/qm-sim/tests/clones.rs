@@ -76,6 +76,11 @@ const NOTICED: &[(&str, Option<Case>, u64, &[&str])] = &[
         &["rule 11", "rule 7"],
     ),
     ("redraw_rank", None, 41, &["rule 7", "rule 8"]),
+    // A node goes on from an old token, and takes the newer one of the other branch for the word
+    // that its own disk went back.
+    ("believe_strange_tokens", None, 1, &["rule 11"]),
+    // What is new overtakes what waits under the former identity.
+    ("no_barrier", None, 10, &["rule 6"]),
     // W-STR-6: two machines have different messages in one place of one stream.
     (
         "order_ack_by_number",
