@@ -118,7 +118,9 @@ pub(crate) fn text(node: &Program, args: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
+/// Its lines are written by a thread of their own, a moment later than what they tell of.
 pub(crate) fn whole_log(node: &Program) -> String {
+    std::thread::sleep(Duration::from_millis(100));
     std::fs::read_to_string(node.file("log")).unwrap()
 }
 

@@ -1,9 +1,12 @@
 //! Log lines of the daemon, on standard error.
 
+mod lines;
+
 use std::io::{IsTerminal as _, stderr};
 
 use tracing_subscriber::EnvFilter;
 
+pub(crate) use self::lines::Lines;
 use crate::config::{LogFormat, Settings};
 
 /// Understands a filter such as `info,qm_node=debug`.
@@ -28,14 +31,24 @@ pub(crate) fn filter(text: &str) -> Result<EnvFilter, String> {
         .map_err(|error| format!("`{text}`: {error}"))
 }
 
+/// Log lines appear as long as this is there; its end waits a moment for the last ones.
+#[derive(Debug)]
+pub(crate) struct Logging(Lines);
+
+impl Drop for Logging {
+    fn drop(&mut self) {
+        self.0.flush();
+    }
+}
+
 /// Lets log lines appear from here on.
 ///
 /// # Errors
 /// What is wrong with the filter.
-pub(crate) fn start(settings: &Settings, colour: bool) -> Result<(), String> {
+pub(crate) fn start(settings: &Settings, written: Lines, colour: bool) -> Result<Logging, String> {
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter(&settings.log)?)
-        .with_writer(stderr)
+        .with_writer(written.clone())
         // It tells of a line that cannot be written on the same standard error, and panics there:
         // a full disk under the log, or a reader that is gone, must not end a node.
         .log_internal_errors(false)
@@ -44,7 +57,8 @@ pub(crate) fn start(settings: &Settings, colour: bool) -> Result<(), String> {
         LogFormat::Text => lines.try_init(),
         LogFormat::Json => lines.json().try_init(),
     };
-    started.map_err(|error| error.to_string())
+    started.map_err(|error| error.to_string())?;
+    Ok(Logging(written))
 }
 
 #[cfg(test)]

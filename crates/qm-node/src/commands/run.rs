@@ -5,11 +5,17 @@ use qm_node::{NodeInfo, RunError};
 
 use crate::config::Settings;
 use crate::exit::{Exit, Failure};
-use crate::logging;
+use crate::logging::{self, Lines};
 use crate::output::Output;
 
 pub(crate) fn run(settings: &Settings, out: &Output) -> Result<Exit, Failure> {
-    logging::start(settings, out.colour)
+    let lines = Lines::to(std::io::stderr()).map_err(|source| {
+        from_run(&RunError::System {
+            what: "log",
+            source,
+        })
+    })?;
+    let _logging = logging::start(settings, lines, out.colour)
         .map_err(|cause| Failure::of("config", format!("log lines cannot appear: {cause}")))?;
     warn_of_variables(settings, out);
     let mut told = Ok(());

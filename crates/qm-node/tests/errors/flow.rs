@@ -622,7 +622,7 @@ fn a_full_store_accepts_nothing_and_drains() {
             let told = String::from_utf8(told.stdout).unwrap();
             assert!(told.contains(name), "{question}: {told}");
         }
-        assert!(node.log().contains(name), "{}", node.log());
+        eventually(&node, || node.log().contains(name).then_some(()));
         // The reserve lets what is there go out, and then there is room again.
         let summary = String::from_utf8(output.stdout).unwrap();
         let summary: serde_json::Value = serde_json::from_str(&summary).unwrap();
@@ -662,11 +662,11 @@ fn a_node_out_of_files_lives_and_says_so() {
         sent.status.success().then_some(())
     });
     assert_eq!(node.done(&["receive", "orders", "--wait", "5s"]), "x\n");
-    let log = node.log();
-    assert!(
-        log.contains("few_files") && log.contains("too many applications connected"),
-        "{log}"
-    );
+    let log = eventually(&node, || {
+        let log = node.log();
+        (log.contains("few_files") && log.contains("too many applications connected"))
+            .then_some(log)
+    });
     assert!(log.lines().count() < 20, "{log}");
 }
 

@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
-use crate::support::{Running, allow, ended, fails, is_root, qm, shell, shows, unprivileged};
+use crate::support::{
+    Running, allow, ended, eventually, fails, is_root, qm, shell, shows, unprivileged,
+};
 
 /// A node on a free port, in the directory `node` of its home.
 const RUN: [&str; 8] = Running::RUN;
@@ -240,7 +242,9 @@ fn a_missing_or_foreign_key_is_named_and_stays() {
     allow(&key, 0o644);
     let command = qm(home.path(), &RUN);
     let node = Running::of(home, command);
-    assert!(node.log().contains("readable by others"), "{}", node.log());
+    eventually(&node, || {
+        node.log().contains("readable by others").then_some(())
+    });
     let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&key).unwrap().permissions());
     assert_eq!(mode & 0o777, 0o600);
 }
@@ -317,11 +321,10 @@ fn one_damaged_message_does_not_hold_up_the_others() {
     let command = qm(home.path(), &RUN);
     let node = Running::of(home, command);
     assert_eq!(node.done(&["receive", "orders", "--wait", "5s"]), "pears\n");
-    let log = node.log();
-    assert!(
-        log.contains("record_damaged") && log.contains("error=segment 1 "),
-        "{log}"
-    );
+    eventually(&node, || {
+        let log = node.log();
+        (log.contains("record_damaged") && log.contains("error=segment 1 ")).then_some(())
+    });
 }
 
 #[test]

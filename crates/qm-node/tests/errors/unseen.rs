@@ -1,6 +1,8 @@
 //! What a command cannot see, or that nobody sees what it prints: neither is a success.
 
-use std::process::Stdio;
+use std::io::{PipeWriter, Write as _};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use crate::support::{Running, ended, eventually, fed, qm};
 
@@ -65,4 +67,62 @@ fn dead_letters_are_all_dealt_with_though_nobody_reads_on() {
     let ended = child.wait_with_output().unwrap();
     assert!(ended.status.success(), "{ended:?}");
     assert_eq!(dead(), 0);
+}
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Ends with its test.
+struct Silent(Child);
+
+impl Drop for Silent {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+/// A stopped terminal, or a pager: whoever reads the log holds up neither the node nor its end.
+#[test]
+fn a_node_whose_log_nobody_reads_goes_on() {
+    let home = tempfile::tempdir().unwrap();
+    let (unread, log) = std::io::pipe().unwrap();
+    fill(&log);
+    let mut run = qm(home.path(), &Running::RUN);
+    run.stdout(Stdio::null()).stderr(log);
+    let mut node = Silent(run.spawn().unwrap());
+    drop(run);
+    let begun = Instant::now();
+    let asked = |args: &[&str]| {
+        let mut command = qm(home.path(), &[&["--data", "node"], args].concat());
+        ended(&mut command).status.success()
+    };
+    while !asked(&["queue", "create", "orders"]) {
+        assert!(begun.elapsed() < PATIENCE, "it does not start");
+    }
+    assert!(asked(&["send", "orders", "x"]) && asked(&["receive", "orders"]));
+    let pid = node.0.id().to_string();
+    let told = Command::new("kill").args(["-TERM", &pid]).status();
+    assert!(told.unwrap().success());
+    let begun = Instant::now();
+    let end = loop {
+        if let Some(end) = node.0.try_wait().unwrap() {
+            break end;
+        }
+        assert!(begun.elapsed() < PATIENCE, "it does not end");
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    assert!(end.success(), "{end}");
+    drop(unread);
+}
+
+/// Writes into a pipe until it takes nothing any more.
+fn fill(pipe: &PipeWriter) {
+    use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+    let flags = fcntl_getfl(pipe).unwrap();
+    fcntl_setfl(pipe, flags | OFlags::NONBLOCK).unwrap();
+    let mut to = pipe;
+    for bytes in [&[b'.'; 4096][..], b"."] {
+        while to.write(bytes).is_ok() {}
+    }
+    fcntl_setfl(pipe, flags).unwrap();
 }
