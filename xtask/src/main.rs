@@ -55,6 +55,8 @@ cargo xtask COMMAND
                                 with each of its rules broken
   loom [MODEL]                  explore the interleavings of the lock-free caches
   loom --faults [FAULT ...]     build one fault after the other into them: a model must fail
+  models                        every state of small worlds, one by one, and how many there are;
+                                QM_MODEL_STATES=N looks at N of each world at least
   torture [--seconds N] [--seed N]
                                 real processes killed, stopped, cut off and out of disk for five
                                 minutes; every message is accounted for
@@ -108,6 +110,7 @@ fn run(arguments: &[&str]) -> anyhow::Result<()> {
         ["loom"] => loom::explore(None).run(),
         ["loom", "--faults", ref names @ ..] => loom::find_faults_anywhere(names),
         ["loom", model] => loom::explore(Some(model)).run(),
+        ["models"] => models(),
         ["torture", ref rest @ ..] => torture::run(rest),
         ["money", ref rest @ ..] => money::run(rest),
         ["bench"] => bench(),
@@ -116,6 +119,18 @@ fn run(arguments: &[&str]) -> anyhow::Result<()> {
             arguments.join(" ")
         ),
     }
+}
+
+/// With the counts that the documents tell.
+fn models() -> anyhow::Result<()> {
+    let engine = ["test", "--release", "-p", "qm-engine"];
+    cargo(engine)
+        .args(["--lib", "--", "--nocapture", "model::"])
+        .run()?;
+    cargo(engine)
+        .args(["--test", "stream_model", "--test", "receiver_model"])
+        .args(["--", "--nocapture"])
+        .run()
 }
 
 fn bench() -> anyhow::Result<()> {

@@ -11,6 +11,7 @@ use std::collections::{BTreeSet, VecDeque};
 use qm_wire::Rank;
 
 use super::election::{Verdict, judge, raised};
+use super::visit::{Depths, Searched, states_max};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Rule {
@@ -244,17 +245,12 @@ impl World {
     }
 }
 
-fn explore(
-    name: &str,
-    rule: Rule,
-    ranks: &[Rank],
-    asks: u8,
-    (restarts, raises): (u8, u8),
-) -> Option<&'static str> {
-    let set = std::env::var("QM_MODEL_STATES").ok();
-    let most = set
-        .and_then(|set| set.parse().ok())
-        .unwrap_or(if ranks.len() > 2 { 6_000 } else { 20_000 });
+/// Ranks at first, how often copies ask, restart and are raised.
+type Bounds<'a> = (&'a [Rank], u8, (u8, u8));
+
+fn explore(name: &str, rule: Rule, bounds: Bounds<'_>, usually: usize) -> Searched {
+    let (ranks, asks, (restarts, raises)) = bounds;
+    let most = states_max(usually);
     let first = World::new(ranks);
     let mut seen = BTreeSet::from([first.clone()]);
     let mut open = VecDeque::from([first]);
@@ -268,7 +264,11 @@ fn explore(
         };
         if wrong.is_some() {
             println!("{name}: {} states, then: {wrong:?}", seen.len());
-            return wrong;
+            return Searched {
+                states: seen.len(),
+                whole: false,
+                wrong,
+            };
         }
         // Once that many were met, those that are left are judged; what comes of them is not.
         if seen.len() >= most {
@@ -280,71 +280,90 @@ fn explore(
             }
         }
     }
-    let all = if seen.len() < most {
-        "all"
-    } else {
-        "the first"
-    };
+    let whole = seen.len() < most;
+    let all = if whole { "all" } else { "the first" };
     println!("{name}: {all} {} states", seen.len());
-    None
+    Searched {
+        states: seen.len(),
+        whole,
+        wrong: None,
+    }
+}
+
+/// What goes wrong in so many states of two copies, and fewer of three.
+fn wrong(name: &str, rule: Rule, bounds: Bounds<'_>) -> Option<&'static str> {
+    let usually = if bounds.0.len() > 2 { 6_000 } else { 20_000 };
+    explore(name, rule, bounds, usually).wrong
 }
 
 #[test]
 fn one_copy_keeps_the_identity() {
-    assert_eq!(explore("equal ranks", Rule::Right, &EQUAL, 3, (1, 0)), None);
-    assert_eq!(
-        explore("different ranks", Rule::Right, &APART, 3, (2, 0)),
-        None
-    );
-    assert_eq!(
-        explore("raised later", Rule::Right, &APART, 3, (0, 2)),
-        None
-    );
+    for (name, bounds) in [
+        ("equal ranks", (&EQUAL, 3, (1, 0))),
+        ("different ranks", (&APART, 3, (2, 0))),
+        ("raised later", (&APART, 3, (0, 2))),
+    ] {
+        let (ranks, asks, faults) = bounds;
+        assert_eq!(wrong(name, Rule::Right, (ranks, asks, faults)), None);
+    }
 }
 
 #[test]
 fn of_three_copies_one_keeps_the_identity() {
     let three = [rank(2); 3];
-    let equal = explore("three, equal ranks", Rule::Right, &three, 3, (1, 0));
-    assert_eq!(equal, None);
-    let uptime = explore("three, by uptime", Rule::Right, &BY_UPTIME, 3, (1, 0));
-    assert_eq!(uptime, None);
     let moved = [rank(2), BY_UPTIME[2], BY_UPTIME[2]];
-    let later = explore("three, raised later", Rule::Right, &moved, 3, (0, 1));
-    assert_eq!(later, None);
-    // Who is highest by uptime and has won once keeps out of it, and so does the next.
-    let once = explore(
-        "three, who won once stays",
-        Rule::WinsOnce,
-        &three,
-        3,
-        (0, 0),
-    );
-    assert_eq!(once, Some("it never settles"));
+    for (name, ranks, faults) in [
+        ("three, equal ranks", &three, (1, 0)),
+        ("three, by uptime", &BY_UPTIME, (1, 0)),
+        ("three, raised later", &moved, (0, 1)),
+    ] {
+        assert_eq!(wrong(name, Rule::Right, (ranks, 3, faults)), None);
+    }
 }
 
 #[test]
 fn each_rule_of_the_election_is_needed() {
-    let forgotten = explore(
-        "drawn anew at a restart",
-        Rule::Forgotten,
-        &APART,
-        2,
-        (1, 0),
-    );
-    assert_eq!(forgotten, Some("both gave up"));
-    let thawed = explore(
-        "drawn anew when it seems over",
-        Rule::Thawed,
-        &APART,
-        2,
-        (0, 1),
-    );
-    assert_eq!(thawed, Some("both gave up"));
-    let redrawn = explore("ties drawn up or down", Rule::Redrawn, &EQUAL, 2, (0, 0));
-    assert_eq!(redrawn, Some("both gave up"));
-    let once = explore("who won once stays", Rule::WinsOnce, &EQUAL, 4, (1, 0));
-    assert_eq!(once, Some("it never settles"));
+    let (gone, on) = (Some("both gave up"), Some("it never settles"));
+    let three = [rank(2); 3];
+    let mut depths = Depths::new();
+    for (name, rule, bounds, wrong) in [
+        (
+            "drawn anew at a restart",
+            Rule::Forgotten,
+            (&APART[..], 2, (1, 0)),
+            gone,
+        ),
+        (
+            "drawn anew when it seems over",
+            Rule::Thawed,
+            (&APART[..], 2, (0, 1)),
+            gone,
+        ),
+        (
+            "ties drawn up or down",
+            Rule::Redrawn,
+            (&EQUAL[..], 2, (0, 0)),
+            gone,
+        ),
+        (
+            "who won once stays",
+            Rule::WinsOnce,
+            (&EQUAL[..], 4, (1, 0)),
+            on,
+        ),
+        // Who is highest by uptime and has won once keeps out of it, and so does the next.
+        (
+            "three, who won once stays",
+            Rule::WinsOnce,
+            (&three[..], 3, (0, 0)),
+            on,
+        ),
+    ] {
+        let found = explore(name, rule, bounds, 20_000);
+        assert_eq!(found.wrong, wrong, "{name}");
+        depths.found(bounds, found.states);
+    }
+    depths.hold(|name, bounds, states| explore(name, Rule::Right, bounds, states));
 }
 
 #[test]

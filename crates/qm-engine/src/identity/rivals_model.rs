@@ -10,7 +10,7 @@
 use std::collections::VecDeque;
 
 use super::token::{Given, Held, Judged, Ledger, Take, Token};
-use super::visit::{self, visit};
+use super::visit::{self, Depths, Searched, visit};
 
 /// How often the session of one process follows that of the other in one life, at most.
 const TURNS_MAX: u8 = 3;
@@ -270,6 +270,10 @@ const WORLD: Bounds = Bounds {
     started_anew: false,
 };
 
+fn search(name: &str, bounds: Bounds, usually: usize) -> Searched {
+    visit(name, vec![World::new(bounds)], usually)
+}
+
 #[test]
 fn two_processes_of_one_memory_get_two_lives() {
     for started_anew in [false, true] {
@@ -281,13 +285,14 @@ fn two_processes_of_one_memory_get_two_lives() {
                 ..WORLD
             };
             let name = format!("one memory, {begin_at_once} at once, started anew: {started_anew}");
-            assert_eq!(visit(&name, vec![World::new(bounds)], 40_000), None);
+            assert_eq!(search(&name, bounds, 40_000).wrong, None);
         }
     }
 }
 
 #[test]
 fn each_rule_of_the_new_life_is_needed() {
+    let mut depths = Depths::new();
     for broken in [
         Break::NoNewLife,
         Break::OnlyWhenOpen,
@@ -295,13 +300,14 @@ fn each_rule_of_the_new_life_is_needed() {
         Break::LifeNotTold,
     ] {
         let bounds = Bounds {
-            broken,
             begin_at_once: 1,
             ends: 0,
             ..WORLD
         };
         let name = format!("one memory, without the rule: {broken:?}");
-        let wrong = visit(&name, vec![World::new(bounds)], 40_000);
-        assert!(wrong.is_some(), "{broken:?} harms nobody");
+        let found = search(&name, Bounds { broken, ..bounds }, 40_000);
+        assert!(found.wrong.is_some(), "{broken:?} harms nobody");
+        depths.found(bounds, found.states);
     }
+    depths.hold(search);
 }

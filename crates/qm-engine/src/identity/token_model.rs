@@ -5,7 +5,8 @@
 //! In each state: a machine that is alone is never said to have a branched history, and the node
 //! never says that its own store went back, or that another process has its key. Two copies that
 //! both have a session are noticed, and so is a machine that went back. Each rule that is left
-//! out is found. `QM_MODEL_STATES` sets how many states are looked at.
+//! out is found, no deeper than the right rules are held in the same world. `QM_MODEL_STATES` makes
+//! it look at more states.
 #![expect(
     clippy::print_stdout,
     reason = "how many states there were is for people"
@@ -16,6 +17,7 @@ use std::collections::{BTreeSet, VecDeque};
 use super::check::Current;
 use super::digest::digest;
 use super::token::{Given, Held, Judged, Ledger, Take, Token};
+use super::visit::{Depths, Searched, states_max};
 
 /// A rule that is left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,7 +46,7 @@ enum Break {
 }
 
 /// What may happen, how often.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Bounds {
     broken: Break,
     sessions: usize,
@@ -500,23 +502,26 @@ impl World {
     }
 }
 
-fn states_max() -> usize {
-    let set = std::env::var("QM_MODEL_STATES").ok();
-    set.and_then(|set| set.parse().ok()).unwrap_or(40_000)
-}
+/// States of a world that are looked at, where no rule is left out.
+const USUAL_STATES: usize = 40_000;
 
 /// Visits worlds in the order of the number of steps. How many there are, whether these are all,
 /// and what went wrong first.
-fn explore(name: &str, bounds: Bounds) -> Option<&'static str> {
-    let most = states_max();
+fn explore(name: &str, bounds: Bounds, usually: usize) -> Searched {
+    let most = states_max(usually);
     let first = World::new();
     let mut seen = BTreeSet::from([digest(&first)]);
     let mut open = VecDeque::from([first]);
     let mut noticed = 0_u64;
     while let Some(world) = open.pop_front() {
-        if let Some(wrong) = world.wrong() {
+        let wrong = world.wrong();
+        if let Some(wrong) = wrong {
             println!("{name}: {} states, then: {wrong}", seen.len());
-            return Some(wrong);
+            return Searched {
+                states: seen.len(),
+                whole: false,
+                wrong: Some(wrong),
+            };
         }
         noticed += u64::from(world.branched);
         // Once that many were met, those that are left are judged; what comes of them is not.
@@ -529,31 +534,36 @@ fn explore(name: &str, bounds: Bounds) -> Option<&'static str> {
             }
         }
     }
-    let all = if seen.len() < most {
-        "all"
-    } else {
-        "the first"
-    };
+    let whole = seen.len() < most;
+    let all = if whole { "all" } else { "the first" };
     println!("{name}: {all} {} states, noticed in {noticed}", seen.len());
-    None
+    Searched {
+        states: seen.len(),
+        whole,
+        wrong: None,
+    }
+}
+
+fn wrong(name: &str, bounds: Bounds) -> Option<&'static str> {
+    explore(name, bounds, USUAL_STATES).wrong
 }
 
 #[test]
 fn a_machine_alone_is_never_accused() {
-    assert_eq!(explore("alone", LONE), None);
+    assert_eq!(wrong("alone", LONE), None);
     let long = Bounds {
         sessions: 4,
         restarts: 0,
         node_restarts: 0,
         ..LONE
     };
-    assert_eq!(explore("alone, four sessions", long), None);
+    assert_eq!(wrong("alone, four sessions", long), None);
     let rotates = Bounds {
         sessions: 2,
         rotations: 2,
         ..LONE
     };
-    assert_eq!(explore("alone, tokens exchanged anew", rotates), None);
+    assert_eq!(wrong("alone, tokens exchanged anew", rotates), None);
     let restarts = Bounds {
         sessions: 3,
         restarts: 2,
@@ -561,7 +571,7 @@ fn a_machine_alone_is_never_accused() {
         ends: 0,
         ..LONE
     };
-    assert_eq!(explore("alone, restarts", restarts), None);
+    assert_eq!(wrong("alone, restarts", restarts), None);
 }
 
 #[test]
@@ -602,12 +612,13 @@ fn copies_and_backups_are_noticed() {
             },
         ),
     ] {
-        assert_eq!(explore(name, bounds), None);
+        assert_eq!(wrong(name, bounds), None, "{name}");
     }
 }
 
 #[test]
 fn each_rule_of_tokens_is_needed() {
+    let mut depths = Depths::new();
     for broken in [
         Break::NoChallenge,
         Break::OnePending,
@@ -622,7 +633,6 @@ fn each_rule_of_tokens_is_needed() {
         // The smallest world that shows it.
         let restarts = u8::from(broken == Break::ConfirmFirst);
         let bounds = Bounds {
-            broken,
             sessions: 2 + usize::from(matches!(
                 broken,
                 Break::ConfirmFirst | Break::RememberLate | Break::GivenLate | Break::GivenKept
@@ -633,13 +643,16 @@ fn each_rule_of_tokens_is_needed() {
             rotations: 2 * u8::from(broken == Break::GiveSiblings),
             ..LONE
         };
-        let wrong = explore(&format!("without the rule: {broken:?}"), bounds);
-        assert!(wrong.is_some(), "{broken:?} harms nobody");
+        let name = format!("without the rule: {broken:?}");
+        let found = explore(&name, Bounds { broken, ..bounds }, USUAL_STATES);
+        assert!(found.wrong.is_some(), "{broken:?} harms nobody");
+        depths.found(bounds, found.states);
     }
+    depths.hold(explore);
     // Signs of life on old sessions harm no token: they are for the question whether two live.
     let broken = Break::OldSessionsAnswer;
     assert_eq!(
-        explore("old sessions answer", Bounds { broken, ..LONE }),
+        wrong("old sessions answer", Bounds { broken, ..LONE }),
         None
     );
 }
