@@ -3,18 +3,14 @@
 //! own by themselves, nothing is lost, and nothing comes twice.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use qm_client::blocking::Client;
 use qm_client::{Class, Message, ReceiveOptions};
 use serde_json::{Value, json};
 
+use crate::load::{Load, accept};
 use crate::program::{Program, copy_all, eventually, report};
-use crate::remint::accept;
 
 /// The classes that outlive everything, with the queue that each fills.
 const QUEUES: [(Class, &str); 2] = [
@@ -41,51 +37,16 @@ fn round(letter: char, number: u32) -> Vec<Message> {
     QUEUES.map(message).to_vec()
 }
 
-/// An application that sends all the time.
-struct Load {
-    letter: char,
-    stop: Arc<AtomicBool>,
-    accepted: Arc<AtomicU32>,
-    thread: JoinHandle<()>,
+/// An application that sends all the time, with its letter.
+fn sends(node: &Program, letter: char) -> (char, Load) {
+    let rounds = move |number| round(letter, number);
+    (letter, Load::start(node, Duration::from_millis(4), rounds))
 }
 
-impl Load {
-    fn start(node: &Program, letter: char) -> Self {
-        let socket: PathBuf = node.data().join("node.sock");
-        let stop = Arc::new(AtomicBool::new(false));
-        let accepted = Arc::new(AtomicU32::new(0));
-        let (until, count) = (Arc::clone(&stop), Arc::clone(&accepted));
-        let thread = std::thread::spawn(move || {
-            let mut number = 0;
-            while !until.load(Ordering::Relaxed) {
-                accept(&socket, round(letter, number));
-                number += 1;
-                count.store(number, Ordering::Relaxed);
-                std::thread::sleep(Duration::from_millis(4));
-            }
-        });
-        Self {
-            letter,
-            stop,
-            accepted,
-            thread,
-        }
-    }
-
-    /// Waits until so many more rounds are accepted.
-    fn go_on(&self, rounds: u32) {
-        let until = self.accepted.load(Ordering::Relaxed) + rounds;
-        eventually("messages are accepted", || {
-            (self.accepted.load(Ordering::Relaxed) >= until).then_some(())
-        });
-    }
-
-    /// What it sent: its letter, and how many of each class.
-    fn finish(self) -> (char, u32) {
-        self.stop.store(true, Ordering::Relaxed);
-        self.thread.join().unwrap();
-        (self.letter, self.accepted.load(Ordering::Relaxed))
-    }
+/// What each of them sent: its letter, and how many of each class.
+fn finish(loads: impl IntoIterator<Item = (char, Load)>) -> Vec<(char, u32)> {
+    let sent = |(letter, load): (char, Load)| (letter, load.finish());
+    loads.into_iter().map(sent).collect()
 }
 
 /// A node that takes the till's messages, and the till.
@@ -377,7 +338,7 @@ fn copies_of_a_stopped_machine(copies: usize) {
     let mut loads = Vec::new();
     for (machine, letter) in machines.iter_mut().zip('a'..) {
         machine.launch();
-        loads.push(Load::start(machine, letter));
+        loads.push(sends(machine, letter));
     }
     part(&mut hub, &mut machines, &old);
     let after = alarm_after(&hub, from, &old, &[]);
@@ -385,15 +346,15 @@ fn copies_of_a_stopped_machine(copies: usize) {
     assert!(after < ALARM_MAX, "{after:?}");
 
     // Nobody waits for the hub's operator; then he approves.
-    for load in &loads {
+    for (_, load) in &loads {
         load.go_on(20);
     }
     approve(&mut hub, &machines[1..]);
-    for load in &loads {
+    for (_, load) in &loads {
         load.go_on(20);
     }
     let mut sent = vec![('u', 20), ('i', 30)];
-    sent.extend(loads.into_iter().map(Load::finish));
+    sent.extend(finish(loads));
     drain(&mut machines);
     check_arrived(&hub, &sent);
 
@@ -417,16 +378,16 @@ fn of_three_copies_two_take_identities_of_their_own() {
 fn a_copy_taken_while_the_machine_runs_takes_an_identity_of_its_own() {
     let (mut hub, mut till) = hub_and_till(&[]);
     let old = qm(&till);
-    let load = Load::start(&till, 'a');
-    load.go_on(50);
+    let load = sends(&till, 'a');
+    load.1.go_on(50);
     let lives = [life(&mut till)];
     let from = whole_log(&hub).len();
     till.signal("STOP");
     let mut copy = till.copy();
     till.signal("CONT");
-    load.go_on(20);
+    load.1.go_on(20);
     copy.launch();
-    let loads = [load, Load::start(&copy, 'c')];
+    let loads = [load, sends(&copy, 'c')];
     let mut machines = [till, copy];
     part(&mut hub, &mut machines, &old);
     let after = alarm_after(&hub, from, &old, &lives);
@@ -435,14 +396,14 @@ fn a_copy_taken_while_the_machine_runs_takes_an_identity_of_its_own() {
     ));
     assert!(after < ALARM_MAX, "{after:?}");
 
-    for load in &loads {
+    for (_, load) in &loads {
         load.go_on(20);
     }
     approve(&mut hub, &machines[1..]);
-    for load in &loads {
+    for (_, load) in &loads {
         load.go_on(20);
     }
-    let sent = loads.map(Load::finish);
+    let sent = finish(loads);
     drain(&mut machines);
     check_arrived(&hub, &sent);
 }
@@ -515,7 +476,7 @@ fn copies_that_shall_only_raise_the_alarm_keep_their_identity_and_go_on() {
         machine.launch();
     }
     let loads = [('a', &machines[0]), ('c', &machines[1])];
-    let loads = loads.map(|(letter, machine)| Load::start(machine, letter));
+    let loads = loads.map(|(letter, machine)| sends(machine, letter));
     eventually("one has lost", || {
         let lost = |node: &Program| whole_log(node).contains("event=\"election_lost\"");
         machines.iter().any(lost).then_some(())
@@ -523,7 +484,7 @@ fn copies_that_shall_only_raise_the_alarm_keep_their_identity_and_go_on() {
     let after = alarm_after(&hub, from, &old, &[]);
     report(&format!("alarm-only: the alarm after {after:?}"));
     assert!(after < ALARM_MAX, "{after:?}");
-    for load in &loads {
+    for (_, load) in &loads {
         load.go_on(50);
     }
 
@@ -564,7 +525,7 @@ fn copies_that_shall_only_raise_the_alarm_keep_their_identity_and_go_on() {
     }
 
     let mut sent = vec![('u', 20)];
-    sent.extend(loads.map(Load::finish));
+    sent.extend(finish(loads));
     drain(&mut machines);
     // What else is wrong hides no copy.
     hub.done(&["queue", "set", "notes", "--quota-messages", "1"]);

@@ -5,8 +5,8 @@ use qm_client::{Class, Message};
 use serde_json::Value;
 
 use crate::copies::{drain, hub_and_till, qm, receive, send, text, whole_log};
+use crate::load::accept;
 use crate::program::{Program, eventually};
-use crate::remint::accept;
 
 fn bodies(letter: char, count: u32) -> Vec<String> {
     (0..count).map(|n| format!("{letter} {n}")).collect()

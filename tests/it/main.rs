@@ -11,6 +11,7 @@ mod hostile;
 mod inherited;
 mod kills;
 mod lines;
+mod load;
 mod money;
 mod nat;
 mod outage;

@@ -1,16 +1,13 @@
 //! A node takes a new identity while it runs and is under load: real processes, real keys, and a
 //! kill in the middle.
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use qm_client::blocking::Client;
 use qm_client::{Class, Message, ReceiveOptions};
 use serde_json::{Value, json};
 
+use crate::load::{Load, accept};
 use crate::program::{Program, eventually};
 
 /// The classes, with the queue that each fills.
@@ -20,68 +17,16 @@ const QUEUES: [(Class, &str); 3] = [
     (Class::Express, "ticks"),
 ];
 
-/// An application that sends one message of each class after the other, and repeats under its key
-/// what it was not answered.
-struct Sending {
-    stop: Arc<AtomicBool>,
-    accepted: Arc<AtomicU32>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Sending {
-    fn start(socket: PathBuf, peer: &'static str) -> Self {
-        let (stop, accepted) = (
-            Arc::new(AtomicBool::new(false)),
-            Arc::new(AtomicU32::new(0)),
-        );
-        let (until, count) = (Arc::clone(&stop), Arc::clone(&accepted));
-        let thread = std::thread::spawn(move || {
-            let mut number = 0_u32;
-            while !until.load(Ordering::Relaxed) {
-                let round = QUEUES.map(|(class, queue)| {
-                    Message::new(format!("{peer}/{queue}"), number.to_string())
-                        .class(class)
-                        .idempotency_key(format!("{queue} {number}"))
-                });
-                accept(&socket, round.to_vec());
-                number += 1;
-                count.store(number, Ordering::Relaxed);
-                std::thread::sleep(Duration::from_millis(2));
-            }
+/// An application that sends one message of each class after the other.
+fn sends(node: &Program, peer: &'static str) -> Load {
+    Load::start(node, Duration::from_millis(2), move |number| {
+        let round = QUEUES.map(|(class, queue)| {
+            Message::new(format!("{peer}/{queue}"), number.to_string())
+                .class(class)
+                .idempotency_key(format!("{queue} {number}"))
         });
-        Self {
-            stop,
-            accepted,
-            thread: Some(thread),
-        }
-    }
-
-    fn accepted(&self) -> u32 {
-        self.accepted.load(Ordering::Relaxed)
-    }
-
-    /// Waits until so many more rounds are accepted.
-    fn go_on(&self, rounds: u32) {
-        let until = self.accepted() + rounds;
-        eventually("messages are accepted", || {
-            (self.accepted() >= until).then_some(())
-        });
-    }
-
-    fn finish(mut self) -> u32 {
-        self.stop.store(true, Ordering::Relaxed);
-        self.thread.take().unwrap().join().unwrap();
-        self.accepted()
-    }
-}
-
-/// Hands messages over until the node has taken them, however often it dies.
-pub(crate) fn accept(socket: &Path, messages: Vec<Message>) {
-    eventually("the node takes messages", || {
-        let client = Client::connect(socket).ok()?;
-        let sent = client.send_batch(messages.clone());
-        sent.into_iter().all(|sent| sent.is_ok()).then_some(())
-    });
+        round.to_vec()
+    })
 }
 
 fn identity(node: &Program) -> Value {
@@ -124,7 +69,7 @@ fn a_sender_takes_a_new_identity_under_load_and_is_killed_on_the_way() {
     let old = identity(&a)["qm"].as_str().unwrap().to_owned();
     b.done(&["peers", "approve", &old]);
 
-    let sending = Sending::start(a.data().join("node.sock"), "hub");
+    let sending = sends(&a, "hub");
     sending.go_on(100);
     let changed = a.document(&[
         "identity",
