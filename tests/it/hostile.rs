@@ -240,6 +240,7 @@ impl Attacker {
         let bytes = bytes.freeze();
         while !target.is_over() {
             let Some(link) = self.link else {
+                // Shut out: it comes back as often as an attacker that saves its own processor.
                 sleep(Duration::from_millis(50)).await;
                 self.credit = 0;
                 self.open(target).await;
@@ -248,6 +249,7 @@ impl Attacker {
             if self.endpoint.queued_bytes(link) < 256 << 10 {
                 self.send_bytes(lane, bytes.clone());
             } else {
+                // Enough is queued: the attack is as fast as the victim takes it.
                 sleep(Duration::from_millis(1)).await;
             }
             self.look().await;
@@ -359,6 +361,7 @@ fn initials(target: &Target) {
                 .copy_from_slice(&number.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes());
             drop(socket.send_to(&packet, target.at));
         }
+        // Ten thousand a second.
         thread::sleep(Duration::from_millis(2));
     }
 }
@@ -475,6 +478,7 @@ fn slowloris(target: &Target) {
             drop(stream.write_all(b"Q"));
             open.push(stream);
         }
+        // A thousand a second until it holds enough.
         thread::sleep(Duration::from_millis(1));
     }
 }
@@ -621,6 +625,8 @@ fn a_good_peer_keeps_its_throughput_under_attack() {
                     attack(&target);
                 }
             });
+            // An attack that is under way is measured; what tells that it is differs from one to
+            // the next.
             thread::sleep(span / 4);
             let during = throughput(&sender, &receiver, &to, span);
             growth = growth.max(resident_bytes().saturating_sub(resident));

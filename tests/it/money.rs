@@ -19,7 +19,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use qm_client::{QueueName, ReceiveOptions, Received};
 use qm_engine::{Entropy, SeededEntropy};
 
-use crate::program::{Program, report};
+use crate::program::{Program, report, within};
 use crate::support::free_port;
 use crate::torture::weather::Way;
 
@@ -123,7 +123,7 @@ impl Bank {
         self.entropy.next_u64() % below
     }
 
-    /// One fault, put right after a while.
+    /// One fault, put right after as long as the seed says.
     fn turn(&mut self) {
         let at = usize::try_from(self.draw(2)).unwrap();
         let pause = Duration::from_millis(100 + self.draw(700));
@@ -193,22 +193,17 @@ impl Bank {
         for mover in self.movers.drain(..) {
             mover.join().unwrap();
         }
-        let since = Instant::now();
-        let coins = loop {
+        let mut there = 0;
+        let coins = within(REST, Duration::from_millis(200), || {
             let coins = [self.peek(0, "money"), self.peek(1, "money")];
-            let there = coins[0].len() + coins[1].len();
+            there = coins[0].len() + coins[1].len();
             assert!(there <= COINS, "{there} coins: money was made");
             let resting =
                 (0..2).all(|n| self.nodes[n].document(&["status"])["outgoing_messages"] == 0);
-            if there == COINS && resting {
-                break coins;
-            }
-            assert!(
-                since.elapsed() < REST,
-                "{there} coins of {COINS}: money is missing or in doubt"
-            );
-            std::thread::sleep(Duration::from_millis(200));
-        };
+            (there == COINS && resting).then_some(coins)
+        });
+        let coins = coins
+            .unwrap_or_else(|| panic!("{there} coins of {COINS}: money is missing or in doubt"));
         for node in &self.nodes {
             let status = node.document(&["status"]);
             assert_eq!(

@@ -33,6 +33,7 @@ fn what_was_queued_for_an_absent_peer_is_delivered_once_it_appears() {
         let told = a.document(&["why", &b.queue("lines")]);
         (told["code"] == "refused").then_some(())
     });
+    // How long it is away is what is measured; without `QM_SLOW_TESTS` no longer than that.
     std::thread::sleep(absent_for.saturating_sub(gone.elapsed()));
     let state = a.status();
     assert_eq!(state["outgoing_messages"], count, "{state}");

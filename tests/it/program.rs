@@ -372,14 +372,26 @@ pub(crate) fn copy_all(from: &Path, to: &Path) {
 }
 
 /// Waits until something is there, looking often: what a test waits for here passes by.
-pub(crate) fn eventually<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn eventually<T>(what: &str, probe: impl FnMut() -> Option<T>) -> T {
+    within(PATIENCE, Duration::from_millis(2), probe)
+        .unwrap_or_else(|| panic!("not in time: {what}"))
+}
+
+/// Looks again after each pause until something is there, or not for that long.
+pub(crate) fn within<T>(
+    patience: Duration,
+    pause: Duration,
+    mut probe: impl FnMut() -> Option<T>,
+) -> Option<T> {
     let began = Instant::now();
     loop {
         if let Some(found) = probe() {
-            return found;
+            return Some(found);
         }
-        assert!(began.elapsed() < PATIENCE, "not in time: {what}");
-        std::thread::sleep(Duration::from_millis(2));
+        if began.elapsed() >= patience {
+            return None;
+        }
+        std::thread::sleep(pause);
     }
 }
 

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use qm_engine::{Entropy, SeededEntropy};
 use serde_json::json;
 
-use crate::program::{Program, report};
+use crate::program::{Program, report, within};
 use crate::support::free_port;
 
 use books::{Books, Stream, Sums};
@@ -167,6 +167,7 @@ impl Torture {
     /// One more thing goes wrong, and what is due is put right.
     fn turn(&mut self) {
         let pause = Duration::from_millis(self.draw(50, 900));
+        // The seed says how long what is broken stays so.
         std::thread::sleep(pause);
         self.put_right(false);
         match self.draw(0, 11) {
@@ -294,25 +295,20 @@ impl Torture {
         self.plan.last_orders.store(true, Ordering::Relaxed);
         let faults = self.began.elapsed();
         let began = Instant::now();
-        let all_told = |torture: &Self| torture.senders.iter().all(|s| s.is_finished());
-        while began.elapsed() < REST
-            && !(all_told(&self) && self.books.lock().unwrap().open() == 0 && self.is_empty())
-        {
-            std::thread::sleep(Duration::from_millis(100));
-        }
+        let rests = within(REST, Duration::from_millis(100), || {
+            let told = self.senders.iter().all(|sender| sender.is_finished());
+            let settled = told && self.books.lock().unwrap().open() == 0;
+            (settled && self.is_empty()).then_some(())
+        });
         let rest = began.elapsed();
-        let waits = if rest < REST {
-            String::new()
-        } else {
-            self.what_waits()
-        };
+        let waits = rests.is_none().then(|| self.what_waits());
         self.plan.over.store(true, Ordering::Relaxed);
         for person in self.senders.drain(..).chain(self.receivers.drain(..)) {
             person.join().unwrap();
         }
         self.tell(faults, rest);
         let mut broken = self.books.lock().unwrap().verdict();
-        if rest >= REST {
+        if let Some(waits) = waits {
             broken.push(format!("it does not come to rest: {waits}"));
         }
         assert!(broken.is_empty(), "{}", broken.join("\n"));

@@ -59,7 +59,7 @@ impl Mover {
         let queue: QueueName = "money".parse().expect("a name of a queue");
         let options = ReceiveOptions::new().wait(Duration::from_millis(100));
         let Ok(client) = Client::connect(&self.socket).await else {
-            // The node is down.
+            // The node is down, and nothing tells an application when it is back.
             tokio::time::sleep(Duration::from_millis(50)).await;
             return;
         };
@@ -69,6 +69,7 @@ impl Mover {
                 Ok(Some(coin)) => coin,
                 Ok(None) => continue,
                 Err(_lost) => {
+                    // The client connects again by itself; nothing tells when.
                     tokio::time::sleep(Duration::from_millis(20)).await;
                     continue;
                 }

@@ -314,6 +314,7 @@ mod tests {
         let (ask, asked) = channel();
         let thread = std::thread::spawn(move || reading.run(&asked));
         let until = Instant::now() + Duration::from_secs(20);
+        // Rounds are counted, and told to nobody.
         while health.document().is_none_or(|found| found.scrub_rounds < 2) {
             assert!(Instant::now() < until, "{:?}", health.document());
             std::thread::sleep(Duration::from_millis(5));

@@ -174,6 +174,7 @@ fn interrupt(
         assert!(patient, "{name}: {now:?} after {first:?}");
         std::thread::sleep(Duration::from_millis(1));
     }
+    // What has no sign that is seen from outside comes so long after what has one.
     std::thread::sleep(Duration::from_millis(late_ms));
     let pid = child.id().to_string();
     let killed = Command::new("kill").args(["-INT", &pid]).status().unwrap();

@@ -35,6 +35,7 @@ impl Plan {
                 self.reconnects.fetch_add(1, Ordering::Relaxed);
                 return Some(client);
             }
+            // Its node is down, and nothing tells an application when it is back.
             std::thread::sleep(Duration::from_millis(50));
         }
         None
@@ -103,6 +104,7 @@ pub(super) fn send(
         if !lost {
             client = Some(connected);
         }
+        // The pace of this sender.
         std::thread::sleep(pause);
     }
 }
