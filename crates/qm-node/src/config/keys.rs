@@ -388,7 +388,7 @@ keys! {
     |s, text| { s.engine.recoverable_reach_queue_ms = parse_duration(text)?; Ok(()) };
 
     "client.outcome_retention", Kind::Duration,
-    "How long an application may repeat a request, or an idempotency key, and get the first answer.",
+    "How long an application may repeat a request, or an idempotency key, and get the first answer;\nat least 1d.",
     duration!(outcome_retention_ms), set_duration!(outcome_retention_ms);
 
     "client.transaction_time", Kind::Duration,

@@ -1,11 +1,14 @@
 //! Rules between values: what cannot be kept, or would make no sense.
 
-use super::units::{about_size, show_size};
+use super::units::{about_size, show_duration, show_size};
 use super::{ConfigError, Origin, Settings};
 
 /// Memory of an entry of the duplicate cache, rounded up from what its benchmark tells of a large
 /// one: two rings of 70 bytes an entry.
 const DEDUP_ENTRY_BYTES: u64 = 140;
+/// Applications may hide a lost connection for 23 hours, and then repeat what is unanswered: until
+/// then it must be known.
+const OUTCOME_RETENTION_MIN_MS: u64 = 24 * 60 * 60 * 1_000;
 /// Bytes of a Unix socket's path that every supported system takes.
 const SOCKET_PATH_BYTES_MAX: usize = 100;
 
@@ -30,6 +33,16 @@ impl Settings {
             engine.ack_wait_min_ms > engine.ack_wait_ms,
             "the shortest wait is longer than the longest, `session.ack_wait`".to_owned(),
             "set session.ack_wait_min to session.ack_wait at most",
+        );
+        rule(
+            "client.outcome_retention",
+            engine.outcome_retention_ms < OUTCOME_RETENTION_MIN_MS,
+            format!(
+                "applications repeat for up to 23h what was not answered, and after {} it would \
+                 be accepted a second time",
+                show_duration(engine.outcome_retention_ms)
+            ),
+            "set client.outcome_retention to 1d at least",
         );
         let body = u64::from(engine.body_bytes_max);
         rule(

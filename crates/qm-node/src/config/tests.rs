@@ -182,6 +182,11 @@ fn a_mistake_is_told_with_file_line_and_what_is_accepted() {
             "session.ack_wait",
         ),
         (
+            "[client]\noutcome_retention = \"23h\"",
+            "qm-node.toml:2:21: `client.outcome_retention`: applications repeat for up to 23h",
+            "set client.outcome_retention to 1d at least",
+        ),
+        (
             "[limits]\nstore_bytes = \"1MiB\"",
             "the largest body, 4MiB, could never be stored: `limits.store_bytes` is 1MiB",
             "raise limits.store_bytes",
