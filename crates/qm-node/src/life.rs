@@ -46,6 +46,8 @@ const FAILURES_MAX: usize = 5;
 const PATIENCE: Duration = Duration::from_secs(600);
 /// First pause before the store is reopened; doubles with every failure.
 const REOPEN_PAUSE: Duration = Duration::from_millis(200);
+/// Pause before a store is tried again that cannot be opened for want of room.
+const ROOM_PAUSE: Duration = Duration::from_secs(2);
 /// What somebody unknown may have in flight towards this node: greetings and acks.
 const STRANGER_WINDOW_BYTES: u32 = 64 << 10;
 /// Longest time for the goodbye to peers.
@@ -396,9 +398,13 @@ async fn reopen(
     failures: &mut VecDeque<Instant>,
     stop: &Notify,
 ) -> Result<Option<Opened>, RunError> {
+    let mut is_full = false;
     loop {
         let now = Instant::now();
-        failures.push_back(now);
+        // A full disk is not broken: whoever makes room there finds the node waiting for it.
+        if !is_full {
+            failures.push_back(now);
+        }
         while failures
             .front()
             .is_some_and(|first| now.duration_since(*first) > PATIENCE)
@@ -412,7 +418,10 @@ async fn reopen(
             return Err(RunError::StoreFailed { failures, cause });
         }
         let exponent = u32::try_from(count).unwrap_or(u32::MAX).saturating_sub(1);
-        let pause = REOPEN_PAUSE.saturating_mul(2_u32.saturating_pow(exponent));
+        let mut pause = REOPEN_PAUSE.saturating_mul(2_u32.saturating_pow(exponent));
+        if is_full {
+            pause = ROOM_PAUSE;
+        }
         tracing::error!(
             event = "store_failed",
             %cause,
@@ -435,7 +444,10 @@ async fn reopen(
                 tracing::warn!(event = "store_reopened", "the store is open again");
                 return Ok(Some(opened));
             }
-            Err(error) => cause = store_cause(&error),
+            Err(error) => {
+                cause = store_cause(&error);
+                is_full = RunError::from(error).code() == "disk_full";
+            }
         }
     }
 }

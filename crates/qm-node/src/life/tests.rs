@@ -120,6 +120,28 @@ fn a_disk_that_stays_broken_ends_the_node_with_the_cause() {
     assert!(!node.socket.exists());
 }
 
+/// On file systems that write elsewhere, and on thin volumes, also what exists can find no room.
+#[test]
+fn a_store_that_cannot_be_opened_for_want_of_room_waits_for_it() {
+    let node = start(|_| {});
+    let patient = qm_client::Client::builder().reconnect_for(Duration::from_secs(60));
+    let client = Client::connect_with(patient, &node.socket).unwrap();
+    create_queue(&client);
+    node.fs.inject(Fault::FullForAllFrom(node.fs.operations()));
+    let sending = thread::spawn(move || {
+        client.send(Message::new("q", "late")).unwrap();
+        peek(&client)
+    });
+    // Five failures take three seconds and end a node.
+    let ended = node.ended.recv_timeout(Duration::from_secs(8));
+    assert!(ended.is_err(), "{ended:?}");
+    assert!(!sending.is_finished());
+    node.fs.heal();
+    assert_eq!(sending.join().unwrap(), [b"late"]);
+    node.stop.notify_one();
+    node.ended.recv().unwrap().unwrap();
+}
+
 /// Who asked for the end gets it, and is told what was in the way.
 #[test]
 fn a_disk_that_fails_while_the_node_stops_keeps_it_from_nothing() {
