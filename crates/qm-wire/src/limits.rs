@@ -136,6 +136,6 @@ pub const FATE_RUNS_MAX: usize = 4096;
 /// Bytes of the sentence for people in an answer to an application.
 pub const ANSWER_TEXT_BYTES_MAX: usize = 512;
 
-/// Receive requests that one application may have unanswered: they wait as long as it likes, so this
-/// bounds what a node keeps for it.
+/// Receive requests that one application may have unanswered: they wait as long as it likes, so
+/// this bounds what a node keeps for it.
 pub const CLIENT_REQUESTS_MAX: usize = 256;
