@@ -91,8 +91,13 @@ impl Node {
 
     /// The next connection, greetings exchanged.
     pub(crate) async fn accept(&self) -> Link {
+        self.greet(self.accept_raw().await).await
+    }
+
+    /// A connection that was accepted, greetings exchanged.
+    pub(crate) async fn greet(&self, stream: UnixStream) -> Link {
         let mut link = Link {
-            stream: self.accept_raw().await,
+            stream,
             read: BytesMut::new(),
             hello: ClientHello {
                 protocol: 0,

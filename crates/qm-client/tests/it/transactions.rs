@@ -9,7 +9,7 @@ use qm_client::{
     Transaction, TransactionError, Verdict,
 };
 use qm_wire::local::{ClientFrame, EndTransaction, NodeFrame, TransactionEnded};
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 use crate::support::{Link, Node, delivery, id};
 
@@ -234,9 +234,10 @@ async fn what_comes_for_a_cancelled_receive_is_given_back_before_the_commit() {
     let (client, mut link) = node.client().await;
     let mut transaction = client.begin();
     let (queue, options) = (queue(), ReceiveOptions::new().wait(Duration::MAX));
-    let receiving = timeout(SHORT, transaction.receive(&queue, &options));
-    assert!(receiving.await.is_err());
-    let receive = link.receive().await;
+    let receive = tokio::select! {
+        _ = transaction.receive(&queue, &options) => panic!("nothing was delivered"),
+        receive = link.receive() => receive,
+    };
     let stop = link.receive().await;
     assert_eq!((stop.request, stop.wait_ms), (receive.request, 0));
     commit_behind_a_message(transaction, &mut link, receive.request).await;
@@ -247,13 +248,14 @@ async fn it_is_given_back_also_when_it_was_asked_for_without_a_connection() {
     let node = Node::new();
     let (client, link) = node.client().await;
     drop(link);
-    sleep(SHORT).await;
+    // It has noticed when it dials again, and is not connected before it is greeted.
+    let stream = node.accept_raw().await;
     let mut transaction = client.begin();
     let (queue, options) = (queue(), ReceiveOptions::new().wait(Duration::MAX));
     let (mut link, request) = {
         let mut receiving = pin!(transaction.receive(&queue, &options));
-        assert!(timeout(SHORT, &mut receiving).await.is_err());
-        let mut link = node.accept().await;
+        assert!(timeout(Duration::ZERO, &mut receiving).await.is_err());
+        let mut link = node.greet(stream).await;
         let request = tokio::select! {
             _ = &mut receiving => panic!("nothing was delivered"),
             receive = link.receive() => receive.request,
@@ -270,10 +272,11 @@ async fn a_commit_does_not_wait_for_a_receive_that_went_with_its_connection() {
     let (client, mut link) = node.client().await;
     let mut transaction = client.begin();
     let (queue, options) = (queue(), ReceiveOptions::new().wait(Duration::MAX));
-    let receiving = timeout(SHORT, transaction.receive(&queue, &options));
-    assert!(receiving.await.is_err());
+    tokio::select! {
+        _ = transaction.receive(&queue, &options) => panic!("nothing was delivered"),
+        _ = link.receive() => {}
+    }
     let script = async {
-        link.receive().await;
         link.receive().await;
         assert!(timeout(SHORT, link.next()).await.is_err());
         drop(link);
