@@ -564,7 +564,7 @@ mod tests {
             let (tell, begins) = oneshot::channel();
             tokio::task::spawn_blocking(move || {
                 tell.send(()).unwrap();
-                drop(answers.recv_timeout(Duration::from_secs(30)));
+                assert!(answers.recv_timeout(Duration::from_secs(30)).is_err());
             });
             begins.await.unwrap();
             Ok(())
