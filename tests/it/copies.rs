@@ -79,10 +79,18 @@ pub(crate) fn text(node: &Program, args: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// Its lines are written by a thread of their own, a moment later than what they tell of.
-pub(crate) fn whole_log(node: &Program) -> String {
-    std::thread::sleep(Duration::from_millis(100));
+/// What the log says so far. Its lines are written by a thread of their own, in order, a moment
+/// later than what they tell of: wait for one with [`told`].
+pub(crate) fn log_so_far(node: &Program) -> String {
     std::fs::read_to_string(node.file("log")).unwrap()
+}
+
+/// Waits until the log, from there, tells an event.
+pub(crate) fn told(node: &Program, from: usize, event: &str) {
+    let said = format!("event=\"{event}\"");
+    eventually(event, || {
+        log_so_far(node)[from..].contains(&said).then_some(())
+    });
 }
 
 /// Waits until nothing is under way from any of these.
@@ -143,7 +151,10 @@ fn counts(node: &mut Program, from: usize, event: &str, counter: &str) -> u64 {
         log.lines().filter(|line| line.contains(&said)).count() as u64
     };
     let counted = node.counter(counter);
-    assert_eq!(counted, tells(&whole_log(node)[from..]), "{counter}");
+    eventually(counter, || {
+        (tells(&log_so_far(node)[from..]) >= counted).then_some(())
+    });
+    assert_eq!(counted, tells(&log_so_far(node)[from..]), "{counter}");
     counted
 }
 
@@ -222,7 +233,8 @@ fn time_of(line: &str) -> u64 {
 /// How long the hub took from the first session of a second life until it knew. `from` is where its
 /// log begins to count, `lives` are those that had a session there already.
 fn alarm_after(hub: &Program, from: usize, old: &str, lives: &[String]) -> Duration {
-    let log = whole_log(hub);
+    told(hub, from, "twin_seen");
+    let log = log_so_far(hub);
     let mut lives = lives.to_vec();
     let mut contact = None;
     for line in log[from..].lines() {
@@ -283,18 +295,20 @@ fn part(hub: &mut Program, machines: &mut [Program], old: &str) {
             because.starts_with("another live machine keeps it"),
             "{because}"
         );
-        assert!(whole_log(loser).contains("event=\"election_lost\""));
+        told(loser, 0, "election_lost");
     }
     eventually("the alarm is over at the hub", || {
         hub.status()["twins"].is_null().then_some(())
     });
     let why = text(hub, &["why", old]);
     assert!(places.iter().any(|place| why.contains(place)), "{why}");
-    let log = whole_log(hub);
-    let mut seen = log.lines().filter(|line| is_event(line, "twin_seen", old));
-    for place in &places {
-        assert!(seen.clone().any(|line| line.contains(place)), "{log}");
-    }
+    let sees = |line: &&str| is_event(line, "twin_seen", old);
+    let log = eventually("both are seen", || {
+        let log = log_so_far(hub);
+        let seen = |place: &String| log.lines().filter(sees).any(|line| line.contains(place));
+        places.iter().all(seen).then_some(log)
+    });
+    let mut seen = log.lines().filter(sees);
     assert!(seen.all(|line| line.contains(" and ")), "both are named");
 }
 
@@ -333,7 +347,7 @@ fn copies_of_a_stopped_machine(copies: usize) {
     for _ in 0..copies {
         machines.push(machines[0].copy());
     }
-    let from = whole_log(&hub).len();
+    let from = log_so_far(&hub).len();
     hub.launch();
     let mut loads = Vec::new();
     for (machine, letter) in machines.iter_mut().zip('a'..) {
@@ -381,7 +395,7 @@ fn a_copy_taken_while_the_machine_runs_takes_an_identity_of_its_own() {
     let load = sends(&till, 'a');
     load.1.go_on(50);
     let lives = [life(&mut till)];
-    let from = whole_log(&hub).len();
+    let from = log_so_far(&hub).len();
     till.signal("STOP");
     let mut copy = till.copy();
     till.signal("CONT");
@@ -442,15 +456,15 @@ fn a_restored_backup_keeps_its_identity_and_doubles_nothing() {
 
     assert_eq!(till.status()["qm"], old.as_str());
     assert!(identity(&till)["former"].is_null());
+    told(&hub, 0, "history_branched");
+    told(&till, 0, "own_store_went_back");
     for node in [&mut hub, &mut till] {
         assert!(node.status()["twins"].is_null());
-        let log = whole_log(node);
+        let log = log_so_far(node);
         for event in ["twin_seen", "own_twin", "election_lost", "reidentified"] {
             assert!(!log.contains(&format!("event=\"{event}\"")), "{log}");
         }
     }
-    assert!(whole_log(&hub).contains("event=\"history_branched\""));
-    assert!(whole_log(&till).contains("event=\"own_store_went_back\""));
 }
 
 #[test]
@@ -469,16 +483,16 @@ fn copies_that_shall_only_raise_the_alarm_keep_their_identity_and_go_on() {
     }
     till.stop();
     let mut machines = [till.copy(), till];
-    let from = whole_log(&hub).len();
+    let from = log_so_far(&hub).len();
     // The copy has no log yet.
-    let began = [0, whole_log(&machines[1]).len()];
+    let began = [0, log_so_far(&machines[1]).len()];
     for machine in &mut machines {
         machine.launch();
     }
     let loads = [('a', &machines[0]), ('c', &machines[1])];
     let loads = loads.map(|(letter, machine)| sends(machine, letter));
     eventually("one has lost", || {
-        let lost = |node: &Program| whole_log(node).contains("event=\"election_lost\"");
+        let lost = |node: &Program| log_so_far(node).contains("event=\"election_lost\"");
         machines.iter().any(lost).then_some(())
     });
     let after = alarm_after(&hub, from, &old, &[]);
@@ -532,7 +546,7 @@ fn copies_that_shall_only_raise_the_alarm_keep_their_identity_and_go_on() {
     tells_of_copies(&hub, "twin_seen", &places.each_ref());
     assert!(check(&hub).1.contains("queue notes: it is at its quota"));
     check_arrived(&hub, &sent);
-    let lost = |node: &Program| whole_log(node).contains("event=\"election_lost\"");
+    let lost = |node: &Program| log_so_far(node).contains("event=\"election_lost\"");
     assert_eq!(machines.iter().filter(|node| lost(node)).count(), 1);
     for machine in &mut machines {
         assert_eq!(machine.status()["qm"], old.as_str());
@@ -570,7 +584,7 @@ fn of_two_copies_of_a_receiver_one_takes_an_identity_of_its_own_and_none_loses_a
     });
 
     // The other one speaks up.
-    let from = whole_log(&senders[0]).len();
+    let from = log_so_far(&senders[0]).len();
     let lives = [life(&mut copy)];
     hub.launch();
     let reply = Message::new("till/replies", "here");

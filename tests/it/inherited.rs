@@ -4,7 +4,7 @@
 use qm_client::{Class, Message};
 use serde_json::Value;
 
-use crate::copies::{drain, hub_and_till, qm, receive, send, text, whole_log};
+use crate::copies::{drain, hub_and_till, qm, receive, send, text, told};
 use crate::load::accept;
 use crate::program::{Program, eventually};
 
@@ -109,7 +109,7 @@ fn check_aside(winner: &Program, loser: &mut Program) {
             "{command:?} of the winner"
         );
     }
-    assert!(whole_log(loser).contains("event=\"quarantined\""));
+    told(loser, 0, "quarantined");
     // What only one of them received stays where it was.
     let mine = receive(loser, "orders");
     let letter = mine[0].chars().next().unwrap();
@@ -171,7 +171,7 @@ fn who_parted_is_told_where_the_identity_is_kept_and_where_the_alarm_was() {
             assert!(said.contains(&place), "{command:?}: {said}");
         }
         assert!(text(node, &["--json", "doctor"]).contains("copy_parted"));
-        assert!(whole_log(node).contains("event=\"twin_parted\""));
+        told(node, 0, "twin_parted");
     }
     let shown = winner.document(&["identity", "show"]);
     assert_eq!(shown["parted"]["machines"][0]["address"], place.as_str());
