@@ -690,13 +690,10 @@ impl Engine {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
-    use qm_wire::{INFINITE_MS, Priority, Tag};
+    use qm_wire::Priority;
 
-    use super::*;
     use crate::record::RemoteKey;
-    use crate::testing::{engine, entry, qm};
-    use crate::time::Timestamp;
+    use crate::testing::{engine, qm, transactional};
 
     /// Nobody will answer for them, and there may be more than memory is for.
     #[test]
@@ -708,23 +705,7 @@ mod tests {
         let number = engine.out_queue(own, &RemoteKey::Id(qm(5)), &queue);
         engine.begin_stream(number);
         for sequence in 1..=20 {
-            let entry = entry(u64::from(sequence));
-            let message = Message {
-                position: 0,
-                source: own,
-                id: entry.id,
-                tag: Tag([sequence; 8]),
-                class: Class::Transactional,
-                flags: MessageFlags::DEAD_LETTER,
-                at: Timestamp(0),
-                wall_us: 0,
-                reach_left_ms: INFINITE_MS,
-                receive_left_ms: INFINITE_MS,
-                aborts: 0,
-                transmitted: true,
-                envelope: Bytes::new(),
-                body: Bytes::new(),
-            };
+            let message = transactional(own, sequence, true);
             let lane = engine.out_lane(number, Priority::LOWEST.get());
             let lane = lane.expect("a lane");
             let (at, _) = lane.backlog.push(message.clone(), true);

@@ -1,8 +1,12 @@
 //! An engine with its insides open, for the tests beside the code that fill a table up to its
 //! limit: message by message that would take minutes.
 
-use qm_wire::{Entry, Incarnation, MessageId, MessageKey, QmId, Tag};
+use bytes::Bytes;
+use qm_wire::{
+    Class, Entry, INFINITE_MS, Incarnation, MessageFlags, MessageId, MessageKey, QmId, Tag,
+};
 
+use crate::backlog::Message;
 use crate::config::{EngineConfig, Trust};
 use crate::engine::{Engine, Identity};
 use crate::entropy::SeededEntropy;
@@ -74,4 +78,24 @@ pub(crate) fn outputs(engine: &mut Engine) -> Vec<Output> {
         outputs.push(output);
     }
     outputs
+}
+
+/// A transactional message of this node that waits, or may have been transmitted.
+pub(crate) fn transactional(source: QmId, sequence: u8, transmitted: bool) -> Message {
+    Message {
+        position: 0,
+        source,
+        id: entry(u64::from(sequence)).id,
+        tag: Tag([sequence; 8]),
+        class: Class::Transactional,
+        flags: MessageFlags::DEAD_LETTER,
+        at: Timestamp(0),
+        wall_us: 0,
+        reach_left_ms: INFINITE_MS,
+        receive_left_ms: INFINITE_MS,
+        aborts: 0,
+        transmitted,
+        envelope: Bytes::new(),
+        body: Bytes::new(),
+    }
 }

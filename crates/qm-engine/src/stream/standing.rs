@@ -348,14 +348,11 @@ impl Engine {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
-    use qm_wire::{INFINITE_MS, MessageFlags, Tag};
 
     use super::*;
     use crate::record::RemoteKey;
     use crate::stream::chain::Mark;
-    use crate::testing::{engine, entry, qm};
-    use crate::time::Timestamp;
+    use crate::testing::{engine, qm, transactional};
 
     /// An engine with a queue of another node, and the number of that.
     fn with_a_queue() -> (Engine, u32) {
@@ -394,23 +391,7 @@ mod tests {
         let own = engine.qm_id();
         let priority = Priority::LOWEST.get();
         let mut waits = |sequence: u8, transmitted| {
-            let entry = entry(u64::from(sequence));
-            let message = Message {
-                position: 0,
-                source: own,
-                id: entry.id,
-                tag: Tag([sequence; 8]),
-                class: Class::Transactional,
-                flags: MessageFlags::DEAD_LETTER,
-                at: Timestamp(0),
-                wall_us: 0,
-                reach_left_ms: INFINITE_MS,
-                receive_left_ms: INFINITE_MS,
-                aborts: 0,
-                transmitted,
-                envelope: Bytes::new(),
-                body: Bytes::new(),
-            };
+            let message = transactional(own, sequence, transmitted);
             engine.begin_stream(number);
             let lane = engine.out_lane(number, priority).expect("a lane");
             let (at, _) = lane.backlog.push(message, true);
